@@ -1,0 +1,109 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+)
+
+const bucketColumns = `feature, clock, start_at, end_at, unlimited, lim, opening, used, reserved, overage, excess, at`
+
+func scanBucket(row *sql.Rows, b *engine.Bucket) error {
+	var unlimited int64
+	err := row.Scan(&b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage, &b.Excess, &b.At)
+	b.Unlimited = unlimited == 1
+	return err
+}
+
+// keysAtOnce bounds the look-ups of one statement.
+const keysAtOnce = 32
+
+// LoadBuckets reads, for each key, the bucket of that feature and clock that
+// started last at or before key.Start; keys without one are left out. A bucket
+// found by several keys is there several times.
+func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer string, keys []engine.BucketKey) ([]engine.Bucket, error) {
+	var all []engine.Bucket
+	for len(keys) > 0 {
+		n := min(len(keys), keysAtOnce)
+		args := []any{customer, string(env)}
+		for _, k := range keys[:n] {
+			args = append(args, k.Feature, k.Clock, k.Start)
+		}
+		found, err := list(ctx, db, scanBucket, latestBuckets(n), args...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+		keys = keys[n:]
+	}
+	return all, nil
+}
+
+// latestBuckets is one index look-up a key.
+func latestBuckets(keys int) string {
+	var b strings.Builder
+	for i := range keys {
+		if i > 0 {
+			b.WriteString(` UNION ALL `)
+		}
+		p := func(n int) string { return "$" + strconv.Itoa(3+3*i+n) }
+		b.WriteString(`SELECT * FROM (SELECT ` + bucketColumns + ` FROM bucket WHERE customer = $1 AND env = $2 AND feature = ` + p(0) +
+			` AND clock = ` + p(1) + ` AND start_at <= ` + p(2) + ` ORDER BY start_at DESC LIMIT 1) AS b` + strconv.Itoa(i))
+	}
+	return b.String()
+}
+
+// HasUsage reports whether anything was ever counted for feature (S29).
+func (db *DB) HasUsage(ctx context.Context, env usher.Environment, feature string) (bool, error) {
+	_, ok, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+		`SELECT 1 FROM bucket WHERE env = $1 AND feature = $2 LIMIT 1`, string(env), feature)
+	return ok, err
+}
+
+// FeatureUse is what would be lost with a feature (S31).
+type FeatureUse struct {
+	Overrides int64  // that have not expired
+	Grants    int64  // neither expired nor voided
+	Buckets   int64  // with use or holds in a window that is open
+	Example   string // the id of one of the customers
+}
+
+// FeatureUse reads, per feature, what is live at now. Features without any are
+// left out.
+func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Time) (map[string]FeatureUse, error) {
+	type row struct {
+		part, n          int64
+		feature, example string
+	}
+	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.part, &v.feature, &v.n, &v.example) }, `
+		SELECT 0, feature, count(*), min(customer) FROM overrides WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY feature
+		UNION ALL SELECT 1, feature, count(*), min(customer) FROM grants WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY feature
+		UNION ALL SELECT 2, feature, count(*), min(customer) FROM bucket
+			WHERE env = $1 AND start_at <= $2 AND end_at > $2 AND (opening > 0 OR used > 0 OR reserved > 0) GROUP BY feature
+		ORDER BY 1, 2`, string(env), micros(now))
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]FeatureUse{}
+	for _, r := range rows {
+		u := all[r.feature]
+		switch r.part {
+		case 0:
+			u.Overrides = r.n
+		case 1:
+			u.Grants = r.n
+		case 2:
+			u.Buckets = r.n
+		}
+		if u.Example == "" {
+			u.Example = r.example
+		}
+		all[r.feature] = u
+	}
+	return all, nil
+}

@@ -1,0 +1,153 @@
+// Package store keeps everything in SQLite or PostgreSQL: all SQL of usher is
+// here, one file per noun. It decides nothing: it applies values atomically and
+// reads them back, and refuses what would break an invariant of the schema.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"github.com/gofrs/flock"
+	"github.com/pressly/goose/v3"
+
+	"github.com/usher-sh/usher"
+)
+
+// Config says which database to open and how.
+type Config struct {
+	// DSN is "postgres://…" or "postgresql://…", or the path of a SQLite file,
+	// which is created where there is none.
+	DSN string
+	// MaxConns bounds the connections to PostgreSQL; 0 is 16, and fewer than 2
+	// count as 2. SQLite always has one to write and at most 4 to read.
+	MaxConns int
+	// Beside opens a database next to the process that owns it, as `usher key`
+	// does: it neither takes the owner's lock, nor creates, nor migrates.
+	Beside bool
+}
+
+// Dialect is a kind of database.
+type Dialect string
+
+// The databases that usher runs on.
+const (
+	SQLite   Dialect = "sqlite"
+	Postgres Dialect = "postgres"
+)
+
+// DB is an open, migrated database. Its methods are safe for concurrent use.
+// An error of theirs that has no usher.Code is a fault of the server; one of
+// code Unavailable means that nothing is known to be applied, try again.
+type DB struct {
+	dialect Dialect
+	r       *sql.DB // reads; cannot write on SQLite
+	w       *sql.DB // writes: one connection on SQLite; on PostgreSQL the same as r
+	lock    *flock.Flock
+	stmts   sync.Map // SQLite: text → *sql.Stmt of r, because it compiles each statement anew
+}
+
+// Open opens the database, brings its schema up to date, and, for SQLite, takes
+// ownership of the file until Close. A file that another process owns is a
+// Conflict; a database of a newer usher is Refused; a path that cannot be a
+// database is Invalid; one that cannot be reached is Unavailable.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	switch {
+	case strings.HasPrefix(c.DSN, "postgres://"), strings.HasPrefix(c.DSN, "postgresql://"):
+		return openPostgres(ctx, c)
+	case c.DSN == "":
+		return nil, usher.Errorf(usher.Invalid, `which database? Name a SQLite file or give a postgres://… address`)
+	case strings.Contains(c.DSN, ":memory:"), strings.HasPrefix(c.DSN, "file:"):
+		return nil, usher.Errorf(usher.Invalid, `the database %q must be the plain path of a file; for a short life, one in a temporary folder`, c.DSN)
+	case strings.Contains(c.DSN, "://"):
+		scheme, _, _ := strings.Cut(c.DSN, "://")
+		return nil, usher.Errorf(usher.Invalid, `the database %s://… is not one that usher knows: name a SQLite file or give a postgres://… address`, scheme)
+	}
+	return openSQLite(ctx, c)
+}
+
+// Close closes all connections and gives up ownership of a SQLite file.
+func (db *DB) Close() error {
+	err := db.r.Close()
+	if db.w != db.r {
+		err = errors.Join(err, db.w.Close())
+	}
+	if db.lock != nil {
+		// The lock file stays: removing it would let two processes each lock
+		// "the" file, one of them an unlinked one.
+		err = errors.Join(err, db.lock.Unlock())
+	}
+	return err
+}
+
+// Dialect says which kind of database this is.
+func (db *DB) Dialect() Dialect { return db.dialect }
+
+// Ping returns an Unavailable error unless the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	var n int
+	return db.fault(db.r.QueryRowContext(ctx, `SELECT 1`).Scan(&n))
+}
+
+//go:embed migrations
+var migrations embed.FS
+
+func (db *DB) migrator() (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations/"+string(db.dialect))
+	if err != nil {
+		return nil, err
+	}
+	dialect := goose.DialectSQLite3
+	if db.dialect == Postgres {
+		dialect = goose.DialectPostgres
+	}
+	return goose.NewProvider(dialect, db.w, dir, goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+}
+
+// migrate brings the schema up to date and reports whether it did anything.
+// The caller holds the lock that keeps other processes from doing the same.
+func (db *DB) migrate(ctx context.Context, beside bool) (bool, error) {
+	m, err := db.migrator()
+	if err != nil {
+		return false, err
+	}
+	sources := m.ListSources()
+	newest := sources[len(sources)-1].Version
+	have, err := db.version(ctx)
+	if err != nil {
+		return false, db.fault(err)
+	}
+	switch {
+	case have > newest:
+		return false, usher.Errorf(usher.Refused, "the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
+	case have == newest:
+		return false, nil
+	case beside && have == 0:
+		return false, usher.Errorf(usher.NotFound, "the database is empty: `usher init` or `usher serve` creates the schema")
+	case beside:
+		return false, usher.Errorf(usher.Conflict, "the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
+	}
+	if _, err := m.Up(ctx); err != nil {
+		return false, db.fault(err)
+	}
+	return true, nil
+}
+
+// version is the newest migration applied; 0 is an empty database. It asks
+// without goose, which would create its table first.
+func (db *DB) version(ctx context.Context) (int64, error) {
+	exists := `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'`
+	if db.dialect == Postgres {
+		exists = `SELECT count(*) FROM pg_class WHERE oid = to_regclass('goose_db_version')`
+	}
+	var n int64
+	if err := db.w.QueryRowContext(ctx, exists).Scan(&n); err != nil || n == 0 {
+		return 0, err
+	}
+	err := db.w.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version`).Scan(&n)
+	return n, err
+}

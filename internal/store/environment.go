@@ -1,0 +1,117 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// EnvironmentState is where an environment stands.
+type EnvironmentState struct {
+	Revision        int64     // of the newest change; 0 is none yet
+	CatalogRevision int64     // of the catalogue in force; 0 is none yet
+	Clock           time.Time // the test clock (S11); zero: real time
+}
+
+func scanEnvironment(row *sql.Rows, e *EnvironmentState) error {
+	var clock int64
+	err := row.Scan(&e.Revision, &e.CatalogRevision, &clock)
+	e.Clock = clockTime(clock)
+	return err
+}
+
+func clockTime(us int64) time.Time {
+	if us == none {
+		return time.Time{}
+	}
+	return fromMicros(us)
+}
+
+// Environment reads where env stands; NotFound where there is no such environment.
+func (db *DB) Environment(ctx context.Context, env usher.Environment) (EnvironmentState, error) {
+	e, ok, err := one(ctx, db, scanEnvironment,
+		`SELECT revision, catalog_revision, clock_at FROM environment WHERE env = $1`, string(env))
+	if err == nil && !ok {
+		err = noEnvironment(env)
+	}
+	return e, err
+}
+
+// Environments reads where all environments stand, at one instant.
+func (db *DB) Environments(ctx context.Context) (map[usher.Environment]EnvironmentState, error) {
+	type row struct {
+		env   string
+		state EnvironmentState
+		clock int64
+	}
+	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error {
+		return r.Scan(&v.env, &v.state.Revision, &v.state.CatalogRevision, &v.clock)
+	}, `SELECT env, revision, catalog_revision, clock_at FROM environment`)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[usher.Environment]EnvironmentState, len(rows))
+	for _, r := range rows {
+		r.state.Clock = clockTime(r.clock)
+		all[usher.Environment(r.env)] = r.state
+	}
+	return all, nil
+}
+
+// SetClock sets the test clock of a sandbox (S11). The first call may name any
+// instant while the environment has no catalogue and never had a customer;
+// any other names one no earlier than now, which is the clock where it is set
+// and meta.At where it is not: Conflict. Production has no test clock: Refused.
+// The change is recorded as of the new time.
+func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time, meta Meta) error {
+	if env == usher.Production {
+		return usher.Errorf(usher.Refused, "the clock of production cannot be set")
+	}
+	return db.tx(ctx, func(tx *sql.Tx) error {
+		revision, e, err := raise(ctx, tx, env)
+		if err != nil {
+			return err
+		}
+		earliest := e.Clock
+		if earliest.IsZero() {
+			var used bool
+			err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM customer WHERE env = $1)`, string(env)).Scan(&used)
+			if err != nil {
+				return err
+			}
+			if used || e.CatalogRevision > 0 {
+				earliest = meta.At
+			}
+		}
+		if now.Before(earliest) {
+			return usher.Errorf(usher.Conflict, "the clock of %s stands at %s and cannot be set back to %s",
+				env, earliest.UTC().Format(time.RFC3339Nano), now.UTC().Format(time.RFC3339Nano))
+		}
+		if _, err := exec(ctx, tx, `UPDATE environment SET clock_at = $2 WHERE env = $1`, string(env), micros(now)); err != nil {
+			return err
+		}
+		meta.At = now
+		return record(ctx, tx, env, revision, "", meta)
+	})
+}
+
+// raise takes env's next revision and locks the environment until the end of
+// the transaction, so that revisions become visible in their order (S06). It is
+// the first statement of every change. The state is the one before.
+func raise(ctx context.Context, tx *sql.Tx, env usher.Environment) (revision int64, before EnvironmentState, err error) {
+	var clock int64
+	err = tx.QueryRowContext(ctx, `UPDATE environment SET revision = revision + 1 WHERE env = $1
+		RETURNING revision, catalog_revision, clock_at`, string(env)).Scan(&revision, &before.CatalogRevision, &clock)
+	if err == sql.ErrNoRows {
+		err = noEnvironment(env)
+	}
+	before.Revision = revision - 1
+	before.Clock = clockTime(clock)
+	return revision, before, err
+}
+
+func noEnvironment(env usher.Environment) error {
+	return usher.Errorf(usher.NotFound, "no environment %q", env)
+}

@@ -1,0 +1,21 @@
+package store
+
+import (
+	"context"
+
+	"github.com/usher-sh/usher"
+)
+
+// Grant reads a grant as recorded now; NotFound where there is none.
+func (db *DB) Grant(ctx context.Context, env usher.Environment, id string) (usher.Grant, error) {
+	return current[usher.Grant](ctx, db, "grants", "grant", env, id)
+}
+
+func datedGrants(all []usher.Grant) []dated {
+	rows := make([]dated, len(all))
+	for i := range all {
+		g := &all[i]
+		rows[i] = dated{id: g.ID, customer: g.Customer, label: g.Feature, endsAt: min(end(g.ExpiresAt), end(g.VoidedAt)), body: g}
+	}
+	return rows
+}

@@ -1,0 +1,158 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/gofrs/flock"
+	_ "modernc.org/sqlite" // binds $N by number; drivers that bind by order swap arguments
+
+	"github.com/usher-sh/usher"
+)
+
+// applicationID is what migration 1 writes into the file's header: "usher".
+const applicationID = 0x75736872
+
+// readConns is how many SQLite connections read; more only contend for 2 cores' caches.
+const readConns = 4
+
+func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
+	path, err := checkFile(c.DSN, c.Beside)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{dialect: SQLite}
+	defer func() {
+		if err != nil {
+			if db.w != nil {
+				db.w.Close()
+			}
+			if db.r != nil {
+				db.r.Close()
+			}
+			if db.lock != nil {
+				db.lock.Unlock()
+			}
+		}
+	}()
+	if !c.Beside {
+		lock := flock.New(path + ".lock")
+		switch ok, err := lock.TryLock(); {
+		case err != nil:
+			return nil, usher.Errorf(usher.Invalid, "the lock file %s.lock of the database cannot be opened: %v", c.DSN, plain(err))
+		case !ok:
+			return nil, usher.Errorf(usher.Conflict, "the database %s is owned by another process, a running `usher serve` perhaps: stop it first", c.DSN)
+		}
+		db.lock = lock
+	}
+	// FULL: with NORMAL a power cut loses commits that were answered.
+	db.w, err = openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-16000)"}})
+	if err != nil {
+		return nil, err
+	}
+	db.w.SetMaxOpenConns(1)
+	db.w.SetMaxIdleConns(1)
+	if err := db.own(ctx, c.DSN); err != nil {
+		return nil, err
+	}
+	if _, err := db.migrate(ctx, c.Beside); err != nil {
+		return nil, err
+	}
+	db.r, err = openFile(path, url.Values{"_pragma": {"busy_timeout(10000)", "query_only(1)"}})
+	if err != nil {
+		return nil, err
+	}
+	db.r.SetMaxOpenConns(readConns)
+	db.r.SetMaxIdleConns(readConns)
+	return db, nil
+}
+
+func openFile(path string, q url.Values) (*sql.DB, error) {
+	path = filepath.ToSlash(path)
+	if path[0] != '/' { // C:/…
+		path = "/" + path
+	}
+	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
+	return sql.Open("sqlite", u.String())
+}
+
+// checkFile returns the file's absolute path with links resolved, so that one
+// file has one lock, or says in plain words why it cannot be a database.
+func checkFile(name string, mustExist bool) (string, error) {
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return "", usher.Errorf(usher.Invalid, "the database %s: %v", name, err)
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", usher.Errorf(usher.Invalid, "the database %s: its folder %s does not exist", name, filepath.Dir(path))
+	} else if err != nil {
+		return "", usher.Errorf(usher.Invalid, "the database %s: %v", name, plain(err))
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if mustExist {
+			return "", usher.Errorf(usher.NotFound, "there is no database %s: `usher init` or `usher serve` creates it", name)
+		}
+		return filepath.Join(dir, filepath.Base(path)), nil
+	} else if err != nil {
+		return "", usher.Errorf(usher.Invalid, "the database %s: %v", name, plain(err))
+	}
+	if !info.Mode().IsRegular() {
+		return "", usher.Errorf(usher.Invalid, "the database %s is not a file", name)
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", usher.Errorf(usher.Invalid, "the database %s: %v", name, plain(err))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", usher.Errorf(usher.Invalid, "the database %s cannot be opened: %v", name, plain(err))
+	}
+	defer f.Close()
+	magic := []byte("SQLite format 3\x00")
+	head := make([]byte, len(magic))
+	n, err := io.ReadFull(f, head)
+	if n > 0 && !bytes.Equal(head, magic) {
+		return "", usher.Errorf(usher.Invalid, "the file %s is not a SQLite database", name)
+	}
+	if n > 0 && err != nil {
+		return "", usher.Errorf(usher.Invalid, "the database %s cannot be read: %v", name, plain(err))
+	}
+	return path, nil
+}
+
+// own returns an Invalid error where the file holds another program's tables.
+func (db *DB) own(ctx context.Context, name string) error {
+	var id, tables int64
+	err := db.w.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id)
+	if err == nil {
+		err = db.w.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name <> 'goose_db_version'`).Scan(&tables)
+	}
+	switch {
+	case sqliteCode(err) == sqliteCantOpen, sqliteCode(err) == sqliteReadOnly:
+		return usher.Errorf(usher.Invalid, "the database %s cannot be opened for writing: %v", name, err)
+	case sqliteCode(err) == sqliteNotADB, sqliteCode(err) == sqliteCorrupt:
+		return usher.Errorf(usher.Invalid, "the file %s is damaged or not a SQLite database: %v", name, err)
+	case err != nil:
+		return db.fault(err)
+	case tables > 0 && id != applicationID:
+		return usher.Errorf(usher.Invalid, "the file %s is a SQLite database of another program", name)
+	}
+	return nil
+}
+
+// plain drops operation and path from a file error, which the message has already.
+func plain(err error) error {
+	var e *os.PathError
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
