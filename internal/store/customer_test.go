@@ -99,7 +99,7 @@ func TestS30_AsKnownThen(t *testing.T) {
 		catalog := apply(t, db, CatalogChange{Hash: "one", Meta: at(2)})
 		r1 := change(t, db, CustomerChange{Customer: "acme", Meta: at(3), Put: customer("acme"), Subscriptions: []usher.Subscription{free},
 			Overrides: []usher.Override{override("ov_1", "acme", "sso")}})
-		other := put(t, db, "other")
+		other := change(t, db, CustomerChange{Customer: "other", Meta: at(4), Put: customer("other")})
 		r2 := change(t, db, CustomerChange{Customer: "acme", Meta: at(5), Put: moved, Subscriptions: []usher.Subscription{pro},
 			CloseOverrides: []string{"ov_1"}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}})
 		r3 := apply(t, db, CatalogChange{Hash: "two", Meta: at(6)})
@@ -141,8 +141,8 @@ func TestS30_AsKnownThen(t *testing.T) {
 		for _, c := range []struct {
 			at   time.Time
 			want int64
-		}{{day(1).Add(-1), 0}, {day(3).Add(-time.Microsecond), catalog}, {day(3), r1}, {day(4), r1}, {day(5), r2}, {day(30), r4}} {
-			if got, err := db.RevisionAt(t.Context(), env, c.at); err != nil || (got != c.want && !(c.want == catalog && got == other)) {
+		}{{day(1).Add(-1), 0}, {day(3).Add(-time.Microsecond), catalog}, {day(3), r1}, {day(4), other}, {day(5), r2}, {day(30), r4}} {
+			if got, err := db.RevisionAt(t.Context(), env, c.at); err != nil || got != c.want {
 				t.Errorf("RevisionAt(%s): got %d, %v, want %d", c.at, got, err, c.want)
 			}
 		}
@@ -308,10 +308,6 @@ func TestErrStale(t *testing.T) {
 		}
 		if _, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Customer: "acme", Put: customer("acme")}); err != ErrStale {
 			t.Errorf("put as if it were new: got %v, want ErrStale", err)
-		}
-		before := dump(t, db)
-		if after := dump(t, db); !reflect.DeepEqual(before, after) {
-			t.Errorf("a stale change left something: %v, was %v", after, before)
 		}
 	})
 }
