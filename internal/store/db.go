@@ -108,33 +108,30 @@ func (db *DB) migrator() (*goose.Provider, error) {
 	return goose.NewProvider(dialect, db.w, dir, goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 }
 
-// migrate brings the schema up to date and reports whether it did anything.
-// The caller holds the lock that keeps other processes from doing the same.
-func (db *DB) migrate(ctx context.Context, beside bool) (bool, error) {
+// migrate brings the schema up to date. The caller holds the lock that keeps other processes from doing the same.
+func (db *DB) migrate(ctx context.Context, beside bool) error {
 	m, err := db.migrator()
 	if err != nil {
-		return false, err
+		return err
 	}
 	sources := m.ListSources()
 	newest := sources[len(sources)-1].Version
 	have, err := db.version(ctx)
 	if err != nil {
-		return false, db.fault(err)
+		return db.fault(err)
 	}
 	switch {
 	case have > newest:
-		return false, usher.Errorf(usher.Refused, "the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
+		return usher.Errorf(usher.Refused, "the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
 	case have == newest:
-		return false, nil
+		return nil
 	case beside && have == 0:
-		return false, usher.Errorf(usher.NotFound, "the database is empty: `usher init` or `usher serve` creates the schema")
+		return usher.Errorf(usher.NotFound, "the database is empty: `usher init` or `usher serve` creates the schema")
 	case beside:
-		return false, usher.Errorf(usher.Conflict, "the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
+		return usher.Errorf(usher.Conflict, "the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
 	}
-	if _, err := m.Up(ctx); err != nil {
-		return false, db.fault(err)
-	}
-	return true, nil
+	_, err = m.Up(ctx)
+	return db.fault(err)
 }
 
 // version is the newest migration applied; 0 is an empty database. It asks

@@ -62,7 +62,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	if err := db.own(ctx, c.DSN); err != nil {
 		return nil, err
 	}
-	if _, err := db.migrate(ctx, c.Beside); err != nil {
+	if err := db.migrate(ctx, c.Beside); err != nil {
 		return nil, err
 	}
 	db.r, err = openFile(path, url.Values{"_pragma": {"busy_timeout(10000)", "query_only(1)"}})

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -184,10 +186,9 @@ func TestErrorsAreInPlainWords(t *testing.T) {
 func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 	t.Parallel()
 	db := openTest(t, filepath.Join(t.TempDir(), "usher.db"))
-	var arg [20]any
-	for i := range arg {
-		arg[i] = "x"
-	}
+	// A table, or one of the aliases of the texts below; not a VALUES list.
+	whole := regexp.MustCompile(`^SCAN (c|k|t|environment|change|catalog|customer|customer_clock|subscription|overrides|grants|op|bucket|rollup)( |$)`)
+	number := regexp.MustCompile(`\$(\d+)`)
 	for name, q := range map[string]string{
 		"load":     loadNow,
 		"then":     loadThen,
@@ -201,11 +202,13 @@ func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 		"by clock": `SELECT clock, sum(used) FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3 AND minute_at >= $4 AND minute_at < $5 GROUP BY clock`,
 		"current":  `SELECT t.body FROM grants t JOIN customer c ON c.env = t.env AND c.id = t.customer WHERE t.id = $1 AND t.env = $2 AND t.recorded_until IS NULL AND c.deleted_at = 0`,
 	} {
-		n := strings.Count(q, "$")
-		for !strings.Contains(q, fmt.Sprintf("$%d", n)) {
-			n--
+		args := make([]any, 0, 20)
+		for _, m := range number.FindAllStringSubmatch(q, -1) {
+			if n, _ := strconv.Atoi(m[1]); n > len(args) {
+				args = append(args, make([]any, n-len(args))...)
+			}
 		}
-		rows, err := db.r.QueryContext(t.Context(), `EXPLAIN QUERY PLAN `+q, arg[:n]...)
+		rows, err := db.r.QueryContext(t.Context(), `EXPLAIN QUERY PLAN `+q, args...)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -215,12 +218,8 @@ func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 			if err := rows.Scan(&a, &b, &c, &step); err != nil {
 				t.Fatal(err)
 			}
-			if strings.HasPrefix(step, "SCAN") && !strings.Contains(step, "CONSTANT") && !strings.Contains(step, "SCAN b") && !strings.Contains(step, "SUBQUERY") && !strings.Contains(step, "VALUES") ||
-				strings.Contains(step, "env=? AND id>?") && name != "list" {
+			if whole.MatchString(step) {
 				t.Errorf("%s: %s", name, step)
-			}
-			if testing.Verbose() {
-				t.Logf("%s: %s", name, step)
 			}
 		}
 		if err := rows.Err(); err != nil {
