@@ -1,0 +1,323 @@
+package catalogfile
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // zones are the same on every machine
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/usher-sh/usher"
+)
+
+// parser makes a catalogue of nodes.
+type parser struct {
+	*reader
+	cat    *usher.Catalog
+	clocks []clockUse
+	bare   []bareUse
+}
+
+// clockUse is one window that an entitlement names for a feature whose meter
+// does not add up; such a feature has one.
+type clockUse struct {
+	feature string
+	at      *node
+	per     usher.Period
+	anchor  usher.Anchor
+}
+
+// bareUse is an unlimited allowance that names no window: it takes its
+// feature's one window where the feature's meter does not add up.
+type bareUse struct {
+	feature string
+	e       *usher.Entitlement
+	i       int
+}
+
+var sections = []string{"usher", "timezone", "meters", "features", "plans", "addons"}
+
+func (p *parser) catalog(root *node) {
+	if root.kind != mapNode {
+		p.bad(root, `a catalogue is a map that begins with "usher: 1", %s`, root.got())
+		return
+	}
+	p.fields(root, sections)
+	switch version := root.get("usher"); {
+	case version == nil:
+		p.bad(root, `"usher: %s" is missing: it says which version of the format the file is in`, fileFormat)
+	case version.class() != isNumber || version.text != fileFormat:
+		p.bad(version, "must be %s, the only version of the format that is read, %s", fileFormat, version.got())
+	}
+	if n := root.get("timezone"); n != nil {
+		p.cat.Timezone = p.timezone(n)
+	}
+	p.cat.Meters = section(p, root.get("meters"), "meter", p.meter)
+	p.cat.Features = section(p, root.get("features"), "feature", p.feature)
+	p.checkFeatures(root.get("features"))
+	p.cat.Plans = section(p, root.get("plans"), "plan", p.plan)
+	p.checkPlans(root.get("plans"))
+	p.cat.Addons = section(p, root.get("addons"), "add-on", p.addon)
+	p.checkClocks()
+}
+
+// section reads a map of things by key. An absent or empty one is nil.
+func section[T any](p *parser, n *node, what string, read func(key string, n *node) *T) map[string]*T {
+	if n == nil || n.class() == isNothing {
+		return nil
+	}
+	if n.kind != mapNode {
+		p.bad(n, "must be a map of %ss by key, %s", what, n.got())
+		return nil
+	}
+	if len(n.keys) > MaxEntries {
+		p.bad(n, "may hold at most %d %ss, this one holds %d", MaxEntries, what, len(n.keys))
+		return nil
+	}
+	if len(n.keys) == 0 {
+		return nil
+	}
+	all := make(map[string]*T, len(n.keys))
+	for i, key := range n.keys {
+		if !usher.ValidKey(key.text) {
+			p.bad(key, "%s is no key: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey, keyHint(key.text))
+		}
+		if t := read(key.text, n.items[i]); t != nil {
+			all[key.text] = t
+		}
+	}
+	return all
+}
+
+// keyHint offers the key that the writer may have meant.
+func keyHint(s string) string {
+	var b strings.Builder
+	for _, c := range strings.ToLower(strings.TrimSpace(s)) {
+		if c == ' ' || c == '/' {
+			c = '-'
+		}
+		if c < 0x80 && (b.Len() > 0 || unicode.IsLetter(c) || unicode.IsDigit(c)) && usher.ValidKey("a"+string(c)) {
+			b.WriteRune(c)
+		}
+	}
+	if usher.ValidKey(b.String()) {
+		return ", such as " + b.String()
+	}
+	return ""
+}
+
+// fields notes the keys of a map that are not among known, and reports whether
+// n is a map.
+func (p *parser) fields(n *node, known []string) bool {
+	if n.kind != mapNode {
+		p.bad(n, "must be a map with %s, %s", oneOf(known), n.got())
+		return false
+	}
+	for _, key := range n.keys {
+		if !slices.Contains(known, key.text) {
+			p.unknown(key, known)
+		}
+	}
+	return true
+}
+
+func (p *parser) unknown(key *node, known []string) {
+	if near := nearest(key.text, known); near != "" {
+		p.bad(key, "unknown field %s: did you mean %q?", quote(key.text), near)
+		return
+	}
+	p.bad(key, "unknown field %s: known here are %s", quote(key.text), strings.Join(known, ", "))
+}
+
+// text reads a text of at most most bytes. An empty one is refused unless most
+// is maxText.
+func (p *parser) text(n *node, most int) (string, bool) {
+	switch n.class() {
+	case isText:
+	case isNumber, isBool:
+		p.bad(n, `must be text: write "%s" in quotes`, clip(n.text))
+		return "", false
+	default:
+		p.bad(n, "must be text, %s", n.got())
+		return "", false
+	}
+	switch {
+	case n.text == "" && most != maxText:
+		p.bad(n, "must not be empty")
+		return "", false
+	case len(n.text) > most:
+		p.bad(n, "must be at most %d bytes, this one is %d", most, len(n.text))
+		return "", false
+	case !utf8.ValidString(n.text):
+		p.bad(n, "must be valid UTF-8")
+		return "", false
+	}
+	for _, c := range n.text {
+		if unicode.IsControl(c) {
+			p.bad(n, "must not contain control characters or line ends (U+%04X)", c)
+			return "", false
+		}
+	}
+	return n.text, true
+}
+
+// title reads an optional one-line text.
+func (p *parser) title(n *node) string {
+	if n == nil {
+		return ""
+	}
+	s, _ := p.text(n, maxTitle)
+	return s
+}
+
+// key reads the key of something that the catalogue must have.
+func lookup[T any](p *parser, n *node, what string, all map[string]*T) (string, *T) {
+	s, ok := p.text(n, maxTitle)
+	if !ok {
+		return "", nil
+	}
+	t := all[s]
+	if t == nil {
+		p.bad(n, "there is no %s %s%s", what, quote(s), didYouMean(s, sortedKeys(all)))
+	}
+	return s, t
+}
+
+// word reads one of a few words.
+func word[T ~string](p *parser, n *node, words []T) (T, bool) {
+	if n.class() == isText && slices.Contains(words, T(n.text)) {
+		return T(n.text), true
+	}
+	hint := ""
+	if n.class() == isText {
+		hint = didYouMean(n.text, words)
+	}
+	p.bad(n, "must be %s, %s%s", oneOf(words), n.got(), hint)
+	return "", false
+}
+
+// flag reads true or false.
+func (p *parser) flag(n *node) bool {
+	if n.class() == isBool {
+		return strings.EqualFold(n.text, "true")
+	}
+	hint := ""
+	switch strings.ToLower(n.text) {
+	case "yes", "y", "on", "1":
+		hint = " (write true)"
+	case "no", "n", "off", "0":
+		hint = " (write false)"
+	}
+	if n.kind == scalarNode && n.class() == isText && !n.plain && (strings.EqualFold(n.text, "true") || strings.EqualFold(n.text, "false")) {
+		hint = " (write it without quotes)"
+	}
+	p.bad(n, "must be true or false, %s%s", n.got(), hint)
+	return false
+}
+
+// whole reads a whole number from low to high.
+func (p *parser) whole(n *node, low, high int) (int, bool) {
+	i, err := strconv.Atoi(n.text)
+	if n.class() != isNumber || err != nil || i < low || i > high || strconv.Itoa(i) != n.text {
+		p.bad(n, "must be a whole number from %d to %d, %s", low, high, n.got())
+		return low, false
+	}
+	return i, true
+}
+
+// quantity reads an amount in smallest units (S24).
+func (p *parser) quantity(n *node, precision int) (int64, bool) {
+	if !p.decimal(n) {
+		return 0, false
+	}
+	units, err := usher.ParseQuantity(n.text, precision)
+	if err != nil {
+		p.bad(n, "%s", err)
+		return 0, false
+	}
+	return units, true
+}
+
+// decimal reports whether n is a number in plain decimal notation, as text or
+// bare; other notations mean different things to different readers.
+func (p *parser) decimal(n *node) bool {
+	switch n.class() {
+	case isNumber, isText:
+	default:
+		p.bad(n, `must be a number such as 10 or "1.5", %s`, n.got())
+		return false
+	}
+	digits := strings.TrimPrefix(n.text, "-")
+	plain := digits != ""
+	for _, c := range digits {
+		plain = plain && (c >= '0' && c <= '9' || c == '.')
+	}
+	if plain && !(len(digits) > 1 && digits[0] == '0' && digits[1] != '.') {
+		return true
+	}
+	if n.class() == isText && !looksLikeNumber(n.text) {
+		p.bad(n, `must be a number such as 10 or "1.5", %s`, n.got())
+	} else {
+		p.bad(n, "must be in plain decimal digits, without leading zeros, _ , signs or exponents, %s", n.got())
+	}
+	return false
+}
+
+// span reads "14 days".
+func (p *parser) span(n *node) (usher.Span, bool) {
+	if n.class() != isText {
+		p.bad(n, `must be a span such as "14 days", %s`, n.got())
+		return usher.Span{}, false
+	}
+	s, err := usher.ParseSpan(n.text)
+	if err != nil {
+		p.bad(n, "%s", err)
+		return usher.Span{}, false
+	}
+	return s, true
+}
+
+// timezone reads an IANA zone; UTC is "".
+func (p *parser) timezone(n *node) string {
+	s, ok := p.text(n, maxTitle)
+	if !ok {
+		return ""
+	}
+	if s == "UTC" {
+		return ""
+	}
+	// Sources of zones differ in these: links of one machine, leap seconds.
+	known := s != "Local" && !strings.HasPrefix(s, "posix") && !strings.HasPrefix(s, "right/") && s != "localtime"
+	if known {
+		_, err := time.LoadLocation(s)
+		known = err == nil
+	}
+	if !known {
+		p.bad(n, "must be an IANA time zone such as UTC, Europe/Berlin or America/New_York, %s", n.got())
+		return ""
+	}
+	return s
+}
+
+// list reads a list of at least one item.
+func (p *parser) list(n *node, what string) []*node {
+	if n.kind != listNode {
+		p.bad(n, "must be a list of %s, %s", what, n.got())
+		return nil
+	}
+	if len(n.items) == 0 {
+		p.bad(n, "must name at least one of %s, or be left out", what)
+	}
+	return n.items
+}
+
+func sortedKeys[T any](all map[string]*T) []string {
+	keys := make([]string, 0, len(all))
+	for k := range all {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
