@@ -105,6 +105,9 @@ func (db *DB) load(ctx context.Context, text string, args []any) (s CustomerStat
 			s.Customer, err = head(id, a, b, c, n, m)
 			s.Revision = l
 		case 2:
+			if s.Customer == nil { // ordered after its head
+				return s, false, fmt.Errorf("customer %q has clocks and no head", id)
+			}
 			err = json.Unmarshal([]byte(a), &s.Customer.Clocks)
 		case 3:
 			s.Subscriptions, err = appendBody(s.Subscriptions, a)
