@@ -1,0 +1,16 @@
+package usher
+
+// Actor is who does something. Every write has one.
+type Actor struct {
+	Kind string `json:"kind"` // "key" or "system"
+	ID   string `json:"id"`   // the API key's id; "" for the system
+	Role string `json:"role,omitempty"`
+}
+
+// String is the actor as it is recorded: "key:abc", "system".
+func (a Actor) String() string {
+	if a.ID == "" {
+		return a.Kind
+	}
+	return a.Kind + ":" + a.ID
+}
