@@ -66,6 +66,10 @@ func (p *parser) path(n *node) string {
 		p.bad(n, "must be a path into the event's data, such as data.tokens, %s%s", n.got(), hint)
 		return ""
 	}
+	if len(n.text) > maxTitle {
+		p.bad(n, "must be at most %d bytes, this one is %d", maxTitle, len(n.text))
+		return ""
+	}
 	if count := strings.Count(n.text, ".") + 1; count > maxPath {
 		p.bad(n, "must have at most %d segments, this one has %d", maxPath, count)
 		return ""
