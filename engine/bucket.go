@@ -22,3 +22,6 @@ type Bucket struct {
 	Excess    int64
 	At        int64 // event time of the last gauge value in microseconds; 0: none
 }
+
+// ClockNone is the clock of use that nothing entitles (S14).
+const ClockNone = "none"

@@ -1,0 +1,365 @@
+package engine
+
+import (
+	"math"
+	"math/bits"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// Query is a question: may the snapshot's customer use Feature, Amount of it?
+type Query struct {
+	Customer string // as asked; echoed in the answer
+	Feature  string
+	Amount   int64 // smallest units, not negative; ignored by switch and config
+	// Buf is memory for the answer's lists, reused between calls so that
+	// deciding allocates nothing; nil allocates where a list is needed.
+	Buf *Buf
+}
+
+// Buf is memory that a caller lends to Decide. An answer's lists are valid
+// until the next call with the same Buf.
+type Buf struct {
+	Allowances []usher.AllowanceUse
+	Caps       []usher.CapUse
+	Deductions []usher.Deduction
+	window     usher.Window
+	rows       []numbers
+	pool       []numbers
+}
+
+// numbers are a row's figures at an instant.
+type numbers struct {
+	window    span
+	start     int64 // of the bucket
+	unlimited bool
+	limit     int64
+	opening   int64
+	used      int64 // with opening
+	reserved  int64
+	remaining int64
+	overage   int64
+	excess    int64
+	room      int64 // what overage still permits
+}
+
+// Decide answers q at an instant. The same arguments give the same answer,
+// anywhere and at any time (S01-S05, S09, S10, S20, S34, S37).
+func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
+	d := usher.Decision{Customer: q.Customer, Feature: q.Feature, Revision: s.Revision}
+	f := s.World.features[q.Feature]
+	if f != nil {
+		d.Kind, d.Precision, d.Type = f.def.Kind, f.def.Precision, f.def.Type
+	}
+	if s.World.customer == nil {
+		d.Reason = usher.UnknownCustomer
+		return d
+	}
+	if f == nil {
+		d.Reason = usher.UnknownFeature
+		return d
+	}
+	now := at.UnixMicro()
+	fr := s.World.frameAt(f, now)
+	if !f.def.Kind.Counts() {
+		answerPlain(&d, fr)
+		return d
+	}
+	buf := q.Buf
+	if buf == nil {
+		buf = new(Buf)
+	}
+	buf.rows = s.resolve(buf.rows[:0], f, fr, now)
+	v := s.judge(f, fr, buf, q.Amount, now)
+	s.answer(&d, f, fr, buf, now, v)
+	return d
+}
+
+// answerPlain fills in a switch's or config's answer.
+func answerPlain(d *usher.Decision, fr *frame) {
+	d.Plan, d.Sources, d.Value = fr.plan, fr.sources, fr.value
+	if fr.sources != nil {
+		d.Rule = fr.rule
+	}
+	if fr.dead != "" {
+		d.Reason = fr.dead
+		return
+	}
+	d.Allowed, d.Reason = true, usher.Granted
+}
+
+// resolve computes the figures of a frame's rows.
+func (s *Snapshot) resolve(out []numbers, f *feature, fr *frame, at int64) []numbers {
+	list := s.use[f.def.Key]
+	for i := range fr.rows {
+		out = append(out, numbers{})
+		s.resolveRow(&out[i], list, f, &fr.rows[i], at)
+	}
+	return out
+}
+
+func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at int64) {
+	n.window, n.start, n.unlimited, n.limit = r.window, r.key.Start, r.unlimited, r.limit
+	b := -1
+	switch {
+	case r.firstUse:
+		n.window, n.start = span{}, at-at%minuteµs
+		if b = latest(list, r.key.Clock, at); b >= 0 && at < list[b].End {
+			n.window, n.start = span{list[b].Start, list[b].End}, list[b].Start
+		} else {
+			b = -1
+		}
+	case f.gauge == usher.Last:
+		b = latest(list, r.key.Clock, r.key.Start) // keeps its value (S33)
+	default:
+		b = find(list, r.key.Clock, r.key.Start)
+	}
+	if b >= 0 {
+		n.used, n.reserved = list[b].Used, list[b].Reserved
+	}
+	if r.opening != nil {
+		n.opening = s.openings[r.opening.Key()]
+	}
+	if r.carry != nil {
+		if c := find(list, r.carry.Clock, r.carry.Start); c >= 0 {
+			n.opening = satAdd(n.opening, satAdd(list[c].Opening, list[c].Used))
+		}
+	}
+	own := n.used
+	n.used = satAdd(n.used, n.opening)
+	if r.roll != nil {
+		n.limit = max(own, s.rolledOver(list, r.roll))
+	}
+	n.settle(r.overage)
+}
+
+// rolledOver is what an earlier window left for later ones (S21).
+func (s *Snapshot) rolledOver(list []Bucket, r *roll) int64 {
+	var used int64
+	if b := find(list, r.source.Clock, r.source.Start); b >= 0 {
+		used = satAdd(list[b].Opening, satAdd(list[b].Used, list[b].Reserved))
+	} else if r.sourceCarry != nil {
+		if c := find(list, r.sourceCarry.Clock, r.sourceCarry.Start); c >= 0 {
+			used = satAdd(list[c].Opening, list[c].Used)
+		}
+	}
+	left := r.limit - min(max(used-r.offset, 0), r.limit)
+	return min(left, r.max)
+}
+
+// settle derives what is left, overage and excess from use and limit (S14, S19,
+// S20): what lies beyond the limit is overage as far as that is permitted, and
+// excess from there.
+func (n *numbers) settle(o usher.Overage) {
+	n.remaining, n.overage, n.excess, n.room = 0, 0, 0, 0
+	if n.unlimited {
+		return
+	}
+	held := satAdd(n.used, n.reserved)
+	permitted := o.Max
+	if o.Unlimited {
+		permitted = math.MaxInt64
+	}
+	if held <= n.limit {
+		n.remaining, n.room = n.limit-held, permitted
+		return
+	}
+	beyond := held - n.limit
+	n.overage = min(beyond, permitted)
+	n.excess = beyond - n.overage
+	n.room = permitted - n.overage
+}
+
+// verdict is what a take of an amount would come to.
+type verdict struct {
+	allowed bool
+	reason  usher.Reason
+	// How the amount divides: own included, pool included, own overage, pool
+	// overage, and what nothing holds. Pool figures are in units of the feature.
+	own, pool, over, poolOver, beyond int64
+	capped                            bool
+	poolFrame                         *frame
+}
+
+// sums adds up what a list of rows still holds.
+func sums(rows []numbers) (included, room int64, unlimited bool) {
+	for i := range rows {
+		n := &rows[i]
+		unlimited = unlimited || n.unlimited
+		included = satAdd(included, n.remaining)
+		room = satAdd(room, n.room)
+	}
+	return
+}
+
+// judge decides an amount against resolved rows. It changes nothing.
+func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verdict {
+	v := verdict{reason: usher.WithinLimit}
+	included, room, unlimited := sums(buf.rows)
+	if fr.dead != "" {
+		v.reason, v.beyond = fr.dead, amount
+		return v
+	}
+	for i := range fr.caps {
+		if _, left := s.capUse(f, &fr.caps[i], at); amount > 0 && amount > left {
+			v.capped = true
+		}
+	}
+	rest := amount
+	switch {
+	case unlimited:
+		v.own, rest, v.reason = rest, 0, usher.ReasonUnlimited
+		for i := range buf.rows { // beyond what can be counted is refused (S24)
+			if n := &buf.rows[i]; n.unlimited {
+				if n.used > math.MaxInt64-amount {
+					v.own, rest, v.reason = 0, amount, usher.LimitReached
+				}
+				break
+			}
+		}
+	default:
+		v.own = min(rest, included)
+		rest -= v.own
+		if f.pool != nil {
+			rest = s.judgePool(f, buf, &v, rest, at)
+		}
+		v.over = min(rest, room)
+		rest -= v.over
+		if f.pool != nil && rest > 0 {
+			v.poolOver = min(rest, v.poolOver)
+			rest -= v.poolOver
+		} else {
+			v.poolOver = 0
+		}
+		if v.over > 0 || v.poolOver > 0 {
+			v.reason = usher.ReasonOverage
+		}
+	}
+	v.beyond = rest
+	v.allowed = rest == 0 && !v.capped
+	if v.allowed {
+		return v
+	}
+	switch {
+	case v.capped:
+		v.reason = usher.CapReached
+	case f.def.Draws != nil:
+		v.reason = usher.InsufficientCredits
+	case f.def.Kind == usher.Seats:
+		v.reason = usher.SeatLimitReached
+	default:
+		v.reason = usher.LimitReached
+	}
+	switch fr.mode {
+	case usher.Warn:
+		v.allowed, v.reason = true, usher.Warned
+	case usher.Shadow:
+		v.allowed, v.reason = true, usher.Shadowed
+	}
+	return v
+}
+
+// judgePool divides what own allowances do not hold over the pool (S25). It
+// leaves in v.poolOver what the pool's overage could hold.
+func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) int64 {
+	pf := f.pool
+	v.poolFrame = s.World.frameAt(pf, at)
+	if v.poolFrame.dead != "" {
+		return rest
+	}
+	buf.pool = s.resolve(buf.pool[:0], pf, v.poolFrame, at)
+	included, room, unlimited := sums(buf.pool)
+	rate := f.def.Draws.Rate
+	if unlimited {
+		included, room = math.MaxInt64, 0
+	}
+	for i := range v.poolFrame.caps {
+		_, left := s.capUse(pf, &v.poolFrame.caps[i], at)
+		included = min(included, left)
+		room = min(room, left-included)
+	}
+	v.pool = min(rest, included/rate)
+	v.poolOver = (satAdd(included, room) - v.pool*rate) / rate
+	return rest - v.pool
+}
+
+// capUse is what a cap has counted and what it still lets through.
+func (s *Snapshot) capUse(f *feature, c *capRow, at int64) (used, left int64) {
+	list := s.use[f.def.Key]
+	if c.cap.Sliding {
+		used = slidingUse(list, c, at)
+	} else if b := find(list, c.key.Clock, c.key.Start); b >= 0 {
+		used = satAdd(list[b].Used, list[b].Reserved)
+	}
+	if c.opening != nil {
+		used = satAdd(used, s.openings[c.opening.Key()])
+	}
+	return used, max(0, c.cap.Limit-used)
+}
+
+// answer writes the figures of a decision about amounts.
+func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at int64, v verdict) {
+	d.Allowed, d.Reason = v.allowed, v.reason
+	d.Plan, d.Sources = fr.plan, fr.sources
+	if fr.sources != nil {
+		d.Rule = fr.rule
+	}
+	var sum numbers
+	soonest := int64(maxMicro)
+	for i := range buf.rows {
+		n := &buf.rows[i]
+		sum.unlimited = sum.unlimited || n.unlimited
+		sum.limit = satAdd(sum.limit, n.limit)
+		sum.used = satAdd(sum.used, n.used)
+		sum.reserved = satAdd(sum.reserved, n.reserved)
+		sum.remaining = satAdd(sum.remaining, n.remaining)
+		sum.overage = satAdd(sum.overage, n.overage)
+		sum.excess = satAdd(sum.excess, n.excess)
+		if n.window.end != 0 && n.window.end < soonest {
+			soonest = n.window.end
+			buf.window = n.window.window()
+		}
+	}
+	if fr.none && sum.used == 0 && fr.dead != "" {
+		return
+	}
+	d.Counted = true
+	d.Unlimited = sum.unlimited
+	d.Limit, d.Used, d.Reserved, d.Remaining = sum.limit, sum.used, sum.reserved, sum.remaining
+	d.Overage, d.Excess = sum.overage, sum.excess
+	if f.pool != nil && v.poolFrame != nil && v.poolFrame.dead == "" && !sum.unlimited {
+		included, _, unlimited := sums(buf.pool)
+		if unlimited {
+			d.Unlimited = true
+		} else {
+			d.Remaining = satAdd(d.Remaining, included/f.def.Draws.Rate)
+		}
+	}
+	if soonest != maxMicro {
+		d.Window = &buf.window
+	}
+	if len(fr.rows) > 1 || len(fr.caps) > 1 || d.Reason == usher.CapReached {
+		buf.Allowances = buf.Allowances[:0]
+		for i := range fr.rows {
+			if n := &buf.rows[i]; !fr.none {
+				r := &fr.rows[i]
+				buf.Allowances = append(buf.Allowances, usher.AllowanceUse{ID: r.ids[0], Sources: r.ids, Unlimited: n.unlimited, Limit: n.limit, Used: n.used,
+					Reserved: n.reserved, Remaining: n.remaining, Overage: n.overage, Excess: n.excess, Window: n.window.window()})
+			}
+		}
+		buf.Caps = buf.Caps[:0]
+		for i := range fr.caps {
+			c := &fr.caps[i]
+			used, left := s.capUse(f, c, at)
+			buf.Caps = append(buf.Caps, usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit, Used: used, Remaining: left, Window: c.window.window()})
+		}
+		d.Allowances, d.Caps = buf.Allowances, buf.Caps
+	}
+}
+
+// mulFits reports whether x*y fits in an int64; both are not negative.
+func mulFits(x, y int64) bool {
+	hi, lo := bits.Mul64(uint64(x), uint64(y))
+	return hi == 0 && lo <= math.MaxInt64
+}

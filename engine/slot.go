@@ -1,0 +1,580 @@
+package engine
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+const (
+	minMicro = math.MinInt64
+	maxMicro = math.MaxInt64
+	minuteµs = 60_000_000
+)
+
+// slot is one allowance, rollover or grant of a feature at an instant: a place
+// that use can burn. Slots are in burn order (S15).
+type slot struct {
+	id        string // "plan:pro@1", "grant:gr_…", "rollover:plan:pro@1"
+	clock     string // name of the bucket's clock
+	kind      sourceKind
+	unlimited bool
+	limit     int64
+	overage   usher.Overage
+	rollover  *usher.Rollover
+	per       usher.Period
+	anchor    usher.Anchor
+	priority  int
+	paid      bool
+	rolled    bool // a rollover: burns before the fresh amount of its clock (S21)
+	began     int64
+	start     int64 // of its window; maxMicro+… see place
+	end       int64
+	onChange  usher.OnChange
+}
+
+// rules is what holds for one feature at an instant, before windows and use:
+// the sources in force and what they come to. until is when it may change.
+type rules struct {
+	from, until int64
+	dead        usher.Reason // "" where something live gives the feature
+	plan        usher.Ref    // where exactly one plan gives it
+	plans       int
+	sources     []string // all that is used, in order
+	on          bool
+	value       *usher.Value
+	rule        usher.Combine
+	slots       []slot
+	caps        []capRule
+	draws       bool // entitled without own allowances
+	mode        usher.Mode
+	fail        usher.Fail
+}
+
+type capRule struct {
+	id  string
+	cap usher.Cap
+}
+
+// trace records what an evaluation considered; nil records nothing. It is the
+// one difference between deciding and explaining.
+type trace struct {
+	considered []usher.SourceTrace
+	notes      []string
+}
+
+func (t *trace) source(id, gives string, used bool, why string) {
+	if t != nil {
+		t.considered = append(t.considered, usher.SourceTrace{ID: id, Gives: gives, Used: used, Why: why})
+	}
+}
+
+// given is one live source's entitlement.
+type given struct {
+	holding
+	ent *usher.Entitlement
+}
+
+// rulesAt evaluates the sources of one feature at an instant (S03, S04, S05).
+func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
+	e := w.eraAt(at)
+	r := rules{from: e.from, until: e.until}
+	narrow := func(from, until int64) {
+		r.from, r.until = max(r.from, from), min(r.until, until)
+	}
+
+	// Plans and add-ons.
+	var live []given
+	var dead usher.Reason
+	for _, h := range e.held {
+		ent := h.ents[f.def.Key]
+		if ent == nil {
+			continue
+		}
+		if h.dead != "" {
+			if dead == "" || order(h.dead) < order(dead) {
+				dead = h.dead
+			}
+			tr.source(h.id, w.describe(f, ent, h.times), false, "gives nothing: "+string(h.dead))
+			continue
+		}
+		live = append(live, given{h, ent})
+	}
+	slices.SortStableFunc(live, func(x, y given) int {
+		if x.kind != y.kind {
+			return int(x.kind) - int(y.kind)
+		}
+		if x.began != y.began {
+			return cmp64(x.began, y.began)
+		}
+		return compare(x.id, y.id)
+	})
+
+	// Overrides: in each form the latest wins (S03).
+	var set, add, deny *usher.Override
+	for i := range f.overrides {
+		o := &f.overrides[i]
+		from, until := o.CreatedAt.UnixMicro(), micro(o.ExpiresAt, maxMicro)
+		if at < from {
+			narrow(minMicro, from)
+			continue
+		}
+		if at >= until {
+			narrow(until, maxMicro)
+			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "expired")
+			continue
+		}
+		narrow(from, until)
+		switch {
+		case o.Deny:
+			deny = o
+		case o.Add != nil:
+			add = o
+		default:
+			set = o
+		}
+	}
+	for i := range f.overrides { // say which live ones lost
+		if o := &f.overrides[i]; tr != nil && at >= o.CreatedAt.UnixMicro() && at < micro(o.ExpiresAt, maxMicro) && o != set && o != add && o != deny {
+			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "a later override of the same form replaces it")
+		}
+	}
+	if deny != nil {
+		for _, g := range live {
+			tr.source(g.id, w.describe(f, g.ent, g.times), false, "denied by override:"+deny.ID)
+		}
+		for _, o := range []*usher.Override{set, add} {
+			if o != nil {
+				tr.source("override:"+o.ID, w.describeOverride(f, o), false, "denied by override:"+deny.ID)
+			}
+		}
+		tr.source("override:"+deny.ID, "deny", true, deny.Reason)
+		r.dead = usher.Revoked
+		return r
+	}
+
+	// Grants.
+	var grants []*usher.Grant
+	notStarted := false
+	for i := range f.grants {
+		g := &f.grants[i]
+		from, until := g.EffectiveAt.UnixMicro(), grantEnd(g)
+		gives := func() string { return w.amount(f, g.Amount) + " once" }
+		if at < from {
+			narrow(minMicro, from)
+			notStarted = true
+			if tr != nil {
+				tr.source("grant:"+g.ID, gives(), false, "begins "+stamp(from))
+			}
+			continue
+		}
+		if at >= until {
+			narrow(until, maxMicro)
+			if tr != nil {
+				why := "expired " + stamp(until)
+				if g.VoidedAt != nil && g.VoidedAt.UnixMicro() == until {
+					why = "voided " + stamp(until)
+				}
+				tr.source("grant:"+g.ID, gives(), false, why)
+			}
+			continue
+		}
+		narrow(from, until)
+		grants = append(grants, g)
+	}
+
+	r.mode, r.fail = usher.Shadow, usher.FailOpen
+	strictest := func(m usher.Mode, fl usher.Fail) {
+		if m == "" {
+			m = f.def.Mode
+		}
+		if fl == "" {
+			fl = f.def.Fail
+		}
+		if m == "" || m == usher.Enforce {
+			r.mode = usher.Enforce
+		} else if m == usher.Warn && r.mode == usher.Shadow {
+			r.mode = usher.Warn
+		}
+		if fl != usher.FailOpen {
+			r.fail = usher.FailClosed
+		}
+	}
+	for _, g := range live {
+		strictest(g.ent.Mode, g.ent.Fail)
+		if g.kind == fromPlan {
+			r.plans++
+			r.plan = g.ref
+		}
+	}
+	if r.plans != 1 {
+		r.plan = usher.Ref{}
+	}
+	if len(live) == 0 {
+		strictest("", "")
+	}
+	if set != nil && set.Set.Mode != "" {
+		r.mode = set.Set.Mode
+	}
+	if set != nil && set.Set.Fail != "" {
+		r.fail = set.Set.Fail
+	}
+
+	switch f.def.Kind {
+	case usher.Switch:
+		w.ruleSwitch(f, &r, live, set, tr)
+	case usher.Config:
+		w.ruleConfig(f, &r, live, set, add, tr)
+	default:
+		w.ruleAmounts(f, &r, live, set, add, grants, tr)
+	}
+	if r.dead == usher.NotEntitled {
+		switch {
+		case dead != "":
+			r.dead = dead
+		case notStarted:
+			r.dead = usher.NotStarted
+		}
+	}
+	return r
+}
+
+func (w *World) ruleSwitch(f *feature, r *rules, live []given, set *usher.Override, tr *trace) {
+	r.rule = usher.CombineMax // any source that gives it suffices
+	if set != nil && set.Set.On != nil {
+		for _, g := range live {
+			tr.source(g.id, w.describe(f, g.ent, 1), false, "override:"+set.ID+" decides")
+		}
+		tr.source("override:"+set.ID, w.describeOverride(f, set), true, set.Reason)
+		r.rule, r.sources, r.on = usher.CombineOverride, []string{"override:" + set.ID}, *set.Set.On
+		if !r.on {
+			r.dead = usher.Revoked
+		}
+		return
+	}
+	for _, g := range live {
+		tr.source(g.id, w.describe(f, g.ent, 1), g.ent.On, "")
+		if g.ent.On {
+			r.on = true
+			r.sources = append(r.sources, g.id)
+		}
+	}
+	if !r.on {
+		r.dead = usher.NotEntitled
+	}
+}
+
+func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.Override, tr *trace) {
+	r.rule = f.def.Combine
+	var v *usher.Value
+	if set != nil && set.Set.Value != nil {
+		for _, g := range live {
+			tr.source(g.id, w.describe(f, g.ent, 1), false, "override:"+set.ID+" decides")
+		}
+		tr.source("override:"+set.ID, w.describeOverride(f, set), true, set.Reason)
+		r.rule, r.sources, v = usher.CombineOverride, []string{"override:" + set.ID}, set.Set.Value
+	} else {
+		for i, g := range live {
+			val := g.ent.Value
+			if val == nil {
+				continue
+			}
+			times := int64(1)
+			if r.rule == usher.CombineSum {
+				times = g.times
+			}
+			used := true
+			if v == nil {
+				v = scale(val, times)
+			} else {
+				v = combine(f.def, r.rule, v, scale(val, times))
+			}
+			if r.rule == usher.CombineOverride { // live is ordered weakest first
+				used = i == len(live)-1
+				if used {
+					r.sources = r.sources[:0]
+				}
+			}
+			if used {
+				r.sources = append(r.sources, g.id)
+			}
+			tr.source(g.id, w.describe(f, g.ent, times), used, "")
+		}
+	}
+	if v == nil {
+		r.dead = usher.NotEntitled
+		if add != nil {
+			tr.source("override:"+add.ID, w.describeOverride(f, add), false, "nothing live to add to")
+		}
+		return
+	}
+	if add != nil && (f.def.Type == usher.TypeInteger || f.def.Type == usher.TypeDecimal) {
+		v = &usher.Value{Int: satAdd(v.Int, *add.Add)}
+		r.sources = append(slices.Clip(r.sources), "override:"+add.ID)
+		tr.source("override:"+add.ID, w.describeOverride(f, add), true, add.Reason)
+	}
+	r.value = v
+}
+
+// combine applies a rule to two values (S04).
+func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Value {
+	switch rule {
+	case usher.CombineMax:
+		if y.Int > x.Int {
+			return y
+		}
+		return x
+	case usher.CombineMin:
+		if y.Int < x.Int {
+			return y
+		}
+		return x
+	case usher.CombineSum:
+		return &usher.Value{Int: satAdd(x.Int, y.Int)}
+	case usher.CombineUnion:
+		all := slices.Concat(x.List, y.List)
+		slices.Sort(all)
+		return &usher.Value{List: slices.Compact(all)}
+	}
+	return y
+}
+
+func scale(v *usher.Value, times int64) *usher.Value {
+	if times == 1 {
+		return v
+	}
+	return &usher.Value{Int: satMul(v.Int, times)}
+}
+
+// ruleAmounts lists the slots and caps of a feature that has amounts.
+func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.Override, grants []*usher.Grant, tr *trace) {
+	r.rule = usher.CombineSum
+	onChange := func(ent *usher.Entitlement) usher.OnChange {
+		if ent.OnChange != "" {
+			return ent.OnChange
+		}
+		return f.def.OnChange
+	}
+	var setLimit bool
+	if set != nil {
+		setLimit = set.Set.Limit != nil || set.Set.Unlimited
+	}
+	entitled := set != nil && setLimit
+	for _, g := range live {
+		entitled = true
+		if len(g.ent.Allowances) == 0 && f.def.Draws != nil {
+			r.draws = true
+		}
+		if !setLimit || len(g.ent.Allowances) == 0 {
+			r.sources = append(r.sources, g.id)
+		}
+		why := ""
+		if setLimit {
+			why = "its limit is replaced by override:" + set.ID
+		}
+		if tr != nil {
+			tr.source(g.id, w.describe(f, g.ent, g.times), !setLimit, why)
+		}
+		for _, a := range g.ent.Allowances {
+			r.slots = append(r.slots, slot{
+				id: g.id, kind: g.kind, unlimited: a.Unlimited, limit: satMul(a.Limit, g.times), overage: times(a.Overage, g.times),
+				rollover: timesRollover(a.Rollover, g.times), per: a.Per, anchor: a.Anchor, priority: a.Priority, began: g.began, onChange: onChange(g.ent),
+			})
+		}
+		for _, c := range g.ent.Caps {
+			r.caps = append(r.caps, capRule{g.id, c})
+		}
+	}
+	if set != nil {
+		w.applySet(r, set, setLimit)
+		if entitled {
+			r.sources = append(r.sources, "override:"+set.ID)
+		}
+		tr.source("override:"+set.ID, w.describeOverride(f, set), entitled, set.Reason)
+	}
+	if add != nil {
+		used := applyAdd(r.slots, *add.Add)
+		why := add.Reason
+		if !used {
+			why = "there is no limit to add to"
+		} else {
+			r.sources = append(r.sources, "override:"+add.ID)
+		}
+		tr.source("override:"+add.ID, w.describeOverride(f, add), used, why)
+	}
+	for _, g := range grants {
+		entitled = true
+		id := "grant:" + g.ID
+		r.sources = append(r.sources, id)
+		if tr != nil {
+			tr.source(id, w.amount(f, g.Amount)+" once", true, g.Reason)
+		}
+		r.slots = append(r.slots, slot{id: id, clock: id, kind: fromGrant, limit: g.Amount, priority: g.Priority,
+			paid: g.Kind == usher.Purchase, began: g.EffectiveAt.UnixMicro()})
+	}
+	if !entitled {
+		r.dead = usher.NotEntitled
+	}
+}
+
+// applySet replaces what an override names of plans' and add-ons' slots (S03).
+func (w *World) applySet(r *rules, o *usher.Override, setLimit bool) {
+	s := o.Set
+	if setLimit {
+		base := slot{per: usher.Period{Every: 1, Unit: usher.Lifetime}, priority: usher.DefaultPriority}
+		if len(r.slots) > 0 { // fields it does not name come from the plan's
+			base = r.slots[0]
+		}
+		base.id, base.kind, base.began = "override:"+o.ID, fromOverride, o.CreatedAt.UnixMicro()
+		base.unlimited, base.limit = s.Unlimited, 0
+		if s.Limit != nil {
+			base.limit = *s.Limit
+		}
+		r.slots = []slot{base}
+	}
+	for i := range r.slots {
+		p := &r.slots[i]
+		if s.Per != nil {
+			p.per, p.anchor = *s.Per, s.Anchor
+		} else if s.Anchor != "" {
+			p.anchor = s.Anchor
+		}
+		if s.Priority != nil {
+			p.priority = *s.Priority
+		}
+		if s.Overage != nil {
+			p.overage = *s.Overage
+		}
+		if s.Rollover != nil {
+			p.rollover = s.Rollover
+		}
+	}
+	if s.Caps != nil {
+		r.caps = nil
+		for _, c := range *s.Caps {
+			r.caps = append(r.caps, capRule{"override:" + o.ID, c})
+		}
+	}
+}
+
+// applyAdd raises the first limited slot, or lowers slots in order, none below 0.
+func applyAdd(slots []slot, n int64) bool {
+	done := false
+	for i := range slots {
+		if slots[i].unlimited {
+			continue
+		}
+		done = true
+		if n >= 0 {
+			slots[i].limit = satAdd(slots[i].limit, n)
+			return true
+		}
+		take := min(slots[i].limit, -n)
+		slots[i].limit -= take
+		n += take
+		if n == 0 {
+			return true
+		}
+	}
+	return done
+}
+
+// clockName is the name under which an allowance's buckets are kept: the same
+// for every allowance with the same period and anchor (S34).
+func clockName(p usher.Period, a usher.Anchor) string {
+	if a == "" || a == usher.AnchorSubscription || p.Unit == usher.Lifetime {
+		return p.String()
+	}
+	return p.String() + "/" + string(a)
+}
+
+// before is the burn order (S15): unlimited first; lower priority number;
+// soonest end; free before paid; rolled over before fresh; earlier start; id.
+func before(x, y *slot) int {
+	switch {
+	case x.unlimited != y.unlimited:
+		return btoi(y.unlimited) - btoi(x.unlimited)
+	case x.priority != y.priority:
+		return x.priority - y.priority
+	case x.end != y.end:
+		return cmp64(x.end, y.end)
+	case x.paid != y.paid:
+		return btoi(x.paid) - btoi(y.paid)
+	case x.rolled != y.rolled:
+		return btoi(y.rolled) - btoi(x.rolled)
+	case x.began != y.began:
+		return cmp64(x.began, y.began)
+	}
+	return strings.Compare(x.id, y.id)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func times(o usher.Overage, n int64) usher.Overage {
+	o.Max = satMul(o.Max, n)
+	return o
+}
+
+func timesRollover(r *usher.Rollover, n int64) *usher.Rollover {
+	if r == nil || n == 1 {
+		return r
+	}
+	return &usher.Rollover{Max: satMul(r.Max, n), Windows: r.Windows}
+}
+
+func cmp64(x, y int64) int {
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+// satAdd and satMul stay at the bounds of int64 instead of wrapping; limits are
+// checked for overflow where they are written, so this is a second fence (S24).
+func satAdd(x, y int64) int64 {
+	s := x + y
+	switch {
+	case x > 0 && y > 0 && s < 0:
+		return math.MaxInt64
+	case x < 0 && y < 0 && s >= 0:
+		return math.MinInt64
+	}
+	return s
+}
+
+func satMul(x, n int64) int64 {
+	if x == 0 || n == 0 {
+		return 0
+	}
+	if x > math.MaxInt64/n {
+		return math.MaxInt64
+	}
+	return x * n
+}
+
+func micro(t *time.Time, none int64) int64 {
+	if t == nil {
+		return none
+	}
+	return t.UnixMicro()
+}
+
+func grantEnd(g *usher.Grant) int64 {
+	return min(micro(g.ExpiresAt, maxMicro), micro(g.VoidedAt, maxMicro))
+}
+
+// order is a dead reason's place in S37.
+func order(r usher.Reason) int { return slices.Index(usher.Reasons, r) }
+
+func stamp(at int64) string { return time.UnixMicro(at).UTC().Format(time.RFC3339Nano) }

@@ -1,0 +1,212 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// Snapshot is all that decides for one customer at one revision: the world and
+// the use of it. Decide and Explain only read it; Take changes the clone that
+// the writer made.
+type Snapshot struct {
+	World    *World
+	Revision int64
+
+	use      map[string][]Bucket // by feature
+	openings map[BucketKey]int64
+	dirty    []BucketKey // changed by Take, in the order of the first change
+}
+
+// NewSnapshot joins a world with use: the buckets that Needs named, as far as
+// they exist, and the sums that its openings asked for.
+func NewSnapshot(w *World, revision int64, buckets []Bucket, openings map[BucketKey]int64) *Snapshot {
+	s := &Snapshot{World: w, Revision: revision, use: make(map[string][]Bucket), openings: openings}
+	for _, b := range buckets {
+		s.Put(b)
+	}
+	return s
+}
+
+// Clone returns a snapshot that Take may change without being seen through s.
+func (s *Snapshot) Clone() *Snapshot {
+	c := &Snapshot{World: s.World, Revision: s.Revision, use: make(map[string][]Bucket, len(s.use)), openings: s.openings}
+	for f, list := range s.use {
+		c.use[f] = append(make([]Bucket, 0, len(list)+2), list...)
+	}
+	return c
+}
+
+// Put adds or replaces one bucket of a snapshot that nobody else reads yet.
+func (s *Snapshot) Put(b Bucket) {
+	list := s.use[b.Feature]
+	if i := find(list, b.Clock, b.Start); i >= 0 {
+		list[i] = b
+		return
+	}
+	s.use[b.Feature] = append(list, b)
+}
+
+// Bucket returns one bucket and whether it exists.
+func (s *Snapshot) Bucket(k BucketKey) (Bucket, bool) {
+	list := s.use[k.Feature]
+	if i := find(list, k.Clock, k.Start); i >= 0 {
+		return list[i], true
+	}
+	return Bucket{BucketKey: k}, false
+}
+
+// Dirty returns the buckets that Take changed since the clone was made.
+func (s *Snapshot) Dirty() []Bucket {
+	out := make([]Bucket, 0, len(s.dirty))
+	for _, k := range s.dirty {
+		b, _ := s.Bucket(k)
+		out = append(out, b)
+	}
+	return out
+}
+
+// Prune drops buckets that ended before t and that no decision from then on
+// reads, so that a long-lived snapshot stays small.
+func (s *Snapshot) Prune(t time.Time) {
+	at := t.UnixMicro()
+	for f, list := range s.use {
+		if len(list) < 24 {
+			continue
+		}
+		keep := map[BucketKey]bool{}
+		if ft := s.World.features[f]; ft != nil {
+			for _, k := range s.World.needs(ft, at, nil) {
+				keep[k] = true
+			}
+		}
+		kept := list[:0:0]
+		newest := map[string]int64{}
+		for _, b := range list {
+			newest[b.Clock] = max(newest[b.Clock], b.Start)
+		}
+		for _, b := range list {
+			if b.End > at || keep[b.BucketKey] || newest[b.Clock] == b.Start && b.Clock[0] != 'c' {
+				kept = append(kept, b)
+			}
+		}
+		s.use[f] = kept
+	}
+}
+
+func find(list []Bucket, clock string, start int64) int {
+	for i := range list {
+		if b := &list[i]; b.Start == start && b.Clock == clock {
+			return i
+		}
+	}
+	return -1
+}
+
+// latest is the newest bucket of a clock that began at or before at, or -1.
+func latest(list []Bucket, clock string, at int64) int {
+	best := -1
+	for i := range list {
+		if b := &list[i]; b.Clock == clock && b.Start <= at && (best < 0 || b.Start > list[best].Start) {
+			best = i
+		}
+	}
+	return best
+}
+
+// Needs names the buckets and sums that decisions at t read: of one feature and
+// its pool, or of all where feature is "". A key stands for the bucket of its
+// feature and clock with the latest start not after the key's.
+func (w *World) Needs(feature string, t time.Time) (keys []BucketKey, openings []Opening) {
+	at := t.UnixMicro()
+	if feature != "" {
+		f := w.features[feature]
+		if f == nil {
+			return nil, nil
+		}
+		keys = w.needs(f, at, &openings)
+		if f.pool != nil {
+			keys = append(keys, w.needs(f.pool, at, &openings)...)
+		}
+		return keys, openings
+	}
+	for _, k := range w.Features() {
+		keys = append(keys, w.needs(w.features[k], at, &openings)...)
+	}
+	return keys, openings
+}
+
+func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
+	if !f.def.Kind.Counts() || w.customer == nil {
+		return nil
+	}
+	fr := w.frameAt(f, at)
+	var keys []BucketKey
+	open := func(o *Opening) {
+		if o != nil && openings != nil {
+			*openings = append(*openings, *o)
+		}
+	}
+	for i := range fr.rows {
+		r := &fr.rows[i]
+		k := r.key
+		if r.firstUse {
+			k.Start = at
+		}
+		keys = append(keys, k)
+		if r.carry != nil {
+			keys = append(keys, *r.carry)
+		}
+		if r.roll != nil {
+			keys = append(keys, r.roll.source)
+			if r.roll.sourceCarry != nil {
+				keys = append(keys, *r.roll.sourceCarry)
+			}
+		}
+		open(r.opening)
+	}
+	if len(fr.rows) > 0 && bookkeeper(fr) < 0 {
+		keys = append(keys, BucketKey{f.def.Key, ClockNone, 0})
+	}
+	if f.pool != nil {
+		keys = append(keys, BucketKey{f.def.Key, ClockDrawn, 0})
+	}
+	for i := range fr.caps {
+		c := &fr.caps[i]
+		if c.cap.Sliding {
+			length, step := slidingSpan(c.cap.Per)
+			for start := c.key.Start - length; start <= c.key.Start; start += step {
+				keys = append(keys, BucketKey{c.key.Feature, c.key.Clock, start})
+			}
+			continue
+		}
+		keys = append(keys, c.key)
+		open(c.opening)
+	}
+	return keys
+}
+
+// Key is the name under which NewSnapshot expects an opening's sum.
+func (o Opening) Key() BucketKey { return BucketKey{o.Feature, o.Clock, o.Start} }
+
+// Gauges returns the window that a gauge's value at t counts in.
+func (w *World) Gauges(feature string, t time.Time) (window usher.Window, ok bool) {
+	f := w.features[feature]
+	if f == nil {
+		return usher.Window{}, false
+	}
+	fr := w.frameAt(f, t.UnixMicro())
+	return fr.rows[0].window.window(), true
+}
+
+// window is the span as times; both zero without bounds.
+func (s span) window() usher.Window {
+	var w usher.Window
+	if s.start > 0 {
+		w.Start = time.UnixMicro(s.start).UTC()
+	}
+	if s.end != maxMicro {
+		w.End = time.UnixMicro(s.end).UTC()
+	}
+	return w
+}

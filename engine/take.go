@@ -1,0 +1,292 @@
+package engine
+
+import (
+	"math"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// OpKind says what an operation does.
+type OpKind uint8
+
+// The kinds of operations.
+const (
+	Consume OpKind = iota // decide, then take all or nothing (S12)
+	Record                // use that has happened: always booked (S14)
+	Level                 // a gauge's value: last, max, or one more distinct value (S33)
+)
+
+// Op is one change of use.
+type Op struct {
+	Kind     OpKind
+	Customer string // echoed in the decision
+	Feature  string
+	Amount   int64 // smallest units; of a Level, the value (for unique: 1 if it is new in the window, else 0)
+}
+
+// Entry is one posting of the ledger: Amount of Feature went to a bucket under
+// the name of an allowance. The entries of a take add up to its amount, and each
+// pool's to its draw.
+type Entry struct {
+	Bucket    BucketKey
+	Allowance string // "plan:pro@1", "overage:plan:pro@1", EntryExcess, EntryDrawn
+	Amount    int64
+}
+
+// The names of entries that no allowance holds.
+const (
+	EntryExcess = "excess" // beyond what anything permits (S14)
+	EntryDrawn  = "drawn"  // paid for by a pool's credits (S25)
+)
+
+// ClockDrawn is the clock under which use that credits paid for is counted.
+const ClockDrawn = "drawn"
+
+// Effect is what a take did.
+type Effect struct {
+	Decision usher.Decision
+	Entries  []Entry
+	Overflow bool // it could not be booked: use would pass int64 (S24)
+}
+
+// Take applies an operation to a clone of a snapshot at an instant and says
+// what it did (S12-S15, S20, S21, S25). A denied Consume changes nothing. The
+// decision is the one after the take.
+func Take(s *Snapshot, op Op, at time.Time) Effect {
+	q := Query{Customer: op.Customer, Feature: op.Feature, Amount: op.Amount, Buf: new(Buf)}
+	f := s.World.features[op.Feature]
+	if f == nil || s.World.customer == nil || !f.def.Kind.Counts() {
+		d := Decide(s, q, at)
+		d.Taken = op.Kind == Consume
+		return Effect{Decision: d}
+	}
+	now := at.UnixMicro()
+	fr := s.World.frameAt(f, now)
+	buf := q.Buf
+	buf.rows = s.resolve(buf.rows[:0], f, fr, now)
+	if op.Kind == Level {
+		return s.level(f, fr, buf, op, now)
+	}
+	v := s.judge(f, fr, buf, op.Amount, now)
+	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Type: f.def.Type,
+		Precision: f.def.Precision, Revision: s.Revision, Taken: op.Kind == Consume}}
+	if op.Kind == Consume && !v.allowed {
+		s.answer(&e.Decision, f, fr, buf, now, v)
+		return e
+	}
+	if !s.fits(f, fr, buf, op.Amount, now) {
+		e.Overflow = true
+		v.allowed, v.reason = false, usher.LimitReached
+		s.answer(&e.Decision, f, fr, buf, now, v)
+		return e
+	}
+	s.book(f, fr, buf, v, op.Amount, now, &e)
+	buf.rows = s.resolve(buf.rows[:0], f, fr, now)
+	if v.poolFrame != nil && v.poolFrame.dead == "" {
+		buf.pool = s.resolve(buf.pool[:0], f.pool, v.poolFrame, now)
+	}
+	s.answer(&e.Decision, f, fr, buf, now, v)
+	e.Decision.Consumed = op.Amount
+	for _, en := range e.Entries {
+		if en.Allowance == EntryExcess || en.Allowance == EntryDrawn {
+			continue
+		}
+		d := usher.Deduction{Allowance: en.Allowance, Amount: en.Amount}
+		if en.Bucket.Feature != op.Feature {
+			d.Feature, d.Precision = en.Bucket.Feature, f.pool.def.Precision
+		}
+		e.Decision.Deductions = append(e.Decision.Deductions, d)
+	}
+	return e
+}
+
+// fits reports whether every bucket can count amount more.
+func (s *Snapshot) fits(f *feature, fr *frame, buf *Buf, amount, at int64) bool {
+	for i := range buf.rows {
+		if n := &buf.rows[i]; satAdd(n.used, n.reserved) > math.MaxInt64-amount {
+			return false
+		}
+	}
+	for i := range fr.caps {
+		if used, _ := s.capUse(f, &fr.caps[i], at); used > math.MaxInt64-amount {
+			return false
+		}
+	}
+	return f.pool == nil || mulFits(amount, f.def.Draws.Rate)
+}
+
+// book takes amount as the verdict divides it.
+func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, amount, at int64, e *Effect) {
+	s.burn(f, fr, buf.rows, v.own, v.over, at, e)
+	if drawn := v.pool + v.poolOver; drawn > 0 {
+		rate := f.def.Draws.Rate
+		s.burn(f.pool, v.poolFrame, buf.pool, v.pool*rate, v.poolOver*rate, at, e)
+		for i := range v.poolFrame.caps {
+			s.count(f.pool, &v.poolFrame.caps[i], drawn*rate, at)
+		}
+		key := BucketKey{f.def.Key, ClockDrawn, 0}
+		b, _ := s.Bucket(key)
+		b.End, b.Unlimited = maxMicro, true
+		b.Used += drawn
+		s.write(b)
+		e.Entries = append(e.Entries, Entry{key, EntryDrawn, drawn})
+	}
+	if v.beyond > 0 {
+		i := bookkeeper(fr)
+		key := s.post(f, fr, buf.rows, i, v.beyond, at)
+		e.Entries = append(e.Entries, Entry{key, EntryExcess, v.beyond})
+	}
+	for i := range fr.caps {
+		s.count(f, &fr.caps[i], amount, at)
+	}
+}
+
+// bookkeeper is the row that excess is booked to: the last in burn order that
+// is no grant and no rollover, so that a raised limit covers it and a later
+// grant does not (S14, S19). A frame of grants alone books it to ClockNone: -1.
+func bookkeeper(fr *frame) int {
+	for i := len(fr.rows) - 1; i >= 0; i-- {
+		if r := &fr.rows[i]; !r.grant && r.roll == nil {
+			return i
+		}
+	}
+	return -1
+}
+
+// burn takes included amounts and then overage, each in burn order (S15).
+func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, at int64, e *Effect) {
+	add := func(i int, id string, n int64) {
+		key := s.post(f, fr, rows, i, n, at)
+		e.Entries = append(e.Entries, Entry{key, id, n})
+	}
+	for i := range fr.burn {
+		if included == 0 {
+			break
+		}
+		p := &fr.burn[i]
+		n := &rows[p.row]
+		if p.unlim {
+			add(p.row, p.id, included)
+			included = 0
+			break
+		}
+		limit := p.limit
+		if fr.rows[p.row].roll != nil {
+			limit = n.limit
+		}
+		held := satAdd(n.used, n.reserved)
+		left := limit - min(max(held-p.offset, 0), limit)
+		if take := min(left, included); take > 0 {
+			add(p.row, p.id, take)
+			included -= take
+		}
+	}
+	for i := range fr.burn {
+		if over == 0 {
+			break
+		}
+		p := &fr.burn[i]
+		n := &rows[p.row]
+		room := p.overage.Max
+		if p.overage.Unlimited {
+			room = math.MaxInt64
+		}
+		beyond := max(satAdd(n.used, n.reserved)-n.limit, 0)
+		room -= min(max(beyond-p.overOff, 0), room)
+		if take := min(room, over); take > 0 {
+			add(p.row, "overage:"+p.id, take)
+			over -= take
+		}
+	}
+}
+
+// post adds n to a row's bucket and its figures, and returns the bucket's key.
+func (s *Snapshot) post(f *feature, fr *frame, rows []numbers, i int, n, at int64) BucketKey {
+	if i < 0 {
+		key := BucketKey{f.def.Key, ClockNone, 0}
+		b, _ := s.Bucket(key)
+		b.End = maxMicro
+		b.Used += n
+		b.Excess += n
+		s.write(b)
+		return key
+	}
+	r, num := &fr.rows[i], &rows[i]
+	num.used += n
+	num.settle(r.overage)
+	b := s.bucketOf(f, r, num, at)
+	b.Used += n
+	s.write(b)
+	return b.BucketKey
+}
+
+// bucketOf is a row's bucket with the figures that follow from its numbers.
+func (s *Snapshot) bucketOf(f *feature, r *row, n *numbers, at int64) Bucket {
+	key := BucketKey{f.def.Key, r.key.Clock, n.start}
+	b, _ := s.Bucket(key)
+	b.End = n.window.end
+	if r.firstUse && n.window.end == 0 {
+		n.window = span{n.start, addPeriod(n.start, r.per, s.World, at)}
+		b.End = n.window.end
+	}
+	b.Unlimited, b.Limit, b.Opening = n.unlimited, n.limit, n.opening
+	b.Overage, b.Excess = n.overage, n.excess
+	if n.unlimited {
+		b.Limit, b.Overage, b.Excess = 0, 0, 0
+	}
+	return b
+}
+
+// count adds n to a cap's window.
+func (s *Snapshot) count(f *feature, c *capRow, n, at int64) {
+	b, _ := s.Bucket(c.key)
+	b.End, b.Unlimited = c.window.end, true // counts only; the cap is judged before the take
+	b.Used = satAdd(b.Used, n)
+	s.write(b)
+}
+
+func (s *Snapshot) write(b Bucket) {
+	s.Put(b)
+	for _, k := range s.dirty {
+		if k == b.BucketKey {
+			return
+		}
+	}
+	s.dirty = append(s.dirty, b.BucketKey)
+}
+
+// level sets a gauge: last and max to a value, unique one up.
+func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effect {
+	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Precision: f.def.Precision, Revision: s.Revision}}
+	i := max(bookkeeper(fr), 0)
+	r, n := &fr.rows[i], &buf.rows[i]
+	key := BucketKey{f.def.Key, r.key.Clock, n.start}
+	stored, exists := s.Bucket(key)
+	used := stored.Used
+	switch f.gauge {
+	case usher.Last:
+		if exists && at < stored.At {
+			return e // an older value: the newer one stays; ties go to the later arrival (S17)
+		}
+		used = op.Amount
+	case usher.Max:
+		used = max(used, op.Amount)
+	case usher.Unique:
+		used += op.Amount
+	}
+	n.used = used
+	n.settle(r.overage)
+	b := s.bucketOf(f, r, n, at)
+	b.Used, b.At = used, max(at, stored.At)
+	s.write(b)
+	e.Entries = []Entry{{key, r.entryName(), op.Amount}}
+	return e
+}
+
+func (r *row) entryName() string {
+	if len(r.ids) == 0 {
+		return EntryExcess
+	}
+	return r.ids[0]
+}

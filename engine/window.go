@@ -1,0 +1,100 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/calendar"
+)
+
+// span is a window in microseconds: [start, end).
+type span struct{ start, end int64 }
+
+var forever = span{0, maxMicro}
+
+// tick is one anchor and zone of the customer, in force over [from, until).
+type tick struct {
+	from, until int64
+	anchor      time.Time
+	zone        *time.Location
+}
+
+// raw is the window of a clock by one tick alone.
+func (k *tick) raw(p usher.Period, a usher.Anchor, at int64) span {
+	anchor := k.anchor
+	if a == usher.AnchorCalendar {
+		anchor = calendar.Origin(p, k.zone)
+	}
+	w, _ := calendar.At(p, anchor, k.zone, time.UnixMicro(at))
+	return span{w.Start.UnixMicro(), w.End.UnixMicro()}
+}
+
+// windowAt is the window of a clock that contains at. A new anchor or zone cuts
+// the open window that it moves, and only that one (S18). cut is the start of
+// the window that was cut where this one begins, or 0.
+func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut int64) {
+	if p.Unit == usher.Lifetime {
+		return forever, 0
+	}
+	i := len(w.ticks) - 1
+	for i > 0 && w.ticks[i].from > at {
+		i--
+	}
+	s = w.ticks[i].raw(p, a, at)
+	for j := i; j > 0 && s.start < w.ticks[j].from; j-- {
+		from := w.ticks[j].from
+		old := w.ticks[j-1].raw(p, a, from)
+		if old.end == s.end {
+			s.start = old.start // its boundary does not move: nothing is cut
+			continue
+		}
+		s.start = from
+		if old.start < from {
+			before, _ := w.windowAt(p, a, from-1)
+			cut = before.start
+		}
+		break
+	}
+	for j := i + 1; j < len(w.ticks) && s.end > w.ticks[j].from; j++ {
+		if next := w.ticks[j].raw(p, a, w.ticks[j].from); next.end != s.end {
+			s.end = w.ticks[j].from
+			break
+		}
+	}
+	return s, cut
+}
+
+// addPeriod is the end of a window that begins at start and has no anchor but
+// its own beginning.
+func addPeriod(start int64, p usher.Period, w *World, at int64) int64 {
+	t := time.UnixMicro(start).UTC()
+	win, ok := calendar.At(p, t, w.Zone(time.UnixMicro(at)), t)
+	if !ok {
+		return maxMicro
+	}
+	return win.End.UnixMicro()
+}
+
+// sliding caps count in steps of a sixtieth of their span. A step that lies
+// partly outside the span counts whole, so the cap is never exceeded.
+func slidingSpan(p usher.Period) (length, step int64) {
+	length = minuteµs * int64(p.Every)
+	switch p.Unit {
+	case usher.Hour:
+		length *= 60
+	case usher.Day:
+		length *= 24 * 60
+	}
+	return length, length / 60
+}
+
+// slidingUse sums a sliding cap's steps that reach into the span before at.
+func slidingUse(list []Bucket, c *capRow, at int64) (used int64) {
+	length, step := slidingSpan(c.cap.Per)
+	for i := range list {
+		if b := &list[i]; b.Clock == c.key.Clock && b.Start > at-length-step && b.Start <= at {
+			used = satAdd(used, satAdd(b.Used, b.Reserved))
+		}
+	}
+	return used
+}
