@@ -1,0 +1,35 @@
+# usher: one Go module, no cgo. `make` says what there is.
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help build run test check bench fuzz
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+build: ## bin/usher
+	CGO_ENABLED=0 go build -trimpath -o bin/usher ./cmd/usher
+
+run: build ## a server with a demo company, and what to try on it
+	bin/usher demo
+
+test: ## every test
+	go test ./...
+
+check: ## formatting, vet, staticcheck
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
+	go vet ./...
+	@if go run $(STATICCHECK) -version >/dev/null 2>&1; then \
+		echo "go run $(STATICCHECK) ./..."; go run $(STATICCHECK) ./...; \
+	else \
+		echo "SKIPPED: $(STATICCHECK) cannot be fetched or built here"; \
+	fi
+
+bench: ## the benchmarks that README.md quotes
+	go test -run '^$$' -bench 'B1|B2|At$$' -benchmem ./engine ./internal/calendar ./internal/api
+
+fuzz: ## 20 s for each fuzz target
+	@set -e; grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file line name; do \
+		name=$${name#func }; echo "$$(dirname $$file) $$name"; \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 20s "$$(dirname $$file)"; \
+	done
