@@ -67,18 +67,16 @@ func appendQuantity(b []byte, n int64, precision int) []byte {
 	}
 	var text [20]byte
 	d := strconv.AppendUint(text[:0], u, 10)
-	for i := len(d); i <= precision; i++ {
-		b = append(b, '0')
-		if i == precision {
-			b = append(b, '.')
+	if len(d) <= precision {
+		b = append(b, '0', '.')
+		for i := len(d); i < precision; i++ {
+			b = append(b, '0')
 		}
+		return append(b, d...)
 	}
-	if k := len(d) - precision; k > 0 {
-		b = append(b, d[:k]...)
-		b = append(b, '.')
-		d = d[k:]
-	}
-	return append(b, d...)
+	k := len(d) - precision
+	b = append(append(b, d[:k]...), '.')
+	return append(b, d[k:]...)
 }
 
 // Number is a decimal number kept as its text until the feature's precision is
