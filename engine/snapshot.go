@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -36,6 +37,21 @@ func (s *Snapshot) Clone() *Snapshot {
 	}
 	return c
 }
+
+// Open adds sums that windows open with, for instants that the snapshot was not
+// loaded for. Only a clone that nobody else reads may be opened.
+func (s *Snapshot) Open(sums map[BucketKey]int64) {
+	if len(sums) == 0 {
+		return
+	}
+	all := make(map[BucketKey]int64, len(s.openings)+len(sums))
+	maps.Copy(all, s.openings)
+	maps.Copy(all, sums)
+	s.openings = all
+}
+
+// Has reports whether the bucket is in memory.
+func (s *Snapshot) Has(k BucketKey) bool { return find(s.use[k.Feature], k.Clock, k.Start) >= 0 }
 
 // Put adds or replaces one bucket of a snapshot that nobody else reads yet.
 func (s *Snapshot) Put(b Bucket) {

@@ -135,17 +135,16 @@ func Amount(f *usher.Feature, n usher.Number) (int64, error) {
 }
 
 // unanswered is the answer where the state cannot be read: what the feature's
-// fail policy says, marked as degraded, never a made-up yes for a feature that
-// fails closed.
+// fail policy says, marked as degraded.
 func (s *Service) unanswered(env usher.Environment, q CheckQuery, err error) (usher.Decision, error) {
 	if usher.ErrorCode(err) != usher.Unavailable {
 		return usher.Decision{}, err
 	}
 	f := s.live.Book(env).Features[q.Feature]
-	if f == nil || f.Fail != usher.FailOpen {
+	if f == nil {
 		return usher.Decision{}, err
 	}
-	return usher.Decision{Allowed: true, Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature, Kind: f.Kind,
+	return usher.Decision{Allowed: f.Fail == usher.FailOpen, Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature, Kind: f.Kind,
 		Precision: f.Precision, Type: f.Type, Degraded: true, Revision: s.live.Revision(env)}, nil
 }
 
