@@ -205,16 +205,6 @@ func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 // Key is the name under which NewSnapshot expects an opening's sum.
 func (o Opening) Key() BucketKey { return BucketKey{o.Feature, o.Clock, o.Start} }
 
-// Gauges returns the window that a gauge's value at t counts in.
-func (w *World) Gauges(feature string, t time.Time) (window usher.Window, ok bool) {
-	f := w.features[feature]
-	if f == nil {
-		return usher.Window{}, false
-	}
-	fr := w.frameAt(f, t.UnixMicro())
-	return fr.rows[0].window.window(), true
-}
-
 // window is the span as times; both zero without bounds.
 func (s span) window() usher.Window {
 	var w usher.Window

@@ -290,3 +290,25 @@ func (r *row) entryName() string {
 	}
 	return r.ids[0]
 }
+
+// Fits reports whether an amount can still be counted for a feature at an
+// instant (S24).
+func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
+	f := s.World.features[feature]
+	if f == nil {
+		return true
+	}
+	now := at.UnixMicro()
+	fr := s.World.frameAt(f, now)
+	buf := &Buf{}
+	buf.rows = s.resolve(nil, f, fr, now)
+	return s.fits(f, fr, buf, amount, now)
+}
+
+// GaugeWindow is the window in µs that a gauge's value at an instant counts in.
+func GaugeWindow(s *Snapshot, feature string, at time.Time) (from, until int64) {
+	f := s.World.features[feature]
+	fr := s.World.frameAt(f, at.UnixMicro())
+	w := fr.rows[max(bookkeeper(fr), 0)].window
+	return w.start, w.end
+}

@@ -18,6 +18,9 @@ type RollupRow struct {
 	At     time.Time // event time of a gauge's value
 }
 
+const useByClock = `SELECT clock, CAST(sum(used) AS BIGINT) FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3
+	AND minute_at >= $4 AND minute_at < $5 GROUP BY clock`
+
 // UseByClock sums the use in minutes that start in [from, until), per clock.
 func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
 	type row struct {
@@ -26,8 +29,7 @@ func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, f
 	}
 	// The sum of bigints is numeric on PostgreSQL.
 	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.clock, &v.used) },
-		`SELECT clock, CAST(sum(used) AS BIGINT) FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3
-		AND minute_at >= $4 AND minute_at < $5 GROUP BY clock`, customer, string(env), feature, micros(from), micros(until))
+		useByClock, customer, string(env), feature, micros(from), micros(until))
 	if err != nil {
 		return nil, err
 	}

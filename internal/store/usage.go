@@ -1,0 +1,434 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+)
+
+// UsageTx is one batch of usage: what Usage's function reads, under locks, and
+// what it writes. It is valid only inside that function.
+type UsageTx struct {
+	db  *DB
+	tx  *sql.Tx
+	ctx context.Context
+}
+
+// Usage runs fn in one transaction and commits what it wrote (S12). Where the
+// database asks for it, fn runs again from the start, so it must keep no state
+// of an earlier run. An error of fn rolls back and is returned as it is.
+func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) error {
+	return db.tx(ctx, func(tx *sql.Tx) error { return fn(&UsageTx{db, tx, ctx}) })
+}
+
+// Holder is one customer of one environment.
+type Holder struct {
+	Env      usher.Environment
+	Customer string
+}
+
+// Head is where a customer and its environment's catalogue stand. The zero Head
+// is a customer that does not exist.
+type Head struct {
+	Revision        int64 // of the customer's newest change
+	CatalogRevision int64
+	Deleted         bool
+}
+
+// Lock locks the customers' use against other nodes until the batch ends, in an
+// order that is the same everywhere, and reads where they stand.
+func (u *UsageTx) Lock(holders []Holder) (map[Holder]Head, error) {
+	holders = slices.Clone(holders)
+	slices.SortFunc(holders, func(x, y Holder) int {
+		if c := strings.Compare(string(x.Env), string(y.Env)); c != 0 {
+			return c
+		}
+		return strings.Compare(x.Customer, y.Customer)
+	})
+	lock := ""
+	if u.db.dialect == Postgres {
+		lock = " FOR UPDATE"
+	}
+	heads := make(map[Holder]Head, len(holders))
+	for part := range slices.Chunk(holders, 256) {
+		args := make([]any, 0, 2*len(part))
+		for _, h := range part {
+			args = append(args, string(h.Env), h.Customer)
+		}
+		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN (VALUES `+values(len(part), 2, 1)+`) ORDER BY env, id`+lock, args...)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var env, id string
+			var h Head
+			var deleted int64
+			if err := rows.Scan(&env, &id, &h.Revision, &deleted); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			h.Deleted = deleted != 0
+			heads[Holder{usher.Environment(env), id}] = h
+		}
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+	}
+	// After the locks: a catalogue that was applied before is seen.
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT env, catalog_revision FROM environment`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var env string
+		var revision int64
+		if err := rows.Scan(&env, &revision); err != nil {
+			return nil, err
+		}
+		for _, h := range holders {
+			if string(h.Env) == env {
+				head := heads[h]
+				head.CatalogRevision = revision
+				heads[h] = head
+			}
+		}
+	}
+	return heads, rows.Err()
+}
+
+// Buckets reads as LoadBuckets does, in the transaction.
+func (u *UsageTx) Buckets(env usher.Environment, customer string, keys []engine.BucketKey) ([]engine.Bucket, error) {
+	var all []engine.Bucket
+	for part := range slices.Chunk(keys, keysAtOnce) {
+		args := []any{customer, string(env)}
+		for _, k := range part {
+			args = append(args, k.Feature, k.Clock, k.Start)
+		}
+		rows, err := u.tx.QueryContext(u.ctx, latestBuckets(len(part)), args...)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var b engine.Bucket
+			if err := scanBucket(rows, &b); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			all = append(all, b)
+		}
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// UseByClock reads as DB.UseByClock does, in the transaction.
+func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
+	rows, err := u.tx.QueryContext(ctx, useByClock, customer, string(env), feature, micros(from), micros(until))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	sums := map[string]int64{}
+	for rows.Next() {
+		var clock string
+		var used int64
+		if err := rows.Scan(&clock, &used); err != nil {
+			return nil, err
+		}
+		sums[clock] = used
+	}
+	return sums, rows.Err()
+}
+
+// Op is one take as it is kept: idempotency record and ledger in one (S13).
+type Op struct {
+	Env      usher.Environment
+	Key      string
+	Route    string
+	BodyHash []byte
+	Customer string
+	Feature  string
+	At       time.Time
+	Amount   int64
+	Answer   []byte
+}
+
+// InsertOps stores takes, sorted by key so that nodes cannot deadlock, and
+// returns how many were new: fewer than given means that some key has an answer
+// already, and the batch must be rolled back.
+func (u *UsageTx) InsertOps(ops []Op) (int64, error) {
+	slices.SortFunc(ops, func(x, y Op) int {
+		if c := strings.Compare(x.Key, y.Key); c != 0 {
+			return c
+		}
+		return strings.Compare(string(x.Env), string(y.Env))
+	})
+	var n int64
+	for part := range slices.Chunk(ops, 256) {
+		args := make([]any, 0, 9*len(part))
+		for i := range part {
+			o := &part[i]
+			args = append(args, o.Key, string(o.Env), o.Route, o.BodyHash, o.Customer, o.Feature, micros(o.At), o.Amount, o.Answer)
+		}
+		k, err := exec(u.ctx, u.tx, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES `+
+			values(len(part), 9, 1)+` ON CONFLICT (key, env) DO NOTHING`, args...)
+		if err != nil {
+			return 0, err
+		}
+		n += k
+	}
+	return n, nil
+}
+
+// OpKey names a stored take.
+type OpKey struct {
+	Env usher.Environment
+	Key string
+}
+
+// Ops reads the stored takes of keys; those without one are left out. Answers
+// of management calls under the same key are among them.
+func (db *DB) Ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
+	found := map[OpKey]Op{}
+	for part := range slices.Chunk(keys, 256) {
+		args := make([]any, 0, 2*len(part))
+		for _, k := range part {
+			args = append(args, k.Key, string(k.Env))
+		}
+		rows, err := db.w.QueryContext(ctx, `SELECT env, key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE (key, env) IN (VALUES `+values(len(part), 2, 1)+`)`, args...)
+		if err != nil {
+			return nil, db.fault(err)
+		}
+		for rows.Next() {
+			var o Op
+			var env string
+			var at int64
+			if err := rows.Scan(&env, &o.Key, &o.Route, &o.BodyHash, &o.Customer, &o.Feature, &at, &o.Amount, &o.Answer); err != nil {
+				rows.Close()
+				return nil, db.fault(err)
+			}
+			o.Env, o.At = usher.Environment(env), fromMicros(at)
+			found[OpKey{o.Env, o.Key}] = o
+		}
+		if err := rows.Err(); err != nil {
+			return nil, db.fault(err)
+		}
+	}
+	return found, nil
+}
+
+// EventRow is one event as it is kept.
+type EventRow struct {
+	Env        usher.Environment
+	ID, Source string
+	Customer   string
+	Type       string
+	At         time.Time
+	ReceivedAt time.Time
+	Hash       []byte
+	Data       string
+	Entries    []byte
+}
+
+// EventKey names an event of an environment for good (S17).
+type EventKey struct {
+	Env        usher.Environment
+	ID, Source string
+}
+
+// EventHashes reads the content hashes of the events that are stored already.
+func (u *UsageTx) EventHashes(keys []EventKey) (map[EventKey][]byte, error) {
+	found := map[EventKey][]byte{}
+	for part := range slices.Chunk(keys, 256) {
+		args := make([]any, 0, 3*len(part))
+		for _, k := range part {
+			args = append(args, k.ID, k.Source, string(k.Env))
+		}
+		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, source, hash FROM event WHERE (id, source, env) IN (VALUES `+values(len(part), 3, 1)+`)`, args...)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var k EventKey
+			var env string
+			var hash []byte
+			if err := rows.Scan(&env, &k.ID, &k.Source, &hash); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			k.Env = usher.Environment(env)
+			found[k] = hash
+		}
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// InsertEvents stores events and returns how many were new; fewer than given
+// means that another node stored one of them, and the batch must be run again.
+func (u *UsageTx) InsertEvents(events []EventRow) (int64, error) {
+	slices.SortFunc(events, func(x, y EventRow) int {
+		if c := strings.Compare(x.ID, y.ID); c != 0 {
+			return c
+		}
+		if c := strings.Compare(x.Source, y.Source); c != 0 {
+			return c
+		}
+		return strings.Compare(string(x.Env), string(y.Env))
+	})
+	var n int64
+	for part := range slices.Chunk(events, 256) {
+		args := make([]any, 0, 10*len(part))
+		for i := range part {
+			e := &part[i]
+			args = append(args, e.ID, e.Source, string(e.Env), e.Customer, e.Type, micros(e.At), micros(e.ReceivedAt), e.Hash, e.Data, e.Entries)
+		}
+		k, err := exec(u.ctx, u.tx, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries) VALUES `+
+			values(len(part), 10, 1)+` ON CONFLICT (id, source, env) DO NOTHING`, args...)
+		if err != nil {
+			return 0, err
+		}
+		n += k
+	}
+	return n, nil
+}
+
+// PutBuckets writes a customer's buckets as they are now.
+func (u *UsageTx) PutBuckets(h Holder, buckets []engine.Bucket) error {
+	for part := range slices.Chunk(buckets, 256) {
+		args := make([]any, 0, 14*len(part))
+		for _, b := range part {
+			unlimited := 0
+			if b.Unlimited {
+				unlimited = 1
+			}
+			args = append(args, h.Customer, string(h.Env), b.Feature, b.Clock, b.Start, b.End, unlimited, b.Limit, b.Opening, b.Used, b.Reserved, b.Overage, b.Excess, b.At)
+		}
+		_, err := exec(u.ctx, u.tx, `INSERT INTO bucket (customer, env, `+bucketColumns+`) VALUES `+values(len(part), 14, 1)+`
+			ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited, lim = excluded.lim,
+			opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage, excess = excluded.excess, at = excluded.at`, args...)
+		if err != nil {
+			return fmt.Errorf("buckets of %s: %w", h.Customer, err)
+		}
+	}
+	return nil
+}
+
+// Merge says what becomes of a minute that has a rollup already.
+type Merge string
+
+// The merges: totals add up, max keeps the greater, last the later.
+const (
+	MergeAdd  Merge = "add"
+	MergeMax  Merge = "max"
+	MergeLast Merge = "last"
+)
+
+var mergeSQL = map[Merge]string{
+	MergeAdd:  `used = T.used + excluded.used`,
+	MergeMax:  `used = CASE WHEN excluded.used > T.used THEN excluded.used ELSE T.used END`,
+	MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
+}
+
+// RollupKey names one minute of use.
+type RollupKey struct {
+	Holder
+	Feature   string
+	Dimension string // "": by clock
+	Value     string // the clock, or the dimension's value
+	Minute    int64  // its start in µs
+}
+
+// RollupValue is what is merged into a minute.
+type RollupValue struct {
+	Used int64
+	At   int64 // event time of a gauge's value in µs; else 0
+}
+
+// PutRollups merges minutes, each key once.
+func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
+	keys := make([]RollupKey, 0, len(rollups))
+	for k := range rollups {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(x, y RollupKey) int {
+		for _, c := range []int{strings.Compare(x.Dimension, y.Dimension), strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
+			strings.Compare(x.Feature, y.Feature), int(min(max(x.Minute-y.Minute, -1), 1)), strings.Compare(x.Value, y.Value)} {
+			if c != 0 {
+				return c
+			}
+		}
+		return 0
+	})
+	byClock := keys
+	if i := slices.IndexFunc(keys, func(k RollupKey) bool { return k.Dimension != "" }); i >= 0 {
+		byClock = keys[:i]
+	}
+	for part := range slices.Chunk(byClock, 256) {
+		args := make([]any, 0, 7*len(part))
+		for _, k := range part {
+			args = append(args, k.Customer, string(k.Env), k.Feature, k.Minute, k.Value, rollups[k].Used, rollups[k].At)
+		}
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup (customer, env, feature, minute_at, clock, used, at) VALUES `+values(len(part), 7, 1)+
+			` ON CONFLICT (customer, env, feature, minute_at, clock) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup."), args...); err != nil {
+			return err
+		}
+	}
+	for part := range slices.Chunk(keys[len(byClock):], 256) {
+		args := make([]any, 0, 8*len(part))
+		for _, k := range part {
+			args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, k.Value, k.Minute, rollups[k].Used, rollups[k].At)
+		}
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup_dim (customer, env, feature, dimension, value, minute_at, used, at) VALUES `+values(len(part), 8, 1)+
+			` ON CONFLICT (customer, env, feature, dimension, minute_at, value) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup_dim."), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SeenWithin reports whether a unique meter saw value in the minutes of
+// [from, until) in µs.
+func (u *UsageTx) SeenWithin(h Holder, feature, value string, from, until int64) (bool, error) {
+	var n int
+	err := u.tx.QueryRowContext(u.ctx, `SELECT count(*) FROM (SELECT 1 FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4
+		AND minute_at >= $5 AND minute_at < $6 LIMIT 1) AS s`, h.Customer, string(h.Env), feature, value, from, until).Scan(&n)
+	return n > 0, err
+}
+
+// See notes that a unique meter saw value in a minute, given by its start in µs.
+func (u *UsageTx) See(h Holder, feature, value string, minute int64) error {
+	_, err := exec(u.ctx, u.tx, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+		h.Customer, string(h.Env), feature, value, minute)
+	return err
+}
+
+// Tell notes for other nodes whose usage this batch changed. On SQLite there
+// are none.
+func (u *UsageTx) Tell(node string, n int64, at time.Time, holders []Holder) error {
+	if u.db.dialect == SQLite {
+		return nil
+	}
+	customers := map[usher.Environment][]string{}
+	for _, h := range holders {
+		customers[h.Env] = append(customers[h.Env], h.Customer)
+	}
+	body, err := json.Marshal(customers)
+	if err != nil {
+		return err
+	}
+	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, $2, $3, $4)`, node, n, micros(at), string(body))
+	return err
+}

@@ -1,0 +1,248 @@
+package usage
+
+import (
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// A stored answer is a take's decision and its ledger entries as numbers: much
+// smaller than JSON, and read back without loss. The first byte is the version.
+const answerVersion = 1
+
+type encoder struct{ b []byte }
+
+func (e *encoder) num(n int64)  { e.b = binary.AppendVarint(e.b, n) }
+func (e *encoder) str(s string) { e.b = append(binary.AppendUvarint(e.b, uint64(len(s))), s...) }
+func (e *encoder) flag(f bool) {
+	if f {
+		e.b = append(e.b, 1)
+	} else {
+		e.b = append(e.b, 0)
+	}
+}
+func (e *encoder) strs(l []string) {
+	e.num(int64(len(l)))
+	for _, s := range l {
+		e.str(s)
+	}
+}
+func (e *encoder) time(t time.Time) {
+	e.flag(!t.IsZero())
+	if !t.IsZero() {
+		e.num(t.UnixMicro())
+	}
+}
+func (e *encoder) window(w usher.Window) { e.time(w.Start); e.time(w.End) }
+
+func encodeAnswer(d *usher.Decision, entries []engine.Entry) []byte {
+	e := &encoder{b: make([]byte, 1, 160)}
+	e.b[0] = answerVersion
+	e.flag(d.Allowed)
+	e.str(string(d.Reason))
+	e.str(string(d.Kind))
+	e.str(d.Plan.Key)
+	e.num(int64(d.Plan.Version))
+	e.str(string(d.Rule))
+	e.strs(d.Sources)
+	e.num(int64(d.Precision))
+	e.flag(d.Counted)
+	e.flag(d.Unlimited)
+	for _, n := range []int64{d.Limit, d.Used, d.Reserved, d.Remaining, d.Overage, d.Excess, d.Consumed, d.Revision} {
+		e.num(n)
+	}
+	e.flag(d.Window != nil)
+	if d.Window != nil {
+		e.window(*d.Window)
+	}
+	e.num(int64(len(d.Allowances)))
+	for _, a := range d.Allowances {
+		e.str(a.ID)
+		e.strs(a.Sources)
+		e.flag(a.Unlimited)
+		for _, n := range []int64{a.Limit, a.Used, a.Reserved, a.Remaining, a.Overage, a.Excess} {
+			e.num(n)
+		}
+		e.window(a.Window)
+	}
+	e.num(int64(len(d.Caps)))
+	for _, c := range d.Caps {
+		e.str(c.ID)
+		e.num(int64(c.Per.Every))
+		e.str(string(c.Per.Unit))
+		e.flag(c.Sliding)
+		for _, n := range []int64{c.Limit, c.Used, c.Remaining} {
+			e.num(n)
+		}
+		e.window(c.Window)
+	}
+	e.num(int64(len(d.Deductions)))
+	for _, x := range d.Deductions {
+		e.str(x.Allowance)
+		e.str(x.Feature)
+		e.num(int64(x.Precision))
+		e.num(x.Amount)
+	}
+	e.num(int64(len(entries)))
+	for _, x := range entries {
+		e.str(x.Bucket.Feature)
+		e.str(x.Bucket.Clock)
+		e.num(x.Bucket.Start)
+		e.str(x.Allowance)
+		e.num(x.Amount)
+	}
+	return e.b
+}
+
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) num() int64 {
+	n, k := binary.Varint(d.b)
+	if k <= 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[k:]
+	return n
+}
+
+func (d *decoder) str() string {
+	n, k := binary.Uvarint(d.b)
+	if k <= 0 || n > uint64(len(d.b)-k) {
+		d.bad, d.b = true, nil
+		return ""
+	}
+	s := string(d.b[k : k+int(n)])
+	d.b = d.b[k+int(n):]
+	return s
+}
+
+func (d *decoder) flag() bool {
+	if len(d.b) == 0 {
+		d.bad = true
+		return false
+	}
+	f := d.b[0] == 1
+	d.b = d.b[1:]
+	return f
+}
+
+// size reads a list's length; what is longer than the rest of the bytes is bad.
+func (d *decoder) size() int {
+	n := d.num()
+	if n < 0 || n > int64(len(d.b)) {
+		d.bad = true
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) strs() []string {
+	var l []string
+	for range d.size() {
+		l = append(l, d.str())
+	}
+	return l
+}
+
+func (d *decoder) time() time.Time {
+	if !d.flag() {
+		return time.Time{}
+	}
+	return time.UnixMicro(d.num()).UTC()
+}
+
+func (d *decoder) window() usher.Window { return usher.Window{Start: d.time(), End: d.time()} }
+
+func (d *decoder) nums(to ...*int64) {
+	for _, p := range to {
+		*p = d.num()
+	}
+}
+
+// decodeAnswer reads what encodeAnswer wrote; customer and feature are in the
+// row's own columns.
+func decodeAnswer(b []byte) (usher.Decision, error) {
+	var v usher.Decision
+	if len(b) == 0 || b[0] != answerVersion {
+		return v, errors.New("usage: a stored answer has an unknown form")
+	}
+	d := &decoder{b: b[1:]}
+	v.Taken = true
+	v.Allowed = d.flag()
+	v.Reason = usher.Reason(d.str())
+	v.Kind = usher.Kind(d.str())
+	v.Plan = usher.Ref{Key: d.str(), Version: int(d.num())}
+	v.Rule = usher.Combine(d.str())
+	v.Sources = d.strs()
+	v.Precision = int(d.num())
+	v.Counted = d.flag()
+	v.Unlimited = d.flag()
+	d.nums(&v.Limit, &v.Used, &v.Reserved, &v.Remaining, &v.Overage, &v.Excess, &v.Consumed, &v.Revision)
+	if d.flag() {
+		w := d.window()
+		v.Window = &w
+	}
+	for range d.size() {
+		a := usher.AllowanceUse{ID: d.str(), Sources: d.strs(), Unlimited: d.flag()}
+		d.nums(&a.Limit, &a.Used, &a.Reserved, &a.Remaining, &a.Overage, &a.Excess)
+		a.Window = d.window()
+		v.Allowances = append(v.Allowances, a)
+	}
+	for range d.size() {
+		c := usher.CapUse{ID: d.str(), Per: usher.Period{Every: int(d.num()), Unit: usher.Unit(d.str())}, Sliding: d.flag()}
+		d.nums(&c.Limit, &c.Used, &c.Remaining)
+		c.Window = d.window()
+		v.Caps = append(v.Caps, c)
+	}
+	for range d.size() {
+		v.Deductions = append(v.Deductions, usher.Deduction{Allowance: d.str(), Feature: d.str(), Precision: int(d.num()), Amount: d.num()})
+	}
+	if d.bad {
+		return usher.Decision{}, errors.New("usage: a stored answer is damaged")
+	}
+	return v, nil
+}
+
+// replays keeps the newest stored takes in memory, so that a retry that comes
+// at once need not break a batch. It is a fence before the database, never the
+// record.
+type replays struct {
+	mu   sync.Mutex
+	ops  map[store.OpKey]store.Op
+	ring []store.OpKey
+	next int
+}
+
+func newReplays(n int) *replays {
+	return &replays{ops: make(map[store.OpKey]store.Op, n), ring: make([]store.OpKey, n)}
+}
+
+func (r *replays) get(k store.OpKey) (store.Op, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	op, ok := r.ops[k]
+	return op, ok
+}
+
+func (r *replays) put(t *take) { r.store(t.stored()) }
+
+func (r *replays) store(op store.Op) {
+	k := store.OpKey{Env: op.Env, Key: op.Key}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.ops[k]; ok {
+		return
+	}
+	delete(r.ops, r.ring[r.next])
+	r.ops[k], r.ring[r.next] = op, k
+	r.next = (r.next + 1) % len(r.ring)
+}

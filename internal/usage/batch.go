@@ -1,0 +1,349 @@
+package usage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// errStale means that a snapshot was older than the database under the lock.
+var errStale = errors.New("usage: a snapshot is old")
+
+// errTaken means that a key or an event of the batch is stored already.
+var errTaken = errors.New("usage: a key has an answer already")
+
+// maxRuns bounds how often one batch is decided again.
+const maxRuns = 12
+
+// commit runs a batch until it is decided on the newest state and committed.
+func (u *Usage) commit(ctx context.Context, batch []*request) error {
+	var takes []*take
+	var bodies []*body
+	for _, r := range batch {
+		if r.take != nil {
+			takes = append(takes, r.take)
+		} else {
+			bodies = append(bodies, r.events)
+		}
+	}
+	takes, followers := u.known(takes)
+	for range maxRuns {
+		if len(takes) == 0 && len(bodies) == 0 {
+			return nil
+		}
+		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}}
+		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error { return b.run(tx, takes, bodies) })
+		switch {
+		case err == nil:
+			b.publish()
+			for _, t := range takes {
+				u.replays.put(t)
+			}
+			for _, f := range followers {
+				f.answer(f.leader.stored())
+			}
+			return nil
+		case errors.Is(err, errStale):
+			for env := range b.environments() {
+				if err := u.cfg.Live.Refresh(ctx, env); err != nil {
+					return err
+				}
+			}
+			for h := range b.worlds {
+				u.cfg.Live.Forget(h.Env, h.Customer)
+			}
+		case errors.Is(err, errTaken):
+			if takes, err = u.replay(ctx, takes); err != nil {
+				return err
+			}
+		default:
+			// The commit may have happened all the same: read again what it touched.
+			for h := range b.worlds {
+				u.cfg.Live.Forget(h.Env, h.Customer)
+			}
+			return err
+		}
+	}
+	return usher.Errorf(usher.Unavailable, "the state changed too often while the use was being written; try again")
+}
+
+// known answers takes whose keys were seen a moment ago, and sets aside those
+// whose key stands twice in the batch: they follow the first.
+func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
+	leaders := map[store.OpKey]*take{}
+	for _, t := range takes {
+		if op, ok := u.replays.get(t.opKey()); ok {
+			t.answer(op)
+			continue
+		}
+		if l := leaders[t.opKey()]; l != nil {
+			t.leader = l
+			followers = append(followers, t)
+			continue
+		}
+		leaders[t.opKey()] = t
+		first = append(first, t)
+	}
+	return first, followers
+}
+
+// replay answers the takes whose keys are stored and returns the rest.
+func (u *Usage) replay(ctx context.Context, takes []*take) ([]*take, error) {
+	keys := make([]store.OpKey, len(takes))
+	for i, t := range takes {
+		keys[i] = t.opKey()
+	}
+	ops, err := u.cfg.DB.Ops(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(takes), func(t *take) bool {
+		op, ok := ops[t.opKey()]
+		if ok {
+			t.answer(op)
+			u.replays.store(op)
+		}
+		return ok
+	}), nil
+}
+
+// batchRun is one attempt at a batch.
+type batchRun struct {
+	u       *Usage
+	ctx     context.Context
+	tx      *store.UsageTx
+	worlds  map[store.Holder]*world
+	rollups map[store.Merge]map[store.RollupKey]store.RollupValue
+}
+
+// world is one customer's state in a batch: a private clone of its snapshot.
+type world struct {
+	base, next *engine.Snapshot
+	now        time.Time
+	loaded     map[engine.BucketKey]bool // read under the lock, or known not to exist
+	opened     map[engine.BucketKey]bool
+	late       bool // use was booked outside the present windows: memory is read again
+}
+
+func (b *batchRun) environments() map[usher.Environment]bool {
+	envs := map[usher.Environment]bool{}
+	for h := range b.worlds {
+		envs[h.Env] = true
+	}
+	return envs
+}
+
+func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
+	b.tx = tx
+	b.rollups = map[store.Merge]map[store.RollupKey]store.RollupValue{store.MergeAdd: {}, store.MergeMax: {}, store.MergeLast: {}}
+	clear(b.worlds)
+	for _, t := range takes {
+		b.worlds[t.holder()] = nil
+	}
+	for _, e := range bodies {
+		for i := range e.events {
+			if e.events[i].Subject != "" {
+				b.worlds[store.Holder{Env: e.env, Customer: e.events[i].Subject}] = nil
+			}
+		}
+	}
+	holders := slices.Collect(maps.Keys(b.worlds))
+	heads, err := tx.Lock(holders)
+	if err != nil {
+		return err
+	}
+	for _, h := range holders {
+		now := b.u.cfg.Live.Now(h.Env)
+		s, err := b.u.cfg.Live.Snapshot(b.ctx, h.Env, h.Customer, now)
+		if err != nil {
+			return err
+		}
+		if head := heads[h]; head.Revision > s.Revision || head.CatalogRevision > s.Revision {
+			b.worlds[h] = &world{}
+			return errStale
+		}
+		b.worlds[h] = &world{base: s, next: s.Clone(), now: now, loaded: map[engine.BucketKey]bool{}, opened: map[engine.BucketKey]bool{}}
+	}
+	ops := make([]store.Op, 0, len(takes))
+	for _, t := range takes {
+		op, err := b.take(t)
+		if err != nil {
+			return err
+		}
+		ops = append(ops, op)
+	}
+	for _, e := range bodies {
+		if err := b.record(e); err != nil {
+			return err
+		}
+	}
+	if len(ops) > 0 {
+		n, err := tx.InsertOps(ops)
+		if err != nil {
+			return err
+		}
+		if n < int64(len(ops)) {
+			return errTaken
+		}
+	}
+	var changed []store.Holder
+	for _, h := range holders {
+		if dirty := b.worlds[h].next.Dirty(); len(dirty) > 0 {
+			if err := tx.PutBuckets(h, dirty); err != nil {
+				return err
+			}
+			changed = append(changed, h)
+		}
+	}
+	for m, r := range b.rollups {
+		if len(r) > 0 {
+			if err := tx.PutRollups(m, r); err != nil {
+				return err
+			}
+		}
+	}
+	if len(changed) > 0 {
+		if err := tx.Tell(b.u.cfg.Node, b.u.batches+1, time.Now().UTC(), changed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish shows the committed use to checks of this node.
+func (b *batchRun) publish() {
+	told := false
+	for h, w := range b.worlds {
+		if w.next == nil || len(w.next.Dirty()) == 0 {
+			continue
+		}
+		told = true
+		if w.late {
+			b.u.cfg.Live.Forget(h.Env, h.Customer)
+			continue
+		}
+		w.next.Prune(w.now)
+		b.u.cfg.Live.Publish(h.Env, h.Customer, w.base, w.next.Clone())
+	}
+	if told {
+		b.u.batches++
+	}
+}
+
+// ready reads what a feature's decisions at an instant need and memory may not
+// have: on PostgreSQL all of it, since other nodes write too.
+func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time) error {
+	keys, openings := w.next.World.Needs(feature, at)
+	missing := keys[:0:0]
+	all := b.u.cfg.DB.Dialect() == store.Postgres
+	for _, k := range keys {
+		if !w.loaded[k] && (all || !w.next.Has(k)) {
+			missing = append(missing, k)
+		}
+		w.loaded[k] = true
+	}
+	if len(missing) > 0 {
+		found, err := b.tx.Buckets(h.Env, h.Customer, missing)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if !w.next.Has(f.BucketKey) || all && !w.dirty(f.BucketKey) {
+				w.next.Put(f)
+			}
+		}
+	}
+	unread := openings[:0:0]
+	for _, o := range openings {
+		if !w.opened[o.Key()] {
+			unread = append(unread, o)
+			w.opened[o.Key()] = true
+		}
+	}
+	if len(unread) > 0 {
+		sums, err := live.Openings(b.ctx, b.tx, h.Env, h.Customer, unread)
+		if err != nil {
+			return err
+		}
+		w.next.Open(sums)
+	}
+	return nil
+}
+
+func (w *world) dirty(k engine.BucketKey) bool {
+	return slices.ContainsFunc(w.next.Dirty(), func(b engine.Bucket) bool { return b.BucketKey == k })
+}
+
+// take decides one take and returns its row.
+func (b *batchRun) take(t *take) (store.Op, error) {
+	h := t.holder()
+	w := b.worlds[h]
+	if w.next.World.Known() {
+		if err := b.ready(h, w, t.op.Feature, w.now); err != nil {
+			return store.Op{}, err
+		}
+	}
+	e := engine.Take(w.next, engine.Op{Kind: engine.Consume, Customer: t.op.Customer, Feature: t.op.Feature, Amount: t.amount}, w.now)
+	e.Decision.Taken = true
+	e.Decision.Revision = b.u.cfg.Live.Revision(h.Env)
+	b.post(h, e.Entries, w.now)
+	t.decision, t.entries, t.at = e.Decision, e.Entries, w.now
+	return t.row(), nil
+}
+
+// post adds a take's entries to the minute it happened in.
+func (b *batchRun) post(h store.Holder, entries []engine.Entry, at time.Time) {
+	minute := at.Truncate(time.Minute).UnixMicro()
+	for _, e := range entries {
+		b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: e.Bucket.Feature, Value: e.Bucket.Clock, Minute: minute}, e.Amount, 0)
+	}
+}
+
+func (b *batchRun) roll(m store.Merge, k store.RollupKey, used, at int64) {
+	v, ok := b.rollups[m][k]
+	switch m {
+	case store.MergeAdd:
+		v.Used += used
+	case store.MergeMax:
+		if !ok || used > v.Used {
+			v.Used = used
+		}
+	case store.MergeLast:
+		if !ok || at >= v.At {
+			v = store.RollupValue{Used: used, At: at}
+		}
+	}
+	b.rollups[m][k] = v
+}
+
+// entriesJSON is the ledger part of an event's row.
+func entriesJSON(entries []engine.Entry) ([]byte, error) {
+	if len(entries) == 0 {
+		return []byte("[]"), nil
+	}
+	type entry struct {
+		Feature   string `json:"f"`
+		Clock     string `json:"c"`
+		Start     int64  `json:"s"`
+		Allowance string `json:"a"`
+		Amount    int64  `json:"n"`
+	}
+	out := make([]entry, len(entries))
+	for i, e := range entries {
+		out[i] = entry{e.Bucket.Feature, e.Bucket.Clock, e.Bucket.Start, e.Allowance, e.Amount}
+	}
+	b, err := json.Marshal(out)
+	if err != nil {
+		return nil, fmt.Errorf("entries: %w", err)
+	}
+	return b, nil
+}

@@ -1,0 +1,232 @@
+package usage
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/meter"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// The horizon of event times (S17).
+const (
+	Late  = 40 * 24 * time.Hour
+	Early = time.Hour
+)
+
+// MaxEvents bounds one request.
+const MaxEvents = 10_000
+
+// body is a request of events on its way through the writer.
+type body struct {
+	env    usher.Environment
+	events []usher.Event
+	result usher.IngestResult
+	err    error
+}
+
+// Ingest records reported use (S14, S17): each event on its own, so that a bad
+// one never fails its neighbours. It returns after the commit.
+func (u *Usage) Ingest(ctx context.Context, env usher.Environment, events []usher.Event) (usher.IngestResult, error) {
+	if len(events) > MaxEvents {
+		return usher.IngestResult{}, usher.Errorf(usher.TooLarge, "at most %d events a request, this one has %d", MaxEvents, len(events))
+	}
+	b := &body{env: env, events: events}
+	if len(events) == 0 {
+		return usher.IngestResult{Rejected: []usher.Rejection{}}, nil
+	}
+	if err := u.submit(ctx, &request{events: b}); err != nil {
+		return usher.IngestResult{}, err
+	}
+	return b.result, b.err
+}
+
+// record books one request's events. It starts from nothing each time it runs.
+func (b *batchRun) record(e *body) error {
+	e.result = usher.IngestResult{Rejected: []usher.Rejection{}}
+	now := b.u.cfg.Live.Now(e.env)
+	keys := make([]store.EventKey, len(e.events))
+	for i := range e.events {
+		keys[i] = store.EventKey{Env: e.env, ID: e.events[i].ID, Source: e.events[i].Source}
+	}
+	stored, err := b.tx.EventHashes(keys)
+	if err != nil {
+		return err
+	}
+	rows := make([]store.EventRow, 0, len(e.events))
+	for i := range e.events {
+		ev := &e.events[i]
+		reject := func(code, format string, args ...any) {
+			e.result.Rejected = append(e.result.Rejected, usher.Rejection{Index: i, Code: code, Message: fmt.Sprintf(format, args...)})
+		}
+		if problem := invalid(ev); problem != "" {
+			reject(usher.RejectInvalid, "%s", problem)
+			continue
+		}
+		hash := contentHash(ev)
+		if old, ok := stored[keys[i]]; ok {
+			if bytes.Equal(old, hash) {
+				e.result.Duplicates++
+			} else {
+				reject(usher.RejectIDReused, "source %q and id %q came before with other content; an event is never edited", ev.Source, ev.ID)
+			}
+			continue
+		}
+		at := ev.Time
+		if at.IsZero() {
+			at = now
+		}
+		if at.Before(now.Add(-Late)) {
+			reject(usher.RejectTooLate, "time is more than 40 days ago (%s)", at.Format(time.RFC3339))
+			continue
+		}
+		if at.After(now.Add(Early)) {
+			reject(usher.RejectTooEarly, "time is more than an hour ahead (%s)", at.Format(time.RFC3339))
+			continue
+		}
+		h := store.Holder{Env: e.env, Customer: ev.Subject}
+		w := b.worlds[h]
+		if !w.next.World.Known() {
+			reject(usher.RejectUnknownCustomer, "no customer %q", ev.Subject)
+			continue
+		}
+		book := w.next.World.Book()
+		readings, err := meter.Read(book.Reading(ev.Type), book.Meters, ev)
+		if err != nil {
+			reject(usher.RejectInvalidValue, "%s", err)
+			continue
+		}
+		entries, err := b.readings(h, w, readings, at)
+		if errors.Is(err, errOverflow) {
+			reject(usher.RejectOverflow, "counting it would go beyond what can be counted")
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ledger, err := entriesJSON(entries)
+		if err != nil {
+			return err
+		}
+		data := string(ev.Data)
+		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: now, Hash: hash, Data: data, Entries: ledger})
+		stored[keys[i]] = hash
+		e.result.Accepted++
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	n, err := b.tx.InsertEvents(rows)
+	if err != nil {
+		return err
+	}
+	if n < int64(len(rows)) {
+		return errTaken // another node stored one of them: look again
+	}
+	return nil
+}
+
+var errOverflow = errors.New("usage: beyond what can be counted")
+
+// readings applies one event to every feature that reads it: all or none.
+func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, at time.Time) ([]engine.Entry, error) {
+	var all []engine.Entry
+	for _, r := range readings {
+		if err := b.ready(h, w, r.Feature.Key, at); err != nil {
+			return nil, err
+		}
+	}
+	// Events before the present windows change what memory holds of them.
+	if at.Before(w.now) {
+		if from, _ := w.next.World.Stable(w.now); at.Before(from) || w.now.Sub(at) > time.Minute {
+			w.late = true
+		}
+	}
+	for _, r := range readings { // refuse before anything is booked
+		if r.Adds && !engine.Fits(w.next, r.Feature.Key, r.Amount, at) {
+			return nil, errOverflow
+		}
+	}
+	minute := at.Truncate(time.Minute).UnixMicro()
+	for _, r := range readings {
+		key := store.RollupKey{Holder: h, Feature: r.Feature.Key, Minute: minute}
+		op := engine.Op{Kind: engine.Record, Customer: h.Customer, Feature: r.Feature.Key, Amount: r.Amount}
+		merge, when := store.MergeAdd, int64(0)
+		if !r.Adds {
+			op.Kind = engine.Level
+			switch r.Aggregation {
+			case usher.Last:
+				merge, when = store.MergeLast, at.UnixMicro()
+			case usher.Max:
+				merge, when = store.MergeMax, at.UnixMicro()
+			case usher.Unique:
+				from, until := engine.GaugeWindow(w.next, r.Feature.Key, at)
+				seen, err := b.tx.SeenWithin(h, r.Feature.Key, r.Distinct, from, until)
+				if err != nil {
+					return nil, err
+				}
+				op.Amount = 1
+				if seen {
+					op.Amount = 0
+				}
+				if err := b.tx.See(h, r.Feature.Key, r.Distinct, minute); err != nil {
+					return nil, err
+				}
+			}
+		}
+		e := engine.Take(w.next, op, at)
+		all = append(all, e.Entries...)
+		switch {
+		case r.Adds:
+			b.post(h, e.Entries, at)
+		case r.Aggregation != usher.Unique:
+			key.Value = "gauge"
+			b.roll(merge, key, r.Amount, when)
+		}
+		if r.Aggregation != usher.Unique {
+			for _, d := range r.Dimensions {
+				key.Dimension, key.Value = d.Path, d.Value
+				b.roll(merge, key, r.Amount, when)
+			}
+		}
+	}
+	return all, nil
+}
+
+// invalid names what is wrong with an event itself; "" is nothing.
+func invalid(e *usher.Event) string {
+	for _, f := range []struct{ name, value string }{{"id", e.ID}, {"source", e.Source}, {"type", e.Type}, {"subject", e.Subject}} {
+		if err := usher.CheckID(f.name, f.value); err != nil {
+			return err.Error()
+		}
+	}
+	if bytes.Contains(e.Data, []byte(`\u0000`)) {
+		return "data must not contain the character U+0000"
+	}
+	return ""
+}
+
+// contentHash is what makes two events of one id the same: all they say, with
+// data compared as JSON text without white space.
+func contentHash(e *usher.Event) []byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q ", e.Type, e.Subject)
+	if !e.Time.IsZero() {
+		fmt.Fprintf(h, "%d ", e.Time.UnixMicro())
+	}
+	var b bytes.Buffer
+	if json.Compact(&b, e.Data) == nil {
+		h.Write(b.Bytes())
+	} else {
+		h.Write([]byte(strings.TrimSpace(string(e.Data))))
+	}
+	return h.Sum(nil)[:16]
+}

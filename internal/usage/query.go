@@ -1,0 +1,155 @@
+package usage
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/calendar"
+)
+
+// UsageQuery asks for the use of one feature over [From, To), cut to whole
+// minutes outwards.
+type UsageQuery struct {
+	Customer string
+	Feature  string
+	From, To time.Time
+	Window   usher.Unit // Minute, Hour, Day or Month; days and months in the customer's zone
+	GroupBy  string     // a dimension of the feature's meter; "" is none
+}
+
+// maxPoints bounds one answer: a month of minutes fits.
+const maxPoints = 50_000
+
+// Query reads use in windows, in order; windows without use are left out.
+// Totals are summed, max is the greatest, last the latest, unique exact.
+func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) ([]usher.UsagePoint, error) {
+	book := u.cfg.Live.Book(env)
+	var problems []usher.Problem
+	bad := func(where, what string) { problems = append(problems, usher.Problem{Location: "query." + where, Message: what}) }
+	f := book.Features[q.Feature]
+	if f == nil {
+		bad("feature", "no feature "+q.Feature)
+	}
+	span := map[usher.Unit]time.Duration{usher.Minute: time.Minute, usher.Hour: time.Hour, usher.Day: 23 * time.Hour, usher.Month: 28 * 24 * time.Hour}[q.Window]
+	if span == 0 {
+		bad("window", "must be minute, hour, day or month")
+	}
+	from, to := q.From.Truncate(time.Minute), q.To.Add(time.Minute-time.Microsecond).Truncate(time.Minute)
+	switch {
+	case !from.Before(to):
+		bad("to", "must be after from")
+	case span > 0 && to.Sub(from)/span > maxPoints:
+		bad("window", "the span has too many windows for one answer: shorten it or ask for longer windows")
+	}
+	aggregation := usher.Sum
+	if f != nil {
+		m := book.Meter(f)
+		if m != nil {
+			aggregation = m.Aggregation
+		}
+		if q.GroupBy != "" {
+			switch {
+			case m == nil || !slices.Contains(m.Dimensions, q.GroupBy):
+				bad("group_by", "must be one of the dimensions that the feature's meter declares")
+			case aggregation == usher.Unique:
+				bad("group_by", "different values are counted over all groups only")
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return nil, &usher.Error{Code: usher.Invalid, Detail: "the usage query is not valid", Problems: problems}
+	}
+	s, err := u.cfg.Live.Snapshot(ctx, env, q.Customer, u.cfg.Live.Now(env))
+	if err != nil {
+		return nil, err
+	}
+	if !s.World.Known() {
+		return nil, usher.Errorf(usher.NotFound, "no customer %q", q.Customer)
+	}
+	period := usher.Period{Every: 1, Unit: q.Window}
+	windowOf := func(t time.Time) usher.Window {
+		zone := s.World.Zone(t)
+		w, _ := calendar.At(period, calendar.Origin(period, zone), zone, t)
+		return w
+	}
+	if aggregation == usher.Unique {
+		return u.uniques(ctx, env, q, f, from, to, windowOf)
+	}
+	rows, err := u.cfg.DB.Rollups(ctx, env, q.Customer, q.Feature, q.GroupBy, from, to)
+	if err != nil {
+		return nil, err
+	}
+	type key struct {
+		start int64
+		value string
+	}
+	points := map[key]*usher.UsagePoint{}
+	latest := map[key]time.Time{}
+	var w usher.Window
+	for _, r := range rows {
+		if r.Minute.Before(w.Start) || !r.Minute.Before(w.End) {
+			w = windowOf(r.Minute)
+		}
+		k := key{w.Start.UnixMicro(), r.Value}
+		p := points[k]
+		if p == nil {
+			p = &usher.UsagePoint{Start: w.Start, End: w.End, Precision: f.Precision}
+			if q.GroupBy != "" {
+				p.Group = map[string]string{q.GroupBy: r.Value}
+			}
+			points[k] = p
+		}
+		switch aggregation {
+		case usher.Max:
+			p.Value = max(p.Value, r.Used)
+		case usher.Last:
+			if !r.At.Before(latest[k]) {
+				p.Value, latest[k] = r.Used, r.At
+			}
+		default:
+			p.Value += r.Used
+		}
+	}
+	out := make([]usher.UsagePoint, 0, len(points))
+	for _, p := range points {
+		if p.Value != 0 || !aggregation.Adds() {
+			out = append(out, *p)
+		}
+	}
+	slices.SortFunc(out, func(x, y usher.UsagePoint) int {
+		return cmp.Or(x.Start.Compare(y.Start), cmp.Compare(x.Group[q.GroupBy], y.Group[q.GroupBy]))
+	})
+	return out, nil
+}
+
+// uniques counts different values per window.
+func (u *Usage) uniques(ctx context.Context, env usher.Environment, q UsageQuery, f *usher.Feature, from, to time.Time, windowOf func(time.Time) usher.Window) ([]usher.UsagePoint, error) {
+	var windows, clipped []usher.Window
+	for t := from; t.Before(to); {
+		w := windowOf(t)
+		windows = append(windows, w)
+		c := w
+		if c.Start.Before(from) {
+			c.Start = from
+		}
+		if c.End.After(to) {
+			c.End = to
+		}
+		clipped = append(clipped, c)
+		t = w.End
+	}
+	counts, err := u.cfg.DB.SeenIn(ctx, env, q.Customer, q.Feature, clipped)
+	if err != nil {
+		return nil, err
+	}
+	out := []usher.UsagePoint{}
+	for i, n := range counts {
+		if n > 0 {
+			out = append(out, usher.UsagePoint{Start: windows[i].Start, End: windows[i].End, Value: n, Precision: f.Precision})
+		}
+	}
+	return out, nil
+}
