@@ -1,0 +1,314 @@
+package api
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/decide"
+)
+
+type checkIn struct {
+	Customer    string       `json:"customer" minLength:"1" maxLength:"255"`
+	Feature     string       `json:"feature" minLength:"1" maxLength:"255"`
+	Amount      usher.Number `json:"amount,omitempty" doc:"Default 1 for metered, credits and seats"`
+	Member      string       `json:"member,omitempty" doc:"Who of the customer asks"`
+	At          *time.Time   `json:"at,omitempty" doc:"The instant to answer for; default now"`
+	MinRevision int64        `json:"min_revision,omitempty" doc:"Answer from this revision or a newer one"`
+}
+
+type batchIn struct {
+	Checks      []checkIn `json:"checks" maxItems:"1000"`
+	MinRevision int64     `json:"min_revision,omitempty"`
+}
+
+type batchOut struct {
+	Decisions []decisionDoc `json:"decisions"`
+}
+
+type entitlementsOut struct {
+	Data []decisionDoc `json:"data"`
+}
+
+var (
+	checkDoc = doc{ID: "check", Tag: "Decisions", Summary: "May this customer use this feature, this much, now?",
+		Text: "A decision that says no is a 200. Nothing is counted.", request: checkIn{}, response: decisionDoc{}}
+	batchDoc = doc{ID: "checkBatch", Tag: "Decisions", Summary: "Many checks at one revision",
+		Text: "At most 1,000, answered in order.", request: batchIn{}, response: batchOut{}}
+	explainDoc = doc{ID: "explain", Tag: "Decisions", Summary: "A check, and why it is answered so",
+		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what would change the answer.", request: checkIn{}, response: explanationDoc{}}
+	entitlementsDoc = doc{ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", response: entitlementsOut{},
+		params: []*huma.Param{
+			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+		}}
+)
+
+// maxChecks is how many checks one batch may hold.
+const maxChecks = 1000
+
+func (a *API) check(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	q, err := a.readCheck(r, c, s)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	d, err := a.Decide.Check(r.Context(), c.Env, q, &s.buf)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	a.metrics.decided(&d)
+	s.out = d.AppendJSON(s.out[:0])
+	a.write(w, c, s.out)
+}
+
+func (a *API) explain(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	q, err := a.readCheck(r, c, s)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	x, err := a.Decide.Explain(r.Context(), c.Env, q)
+	var body []byte
+	if err == nil {
+		body, err = json.Marshal(x)
+	}
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	a.write(w, c, body)
+}
+
+func (a *API) checkBatch(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	var err error
+	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	qs, revision, err := readBatch(&s.r, s.in)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	list, err := a.Decide.Batch(r.Context(), c.Env, qs, revision)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	s.out = a.appendDecisions(append(s.out[:0], `{"decisions":[`...), list)
+	s.out = append(s.out, ']', '}')
+	a.write(w, c, s.out)
+}
+
+func (a *API) entitlements(w http.ResponseWriter, r *http.Request, c *call) {
+	id := r.PathValue("id")
+	if err := usher.CheckID("id", id); err != nil {
+		a.fail(w, c, invalid("path.id", "%s", err))
+		return
+	}
+	query, err := parameters(r, "at")
+	var when time.Time
+	if text, ok := query["at"]; ok && err == nil {
+		when, err = usher.ParseTime(text)
+		err = at("query.at", err)
+	}
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	list, err := a.Decide.Entitlements(r.Context(), c.Env, id, when)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	s := a.borrow()
+	defer a.giveBack(s)
+	s.out = a.appendDecisions(append(s.out[:0], `{"data":[`...), list)
+	s.out = append(s.out, ']', '}')
+	a.write(w, c, s.out)
+}
+
+func (a *API) appendDecisions(b []byte, list []usher.Decision) []byte {
+	for i := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		a.metrics.decided(&list[i])
+		b = list[i].AppendJSON(b)
+	}
+	return b
+}
+
+func (a *API) readCheck(r *http.Request, c *call, s *scratch) (q decide.CheckQuery, err error) {
+	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
+		return q, err
+	}
+	s.r.reset(s.in)
+	q = readQuery(&s.r, "body")
+	return q, s.r.err()
+}
+
+// readQuery reads the body of a check, or one item of a batch.
+func readQuery(r *reader, location string) (q decide.CheckQuery) {
+	problems := len(r.problems)
+	ok := r.object(location, func(name []byte) {
+		switch string(name) {
+		case "customer":
+			q.Customer = r.string(place(location, "customer"))
+		case "feature":
+			q.Feature = r.string(place(location, "feature"))
+		case "amount":
+			q.Amount = r.number(place(location, "amount"))
+		case "member":
+			q.Member = r.string(place(location, "member"))
+			r.id(place(location, "member"), q.Member)
+		case "at":
+			q.At = r.time(place(location, "at"))
+		case "min_revision":
+			q.MinRevision = r.whole(place(location, "min_revision"))
+		default:
+			r.unknown(location, name, "customer, feature, amount, member, at, min_revision")
+		}
+	})
+	if ok && len(r.problems) == problems {
+		r.id(place(location, "customer"), q.Customer)
+		r.id(place(location, "feature"), q.Feature)
+	}
+	return q
+}
+
+func readBatch(r *reader, b []byte) (qs []decide.CheckQuery, revision int64, err error) {
+	r.reset(b)
+	there := false
+	r.object("body", func(name []byte) {
+		switch string(name) {
+		case "checks":
+			there = true
+			r.array("body.checks", func(i int) {
+				if i >= maxChecks {
+					if i == maxChecks {
+						r.note("body.checks", "must hold at most %d checks", maxChecks)
+					}
+					r.skip()
+					return
+				}
+				q := readQuery(r, "body.checks["+strconv.Itoa(i)+"]")
+				revision = max(revision, q.MinRevision)
+				qs = append(qs, q)
+			})
+		case "min_revision":
+			revision = max(revision, r.whole("body.min_revision"))
+		default:
+			r.unknown("body", name, "checks, min_revision")
+		}
+	})
+	if !r.broken && !there && len(r.problems) == 0 {
+		r.note("body.checks", "must be there: an array of checks")
+	}
+	return qs, revision, r.err()
+}
+
+// place joins the path to a member. The common ones allocate nothing.
+func place(location, name string) string {
+	if location == "body" {
+		switch name {
+		case "customer":
+			return "body.customer"
+		case "feature":
+			return "body.feature"
+		case "amount":
+			return "body.amount"
+		case "at":
+			return "body.at"
+		case "min_revision":
+			return "body.min_revision"
+		case "key":
+			return "body.key"
+		}
+	}
+	return location + "." + name
+}
+
+// id notes what usher.CheckID has against an id.
+func (r *reader) id(location, id string) {
+	if r.broken {
+		return
+	}
+	if err := usher.CheckID("", id); err != nil {
+		r.note(location, "%s", strings.TrimSpace(err.Error()))
+	}
+}
+
+// time reads a time.
+func (r *reader) time(location string) time.Time {
+	if r.peek() != '"' {
+		r.wrong(location, `an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z"`)
+		return time.Time{}
+	}
+	t, err := usher.ParseTime(string(r.text()))
+	if err != nil && !r.broken {
+		r.note(location, "%s", err)
+	}
+	return t
+}
+
+// unknown notes a member that does not exist and reads over it.
+func (r *reader) unknown(location string, name []byte, known string) {
+	where := location + "." + clipName(string(name))
+	if r.skip(); !r.broken {
+		r.note(where, "is no field of this: %s are", known)
+	}
+}
+
+func clipName(s string) string {
+	if len(s) > 64 {
+		return strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}
+
+// parameters reads a query string with no parameters but these, each at most
+// once and not empty.
+func parameters(r *http.Request, known ...string) (map[string]string, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, usher.Errorf(usher.Invalid, "the query string is malformed")
+	}
+	got := make(map[string]string, len(values))
+	var wrong []usher.Problem
+	for _, name := range known {
+		list, ok := values[name]
+		delete(values, name)
+		switch {
+		case len(list) > 1:
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be given once"})
+		case ok && list[0] == "":
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must not be empty"})
+		case ok:
+			got[name] = list[0]
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		wrong = append(wrong, usher.Problem{Location: "query." + clipName(name), Message: "is no parameter of this: " + strings.Join(known, ", ") + " are"})
+	}
+	if len(wrong) > 0 {
+		return nil, invalids(wrong)
+	}
+	return got, nil
+}

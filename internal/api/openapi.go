@@ -1,0 +1,152 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+)
+
+// number is how a quantity looks in a schema.
+type number struct{}
+
+// Schema says that a quantity is read from a number or from a decimal string.
+func (number) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Description: `A quantity: a number, or a decimal string such as "1.5"`,
+		OneOf: []*huma.Schema{{Type: huma.TypeNumber}, {Type: huma.TypeString, Pattern: `^[0-9]+(\.[0-9]+)?$`}}}
+}
+
+// ref is how a plan's or an add-on's name looks in a schema.
+type ref struct{}
+
+// Schema says that a reference is text.
+func (ref) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: `A key with or without its version: "pro", "pro@3"`}
+}
+
+func openAPIConfig(version string) huma.Config {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	registry.RegisterTypeAlias(reflect.TypeFor[usher.Number](), reflect.TypeFor[number]())
+	registry.RegisterTypeAlias(reflect.TypeFor[usher.Ref](), reflect.TypeFor[ref]())
+	registry.RegisterTypeAlias(reflect.TypeFor[usher.Decision](), reflect.TypeFor[decisionDoc]())
+	return huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{Title: "usher", Version: version,
+				Description: "Entitlements, metering and limits. Every call but the last group takes `Authorization: Bearer usk_…`; the key says which environment it is about. Every error is `application/problem+json`."},
+			Components: &huma.Components{
+				Schemas:         registry,
+				SecuritySchemes: map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer", Description: "An API key, usk_…"}},
+			},
+		},
+		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		DefaultFormat:                "application/json",
+		RejectUnknownQueryParameters: true,
+	}
+}
+
+// decisionDoc is the shape of a decision, for the document only.
+type decisionDoc struct {
+	Allowed    bool           `json:"allowed"`
+	Reason     string         `json:"reason" doc:"Why; one of a fixed list"`
+	Customer   string         `json:"customer"`
+	Feature    string         `json:"feature"`
+	Kind       string         `json:"kind,omitempty" enum:"switch,config,metered,seats,credits"`
+	Value      any            `json:"value,omitempty" doc:"Of a config feature"`
+	Limit      usher.Number   `json:"limit,omitempty" doc:"The total of what counts now; absent where unlimited"`
+	Used       usher.Number   `json:"used,omitempty"`
+	Reserved   usher.Number   `json:"reserved,omitempty"`
+	Remaining  usher.Number   `json:"remaining,omitempty" doc:"Never below 0; absent where unlimited"`
+	Unlimited  bool           `json:"unlimited,omitempty"`
+	Overage    usher.Number   `json:"overage,omitempty" doc:"The part of used that is beyond the limit and was permitted"`
+	Excess     usher.Number   `json:"excess,omitempty" doc:"The part of used that is beyond what was permitted"`
+	Window     *windowDoc     `json:"window,omitempty"`
+	Plan       string         `json:"plan,omitempty" doc:"Where exactly one plan gives the feature"`
+	Rule       string         `json:"rule,omitempty"`
+	Sources    []string       `json:"sources,omitempty"`
+	Allowances []allowanceDoc `json:"allowances,omitempty"`
+	Caps       []capDoc       `json:"caps,omitempty"`
+	Consumed   usher.Number   `json:"consumed,omitempty" doc:"Of a consume"`
+	Deductions []deductionDoc `json:"deductions,omitempty" doc:"Of a consume: what it burned"`
+	Replayed   bool           `json:"replayed,omitempty" doc:"A stored answer"`
+	Degraded   bool           `json:"degraded,omitempty" doc:"Answered without the state that decides"`
+	AsOf       *time.Time     `json:"as_of,omitempty"`
+	Revision   int64          `json:"revision"`
+}
+
+type windowDoc struct {
+	Start *time.Time `json:"start,omitempty"`
+	End   *time.Time `json:"end,omitempty"`
+}
+
+type allowanceDoc struct {
+	Allowance string       `json:"allowance"`
+	Sources   []string     `json:"sources,omitempty"`
+	Limit     usher.Number `json:"limit,omitempty"`
+	Used      usher.Number `json:"used"`
+	Reserved  usher.Number `json:"reserved"`
+	Remaining usher.Number `json:"remaining,omitempty"`
+	Unlimited bool         `json:"unlimited,omitempty"`
+	Overage   usher.Number `json:"overage"`
+	Excess    usher.Number `json:"excess,omitempty"`
+	Window    *windowDoc   `json:"window,omitempty"`
+}
+
+type capDoc struct {
+	Cap       string       `json:"cap"`
+	Per       any          `json:"per" doc:"A unit, or {every, unit}"`
+	Sliding   bool         `json:"sliding,omitempty"`
+	Limit     usher.Number `json:"limit"`
+	Used      usher.Number `json:"used"`
+	Remaining usher.Number `json:"remaining"`
+	Window    *windowDoc   `json:"window,omitempty"`
+}
+
+type deductionDoc struct {
+	Allowance string       `json:"allowance"`
+	Feature   string       `json:"feature,omitempty"`
+	Amount    usher.Number `json:"amount"`
+}
+
+type explanationDoc struct {
+	decisionDoc
+	Mode       string                  `json:"mode,omitempty"`
+	Considered []usher.SourceTrace     `json:"considered"`
+	Changes    []usher.WhatWouldChange `json:"would_change"`
+}
+
+// describe documents a hand-written route.
+func (a *API) describe(op *huma.Operation, rt *route) {
+	schemas := a.huma.OpenAPI().Components.Schemas
+	of := func(v any) *huma.Schema { return schemas.Schema(reflect.TypeOf(v), true, op.OperationID) }
+	op.Parameters = rt.doc.params
+	if rt.doc.request != nil {
+		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{}}
+		for _, t := range rt.accept {
+			op.RequestBody.Content[t] = &huma.MediaType{Schema: of(rt.doc.request)}
+		}
+	}
+	status := rt.doc.Status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	produces := rt.doc.produces
+	if produces == "" {
+		produces = "application/json"
+	}
+	ok := &huma.Response{Description: http.StatusText(status)}
+	if rt.doc.response != nil {
+		ok.Content = map[string]*huma.MediaType{produces: {Schema: of(rt.doc.response)}}
+	}
+	op.Responses = map[string]*huma.Response{
+		strconv.Itoa(status): ok,
+		"default":            {Description: "Error", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: of(problem{})}}},
+	}
+}
+
+func (a *API) writeOpenAPI() ([]byte, error) { return json.Marshal(a.huma.OpenAPI()) }

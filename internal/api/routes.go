@@ -1,0 +1,119 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher/internal/auth"
+)
+
+// routes is the route table: one route, one row. A route without a permission
+// needs no key.
+func (a *API) routes() {
+	handle(a, "GET /healthz", "", healthzDoc, a.healthz)
+	handle(a, "GET /readyz", "", readyzDoc, a.readyz)
+	handle(a, "GET /metrics", "", metricsDoc, a.metricsPage)
+	handle(a, "GET /openapi.json", "", openapiDoc, a.openapiPage)
+
+	handle(a, "POST /v1/check", auth.PermDecide, checkDoc, a.check)
+	handle(a, "POST /v1/check/batch", auth.PermDecide, batchDoc, a.checkBatch)
+	handle(a, "POST /v1/explain", auth.PermDecide, explainDoc, a.explain)
+	handle(a, "GET /v1/customers/{id}/entitlements", auth.PermDecide, entitlementsDoc, a.entitlements)
+}
+
+// route is a row of the table.
+type route struct {
+	Pattern string // "POST /v1/check"
+	Perm    auth.Permission
+	doc     doc
+
+	accept  []string // content types of the body; nil: there is none
+	maxBody int64
+	raw     bool // the body is the handler's to read; else it is strict JSON
+}
+
+// doc is what the OpenAPI document says about a route.
+type doc struct {
+	ID      string // operationId: "putCustomer"
+	Summary string // one line
+	Text    string // more, in Markdown
+	Tag     string
+	Status  int      // of success; 0 is 200
+	MaxBody int64    // bytes; 0 is 1 MiB
+	Accept  []string // content types of the body; nil is application/json
+	// Raw leaves the body as it is: the input has RawBody []byte.
+	Raw bool
+
+	params   []*huma.Param // of a hand-written route: what huma reads off a type
+	request  any           // a value of the body's type, or nil
+	response any
+	produces string // content type of the response; "" is application/json
+}
+
+// maxBody is the largest body of a route that names no other.
+const maxBody = 1 << 20
+
+func (a *API) row(pattern string, perm auth.Permission, d doc) *route {
+	rt := &route{Pattern: pattern, Perm: perm, doc: d, accept: d.Accept, maxBody: d.MaxBody, raw: d.Raw}
+	if rt.maxBody == 0 {
+		rt.maxBody = maxBody
+	}
+	if method, _, _ := strings.Cut(pattern, " "); rt.accept == nil && method != http.MethodGet && method != http.MethodDelete {
+		rt.accept = jsonType
+	}
+	a.table = append(a.table, rt)
+	return rt
+}
+
+// register adds a management route: a typed function whose input and output say
+// what huma reads, checks, writes and documents. The body has been checked to be
+// strict JSON of the right type and size, and the call to be permitted.
+func register[In, Out any](a *API, pattern string, perm auth.Permission, d doc, h func(context.Context, *call, *In) (*Out, error)) {
+	rt := a.row(pattern, perm, d)
+	a.pending = rt
+	op := a.operation(rt)
+	op.MaxBodyBytes = -1 // a.admit has bounded it
+	huma.Register(a.huma, *op, func(ctx context.Context, in *In) (*Out, error) {
+		c := callOf(ctx)
+		out, err := h(ctx, c, in)
+		if err != nil {
+			return nil, a.problem(c, err)
+		}
+		return out, nil
+	})
+	a.pending = nil
+}
+
+// handle adds a hand-written route, which reads and writes by itself.
+func handle(a *API, pattern string, perm auth.Permission, d doc, h func(http.ResponseWriter, *http.Request, *call)) {
+	rt := a.row(pattern, perm, d)
+	op := a.operation(rt)
+	a.describe(op, rt)
+	a.huma.OpenAPI().AddOperation(op)
+	a.mux.HandleFunc(pattern, a.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
+		if rt.Perm != "" && !a.identify(w, r, c) {
+			return
+		}
+		h(w, r, c)
+	}))
+}
+
+// operation is what both kinds of routes have in the OpenAPI document.
+func (a *API) operation(rt *route) *huma.Operation {
+	method, path, _ := strings.Cut(rt.Pattern, " ")
+	op := &huma.Operation{
+		Method: method, Path: path, OperationID: rt.doc.ID, Summary: rt.doc.Summary, Description: rt.doc.Text,
+		DefaultStatus: rt.doc.Status,
+	}
+	if rt.doc.Tag != "" {
+		op.Tags = []string{rt.doc.Tag}
+	}
+	if rt.Perm != "" {
+		op.Security = []map[string][]string{{"key": {}}}
+		op.Extensions = map[string]any{"x-permission": string(rt.Perm)}
+	}
+	return op
+}

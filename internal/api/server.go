@@ -1,0 +1,140 @@
+// Package api is HTTP in: the route table, the OpenAPI document, and one small
+// handler per route. It decides nothing: it reads requests strictly, asks the
+// rooms below, and writes their answers.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// Config is what the API asks.
+type Config struct {
+	DB      *store.DB
+	Live    *live.Live
+	Decide  *decide.Service
+	Auth    *auth.Service
+	Log     *slog.Logger // nil is silent; one line per request at debug level
+	Version string       // of the program, for the OpenAPI document
+	// Metrics are further collectors for /metrics.
+	Metrics []prometheus.Collector
+}
+
+// API is the handler of every route. It is safe for concurrent use.
+type API struct {
+	Config
+	log     *slog.Logger
+	mux     *http.ServeMux
+	huma    huma.API
+	table   []*route
+	pending *route // being registered
+	metrics *metrics
+	boot    string        // begins the request ids that this process makes
+	count   atomic.Uint64 // and counts them
+	openapi func() ([]byte, error)
+	pool    sync.Pool
+}
+
+// New makes the handler of every route.
+func New(c Config) *API {
+	a := &API{Config: c, log: c.Log, mux: http.NewServeMux(), boot: bootID()}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	a.pool.New = func() any { return new(scratch) }
+	a.metrics = newMetrics(c.Metrics)
+	a.huma = huma.NewAPI(openAPIConfig(c.Version), humago.NewAdapter(wrappingMux{a}, ""))
+	a.openapi = sync.OnceValues(a.writeOpenAPI)
+	a.routes()
+	a.mux.HandleFunc("/", a.wrap(&route{Pattern: "/"}, a.unknown))
+	return a
+}
+
+// ServeHTTP answers one request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+
+// NewServer makes a server with the limits that a public one needs. It does not
+// listen yet.
+func NewServer(addr string, h http.Handler) *http.Server {
+	return &http.Server{
+		Addr: addr, Handler: h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+}
+
+// wrappingMux gives huma's handlers what every route has.
+type wrappingMux struct{ *API }
+
+func (m wrappingMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
+	rt := m.pending
+	m.mux.HandleFunc(pattern, m.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
+		if !m.admit(w, r, c) {
+			return
+		}
+		sw := &statusWriter{ResponseWriter: w}
+		c.wrote = &sw.wrote
+		h(sw, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+		c.status = sw.status
+	}))
+}
+
+// statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+	wrote  bool
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if !w.wrote {
+		w.status, w.wrote = status, true
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if !w.wrote {
+		w.status, w.wrote = http.StatusOK, true
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// unknown answers where no route fits: 404, or 405 where another method would.
+func (a *API) unknown(w http.ResponseWriter, r *http.Request, c *call) {
+	var allow []string
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		other := *r
+		other.Method = method
+		if _, pattern := a.mux.Handler(&other); pattern != "/" && pattern != "" {
+			allow = append(allow, method)
+		}
+	}
+	if len(allow) > 0 {
+		p := newProblem(methodNotAllowed, r.Method+" does not exist here, but "+strings.Join(allow, ", ")+" does", nil)
+		p.allow = strings.Join(allow, ", ")
+		a.fail(w, c, p)
+		return
+	}
+	a.fail(w, c, newProblem("not_found", "there is no "+clip(r.URL.Path)+"; /openapi.json lists every route", nil))
+}
