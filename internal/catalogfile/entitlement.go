@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/usher-sh/usher"
 )
@@ -54,13 +55,11 @@ func (p *parser) entitlement(f *usher.Feature, m *usher.Meter, n *node) *usher.E
 	e := &usher.Entitlement{}
 	switch f.Kind {
 	case usher.Switch:
-		n, e.Fail = p.valued(n)
-		if n != nil {
+		if n, e.Fail = p.valued(f, n); n != nil {
 			e.On = p.flag(n)
 		}
 	case usher.Config:
-		n, e.Fail = p.valued(n)
-		if n != nil {
+		if n, e.Fail = p.valued(f, n); n != nil {
 			e.Value = p.value(f, n)
 		}
 	case usher.Seats:
@@ -72,17 +71,20 @@ func (p *parser) entitlement(f *usher.Feature, m *usher.Meter, n *node) *usher.E
 }
 
 // valued takes {value: …, fail: …} apart; a bare value has no fail.
-func (p *parser) valued(n *node) (*node, usher.Fail) {
+func (p *parser) valued(f *usher.Feature, n *node) (*node, usher.Fail) {
 	if n.kind != mapNode {
 		return n, ""
 	}
-	if !p.fields(n, valueFields) {
+	value := n.get("value")
+	if value == nil && f.Kind == usher.Switch {
+		p.bad(n, "must be true or false, or {value: true, fail: open}: %s is a switch", f.Key)
 		return nil, ""
 	}
-	value := n.get("value")
 	if value == nil {
-		p.bad(n, "value is missing")
+		p.bad(n, "must be a value, or {value: …, fail: open}: %s is a config feature of type %s", f.Key, f.Type)
+		return nil, ""
 	}
+	p.fields(n, valueFields)
 	return value, optional(p, n.get("fail"), fails)
 }
 
@@ -207,11 +209,14 @@ func (p *parser) limit(n *node, precision int) (units int64, unlimited bool) {
 	if n.unlimited() {
 		return 0, true
 	}
-	if n.class() == isText && !looksLikeNumber(n.text) {
+	switch class := n.class(); {
+	case class == isNothing, strings.HasPrefix(n.text, "-"), strings.HasSuffix(strings.ToLower(n.text), "inf"):
+		p.bad(n, "must be a number or unlimited, %s (for no limit write unlimited, for none at all 0)", n.got())
+		return 0, false
+	case class == isText && !looksLikeNumber(n.text):
 		p.bad(n, "must be a number or unlimited, %s%s", n.got(), didYouMean(n.text, []string{unlimitedWord}))
 		return 0, false
-	}
-	if n.class() != isText && n.class() != isNumber {
+	case class != isText && class != isNumber:
 		p.bad(n, "must be a number or unlimited, %s", n.got())
 		return 0, false
 	}
@@ -278,23 +283,6 @@ func (p *parser) rollover(n *node, precision int, least int64) *usher.Rollover {
 	return r
 }
 
-// unitHints maps what people write to the unit that they mean.
-var unitHints = map[string]usher.Unit{
-	"min": usher.Minute, "minutely": usher.Minute, "hourly": usher.Hour, "daily": usher.Day, "weekly": usher.Week,
-	"monthly": usher.Month, "quarterly": usher.Quarter, "yearly": usher.Year, "annual": usher.Year, "annually": usher.Year,
-	"forever": usher.Lifetime, "ever": usher.Lifetime, "never": usher.Lifetime, "once": usher.Lifetime, "total": usher.Lifetime,
-}
-
-func (p *parser) unit(n *node) (usher.Unit, bool) {
-	if n.class() == isText && !slices.Contains(usher.Units, usher.Unit(n.text)) {
-		if hint := unitHints[n.text]; hint != "" {
-			p.bad(n, "must be %s, %s (did you mean %q?)", oneOf(usher.Units), n.got(), hint)
-			return "", false
-		}
-	}
-	return word(p, n, usher.Units)
-}
-
 // period reads month, or {every: 6, unit: hour}.
 func (p *parser) period(n *node) (usher.Period, bool) {
 	per := usher.Period{Every: 1}
@@ -303,7 +291,7 @@ func (p *parser) period(n *node) (usher.Period, bool) {
 			p.bad(n, "must be %s, or such as {every: 6, unit: hour}, %s", oneOf(usher.Units), n.got())
 			return per, false
 		}
-		unit, ok := p.unit(n)
+		unit, ok := word(p, n, usher.Units)
 		per.Unit = unit
 		return per, ok
 	}
@@ -317,7 +305,7 @@ func (p *parser) period(n *node) (usher.Period, bool) {
 	}
 	per.Every, ok = p.whole(every, 1, usher.MaxEvery)
 	var known bool
-	if per.Unit, known = p.unit(unit); known && per.Unit == usher.Lifetime && per.Every != 1 {
+	if per.Unit, known = word(p, unit, usher.Units); known && per.Unit == usher.Lifetime && per.Every != 1 {
 		p.bad(every, "must be 1 for lifetime, which does not repeat")
 		return per, false
 	}
@@ -355,7 +343,7 @@ func (p *parser) checkAnchor(at *node, per usher.Period, anchor usher.Anchor, m 
 func (p *parser) checkRollover(at *node, per usher.Period, anchor usher.Anchor, limit *node, m *usher.Meter) {
 	switch {
 	case gauge(m):
-		p.bad(at, "rollover needs a meter that counts or sums, and %s takes the %s (S33)", m.Key, aggWord(m.Aggregation))
+		p.bad(at, "rollover needs a meter that counts or sums, and %s takes the %s", m.Key, aggWord(m.Aggregation))
 	case limit.unlimited():
 		p.bad(at, "an unlimited allowance leaves nothing to roll over: leave rollover out")
 	case per.Unit == usher.Lifetime:
@@ -386,7 +374,7 @@ func (p *parser) counted(f *usher.Feature, m *usher.Meter, n *node, e *usher.Ent
 	case list != nil:
 		for _, key := range n.keys {
 			if slices.Contains(allowanceFields, key.text) {
-				p.bad(key, "beside allowances, %s belongs into an item of the list", key.text)
+				p.bad(key, "beside allowances, %s belongs into each item of the list", key.text)
 			} else if !slices.Contains(listFields, key.text) {
 				p.unknown(key, listFields)
 			}
@@ -493,8 +481,8 @@ func (p *parser) checkClocks() {
 		}
 		if one.per != use.per || one.anchor != use.anchor {
 			m := p.cat.Meters[p.cat.Features[use.feature].Meter]
-			p.bad(use.at, "%s takes the %s, so every plan and add-on must use one window for %s: this is %s, and line %d has %s",
-				m.Key, aggWord(m.Aggregation), use.feature, clockWords(use.per, use.anchor), one.at.line, clockWords(one.per, one.anchor))
+			p.bad(use.at, "%s takes the %s, so all plans and add-ons must have one window for %s: here it is%s, on line %d%s",
+				m.Key, aggWord(m.Aggregation), use.feature, perPhrase(use.per, use.anchor), one.at.line, perPhrase(one.per, one.anchor))
 		}
 	}
 	for _, use := range p.bare {

@@ -157,12 +157,16 @@ var (
 // are read.
 func (p *parser) feature(key string, n *node) *usher.Feature {
 	f := &usher.Feature{Key: key}
+	if n.class() == isText && slices.Contains(usher.Kinds, usher.Kind(n.text)) {
+		p.bad(n, "must be a map: write {kind: %s}", n.text)
+		return f
+	}
 	if !p.fields(n, featureFields) {
 		return f
 	}
 	kind := n.get("kind")
 	if kind == nil {
-		p.bad(n, "kind is missing: %s", oneOf(usher.Kinds))
+		p.bad(n, "kind is missing: one of %s", oneOf(usher.Kinds))
 		return f
 	}
 	var ok bool
@@ -211,7 +215,7 @@ func (p *parser) feature(key string, n *node) *usher.Feature {
 func (p *parser) config(f *usher.Feature, n *node) {
 	typ := n.get("type")
 	if typ == nil {
-		p.bad(n, "type is missing: %s", oneOf(usher.ConfigTypes))
+		p.bad(n, "type is missing: one of %s", oneOf(usher.ConfigTypes))
 		return
 	}
 	var ok bool
@@ -285,7 +289,7 @@ func (p *parser) checkFeatures(n *node) {
 		}
 		draws := n.items[i].get("draws")
 		if m := p.cat.Meters[f.Meter]; m != nil && !m.Aggregation.Adds() {
-			p.bad(draws, "draws needs a meter that counts or sums, and %s takes the %s (S33)", m.Key, aggWord(m.Aggregation))
+			p.bad(draws, "draws needs a meter that counts or sums, and %s takes the %s", m.Key, aggWord(m.Aggregation))
 		}
 		at := draws.get("credits")
 		if f.Draws.Credits == "" || f.Draws.PerUnit == "" {
@@ -305,7 +309,7 @@ func (p *parser) checkFeatures(n *node) {
 		per := draws.get("per_unit")
 		_, fraction, _ := strings.Cut(string(f.Draws.PerUnit), ".")
 		if need := len(fraction) + f.Precision; need > pool.Precision {
-			p.bad(per, "%s has %s after the point and %s has precision %d, so %s needs precision %d or more, and has %d (S25)",
+			p.bad(per, "%s has %s after the point and %s has precision %d, so %s needs precision %d or more, and has %d",
 				f.Draws.PerUnit, digitCount(len(fraction)), key.text, f.Precision, pool.Key, need, pool.Precision)
 			continue
 		}

@@ -129,7 +129,13 @@ func (j *jsonReader) object(n *node, depth int) {
 		return
 	}
 	for !j.failed {
-		if j.peek() != '"' {
+		if c := j.peek(); c == '}' {
+			j.fail(`no "," may stand before the closing "}"`)
+			return
+		} else if c == '/' || c == '#' {
+			j.fail("JSON has no comments")
+			return
+		} else if c != '"' {
 			j.fail(`a key in double quotes was expected, got %s`, j.found())
 			return
 		}
@@ -169,6 +175,10 @@ func (j *jsonReader) array(n *node, depth int) {
 		return
 	}
 	for !j.failed {
+		if j.peek() == ']' {
+			j.fail(`no "," may stand before the closing "]"`)
+			return
+		}
 		item := &node{up: n, name: index(len(n.items))}
 		n.items = append(n.items, item)
 		if j.value(item, depth+1); j.failed {

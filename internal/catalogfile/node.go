@@ -156,7 +156,7 @@ func clip(s string) string {
 
 // nearest is the candidate that a writer of word most likely meant, or "".
 func nearest[T ~string](word string, candidates []T) T {
-	limit := 1 + min(len(word)/4, 2)
+	limit := 1 + min(len(word)/5, 2)
 	var best T
 	for _, c := range candidates {
 		if d := distance(strings.ToLower(word), strings.ToLower(string(c)), limit); d <= limit {

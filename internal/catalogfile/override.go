@@ -70,7 +70,7 @@ func (p *parser) overrideSet(f *usher.Feature, m *usher.Meter, n *node) *usher.O
 	switch f.Kind {
 	case usher.Switch, usher.Config:
 		value := n
-		if value, set.Fail = p.valued(n); value == nil {
+		if value, set.Fail = p.valued(f, n); value == nil {
 			return set
 		}
 		if f.Kind == usher.Switch {

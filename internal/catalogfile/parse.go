@@ -112,7 +112,11 @@ func keyHint(s string) string {
 // n is a map.
 func (p *parser) fields(n *node, known []string) bool {
 	if n.kind != mapNode {
-		p.bad(n, "must be a map with %s, %s", oneOf(known), n.got())
+		hint := ""
+		if n.class() == isNothing {
+			hint = " (write {} for an empty one)"
+		}
+		p.bad(n, "must be a map with fields such as %s, %s%s", strings.Join(known[:min(len(known), 3)], ", "), n.got(), hint)
 		return false
 	}
 	for _, key := range n.keys {
@@ -193,9 +197,27 @@ func word[T ~string](p *parser, n *node, words []T) (T, bool) {
 	hint := ""
 	if n.class() == isText {
 		hint = didYouMean(n.text, words)
+		for _, other := range otherWords[strings.ToLower(n.text)] {
+			if slices.Contains(words, T(other)) {
+				hint = " (did you mean " + strconv.Quote(other) + "?)"
+			}
+		}
 	}
 	p.bad(n, "must be %s, %s%s", oneOf(words), n.got(), hint)
 	return "", false
+}
+
+// otherWords maps what people write to the words that they may mean.
+var otherWords = map[string][]string{
+	"min": {"minute"}, "hourly": {"hour"}, "daily": {"day"}, "weekly": {"week"}, "monthly": {"month"}, "quarterly": {"quarter"},
+	"yearly": {"year"}, "annual": {"year"}, "annually": {"year"},
+	"forever": {"lifetime"}, "never": {"lifetime"}, "once": {"lifetime"}, "total": {"lifetime"},
+	"boolean": {"switch"}, "bool": {"switch"}, "flag": {"switch"}, "quota": {"metered"}, "usage": {"metered"}, "limit": {"metered"},
+	"meter": {"metered"}, "value": {"config"}, "setting": {"config"},
+	"int": {"integer"}, "number": {"integer"}, "float": {"decimal"}, "text": {"string"}, "array": {"list"}, "set": {"list"},
+	"hard": {"enforce"}, "strict": {"enforce"}, "soft": {"warn"}, "dry_run": {"shadow"}, "log": {"shadow"},
+	"deny": {"closed"}, "allow": {"open"}, "keep": {"carry"}, "add": {"sum"}, "last": {"override"}, "first": {"override"},
+	"signup": {"subscription"}, "creation": {"subscription"}, "billing": {"subscription"},
 }
 
 // flag reads true or false.
@@ -260,7 +282,7 @@ func (p *parser) decimal(n *node) bool {
 	if n.class() == isText && !looksLikeNumber(n.text) {
 		p.bad(n, `must be a number such as 10 or "1.5", %s`, n.got())
 	} else {
-		p.bad(n, "must be in plain decimal digits, without leading zeros, _ , signs or exponents, %s", n.got())
+		p.bad(n, "must be in plain digits such as 1000 (no +, _, exponent, leading zero or other base), %s", n.got())
 	}
 	return false
 }
@@ -268,7 +290,11 @@ func (p *parser) decimal(n *node) bool {
 // span reads "14 days".
 func (p *parser) span(n *node) (usher.Span, bool) {
 	if n.class() != isText {
-		p.bad(n, `must be a span such as "14 days", %s`, n.got())
+		hint := ""
+		if n.class() == isNumber {
+			hint = " (write " + clip(n.text) + " days)"
+		}
+		p.bad(n, `must be a span such as "14 days", %s%s`, n.got(), hint)
 		return usher.Span{}, false
 	}
 	s, err := usher.ParseSpan(n.text)
@@ -308,7 +334,7 @@ func (p *parser) list(n *node, what string) []*node {
 		return nil
 	}
 	if len(n.items) == 0 {
-		p.bad(n, "must name at least one of %s, or be left out", what)
+		p.bad(n, "must be a list of %s, got an empty one", what)
 	}
 	return n.items
 }

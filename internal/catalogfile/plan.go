@@ -112,6 +112,10 @@ func (p *parser) plan(key string, n *node) *usher.Plan {
 // pastDue reads what an unpaid subscription becomes (S27). The default is nil.
 func (p *parser) pastDue(n *node) *usher.PastDue {
 	due := usher.DefaultPastDue
+	if n.class() == isText {
+		p.bad(n, "must be a map: write {then: %s}, or {grace: 7 days, then: %s}", clip(n.text), clip(n.text))
+		return nil
+	}
 	if !p.fields(n, []string{"grace", "then"}) {
 		return nil
 	}

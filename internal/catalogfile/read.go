@@ -100,7 +100,7 @@ func (r *reader) readYAML(src []byte) *node {
 		r.badAt(0, 0, `the file is empty: a catalogue begins with "usher: 1"`)
 		return nil
 	case err != nil:
-		r.syntax(err)
+		r.syntax(err, src)
 		return nil
 	}
 	var second yaml.Node
@@ -112,7 +112,7 @@ func (r *reader) readYAML(src []byte) *node {
 		r.badAt(line, column, "the file holds more than one document: a catalogue is one document, remove this ---")
 		return nil
 	} else if !errors.Is(err, io.EOF) {
-		r.syntax(err)
+		r.syntax(err, src)
 		return nil
 	}
 	if len(doc.Content) != 1 {
@@ -171,6 +171,7 @@ func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node 
 				r.bad(key, "tags such as %s are not read: write the key alone", clip(k.Tag))
 			case k.Value == "<<" && key.plain:
 				r.bad(key, "merge keys (<<) are not read: write the fields out (plans share entitlements with extends)")
+				continue
 			case key.class() == isNothing:
 				r.bad(key, "a key must be text, got nothing")
 			case key.class() != isText:
@@ -201,13 +202,19 @@ func (r *reader) tooMany() {
 }
 
 // syntax notes an error of the YAML library in words that help.
-func (r *reader) syntax(err error) {
+func (r *reader) syntax(err error, src []byte) {
 	var e *yaml.LoadError
 	if !errors.As(err, &e) {
 		r.badAt(0, 0, strings.TrimPrefix(err.Error(), "yaml: "))
 		return
 	}
 	message := e.Message
+	if c := charAt(src, e.Mark.Line, e.Mark.Column); strings.Contains(message, "cannot start any token") && c != 0 {
+		message = fmt.Sprintf("%q cannot begin a value: put the text in quotes", string(c))
+		if c == '\t' {
+			message = "a tab cannot indent: use spaces"
+		}
+	}
 	for _, h := range syntaxHelp {
 		if strings.Contains(message, h.found) {
 			message = h.say
@@ -220,10 +227,26 @@ func (r *reader) syntax(err error) {
 	r.badAt(e.Mark.Line, max(e.Mark.Column, 1), message)
 }
 
+// charAt is the character at a place, both from 1; 0 where there is none.
+func charAt(src []byte, line, column int) rune {
+	for ; line > 1; line-- {
+		i := bytes.IndexByte(src, '\n')
+		if i < 0 {
+			return 0
+		}
+		src = src[i+1:]
+	}
+	for _, c := range string(src[:min(len(src), 4*column)]) {
+		if column--; column == 0 {
+			return c
+		}
+	}
+	return 0
+}
+
 var syntaxHelp = []struct{ found, say string }{
 	{"exceeded max depth", "nests deeper than " + strconv.Itoa(MaxDepth) + " levels"},
 	{"mapping values are not allowed", `a ":" is not expected here: check the indentation, or put text that holds ": " in quotes`},
-	{"found character that cannot start any token", "this character cannot begin a value: indent with spaces, not tabs, and put text that begins with @ ` or % in quotes"},
 	{"found a tab character", "a tab cannot indent: use spaces"},
 	{"could not find expected ':'", `a ":" is missing after the key`},
 	{"did not find expected key", "a key was expected here: check the indentation, and that quotes and brackets are closed"},
@@ -235,6 +258,7 @@ var syntaxHelp = []struct{ found, say string }{
 	{"block sequence entries are not allowed", `a "- " is not expected here: begin the list on its own line`},
 	{"found unknown escape character", `unknown escape: in double quotes \ begins one; write \\ for a backslash, or use single quotes`},
 	{"did not find expected <document start>", "the document has ended before this line: check the indentation"},
+	{"found incompatible YAML document", "this %YAML line is not read: remove it"},
 	{"unknown anchor", "aliases such as *name are not read: write the value out, or put text that begins with * in quotes"},
 	{"did not find expected alphabetic or numeric character", "put text that begins with * or & in quotes"},
 }
