@@ -28,7 +28,9 @@ const maxPoints = 50_000
 func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) ([]usher.UsagePoint, error) {
 	book := u.cfg.Live.Book(env)
 	var problems []usher.Problem
-	bad := func(where, what string) { problems = append(problems, usher.Problem{Location: "query." + where, Message: what}) }
+	bad := func(where, what string) {
+		problems = append(problems, usher.Problem{Location: "query." + where, Message: what})
+	}
 	f := book.Features[q.Feature]
 	if f == nil {
 		bad("feature", "no feature "+q.Feature)
