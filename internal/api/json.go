@@ -24,10 +24,22 @@ type reader struct {
 	broken   bool
 	problems []usher.Problem
 	scratch  []byte // of strings with escapes
+	// soft makes what is JSON, but not strict JSON, a problem of the value at
+	// hand instead of the end: one event must not fail its neighbours.
+	soft bool
 }
 
 func (r *reader) reset(b []byte) {
-	r.b, r.i, r.depth, r.broken, r.problems = b, 0, 0, false, nil
+	r.b, r.i, r.depth, r.broken, r.problems, r.soft = b, 0, 0, false, nil, false
+}
+
+// loose is fail, or with soft a note.
+func (r *reader) loose(format string, args ...any) {
+	if !r.soft {
+		r.fail(format, args...)
+	} else if !r.broken {
+		r.note("", format, args...)
+	}
 }
 
 // note records one wrong thing.
@@ -125,11 +137,13 @@ func (r *reader) kind() string {
 }
 
 func (r *reader) enter() bool {
-	if r.depth++; r.depth > maxDepth {
+	r.depth++
+	if r.depth > 1000 {
 		r.fail("it nests deeper than %d levels", maxDepth)
-		return false
+	} else if r.depth == maxDepth+1 {
+		r.loose("it nests deeper than %d levels", maxDepth)
 	}
-	return true
+	return !r.broken
 }
 
 // object reads an object, calling member at each value with its name, which is
@@ -170,27 +184,24 @@ func (r *reader) object(location string, member func(name []byte)) bool {
 		switch {
 		case many != nil:
 			if many[string(name)] {
-				r.fail("the name %q occurs twice in one object", name)
-				return false
+				r.loose("the name %q occurs twice in one object", name)
 			}
 			many[string(name)] = true
 		case len(seen) == cap(seen):
 			many = r.names(seen)
 			if many[string(name)] {
-				r.fail("the name %q occurs twice in one object", name)
-				return false
+				r.loose("the name %q occurs twice in one object", name)
 			}
 			many[string(name)] = true
 		default:
 			for _, s := range seen {
 				if string(r.b[s.from:s.to]) == string(name) {
-					r.fail("the name %q occurs twice in one object", name)
-					return false
+					r.loose("the name %q occurs twice in one object", name)
 				}
 			}
 			seen = append(seen, span{from + 1, r.i - 1})
 		}
-		if !r.expect(':') {
+		if !r.expect(':') || r.broken {
 			return false
 		}
 		member(name)
@@ -406,8 +417,7 @@ func (r *reader) text() []byte {
 		case c == '"':
 			s := r.b[from:r.i]
 			if !ascii && !utf8.Valid(s) {
-				r.fail("a string is not valid UTF-8")
-				return nil
+				r.loose("a string is not valid UTF-8")
 			}
 			r.i++
 			return s
@@ -435,8 +445,7 @@ func (r *reader) escaped(from int) []byte {
 			r.i++
 			r.scratch = s
 			if !utf8.Valid(s) {
-				r.fail("a string is not valid UTF-8")
-				return nil
+				r.loose("a string is not valid UTF-8")
 			}
 			return s
 		case c < 0x20:
@@ -474,11 +483,11 @@ func (r *reader) escaped(from int) []byte {
 					low = r.hex4()
 				}
 				if u = utf16.DecodeRune(u, low); u == utf8.RuneError {
-					r.fail("a string holds half of a surrogate pair")
+					r.loose("a string holds half of a surrogate pair")
 				}
 			}
 			if u == 0 {
-				r.fail("a string holds \\u0000")
+				r.loose("a string holds \\u0000")
 			}
 			if r.broken {
 				return nil

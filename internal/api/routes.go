@@ -22,6 +22,9 @@ func (a *API) routes() {
 	handle(a, "POST /v1/check/batch", auth.PermDecide, batchDoc, a.checkBatch)
 	handle(a, "POST /v1/explain", auth.PermDecide, explainDoc, a.explain)
 	handle(a, "GET /v1/customers/{id}/entitlements", auth.PermDecide, entitlementsDoc, a.entitlements)
+	handle(a, "POST /v1/consume", auth.PermConsume, consumeDoc, a.consume)
+	handle(a, "POST /v1/events", auth.PermIngest, eventsDoc, a.events)
+	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
 }
 
 // route is a row of the table.

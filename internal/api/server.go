@@ -20,6 +20,7 @@ import (
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/usage"
 )
 
 // Config is what the API asks.
@@ -27,6 +28,7 @@ type Config struct {
 	DB      *store.DB
 	Live    *live.Live
 	Decide  *decide.Service
+	Usage   *usage.Usage
 	Auth    *auth.Service
 	Log     *slog.Logger // nil is silent; one line per request at debug level
 	Version string       // of the program, for the OpenAPI document

@@ -1,0 +1,294 @@
+package api
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+const (
+	eventType  = "application/cloudevents+json"
+	eventsType = "application/cloudevents-batch+json"
+)
+
+type eventIn struct {
+	SpecVersion string         `json:"specversion" enum:"1.0"`
+	ID          string         `json:"id" doc:"With source, the event's name for good"`
+	Source      string         `json:"source"`
+	Type        string         `json:"type" doc:"What meters select by"`
+	Subject     string         `json:"subject" doc:"The customer"`
+	Time        string         `json:"time,omitempty" format:"date-time" doc:"When it happened; default now"`
+	Data        map[string]any `json:"data,omitempty"`
+}
+
+var eventsDoc = doc{ID: "ingestEvents", Tag: "Use", Summary: "Record reported use: CloudEvents 1.0", MaxBody: 8 << 20,
+	Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in binary mode: `ce-*` headers and the data as `application/json`. " +
+		"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. Answers after the commit.",
+	Accept: []string{eventType, eventsType, "application/json"}, request: eventIn{}, response: usher.IngestResult{},
+	params: []*huma.Param{
+		{Name: "ce-specversion", In: "header", Description: "In binary mode: 1.0, and ce-id, ce-source, ce-type, ce-subject, ce-time beside it", Schema: &huma.Schema{Type: huma.TypeString}},
+	}}
+
+func (a *API) events(w http.ResponseWriter, r *http.Request, c *call) {
+	b, rejected, err := a.readEvents(r, c.route)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	result, err := a.Usage.Ingest(r.Context(), c.Env, b.events)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	for _, x := range result.Rejected { // its indices are of those that were sent on
+		x.Index = b.index[x.Index]
+		rejected = append(rejected, x)
+	}
+	slices.SortFunc(rejected, func(x, y usher.Rejection) int { return cmp.Compare(x.Index, y.Index) })
+	result.Rejected = rejected
+	a.metrics.events.WithLabelValues("accepted").Add(float64(result.Accepted))
+	a.metrics.events.WithLabelValues("duplicate").Add(float64(result.Duplicates))
+	for _, x := range rejected {
+		a.metrics.events.WithLabelValues(x.Code).Inc()
+	}
+	body, err := marshal(result)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	a.write(w, c, body)
+}
+
+// marshal is json.Marshal that leaves <, > and & as they are.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// eventBatch is events that are well formed, and where each stood.
+type eventBatch struct {
+	events []usher.Event
+	index  []int
+}
+
+// readEvents reads a request in any of the three modes. What is not JSON at all
+// fails it; an event that is no good one is rejected on its own.
+func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []usher.Rejection, err error) {
+	rejected = []usher.Rejection{}
+	binary := len(r.Header["Ce-Specversion"]) > 0 || len(r.Header["Ce-Id"]) > 0
+	if !binary {
+		rt = &route{accept: []string{eventType, eventsType}, maxBody: rt.maxBody}
+	} else if rt = (&route{accept: jsonType, maxBody: rt.maxBody}); r.ContentLength == 0 && len(r.Header["Content-Type"]) == 0 {
+		rt.accept = nil // no data, so no type of it
+	}
+	// The events keep parts of the body for longer than this call, where the
+	// client goes away before the commit: no borrowed memory here.
+	var body []byte
+	if rt.accept != nil {
+		if body, err = a.readAll(r, rt, nil); err != nil {
+			return b, nil, err
+		}
+	}
+	p := &reader{b: body, soft: true}
+	add := func(e usher.Event, i int) {
+		if len(p.problems) > 0 {
+			x := p.problems[0]
+			rejected = append(rejected, usher.Rejection{Index: i, Code: usher.RejectInvalid, Message: strings.TrimSpace(x.Location + " " + x.Message)})
+			p.problems = nil
+			return
+		}
+		b.events = append(b.events, e)
+		b.index = append(b.index, i)
+	}
+	switch {
+	case binary:
+		var e usher.Event
+		if len(bytes.TrimSpace(body)) > 0 {
+			e.Data = p.data()
+		}
+		if p.broken {
+			return b, nil, p.err()
+		}
+		p.space()
+		if p.i < len(p.b) {
+			p.fail("there is more after the end of the value")
+			return b, nil, p.err()
+		}
+		p.headers(r.Header, &e)
+		add(e, 0)
+		return b, rejected, nil
+	case isType(r, eventsType):
+		if p.peek() != '[' {
+			p.wrong("body", "an array of events")
+			return b, nil, p.err()
+		}
+		n := 0
+		p.array("body", func(i int) {
+			if n++; n > usage.MaxEvents {
+				p.skip()
+				p.problems = clearUnlessBroken(p)
+				return
+			}
+			e := p.event()
+			if !p.broken {
+				add(e, i)
+			}
+		})
+		if n > usage.MaxEvents && !p.broken {
+			return b, nil, usher.Errorf(usher.TooLarge, "a request takes at most %d events, this one has %d", usage.MaxEvents, n)
+		}
+	default:
+		if p.peek() != '{' {
+			p.wrong("body", "an event")
+			return b, nil, p.err()
+		}
+		if e := p.event(); !p.broken {
+			add(e, 0)
+		}
+	}
+	return b, rejected, p.err()
+}
+
+func clearUnlessBroken(p *reader) []usher.Problem {
+	if p.broken {
+		return p.problems
+	}
+	return nil
+}
+
+func isType(r *http.Request, want string) bool { return contentType(r, []string{want}) == nil }
+
+// event reads one event in structured mode. Attributes that usher does not
+// know are extensions and of no concern.
+func (r *reader) event() (e usher.Event) {
+	if r.peek() != '{' {
+		r.wrong("", "an event")
+		return e
+	}
+	version := ""
+	r.object("", func(name []byte) {
+		switch string(name) {
+		case "specversion":
+			version = r.attribute("specversion")
+		case "id":
+			e.ID = r.attribute("id")
+		case "source":
+			e.Source = r.attribute("source")
+		case "type":
+			e.Type = r.attribute("type")
+		case "subject":
+			e.Subject = r.attribute("subject")
+		case "time":
+			if r.peek() == 'n' {
+				r.word("null")
+				return
+			}
+			e.Time = r.time("time")
+		case "data":
+			e.Data = r.data()
+		case "data_base64":
+			if r.skip(); !r.broken {
+				r.note("data_base64", "is not read: send data, a JSON object")
+			}
+		default:
+			r.skip()
+		}
+	})
+	r.attributes(version, &e)
+	return e
+}
+
+// attribute reads a required attribute; null is none.
+func (r *reader) attribute(name string) string {
+	if r.peek() == 'n' {
+		r.word("null")
+		return ""
+	}
+	return r.string(name)
+}
+
+// attributes notes what is wrong with the required ones.
+func (r *reader) attributes(version string, e *usher.Event) {
+	if r.broken || len(r.problems) > 0 {
+		return
+	}
+	if version != "1.0" {
+		r.note("specversion", `must be "1.0", got %s`, clip(version))
+	}
+	r.id("id", e.ID)
+	r.id("source", e.Source)
+	r.id("type", e.Type)
+	r.id("subject", e.Subject)
+}
+
+// data reads an event's data: an object, or null for none.
+func (r *reader) data() json.RawMessage {
+	switch r.peek() {
+	case 'n':
+		r.word("null")
+		return nil
+	case '{':
+		from := r.i
+		r.skip()
+		return json.RawMessage(r.b[from:r.i])
+	}
+	r.wrong("data", "an object")
+	return nil
+}
+
+// headers reads an event's attributes in binary mode.
+func (r *reader) headers(h http.Header, e *usher.Event) {
+	get := func(name string) string {
+		list := h[http.CanonicalHeaderKey("ce-"+name)]
+		if len(list) == 0 {
+			return ""
+		}
+		value, ok := headerText(list[0])
+		if len(list) > 1 || !ok {
+			r.note("ce-"+name, "must be given once, percent-encoded")
+		}
+		return value
+	}
+	version := get("specversion")
+	e.ID, e.Source, e.Type, e.Subject = get("id"), get("source"), get("type"), get("subject")
+	if text := get("time"); text != "" {
+		t, err := usher.ParseTime(text)
+		if err != nil {
+			r.note("ce-time", "%s", err)
+		}
+		e.Time = t
+	}
+	r.attributes(version, e)
+}
+
+// headerText undoes the quoting and the percent-encoding of the HTTP binding.
+func headerText(s string) (string, bool) {
+	if n := len(s); n >= 2 && s[0] == '"' && s[n-1] == '"' {
+		var b strings.Builder
+		for i := 1; i < n-1; i++ {
+			if s[i] == '\\' && i+1 < n-1 {
+				i++
+			}
+			b.WriteByte(s[i])
+		}
+		s = b.String()
+	}
+	if !strings.Contains(s, "%") {
+		return s, utf8.ValidString(s)
+	}
+	text, err := url.PathUnescape(s)
+	return text, err == nil && utf8.ValidString(text)
+}

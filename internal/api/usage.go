@@ -1,0 +1,98 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+type usageOut struct {
+	Data []usagePointDoc `json:"data"`
+}
+
+type usagePointDoc struct {
+	Start time.Time         `json:"start"`
+	End   time.Time         `json:"end"`
+	Value usher.Number      `json:"value"`
+	Group map[string]string `json:"group,omitempty"`
+}
+
+var usageDoc = doc{ID: "queryUsage", Tag: "Use", Summary: "What a customer used of a feature, in windows",
+	Text: "Over [from, to). Empty windows are left out; days and months are those of the customer's zone.", response: usageOut{},
+	params: []*huma.Param{
+		{Name: "customer", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
+		{Name: "feature", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
+		{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+		{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+		{Name: "window", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"minute", "hour", "day", "month"}}},
+		{Name: "group_by", In: "query", Description: "A dimension of the feature's meter", Schema: &huma.Schema{Type: huma.TypeString}},
+	}}
+
+func (a *API) usage(w http.ResponseWriter, r *http.Request, c *call) {
+	q, err := readUsage(r)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	points, err := a.Usage.Query(r.Context(), c.Env, q)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	type point struct {
+		Start time.Time         `json:"start"`
+		End   time.Time         `json:"end"`
+		Value rawJSON           `json:"value"`
+		Group map[string]string `json:"group,omitempty"`
+	}
+	out := struct {
+		Data []point `json:"data"`
+	}{make([]point, 0, len(points))}
+	for _, p := range points {
+		out.Data = append(out.Data, point{p.Start.UTC(), p.End.UTC(), usher.AppendQuantity(nil, p.Value, p.Precision), p.Group})
+	}
+	body, err := marshal(out)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	a.write(w, c, body)
+}
+
+// rawJSON is a part that is JSON already.
+type rawJSON []byte
+
+// MarshalJSON is the part itself.
+func (j rawJSON) MarshalJSON() ([]byte, error) { return j, nil }
+
+func readUsage(r *http.Request) (q usage.UsageQuery, err error) {
+	known := []string{"customer", "feature", "from", "to", "window", "group_by"}
+	p, err := parameters(r, known...)
+	if err != nil {
+		return q, err
+	}
+	var wrong []usher.Problem
+	for _, name := range known[:5] {
+		if p[name] == "" {
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be there"})
+		}
+	}
+	instant := func(name string) (t time.Time) {
+		if p[name] != "" {
+			var err error
+			if t, err = usher.ParseTime(p[name]); err != nil {
+				wrong = append(wrong, usher.Problem{Location: "query." + name, Message: err.Error()})
+			}
+		}
+		return t
+	}
+	q = usage.UsageQuery{Customer: p["customer"], Feature: p["feature"], From: instant("from"), To: instant("to"), Window: usher.Unit(p["window"]), GroupBy: p["group_by"]}
+	if len(wrong) > 0 {
+		return q, invalids(wrong)
+	}
+	return q, nil
+}
