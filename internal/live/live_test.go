@@ -1,0 +1,194 @@
+package live_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/testpg"
+)
+
+func TestMain(m *testing.M) { testpg.Main(m) }
+
+const file = `usher: 1
+features: {sso: {kind: switch}}
+plans: {free: {default: true, entitlements: {sso: %v}}}
+`
+
+func open(t *testing.T, dsn string, max int) (*store.DB, *live.Live) {
+	t.Helper()
+	db, err := store.Open(t.Context(), store.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := live.New(t.Context(), live.Config{DB: db, PollInterval: 10 * time.Millisecond, Node: fmt.Sprintf("%p", db), MaxCustomers: max})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { l.Run(ctx); close(done) }()
+	t.Cleanup(func() { stop(); <-done; db.Close() })
+	return db, l
+}
+
+// apply puts a catalogue in force whose one plan gives sso or not.
+func apply(t *testing.T, db *store.DB, version int, sso bool) int64 {
+	t.Helper()
+	c, err := catalogfile.Parse("test", fmt.Appendf(nil, file, sso))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := db.Environment(t.Context(), usher.Sandbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Basis: st.Revision, Meta: store.Meta{Actor: "system", Action: "catalog.apply", At: time.Now()},
+		Source: "x", Canonical: string(catalogfile.Format(c)), Hash: catalogfile.Hash(c), Plans: []usher.PlanVersion{{Version: version, Plan: *catalogfile.Resolve(c, "free")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+func create(t *testing.T, db *store.DB, id string) {
+	t.Helper()
+	st, err := db.LoadCustomer(t.Context(), usher.Sandbox, id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().Add(-time.Hour)
+	if _, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Customer: id, Basis: st.Revision, BasisCatalog: st.CatalogRevision, Meta: store.Meta{Actor: "system", Action: "customer.put", At: now},
+		Put: &usher.Customer{ID: id, CreatedAt: now, Clocks: []usher.Clock{{From: now, Anchor: now}}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func allowed(t *testing.T, l *live.Live, customer string) bool {
+	t.Helper()
+	now := l.Now(usher.Sandbox)
+	s, err := l.Snapshot(t.Context(), usher.Sandbox, customer, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return engine.Decide(s, engine.Query{Customer: customer, Feature: "sso"}, now).Allowed
+}
+
+// A warm customer costs no query: the same snapshot is given again, until a
+// revision touches it.
+func TestS06_WarmUntilARevisionTouchesIt(t *testing.T) {
+	t.Parallel()
+	db, l := open(t, filepath.Join(t.TempDir(), "u.db"), 0)
+	apply(t, db, 1, true)
+	create(t, db, "acme")
+	create(t, db, "other")
+	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	get := func() *engine.Snapshot {
+		s, err := l.Snapshot(t.Context(), usher.Sandbox, "acme", l.Now(usher.Sandbox))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := get()
+	if get() != first {
+		t.Error("a warm customer was loaded again")
+	}
+	create(t, db, "third") // touches another customer
+	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	if get() != first {
+		t.Error("another customer's change dropped this one")
+	}
+	create(t, db, "acme")
+	if get() != first {
+		t.Error("a change shows before it is taken in: its revision would be newer than the answer's")
+	}
+	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	second := get()
+	if second == first {
+		t.Error("a change of this customer was not taken in")
+	}
+	if r := l.Revision(usher.Sandbox); r != 5 {
+		t.Errorf("revision %d, want 5", r)
+	}
+	apply(t, db, 2, false)
+	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	if get() == second || allowed(t, l, "acme") {
+		t.Error("a new catalogue was not taken in")
+	}
+	if allowed(t, l, "ghost") {
+		t.Error("an unknown customer is allowed")
+	}
+}
+
+// However many customers are asked about, memory holds no more than its bound.
+func TestCustomersInMemoryAreBounded(t *testing.T) {
+	t.Parallel()
+	db, l := open(t, filepath.Join(t.TempDir(), "u.db"), 20)
+	apply(t, db, 1, true)
+	create(t, db, "acme")
+	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		allowed(t, l, fmt.Sprint("ghost", i))
+		if i%50 == 0 && !allowed(t, l, "acme") {
+			t.Fatal("acme lost its plan")
+		}
+	}
+	until := time.Now().Add(10 * time.Second)
+	for l.Customers(usher.Sandbox) > 20 {
+		if time.Now().After(until) {
+			t.Fatalf("%d customers in memory, want at most 20", l.Customers(usher.Sandbox))
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A change written on one node is seen by the other's next answers soon.
+func TestS06_TwoNodesSeeEachOthersChanges(t *testing.T) {
+	t.Parallel()
+	server, err := testpg.Default()
+	if err != nil {
+		t.Skip("no PostgreSQL binaries: ", err)
+	}
+	dsn, err := server.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, _ := open(t, dsn, 0)
+	_, two := open(t, dsn, 0)
+	apply(t, one, 1, true)
+	create(t, one, "acme")
+	wait := func(want bool) {
+		t.Helper()
+		began := time.Now()
+		for allowed(t, two, "acme") != want {
+			if time.Since(began) > 20*time.Second {
+				t.Fatalf("the other node does not say %v", want)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Logf("seen after %v", time.Since(began).Round(time.Millisecond))
+	}
+	wait(true)
+	apply(t, one, 2, false)
+	wait(false)
+	apply(t, one, 3, true)
+	wait(true)
+}
