@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -29,8 +30,16 @@ func (ref) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Description: `A key with or without its version: "pro", "pro@3"`}
 }
 
+// schemaName names a type in the document.
+func schemaName(t reflect.Type, hint string) string {
+	if t == reflect.TypeFor[usher.Problem]() {
+		return "ProblemItem" // Problem is the whole error
+	}
+	return strings.TrimSuffix(huma.DefaultSchemaNamer(t, hint), "Doc")
+}
+
 func openAPIConfig(version string) huma.Config {
-	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	registry := huma.NewMapRegistry("#/components/schemas/", schemaName)
 	registry.RegisterTypeAlias(reflect.TypeFor[usher.Number](), reflect.TypeFor[number]())
 	registry.RegisterTypeAlias(reflect.TypeFor[usher.Ref](), reflect.TypeFor[ref]())
 	registry.RegisterTypeAlias(reflect.TypeFor[usher.Decision](), reflect.TypeFor[decisionDoc]())

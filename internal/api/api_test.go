@@ -1,0 +1,202 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+const testCatalog = `
+usher: 1
+meters:
+  api_calls: {event: api.request}
+  tokens: {event: llm.completion, sum: data.tokens, dimensions: [data.model]}
+features:
+  sso: {kind: switch}
+  support: {kind: config, type: enum, values: [community, email]}
+  regions: {kind: config, type: list}
+  api_calls: {kind: metered, meter: api_calls}
+  tokens: {kind: metered, meter: tokens}
+  credits: {kind: credits, precision: 3}
+plans:
+  pro:
+    default: true
+    entitlements:
+      sso: true
+      support: email
+      regions: [eu, us]
+      api_calls: {limit: 100, per: month}
+      tokens: {limit: 1000, per: month}
+      credits: {limit: "5.000", per: month}
+`
+
+// world is a whole server on a fresh SQLite file, with one customer, acme.
+type world struct {
+	t    testing.TB
+	api  *API
+	auth *auth.Service
+	db   *store.DB
+	keys map[string]string // by role, of production; "sandbox" is an admin's there
+	log  *lockedBuffer
+	now  func() time.Time
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+var start = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	ctx := context.Background()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &world{t: t, keys: map[string]string{}, log: &lockedBuffer{}, now: func() time.Time { return start }}
+	log := slog.New(slog.NewTextHandler(w.log, nil))
+	var err error
+	w.db, err = store.Open(ctx, store.Config{DSN: filepath.Join(t.TempDir(), "usher.db")})
+	must(err)
+	t.Cleanup(func() { w.db.Close() })
+	l, err := live.New(ctx, live.Config{DB: w.db, Now: w.now, Log: log})
+	must(err)
+	u := usage.New(usage.Config{DB: w.db, Live: l, Log: log})
+	t.Cleanup(func() { u.Close(ctx) })
+	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
+	t.Cleanup(w.auth.Close)
+	for _, role := range auth.Roles {
+		w.keys[role], _, err = w.auth.Create(ctx, usher.Production, role, role, time.Time{})
+		must(err)
+	}
+	w.keys["sandbox"], _, err = w.auth.Create(ctx, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
+	must(err)
+	cat, err := catalogfile.Parse("test.yaml", []byte(testCatalog))
+	must(err)
+	var plans []usher.PlanVersion
+	for _, p := range cat.Plans {
+		plans = append(plans, usher.PlanVersion{Version: 1, Plan: *p})
+	}
+	meta := store.Meta{Actor: "system", Action: "test", Object: "test", RequestID: "test", At: start.AddDate(0, -1, 0)}
+	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Meta: meta, Source: testCatalog, Canonical: testCatalog, Hash: "sha256:test", Plans: plans})
+	must(err)
+	anchor := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	e, err := w.db.Environment(ctx, usher.Production)
+	must(err)
+	for _, id := range []string{"acme", "odd/näme ?&%"} {
+		_, err = w.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Production, Meta: meta, BasisCatalog: e.CatalogRevision, Customer: id,
+			Put: &usher.Customer{ID: id, CreatedAt: anchor, Anchor: &anchor, Clocks: []usher.Clock{{From: anchor, Anchor: anchor}}}})
+		must(err)
+	}
+	must(l.Refresh(ctx, usher.Production))
+	w.api = New(Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth, Log: log, Version: "test"})
+	return w
+}
+
+// do sends one request as an admin, unless a header says otherwise.
+func (w *world) do(method, target, contentType, body string, headers ...string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+w.keys[auth.RoleAdmin])
+	r.Header.Set("X-Request-ID", "t")
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	out := httptest.NewRecorder()
+	w.api.ServeHTTP(out, r)
+	return out
+}
+
+func (w *world) want(got *httptest.ResponseRecorder, status int, body string) {
+	w.t.Helper()
+	if got.Code != status || got.Body.String() != body {
+		w.t.Errorf("got %d\n%s\nwant %d\n%s", got.Code, got.Body, status, body)
+	}
+}
+
+// bad is the body of a 400 with problems "location|message".
+func bad(problems ...string) string {
+	var list []usher.Problem
+	for _, p := range problems {
+		location, message, _ := strings.Cut(p, "|")
+		list = append(list, usher.Problem{Location: location, Message: message})
+	}
+	e := invalids(list).(*usher.Error)
+	p := newProblem(usher.Invalid, e.Detail, list)
+	p.RequestID = "t"
+	b, _ := json.Marshal(p)
+	return string(b)
+}
+
+func TestS01_Check(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const window = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"}`
+	for body, want := range map[string]string{
+		`{"customer":"acme","feature":"api_calls","amount":10}`:                              `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,"overage":0,` + window + `,"plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"api_calls","amount":"101.0"}`:                         `{"allowed":false,"reason":"limit_reached","customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,"overage":0,` + window + `,"plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"credits","amount":"1.5","member":"m"}`:                `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"credits","kind":"credits","limit":"5.000","used":"0.000","reserved":"0.000","remaining":"5.000","unlimited":false,"overage":"0.000",` + window + `,"plan":"pro@1","revision":3}`,
+		` { "feature" : "sso" , "customer" : "acme" , "at" : "2026-03-01T01:00:00+02:00" } `: `{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"regions"}`:                                            `{"allowed":true,"reason":"granted","customer":"acme","feature":"regions","kind":"config","value":["eu","us"],"plan":"pro@1","revision":3}`,
+		`{"customer":"nobody","feature":"sso"}`:                                              `{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":3}`,
+		`{"customer":"acme","feature":"Nope <x>"}`:                                           `{"allowed":false,"reason":"unknown_feature","customer":"acme","feature":"Nope <x>","revision":3}`,
+		`{"customer":"odd\/n\u00e4me ?&%","feature":"support"}`:                              `{"allowed":true,"reason":"granted","customer":"odd/näme ?&%","feature":"support","kind":"config","value":"email","plan":"pro@1","revision":3}`,
+	} {
+		got := w.do("POST", "/v1/check", "application/json", body)
+		w.want(got, 200, want)
+		wantHeaders(t, got.Header(), map[string]string{"Content-Type": "application/json", "X-Request-Id": "t", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
+	}
+	w.want(w.do("GET", "/v1/customers/odd%2Fn%C3%A4me%20%3F&%25/entitlements?at=2025-06-01T00:00:00Z", "", ""), 200, `{"data":[`+
+		`{"allowed":false,"reason":"not_entitled","customer":"odd/näme ?&%","feature":"api_calls"`)
+}
+
+func wantHeaders(t *testing.T, h http.Header, want map[string]string) {
+	t.Helper()
+	for name, value := range want {
+		if got := h.Get(name); got != value {
+			t.Errorf("header %s: got %q, want %q", name, got, value)
+		}
+	}
+}
+
+var _ = reflect.DeepEqual
+var _ = slices.Contains[[]string]
+var _ io.Reader
