@@ -117,6 +117,8 @@ func TestS08_GapsAndOverlaps(t *testing.T) {
 			[]string{"2024-02-10T02:30:00-05:00", "2024-03-10T03:00:00-04:00", "2024-04-10T02:30:00-04:00"}},
 		{"New York: long after the last rule on file", "America/New_York", "2024-01-14T02:30:00-05:00", per(1, usher.Month),
 			[]string{"2190-02-14T02:30:00-05:00", "2190-03-14T03:00:00-04:00", "2190-04-14T02:30:00-04:00"}},
+		{"New York: the last day of a leap year", "America/New_York", "2024-01-13T20:00:00-05:00", per(1, usher.Day),
+			[]string{"2040-12-29T20:00:00-05:00", "2040-12-30T20:00:00-05:00", "2040-12-31T20:00:00-05:00", "2041-01-01T20:00:00-05:00"}},
 		{"London: 01:00 is skipped", "Europe/London", "2024-01-31T01:00:00Z", per(1, usher.Month),
 			[]string{"2024-02-29T01:00:00Z", "2024-03-31T02:00:00+01:00", "2024-04-30T01:00:00+01:00"}},
 		{"London: 01:00 comes twice", "Europe/London", "2024-01-27T01:00:00Z", per(1, usher.Month),

@@ -83,6 +83,11 @@ func stretchAt(sec int64, loc *time.Location) stretch {
 	if !to.IsZero() {
 		s.to = to.Unix()
 	}
+	if s.to <= sec {
+		// On the last day of a leap year that follows a zone's rule, Go 1.26 gives
+		// that day's start for the end of the year.
+		s.to = floor(sec, day) + day
+	}
 	return s
 }
 
