@@ -18,6 +18,9 @@ type StoredAnswer struct {
 	BodyHash []byte // of what makes two requests the same; never empty
 	Status   int    // HTTP status, 2xx
 	Body     []byte // of the response
+	// BodyAt, where it is set, makes Body of the change's revision, which is
+	// known only once the change is applied.
+	BodyAt   func(revision int64) ([]byte, error)
 	Customer string
 	Feature  string
 	At       time.Time
@@ -63,17 +66,24 @@ func keyFree(ctx context.Context, tx *sql.Tx, env usher.Environment, a *StoredAn
 	return err
 }
 
-func storeAnswer(ctx context.Context, tx *sql.Tx, env usher.Environment, a *StoredAnswer) error {
+func storeAnswer(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, a *StoredAnswer) error {
 	if a == nil {
 		return nil
 	}
 	if a.Status < 200 || a.Status > 299 || len(a.BodyHash) == 0 {
 		return fmt.Errorf("store: key %q: only 2xx answers with a body hash are stored, not %d", a.Key, a.Status)
 	}
+	body := a.Body
+	if a.BodyAt != nil {
+		var err error
+		if body, err = a.BodyAt(revision); err != nil {
+			return err
+		}
+	}
 	answer := binary.BigEndian.AppendUint16([]byte(answerMark), uint16(a.Status))
 	n, err := exec(ctx, tx, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8) ON CONFLICT (key, env) DO NOTHING`,
-		a.Key, string(env), a.Route, a.BodyHash, a.Customer, a.Feature, micros(a.At), append(answer, a.Body...))
+		a.Key, string(env), a.Route, a.BodyHash, a.Customer, a.Feature, micros(a.At), append(answer, body...))
 	if err == nil && n == 0 {
 		err = ErrKeyTaken
 	}

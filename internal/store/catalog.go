@@ -131,7 +131,7 @@ func applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (int64, err
 		}
 		part = part[n:]
 	}
-	return revision, storeAnswer(ctx, tx, c.Env, c.Answer)
+	return revision, storeAnswer(ctx, tx, c.Env, revision, c.Answer)
 }
 
 func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, table string, ref usher.Ref, v any) error {

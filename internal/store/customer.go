@@ -296,7 +296,7 @@ func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange)
 	if err := replace(ctx, tx, c.Env, revision, "grants", datedGrants(c.Grants)); err != nil {
 		return 0, err
 	}
-	return revision, storeAnswer(ctx, tx, c.Env, c.Answer)
+	return revision, storeAnswer(ctx, tx, c.Env, revision, c.Answer)
 }
 
 func putCustomer(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, c *usher.Customer) error {

@@ -1,0 +1,121 @@
+package customers
+
+import (
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/calendar"
+)
+
+// maxClocks bounds a customer's clocks: each moves windows, and that is rare.
+const maxClocks = 1000
+
+// inForce is the index of the clock in force at t.
+func inForce(clocks []usher.Clock, t time.Time) int {
+	i := len(clocks) - 1
+	for i > 0 && clocks[i].From.After(t) {
+		i--
+	}
+	return i
+}
+
+// anchored puts a new anchor in force from a minute on. It is the newest word:
+// anchors that were to come later go.
+func anchored(clocks []usher.Clock, from, anchor time.Time) []usher.Clock {
+	i := inForce(clocks, from)
+	kept := slices.Clone(clocks[:i+1])
+	if kept[i].Anchor.Equal(anchor) {
+		return kept
+	}
+	return tidy(placed(kept, i, from, func(c *usher.Clock) { c.Anchor = anchor }))
+}
+
+// zoned puts a new zone in force from a minute on, for good.
+func zoned(clocks []usher.Clock, from time.Time, zone string) []usher.Clock {
+	i := inForce(clocks, from)
+	if clocks[i].Timezone == zone {
+		return clocks
+	}
+	return tidy(placed(slices.Clone(clocks), i, from, func(c *usher.Clock) { c.Timezone = zone }))
+}
+
+// placed changes the clock i that is in force at from, and those after it, from
+// then on.
+func placed(clocks []usher.Clock, i int, from time.Time, set func(*usher.Clock)) []usher.Clock {
+	if clocks[i].From.Before(from) {
+		c := clocks[i]
+		c.From = from
+		i++
+		clocks = slices.Insert(clocks, i, c)
+	}
+	for j := i; j < len(clocks); j++ {
+		set(&clocks[j])
+	}
+	return clocks
+}
+
+// tidy drops clocks that change nothing.
+func tidy(clocks []usher.Clock) []usher.Clock {
+	return slices.CompactFunc(clocks, func(a, b usher.Clock) bool { return a.Anchor.Equal(b.Anchor) && a.Timezone == b.Timezone })
+}
+
+// start gives the customer its anchor by a subscription that starts then (S18):
+// named is what the subscription names, or nil. others are the customer's other
+// subscriptions as they are from now on. It reports whether anything changed.
+func (h *held) start(c *usher.Customer, others []usher.Subscription, starts time.Time, named *time.Time) bool {
+	before := *c
+	if !slices.ContainsFunc(others, began) {
+		forgetStart(c, others, h.now)
+	}
+	if named != nil || c.Anchor == nil {
+		anchor, from := minute(starts), minute(starts)
+		if named != nil {
+			anchor = minute(*named)
+		}
+		if starts.Before(h.now) {
+			from = minute(h.now)
+		}
+		if first := c.Clocks[0].From; c.Anchor == nil && (!minute(starts).After(first) || !from.After(first)) {
+			// Only the moment of creation so far, and nothing before that to cut.
+			c.Clocks = slices.Clone(c.Clocks)
+			for i := range c.Clocks {
+				c.Clocks[i].Anchor = anchor
+			}
+		} else {
+			c.Clocks = anchored(c.Clocks, from, anchor)
+		}
+		c.Anchor = &anchor
+	}
+	return before.Anchor != c.Anchor || !slices.Equal(before.Clocks, c.Clocks)
+}
+
+// forgetStart takes back the anchor that a subscription was to bring which now
+// never begins.
+func forgetStart(c *usher.Customer, never []usher.Subscription, now time.Time) {
+	last := len(c.Clocks) - 1
+	if c.Anchor == nil || last < 1 || !c.Clocks[last].From.After(now) ||
+		!slices.ContainsFunc(never, func(s usher.Subscription) bool { return minute(s.StartsAt).Equal(c.Clocks[last].From) }) {
+		return
+	}
+	c.Clocks = slices.Clone(c.Clocks[:last])
+	c.Anchor = nil
+	if k := c.Clocks[last-1]; !k.Anchor.Equal(c.Clocks[0].From) {
+		c.Anchor = &k.Anchor
+	}
+}
+
+// began reports whether the subscription has or will have any time at all.
+func began(s usher.Subscription) bool { return s.EndsAt == nil || s.EndsAt.After(s.StartsAt) }
+
+// periodOf is the billing period that holds t: a month or a year from the
+// anchor in force then (S35).
+func (h *held) periodOf(plan usher.Ref, t time.Time) usher.Window {
+	unit := usher.Month
+	if p, ok := h.book.Plan(plan); ok && p.Period != "" {
+		unit = p.Period
+	}
+	k := h.Customer.Clocks[inForce(h.Customer.Clocks, t)]
+	w, _ := calendar.At(usher.Period{Every: 1, Unit: unit}, k.Anchor, h.zoneOf(k), t)
+	return w
+}

@@ -1,0 +1,199 @@
+package customers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/calendar"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// Customer is a customer as it is shown.
+type Customer struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Timezone  string            `json:"timezone"` // "": the environment's
+	Anchor    time.Time         `json:"anchor"`   // in force now (S18)
+	Metadata  map[string]string `json:"metadata"`
+	CreatedAt time.Time         `json:"created_at"`
+	Revision  int64             `json:"revision,omitempty"` // of the customer's newest change; absent in lists
+}
+
+// CustomerInput is what a customer is made of. Name, zone and metadata replace
+// what was there, absent ones too; an absent anchor leaves the anchor, because
+// windows must not move by accident.
+type CustomerInput struct {
+	Name     string
+	Timezone string // IANA; "": the environment's
+	Anchor   *time.Time
+	Metadata map[string]string
+}
+
+// The bounds of a customer, in bytes where nothing else is said.
+const (
+	MaxName          = 200
+	MaxMetadata      = 50 // entries
+	MaxMetadataKey   = 64
+	MaxMetadataValue = 500
+)
+
+// PutCustomer creates a customer, replaces it, or revives a deleted one with
+// its anchor and use (S36), and says whether it was not there. A new anchor or
+// zone holds from now on (S18). What changes nothing makes no revision.
+func (s *Service) PutCustomer(ctx context.Context, env usher.Environment, m Meta, id string, in CustomerInput) (c Customer, created bool, err error) {
+	if err := in.check(id); err != nil {
+		return Customer{}, false, err
+	}
+	c, err = change(ctx, s, env, m, id, "customer.put", func(h *held, c *store.CustomerChange) (Customer, func(int64) Customer, error) {
+		created = h.Customer == nil
+		next := h.put(in)
+		if len(next.Clocks) > maxClocks {
+			return Customer{}, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be", id, maxClocks)
+		}
+		if !created && sameCustomer(h.Customer, next) {
+			return show(next, h.now, h.Revision), nil, nil
+		}
+		c.Put = next
+		return Customer{}, func(revision int64) Customer { return show(next, h.now, revision) }, nil
+	})
+	return c, created, err
+}
+
+func sameCustomer(a, b *usher.Customer) bool {
+	return a.Name == b.Name && a.Timezone == b.Timezone && maps.Equal(a.Metadata, b.Metadata) && slices.Equal(a.Clocks, b.Clocks) &&
+		(a.Anchor == nil) == (b.Anchor == nil) && (a.Anchor == nil || a.Anchor.Equal(*b.Anchor))
+}
+
+// put is the customer with the input's values, new, replaced or revived.
+func (h *held) put(in CustomerInput) *usher.Customer {
+	now := minute(h.now)
+	next := &usher.Customer{ID: h.id, CreatedAt: h.now}
+	switch {
+	case h.Customer != nil:
+		*next = *h.Customer
+	case h.Deleted != nil:
+		next.Anchor, next.Clocks = h.Deleted.Anchor, h.Deleted.Clocks
+	default:
+		next.Clocks = []usher.Clock{{From: now, Anchor: now, Timezone: in.Timezone}}
+	}
+	next.Name, next.Timezone, next.Metadata = in.Name, in.Timezone, in.Metadata
+	next.Clocks = zoned(next.Clocks, now, in.Timezone)
+	if in.Anchor == nil {
+		return next
+	}
+	anchor := minute(*in.Anchor)
+	if !next.Clocks[inForce(next.Clocks, now)].Anchor.Equal(anchor) {
+		next.Clocks = anchored(next.Clocks, now, anchor)
+	}
+	next.Anchor = &anchor
+	return next
+}
+
+func (in *CustomerInput) check(id string) error {
+	var p problems
+	if err := usher.CheckID("a customer's id", id); err != nil {
+		p.add("path.id", "%s", err)
+	}
+	if words := untidy(in.Name, MaxName); words != "" {
+		p.add("body.name", "%s", words)
+	}
+	if _, err := calendar.Zone(in.Timezone); err != nil {
+		p.add("body.timezone", "%s", err)
+	}
+	if len(in.Metadata) > MaxMetadata {
+		p.add("body.metadata", "must have at most %d entries, this has %d", MaxMetadata, len(in.Metadata))
+	}
+	for i, key := range slices.Sorted(maps.Keys(in.Metadata)) {
+		if i == MaxMetadata {
+			break
+		}
+		if words := untidy(key, MaxMetadataKey); words != "" || key == "" {
+			p.add("body.metadata", "the key %.80q must be 1 to %d bytes of UTF-8 without control characters", key, MaxMetadataKey)
+		}
+		if words := untidy(in.Metadata[key], MaxMetadataValue); words != "" {
+			p.add(fmt.Sprintf("body.metadata.%.80s", key), "%s", words)
+		}
+	}
+	return p.err()
+}
+
+func show(c *usher.Customer, now time.Time, revision int64) Customer {
+	v := Customer{ID: c.ID, Name: c.Name, Timezone: c.Timezone, Anchor: c.Clocks[inForce(c.Clocks, now)].Anchor,
+		Metadata: c.Metadata, CreatedAt: c.CreatedAt, Revision: revision}
+	if v.Metadata == nil {
+		v.Metadata = map[string]string{}
+	}
+	return v
+}
+
+// Customer reads a customer; NotFound where there is none.
+func (s *Service) Customer(ctx context.Context, env usher.Environment, id string) (Customer, error) {
+	h, err := s.known(ctx, env, id)
+	if err != nil {
+		return Customer{}, err
+	}
+	return show(h.Customer, h.now, h.Revision), nil
+}
+
+// known reads a customer that exists; NotFound else.
+func (s *Service) known(ctx context.Context, env usher.Environment, id string) (*held, error) {
+	h, err := s.read(ctx, env, id)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.must()
+}
+
+// Customers reads up to limit customers by id, after the given one, and the
+// cursor of the next page; "" is the end.
+func (s *Service) Customers(ctx context.Context, env usher.Environment, after string, limit int) ([]Customer, string, error) {
+	all, err := s.cfg.DB.Customers(ctx, env, after, limit+1)
+	if err != nil {
+		return nil, "", err
+	}
+	next := ""
+	if len(all) > limit {
+		all, next = all[:limit], all[limit-1].ID
+	}
+	now := s.cfg.Live.Now(env)
+	out := make([]Customer, len(all))
+	for i := range all {
+		out[i] = show(&all[i], now, 0)
+	}
+	return out, next, nil
+}
+
+// DeleteCustomer erases name and metadata and ends all that the customer holds;
+// what was used stays (S36). NotFound where there is none.
+func (s *Service) DeleteCustomer(ctx context.Context, env usher.Environment, m Meta, id string) error {
+	_, err := change(ctx, s, env, m, id, "customer.delete", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+		if err := h.must(); err != nil {
+			return none, nil, err
+		}
+		c.Delete = true
+		// Ended ones stay on record: a trial is given once ever (S35).
+		c.Subscriptions = slices.Clone(h.Subscriptions)
+		for i := range c.Subscriptions {
+			endBy(&c.Subscriptions[i], h.now)
+		}
+		return none, func(int64) struct{} { return none }, nil
+	})
+	return err
+}
+
+// endBy ends a subscription at t, or where it starts if that is later. It
+// reports whether it did not end by then already.
+func endBy(s *usher.Subscription, t time.Time) bool {
+	if s.StartsAt.After(t) {
+		t = s.StartsAt
+	}
+	if s.EndsAt != nil && !s.EndsAt.After(t) {
+		return false
+	}
+	s.EndsAt = &t
+	return true
+}

@@ -1,0 +1,239 @@
+// Package customers makes every change to what a customer holds: the customer
+// itself, subscriptions, overrides and grants, and previews such changes. It
+// refuses to decide (the engine does) and to change the catalogue; what it
+// computes is applied whole, or computed again where something came between.
+package customers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/calendar"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// Config is what the room works with.
+type Config struct {
+	DB   *store.DB
+	Live *live.Live
+	// NewID makes an id that was never made before: the prefix, then what sorts
+	// by time.
+	NewID func(prefix string) string
+}
+
+// Service changes what customers hold. Its methods are safe for concurrent use.
+type Service struct {
+	cfg   Config
+	seed  maphash.Seed
+	locks [64]sync.Mutex // by customer: this process's own changes do not race
+}
+
+// New makes the service. It starts nothing.
+func New(cfg Config) *Service { return &Service{cfg: cfg, seed: maphash.MakeSeed()} }
+
+// Meta says who makes a change, and under which idempotency key.
+type Meta struct {
+	Actor     usher.Actor
+	RequestID string
+	// Answer is stored with the change (S13): key, route, body hash and status
+	// come from the caller, the rest is filled in, its body being the JSON of
+	// what the method returns. Nil: no key was given. A key that has an answer
+	// already makes the method return store.ErrKeyTaken.
+	Answer *store.StoredAnswer
+}
+
+// attempts is how often a change is computed anew because another came between.
+const attempts = 10
+
+// held is what a change is computed from: everything recorded about one
+// customer, the catalogue of the same moment, and the time.
+type held struct {
+	store.CustomerState
+	id      string
+	now     time.Time
+	book    *engine.Book
+	catalog *usher.Catalog
+}
+
+// read loads a customer and the catalogue that belongs to it.
+func (s *Service) read(ctx context.Context, env usher.Environment, customer string) (*held, error) {
+	for range attempts {
+		st, err := s.cfg.DB.LoadCustomer(ctx, env, customer, 0)
+		if err != nil {
+			return nil, err
+		}
+		if s.cfg.Live.CatalogRevision(env) < st.CatalogRevision {
+			if err := s.cfg.Live.Refresh(ctx, env); err != nil {
+				return nil, err
+			}
+		}
+		before := s.cfg.Live.CatalogRevision(env)
+		h := &held{CustomerState: st, id: customer, now: s.cfg.Live.Now(env),
+			book: s.cfg.Live.Book(env), catalog: s.cfg.Live.Catalog(env)}
+		if before != st.CatalogRevision || s.cfg.Live.CatalogRevision(env) != before {
+			continue
+		}
+		if !st.Clock.IsZero() {
+			h.now = st.Clock
+		}
+		return h, nil
+	}
+	return nil, busy()
+}
+
+// must is NotFound where the customer is unknown or deleted.
+func (h *held) must() error {
+	if h.Customer == nil {
+		return usher.Errorf(usher.NotFound, "no customer %q", h.id)
+	}
+	return nil
+}
+
+// zone is the customer's zone in force last: trials and grace follow it.
+func (h *held) zone() *time.Location {
+	return h.zoneOf(h.Customer.Clocks[len(h.Customer.Clocks)-1])
+}
+
+func (h *held) zoneOf(c usher.Clock) *time.Location {
+	name := c.Timezone
+	if name == "" {
+		name = h.book.Timezone
+	}
+	zone, err := calendar.Zone(name)
+	if err != nil {
+		return time.UTC
+	}
+	return zone
+}
+
+func busy() error {
+	return usher.Errorf(usher.Unavailable, "too many changes at once to the same customer or the catalogue; nothing was changed, try again")
+}
+
+// change reads, computes and applies, again where something came between.
+// compute fills in c and returns what the answer is at a revision; nil means
+// that there is nothing to change and found is the answer.
+func change[T any](ctx context.Context, s *Service, env usher.Environment, m Meta, customer, action string,
+	compute func(h *held, c *store.CustomerChange) (found T, made func(revision int64) T, err error)) (T, error) {
+	var none T
+	lock := &s.locks[maphash.String(s.seed, string(env)+"/"+customer)%uint64(len(s.locks))]
+	lock.Lock()
+	defer lock.Unlock()
+	for range attempts {
+		h, err := s.read(ctx, env, customer)
+		if err != nil {
+			return none, err
+		}
+		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,
+			Meta: store.Meta{Actor: m.Actor.String(), Action: action, Object: customer, RequestID: m.RequestID, At: h.now}}
+		found, made, err := compute(h, &c)
+		if err != nil || made == nil {
+			return found, err
+		}
+		if m.Answer != nil {
+			a := *m.Answer
+			a.Customer, a.At = customer, h.now
+			a.BodyAt = func(revision int64) ([]byte, error) { return encode(made(revision)) }
+			c.Answer = &a
+		}
+		revision, err := s.cfg.DB.ChangeCustomer(ctx, c)
+		if errors.Is(err, store.ErrStale) {
+			continue
+		} else if err != nil {
+			return none, err
+		}
+		// It is committed, whether the caller still waits or not.
+		return made(revision), s.cfg.Live.Refresh(context.WithoutCancel(ctx), env)
+	}
+	return none, busy()
+}
+
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimRight(b.Bytes(), "\n"), err
+}
+
+// problems gathers what is wrong with an input, so that all is told at once.
+type problems []usher.Problem
+
+func (p *problems) add(location, format string, args ...any) {
+	*p = append(*p, usher.Problem{Location: location, Message: fmt.Sprintf(format, args...)})
+}
+
+// note adds what an Invalid error says; any other error is given back.
+func (p *problems) note(location string, err error) {
+	var e *usher.Error
+	switch {
+	case err == nil:
+	case errors.As(err, &e) && len(e.Problems) > 0:
+		for _, q := range e.Problems {
+			p.add(strings.TrimSuffix("body."+q.Location, "."), "%s", q.Message)
+		}
+	default:
+		p.add(location, "%s", err)
+	}
+}
+
+func (p problems) err() error {
+	if len(p) == 0 {
+		return nil
+	}
+	words := "the request has 1 problem"
+	if len(p) > 1 {
+		words = fmt.Sprintf("the request has %d problems", len(p))
+	}
+	return &usher.Error{Code: usher.Invalid, Detail: words + ": " + p[0].Location + " " + p[0].Message, Problems: p}
+}
+
+// page is up to limit of all after an id, and the cursor of the next; "" is the
+// end. all is by id.
+func page[T any](all []T, id func(*T) string, after string, limit int) ([]T, string) {
+	i, found := slices.BinarySearchFunc(all, after, func(v T, after string) int { return strings.Compare(id(&v), after) })
+	if found {
+		i++
+	}
+	all = all[i:]
+	if len(all) <= limit {
+		return all, ""
+	}
+	return all[:limit], id(&all[limit-1])
+}
+
+// untidy is a problem's message where s is not plain text of at most n bytes.
+func untidy(s string, n int) string {
+	switch {
+	case len(s) > n:
+		return fmt.Sprintf("must be at most %d bytes, this is %d", n, len(s))
+	case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
+		return "must be valid UTF-8 without control characters"
+	}
+	return ""
+}
+
+func minute(t time.Time) time.Time { return t.UTC().Truncate(time.Minute) }
+
+func micro(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+func microp(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	v := micro(*t)
+	return &v
+}

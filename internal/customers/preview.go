@@ -1,0 +1,86 @@
+package customers
+
+import (
+	"context"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/live"
+)
+
+// Preview is what a change of a subscription would come to, feature by feature.
+type Preview struct {
+	At       time.Time // when the change would take effect: both sides are of that instant
+	Features []FeaturePreview
+	Revision int64
+}
+
+// FeaturePreview is a feature without and with the change. The decisions are
+// for one whole unit.
+type FeaturePreview struct {
+	Feature string
+	Changed bool // what the customer may do differs
+	Before  usher.Decision
+	After   usher.Decision
+}
+
+// Preview decides every feature without and with a patch, and changes nothing.
+// It refuses what PatchSubscription refuses.
+func (s *Service) Preview(ctx context.Context, env usher.Environment, id string, in SubscriptionPatch) (Preview, error) {
+	sub, err := s.cfg.DB.Subscription(ctx, env, id)
+	if err != nil {
+		return Preview{}, err
+	}
+	h, err := s.read(ctx, env, sub.Customer)
+	if err != nil {
+		return Preview{}, err
+	}
+	next, at, err := h.patch(id, in)
+	if err != nil {
+		return Preview{}, err
+	}
+	before, err := s.snapshot(ctx, env, h, at)
+	if err != nil {
+		return Preview{}, err
+	}
+	h.put1(next)
+	after, err := s.snapshot(ctx, env, h, at)
+	if err != nil {
+		return Preview{}, err
+	}
+	p := Preview{At: at, Revision: h.EnvRevision}
+	for _, key := range before.World.Features() {
+		q := engine.Query{Customer: h.id, Feature: key, Amount: 1}
+		for range h.book.Features[key].Precision {
+			q.Amount *= 10
+		}
+		f := FeaturePreview{Feature: key, Before: engine.Decide(before, q, at), After: engine.Decide(after, q, at)}
+		f.Changed = !same(&f.Before, &f.After)
+		p.Features = append(p.Features, f)
+	}
+	return p, nil
+}
+
+// same reports whether two decisions come to the same for the customer,
+// whatever their sources.
+func same(a, b *usher.Decision) bool {
+	sameValue := (a.Value == nil) == (b.Value == nil) && (a.Value == nil || a.Value.Equal(*b.Value))
+	return a.Allowed == b.Allowed && a.Reason == b.Reason && sameValue && a.Unlimited == b.Unlimited &&
+		a.Limit == b.Limit && a.Used == b.Used && a.Remaining == b.Remaining && a.Overage == b.Overage && a.Excess == b.Excess
+}
+
+// snapshot joins what is held with the use that decisions at an instant read.
+func (s *Service) snapshot(ctx context.Context, env usher.Environment, h *held, at time.Time) (*engine.Snapshot, error) {
+	w := engine.NewWorld(engine.Facts{Book: h.book, Customer: h.Customer, Subscriptions: h.Subscriptions, Overrides: h.Overrides, Grants: h.Grants})
+	keys, openings := w.Needs("", at)
+	buckets, err := s.cfg.DB.LoadBuckets(ctx, env, h.id, keys)
+	if err != nil {
+		return nil, err
+	}
+	sums, err := live.Openings(ctx, s.cfg.DB, env, h.id, openings)
+	if err != nil {
+		return nil, err
+	}
+	return engine.NewSnapshot(w, h.EnvRevision, buckets, sums), nil
+}
