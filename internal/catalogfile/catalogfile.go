@@ -73,7 +73,7 @@ func (r *reader) bad(n *node, format string, args ...any) {
 	}
 	message := fmt.Sprintf(format, args...)
 	if r.name == "" {
-		r.problems = append(r.problems, problem{len(r.problems), 0, usher.Problem{Location: n.path(), Message: message}})
+		r.problems = append(r.problems, problem{n.line, n.column, usher.Problem{Location: n.path(), Message: message}})
 		return
 	}
 	if path := n.path(); path != "" {

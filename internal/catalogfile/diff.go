@@ -179,7 +179,9 @@ func (d *differ) plan(path string, a, b *usher.Plan) {
 	d.field(path, "trial", "trial of", spanWords(a.Trial), spanWords(b.Trial))
 	d.field(path, "past_due", "when past due:", dueWords(a.PastDue), dueWords(b.PastDue))
 	d.field(path, "period", "period", or(string(a.Period), "month"), or(string(b.Period), "month"))
-	d.entitlements(path, "plan "+b.Key, b.Key, a.Entitlements, b.Entitlements)
+	for _, key := range both(a.Entitlements, b.Entitlements) {
+		d.planEntitlement(path, key, a, b)
+	}
 	if d.old.Plans[b.Key] != nil && (a.Extends != b.Extends || !slices.Equal(a.Without, b.Without)) {
 		d.inherited(path, a, b)
 	}
@@ -190,7 +192,7 @@ func (d *differ) inherited(path string, a, b *usher.Plan) {
 	was, is := Resolve(d.old, a.Key).Entitlements, Resolve(d.new, b.Key).Entitlements
 	for _, key := range both(was, is) {
 		if a.Entitlements[key] == nil && b.Entitlements[key] == nil {
-			d.entitlement(path, "plan "+b.Key, key, " (inherited)", was[key], is[key])
+			d.entitlement(path, "plan "+b.Key, key, suffix("inherited", d.inheritedBy(b.Key, key)), was[key], is[key])
 		}
 	}
 }
@@ -200,16 +202,45 @@ func (d *differ) addon(path string, a, b *usher.Addon) {
 		a = &usher.Addon{Key: b.Key, Title: b.Title}
 	}
 	d.field(path, "title", "title", quoteSome(a.Title), quoteSome(b.Title))
-	d.entitlements(path, "add-on "+b.Key, "", a.Entitlements, b.Entitlements)
+	for _, key := range both(a.Entitlements, b.Entitlements) {
+		d.entitlement(path, "add-on "+b.Key, key, "", a.Entitlements[key], b.Entitlements[key])
+	}
 }
 
-// entitlements compares what a source gives of its own. plan is "" for add-ons.
-func (d *differ) entitlements(path, source, plan string, a, b map[string]*usher.Entitlement) {
-	for _, key := range both(a, b) {
-		if !reflect.DeepEqual(a[key], b[key]) {
-			d.entitlement(path, source, key, d.inheritedBy(plan, key), a[key], b[key])
+// planEntitlement compares what a plan gives for a feature that it names before
+// or after; on the other side it may inherit it.
+func (d *differ) planEntitlement(path, key string, a, b *usher.Plan) {
+	own, is := a.Entitlements[key], b.Entitlements[key]
+	if reflect.DeepEqual(own, is) {
+		return
+	}
+	var how string
+	was := own
+	if was == nil {
+		if was = given(d.old, b.Key, key); was != nil {
+			how = "until now inherited"
 		}
 	}
+	if is == nil {
+		if is = given(d.new, b.Key, key); is != nil {
+			how = "from now on inherited"
+		}
+	}
+	source, heirs := "plan "+b.Key, d.inheritedBy(b.Key, key)
+	if was != nil && is != nil && difference(d.old.Features[key], d.new.Features[key], was, is) == "" {
+		d.note(Alter, path+".entitlements."+key, "%s: feature %s: still %s%s", source, key, sum(d.new.Features[key], is), suffix(how, heirs))
+		return
+	}
+	d.entitlement(path, source, key, suffix(how, heirs), was, is)
+}
+
+// suffix puts what there is to add in brackets.
+func suffix(notes ...string) string {
+	notes = slices.DeleteFunc(notes, func(s string) bool { return s == "" })
+	if len(notes) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(notes, ", ") + ")"
 }
 
 // inheritedBy names the plans that a change of a plan's feature reaches too.
@@ -220,28 +251,29 @@ func (d *differ) inheritedBy(plan, feature string) string {
 	case len(heirs) == 0:
 		return ""
 	case len(heirs) > most:
-		return " (inherited by " + strings.Join(heirs[:most], ", ") + " and more)"
+		return "inherited by " + strings.Join(heirs[:most], ", ") + " and more"
 	}
-	return " (inherited by " + strings.Join(heirs, ", ") + ")"
+	return "inherited by " + strings.Join(heirs, ", ")
 }
 
-// inheritors lists plans that both catalogues have and that inherit a feature
-// from plan; it may leave some out when there are very many.
+// inheritors lists plans that inherit a feature from plan in both catalogues;
+// it may leave some out when there are very many. What else a plan gets or loses
+// is noted with the plan.
 func (d *differ) inheritors(plan, feature string, found []string, depth int) []string {
 	for _, key := range d.heirs[plan] {
 		if len(found) > 100 || depth > MaxExtends {
 			return found
 		}
-		p := d.new.Plans[key]
-		if p.Entitlements[feature] != nil || slices.Contains(p.Without, feature) {
+		if !inherits(d.old.Plans[key], plan, feature) || !inherits(d.new.Plans[key], plan, feature) {
 			continue
 		}
-		if d.old.Plans[key] != nil {
-			found = append(found, key)
-		}
-		found = d.inheritors(key, feature, found, depth+1)
+		found = d.inheritors(key, feature, append(found, key), depth+1)
 	}
 	return found
+}
+
+func inherits(p *usher.Plan, base, feature string) bool {
+	return p != nil && p.Extends == base && p.Entitlements[feature] == nil && !slices.Contains(p.Without, feature)
 }
 
 // entitlement compares what a source gives for one feature; nil is nothing.

@@ -1,7 +1,6 @@
 package catalogfile
 
 import (
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -314,7 +313,7 @@ func (p *parser) checkFeatures(n *node) {
 			continue
 		}
 		rate, err := f.Draws.PerUnit.Units(pool.Precision - f.Precision)
-		if err != nil || rate == math.MaxInt64 {
+		if err != nil {
 			p.bad(per, "is beyond what can be counted")
 			continue
 		}

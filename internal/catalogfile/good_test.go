@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -296,4 +297,47 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("the schema refuses it: %v\n%s", err, out)
 		}
 	})
+}
+
+// TestMixedTokens puts tokens of the format where others stood: what still
+// parses must satisfy the schema as it is, and survive Format.
+func TestMixedTokens(t *testing.T) {
+	t.Parallel()
+	s := compileSchema(t)
+	token := regexp.MustCompile(`"[^"]*"|[A-Za-z0-9_.-]+`)
+	var tokens []string
+	for _, src := range goodFiles(t) {
+		if json.Valid(src) || bytes.Contains(src, []byte("\r")) {
+			continue
+		}
+		tokens = append(tokens, token.FindAllString(string(src), -1)...)
+	}
+	tokens = append(tokens, "0", "1", "5", "0.5", "none", "true", "false", "null", "[]", "{}", "month", "unlimited", "calendar", `""`, "-1", "[a]", "~")
+	everything, err := os.ReadFile("testdata/good/everything.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := token.FindAllIndex(everything, -1)
+	random := rand.New(rand.NewPCG(3, 4))
+	parsed := 0
+	for range 2500 {
+		place := places[random.IntN(len(places))]
+		src := string(everything[:place[0]]) + tokens[random.IntN(len(tokens))] + string(everything[place[1]:])
+		c, err := Parse("mixed.yaml", []byte(src))
+		if err != nil {
+			continue
+		}
+		parsed++
+		out := Format(c)
+		again, err := Parse("formatted.yaml", out)
+		if err != nil || !reflect.DeepEqual(c, again) || !bytes.Equal(out, Format(again)) {
+			t.Fatalf("it does not survive Format: %v\n%s\n%s", err, src, out)
+		}
+		if err := validate(t, s, asJSON(t, []byte(src))); err != nil {
+			t.Fatalf("the schema refuses it: %v\n%s", err, src)
+		}
+	}
+	if parsed < 200 {
+		t.Errorf("only %d mixed files parsed", parsed)
+	}
 }

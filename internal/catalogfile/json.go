@@ -26,7 +26,7 @@ func (r *reader) readJSON(src []byte) *node {
 	j.value(root, 1)
 	if !j.failed {
 		if j.space(); j.at < len(j.src) {
-			j.fail("nothing may follow the closing brace")
+			j.fail("nothing may follow the value")
 		}
 	}
 	if len(r.problems) > 0 {

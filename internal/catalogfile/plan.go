@@ -42,22 +42,22 @@ func Resolve(c *usher.Catalog, plan string) *usher.Plan {
 	return &p
 }
 
-// gives reports whether a plan gives a feature, of its own or inherited.
-func gives(c *usher.Catalog, plan, feature string) bool {
+// given is what a plan gives for a feature, of its own or inherited, or nil.
+func given(c *usher.Catalog, plan, feature string) *usher.Entitlement {
 	for range MaxExtends + 1 {
 		p := c.Plans[plan]
 		if p == nil {
-			return false
+			return nil
 		}
-		if p.Entitlements[feature] != nil {
-			return true
+		if e := p.Entitlements[feature]; e != nil {
+			return e
 		}
 		if slices.Contains(p.Without, feature) {
-			return false
+			return nil
 		}
 		plan = p.Extends
 	}
-	return false
+	return nil
 }
 
 // plan reads one plan. What points at other plans is checked when all are read.
@@ -229,7 +229,7 @@ func (p *parser) checkWithout(plan *usher.Plan, at, without *node) {
 		if item.kind != scalarNode || item.text == "" {
 			continue
 		}
-		if !gives(p.cat, plan.Extends, item.text) {
+		if given(p.cat, plan.Extends, item.text) == nil {
 			var all []string
 			if len(p.problems) < MaxProblems {
 				all = slices.Sorted(maps.Keys(Resolve(p.cat, plan.Extends).Entitlements))

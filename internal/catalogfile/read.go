@@ -15,7 +15,7 @@ import (
 
 // maxMarks bounds the signs that can make nodes in a YAML file, so that a
 // hostile file is refused before a tree of millions of nodes is built.
-const maxMarks = 4 * MaxNodes
+const maxMarks = 3 * MaxNodes
 
 // read makes nodes of YAML or JSON, or notes the problems and is nil.
 func (r *reader) read(src []byte) *node {
@@ -85,7 +85,7 @@ func (r *reader) readYAML(src []byte) *node {
 		}
 	}
 	if marks > maxMarks {
-		r.tooMany()
+		r.badAt(0, 0, fmt.Sprintf("a catalogue may hold at most %d keys and values, and %d signs that part them (lines, commas, colons, dashes, brackets): this file has %d", MaxNodes, maxMarks, marks))
 		return nil
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithV4Defaults(),
