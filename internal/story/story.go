@@ -1,0 +1,208 @@
+// Package story reads decision stories: a catalogue and a script of lines with
+// expected answers, one story a file. It parses only; whoever runs a story,
+// through the engine or over HTTP, says what each line means there.
+//
+// A story is a txtar archive. Its comment is a title line, a line "# S07 S18"
+// that names its rules, and prose. Its files are catalogues ("catalog.yaml" is
+// in force from the start) and "story", the script:
+//
+//	at 2026-01-31T00:00:00Z
+//	customer acme timezone=America/New_York anchor=2026-01-31T00:00:00Z
+//	subscribe acme pro@1 addons=api-pack:2,eu starts_at=… ends_at=… trial_ends_at=…|null anchor=…
+//	patch acme [FAMILY] plan=… addons=… status=… ends_at=…|null when=now|period_end|T
+//	override acme sso true expires_at=…
+//	unoverride ovr_1
+//	grant acme api_calls 5000 priority=50 kind=purchase effective_at=… expires_at=…
+//	void gr_1
+//	catalog second.yaml
+//	record acme api_calls 20 at=…
+//	consume acme api_calls 10 -> yes within_limit used=30 remaining=70 deductions=plan:pro@1:10
+//	check acme sso at=… -> no not_entitled
+//	explain acme sso -> contains "no plan"
+//
+// patch means the customer's newest subscription, of the family where one is
+// named. Overrides and grants are called ovr_1, gr_1, … in the order in which
+// the story makes them. A line that begins with # is a remark.
+package story
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"golang.org/x/tools/txtar"
+)
+
+// Story is one file, parsed.
+type Story struct {
+	Title string
+	Rules []string          // "S07"
+	Files map[string][]byte // all but the script, by name
+	Lines []Line
+}
+
+// Line is one step of the script.
+type Line struct {
+	Number int    // in the script, from 1
+	Text   string // as written
+	Verb   string
+	Args   []string          // what stands alone after the verb
+	Opts   map[string]string // name=value before the arrow
+	Expect *Expect           // nil where the line has no arrow
+}
+
+// Expect is what stands after the arrow. Only what is named is compared.
+type Expect struct {
+	Allowed  bool
+	Reason   string
+	Fields   []Field  // in the order written; a bare word has no value
+	Contains []string // of explain: what the trace must say
+}
+
+// Field is one expected figure: "used" "30", "row[plan:pro@1].limit" "100".
+type Field struct{ Name, Value string }
+
+// verbs holds the least number of arguments of each verb.
+var verbs = map[string]int{
+	"at": 1, "customer": 1, "subscribe": 2, "patch": 1, "override": 3, "unoverride": 1, "grant": 3, "void": 1,
+	"catalog": 1, "record": 3, "consume": 3, "check": 2, "explain": 2,
+}
+
+var (
+	rule   = regexp.MustCompile(`^S\d\d$`)
+	option = regexp.MustCompile(`^([a-z_]+)=(.*)$`)
+	field  = regexp.MustCompile(`^([a-z_]+(?:\[[^\]]+\])?(?:\.[a-z]+)?)=(.*)$`)
+)
+
+// Parse reads a story. The error names the line and what would be right.
+func Parse(src []byte) (*Story, error) {
+	a := txtar.Parse(src)
+	s := &Story{Files: map[string][]byte{}}
+	for i, line := range strings.Split(string(a.Comment), "\n") {
+		if i == 0 {
+			s.Title = strings.TrimSpace(line)
+		}
+		if names, ok := strings.CutPrefix(line, "# "); ok && i > 0 {
+			for _, name := range strings.Fields(names) {
+				if !rule.MatchString(name) {
+					return nil, fmt.Errorf("rules: %q is no rule such as S07", name)
+				}
+				s.Rules = append(s.Rules, name)
+			}
+		}
+	}
+	if s.Title == "" || len(s.Rules) == 0 {
+		return nil, fmt.Errorf(`a story begins with its title and a line "# S07 …" of its rules`)
+	}
+	script := ""
+	for _, f := range a.Files {
+		if f.Name == "story" {
+			script = string(f.Data)
+			continue
+		}
+		s.Files[f.Name] = f.Data
+	}
+	if s.Files["catalog.yaml"] == nil || script == "" {
+		return nil, fmt.Errorf(`a story has the files "catalog.yaml" and "story"`)
+	}
+	for i, text := range strings.Split(script, "\n") {
+		text = strings.TrimSpace(text)
+		if text == "" || text[0] == '#' {
+			continue
+		}
+		line, err := parseLine(text)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %s: %w", i+1, text, err)
+		}
+		line.Number = i + 1
+		s.Lines = append(s.Lines, line)
+	}
+	return s, nil
+}
+
+func parseLine(text string) (Line, error) {
+	l := Line{Text: text, Opts: map[string]string{}}
+	before, after, arrow := strings.Cut(text, " -> ")
+	words := split(before)
+	l.Verb = words[0]
+	for _, w := range words[1:] {
+		if m := option.FindStringSubmatch(w); m != nil {
+			l.Opts[m[1]] = m[2]
+		} else {
+			l.Args = append(l.Args, w)
+		}
+	}
+	least, ok := verbs[l.Verb]
+	if !ok {
+		return l, fmt.Errorf("unknown verb %q", l.Verb)
+	}
+	if len(l.Args) < least {
+		return l, fmt.Errorf("%s needs %d arguments", l.Verb, least)
+	}
+	asks := l.Verb == "check" || l.Verb == "consume" || l.Verb == "explain"
+	if asks != arrow {
+		return l, fmt.Errorf("check, consume and explain have an arrow, nothing else has")
+	}
+	if arrow {
+		e, err := parseExpect(l.Verb, split(after))
+		if err != nil {
+			return l, err
+		}
+		l.Expect = e
+	}
+	return l, nil
+}
+
+func parseExpect(verb string, words []string) (*Expect, error) {
+	e := &Expect{}
+	if verb == "explain" {
+		if len(words) < 2 || words[0] != "contains" {
+			return nil, fmt.Errorf(`explain expects: contains "text" …`)
+		}
+		for _, w := range words[1:] {
+			e.Contains = append(e.Contains, strings.Trim(w, `"`))
+		}
+		return e, nil
+	}
+	if len(words) < 2 || words[0] != "yes" && words[0] != "no" {
+		return nil, fmt.Errorf("expected: yes|no REASON …")
+	}
+	e.Allowed, e.Reason = words[0] == "yes", words[1]
+	for _, w := range words[2:] {
+		if m := field.FindStringSubmatch(w); m != nil {
+			e.Fields = append(e.Fields, Field{m[1], m[2]})
+		} else if w == "unlimited" {
+			e.Fields = append(e.Fields, Field{Name: w})
+		} else {
+			return nil, fmt.Errorf("%q is no expectation such as used=5", w)
+		}
+	}
+	return e, nil
+}
+
+// split cuts at blanks outside of quotes, braces and brackets.
+func split(s string) (words []string) {
+	depth, quoted, start := 0, false, -1
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		}
+		blank := s[i] == ' ' && !quoted && depth == 0
+		if blank && start >= 0 {
+			words = append(words, s[start:i])
+			start = -1
+		} else if !blank && start < 0 {
+			start = i
+		}
+	}
+	if start >= 0 {
+		words = append(words, s[start:])
+	}
+	return words
+}
