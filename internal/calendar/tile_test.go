@@ -163,26 +163,24 @@ func (r *reference) check(t *testing.T, p usher.Period, anchor int) int {
 	return max(0, len(starts)-1)
 }
 
-// checkAll checks every unit, with anchors on every day of the month, in the
-// given years.
-func (r *reference) checkAll(t *testing.T, rng *rand.Rand, years ...int32) (windows int) {
-	for _, y := range years {
-		for d := int32(1); d <= 31; d++ {
-			a := pageOf[y*10000+100+d]
-			for _, p := range []usher.Period{per(1, usher.Month), per(1+rng.IntN(20), usher.Month), per(1, usher.Quarter), per(1, usher.Year)} {
-				windows += r.check(t, p, a)
-			}
-			if d <= 7 {
-				windows += r.check(t, per(1, usher.Week), a)
-			}
-			windows += r.check(t, per(1+rng.IntN(100), usher.Week), a)
-			windows += r.check(t, per(2+rng.IntN(usher.MaxEvery-1), usher.Day), a)
+// checkAll checks every unit, with anchors on every day of the month, in year y.
+func (r *reference) checkAll(t *testing.T, rng *rand.Rand, y int32) (windows int) {
+	t.Helper()
+	for d := int32(1); d <= 31; d++ {
+		a := pageOf[y*10000+100+d]
+		for _, p := range []usher.Period{per(1, usher.Month), per(1+rng.IntN(20), usher.Month), per(1, usher.Quarter), per(1, usher.Year)} {
+			windows += r.check(t, p, a)
 		}
-		windows += r.check(t, per(1, usher.Day), pageOf[y*10000+101])
-		if leap, ok := pageOf[y*10000+229]; ok {
-			windows += r.check(t, per(1, usher.Month), leap)
-			windows += r.check(t, per(1+rng.IntN(9), usher.Year), leap)
+		if d <= 7 {
+			windows += r.check(t, per(1, usher.Week), a)
 		}
+		windows += r.check(t, per(1+rng.IntN(100), usher.Week), a)
+		windows += r.check(t, per(2+rng.IntN(usher.MaxEvery-1), usher.Day), a)
+	}
+	windows += r.check(t, per(1, usher.Day), pageOf[y*10000+101])
+	if leap, ok := pageOf[y*10000+229]; ok {
+		windows += r.check(t, per(1, usher.Month), leap)
+		windows += r.check(t, per(1+rng.IntN(9), usher.Year), leap)
 	}
 	return windows
 }
@@ -207,7 +205,7 @@ func TestI8_WindowsTileOver130YearsInAwkwardZones(t *testing.T) {
 	t.Parallel()
 	names := awkward
 	if full() {
-		names = zoneNames(t)
+		names = distinctZones(t)
 	} else if testing.Short() {
 		names = awkward[:2]
 	}
@@ -216,16 +214,13 @@ func TestI8_WindowsTileOver130YearsInAwkwardZones(t *testing.T) {
 			t.Parallel()
 			rng := seeded(name)
 			clocks := []int64{0, 2*3600 + 1800, int64(rng.IntN(24*60)) * 60}
-			if !full() {
-				clocks = clocks[len(name)%2 : len(name)%2+1]
-			}
-			for _, clock := range clocks {
-				r := newReference(zone(t, name), 19700102, 21000102, clock)
-				years := []int32{2000}
-				if full() {
-					years = []int32{1971, 2024, 2099}
+			for i, clock := range clocks {
+				if !full() && i != len(name)%3 {
+					continue
 				}
-				if n := r.checkAll(t, rng, years...); n < 47_000 {
+				r := newReference(zone(t, name), 19700102, 21000102, clock)
+				year := []int32{1971, 2000, 2096}[i]
+				if n := r.checkAll(t, rng, year); n < 47_000 {
 					t.Errorf("only %d windows", n)
 				}
 			}
@@ -263,7 +258,7 @@ func TestI8_MinutesAndHoursTile(t *testing.T) {
 }
 
 func anyTime(rng *rand.Rand) time.Time {
-	return usher.MinTime.Add(time.Duration(rng.Int64N(int64(usher.MaxTime.Sub(usher.MinTime) / 2)))).Add(time.Duration(rng.Int64N(int64(usher.MaxTime.Sub(usher.MinTime) / 2))))
+	return usher.MinTime.Add(time.Duration(rng.Int64N(int64(usher.MaxTime.Sub(usher.MinTime)))))
 }
 
 // Every number of every unit, at any time, from any anchor: the window holds

@@ -68,6 +68,10 @@ func Resolve(year int, month time.Month, day, hour, min, sec, nsec int, loc *tim
 // zone can thus overlap by twice this at most.
 const farthest = 26 * hour
 
+// No zone has nearly this many stretches within a few days. The bound ends the
+// search for instants so remote that arithmetic on them overflows.
+const most = 20
+
 // stretch is a run of instants [from, to), in Unix seconds, over which the
 // clocks of a zone keep one offset from UTC. Neighbours may have the same offset.
 type stretch struct{ from, to, offset int64 }
@@ -102,7 +106,7 @@ func showing(t time.Time, loc *time.Location) int64 {
 // were put back shortly before.
 func reached(sec int64, here stretch, loc *time.Location) int64 {
 	latest := sec + here.offset
-	for s := here; s.from > sec-2*farthest; {
+	for s, i := here, 0; i < most && s.from > sec-2*farthest; i++ {
 		before := s.from - 1
 		s = stretchAt(before, loc)
 		latest = max(latest, before+s.offset)
@@ -116,14 +120,16 @@ func resolve(wall int64, near stretch, loc *time.Location) int64 {
 	if sec := wall - near.offset; sec > near.from+2*farthest && sec < near.to {
 		return sec
 	}
-	for sec := wall - farthest; ; {
+	sec := wall - farthest
+	for range most {
 		s := stretchAt(sec, loc)
 		sec = max(sec, wall-s.offset)
 		if sec < s.to {
-			return sec
+			break
 		}
 		sec = s.to
 	}
+	return sec
 }
 
 // resolveNano is resolve for a wall time with a fraction of a second, which is
