@@ -83,7 +83,9 @@ func (a *API) wrap(rt *route, h func(http.ResponseWriter, *http.Request, *call))
 			header["X-Request-Id"] = c.id[:]
 		}
 		header["X-Content-Type-Options"] = nosniff
-		header["Cache-Control"] = noStore
+		if r.Method != http.MethodPost { // what answers a POST is not cached anyway
+			header["Cache-Control"] = noStore
+		}
 		defer func() {
 			if p := recover(); p != nil {
 				a.panicked(w, c, p)

@@ -96,12 +96,16 @@ func handle(a *API, pattern string, perm auth.Permission, d doc, h func(http.Res
 	op := a.operation(rt)
 	a.describe(op, rt)
 	a.huma.OpenAPI().AddOperation(op)
-	a.mux.HandleFunc(pattern, a.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
+	wrapped := a.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
 		if rt.Perm != "" && !a.identify(w, r, c) {
 			return
 		}
 		h(w, r, c)
-	}))
+	})
+	a.mux.HandleFunc(pattern, wrapped)
+	if path, ok := strings.CutPrefix(pattern, "POST "); ok && !strings.Contains(path, "{") {
+		a.direct[path] = wrapped
+	}
 }
 
 // operation is what both kinds of routes have in the OpenAPI document.
