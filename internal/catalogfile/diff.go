@@ -373,7 +373,7 @@ func facets(f *usher.Feature, e *usher.Entitlement) []facet {
 		}
 		all[0].text = strings.Join(limits, " + ")
 		for _, c := range e.Caps {
-			words := decimalText(c.Limit, f.Precision) + perPhrase(c.Per, c.Anchor)
+			words := usher.FormatQuantity(c.Limit, f.Precision) + perPhrase(c.Per, c.Anchor)
 			if c.Sliding {
 				words += " sliding"
 			}
@@ -392,10 +392,10 @@ func extraFacets(f *usher.Feature, a usher.Allowance) []facet {
 	case a.Overage.Unlimited:
 		all[0].text = unlimitedWord
 	case a.Overage.Max > 0:
-		all[0].text = "up to " + decimalText(a.Overage.Max, f.Precision)
+		all[0].text = "up to " + usher.FormatQuantity(a.Overage.Max, f.Precision)
 	}
 	if r := a.Rollover; r != nil {
-		all[1].text = "up to " + decimalText(r.Max, f.Precision)
+		all[1].text = "up to " + usher.FormatQuantity(r.Max, f.Precision)
 		if r.Windows > 1 {
 			all[1].text += fmt.Sprintf(" for %d windows", r.Windows)
 		}
@@ -424,7 +424,7 @@ func limitWords(f *usher.Feature, a usher.Allowance) string {
 	if f != nil {
 		precision = f.Precision
 	}
-	return decimalText(a.Limit, precision)
+	return usher.FormatQuantity(a.Limit, precision)
 }
 
 // clockPhrase is " per month"; "" for what has no windows to speak of.

@@ -270,7 +270,7 @@ func (p *parser) draws(n *node) *usher.Draws {
 		p.bad(rate, "must be more than 0")
 	}
 	if ok && units > 0 {
-		text := strings.TrimRight(decimalText(units, usher.MaxPrecision), "0")
+		text := strings.TrimRight(usher.FormatQuantity(units, usher.MaxPrecision), "0")
 		d.PerUnit = usher.Number(strings.TrimSuffix(text, "."))
 	}
 	return d

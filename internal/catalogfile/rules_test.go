@@ -118,7 +118,7 @@ func TestS24_QuantitiesAreReadAsText(t *testing.T) {
 	}
 }
 
-func TestS24_DecimalText(t *testing.T) {
+func TestS24_AmountsAreWrittenWhole(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		n         int64
@@ -128,7 +128,7 @@ func TestS24_DecimalText(t *testing.T) {
 		{0, 0, "0"}, {0, 3, "0.000"}, {1, 3, "0.001"}, {12, 3, "0.012"}, {999, 3, "0.999"}, {1000, 3, "1.000"}, {-1, 2, "-0.01"},
 		{math.MaxInt64, 9, "9223372036.854775807"}, {math.MinInt64, 9, "-9223372036.854775808"}, {math.MinInt64, 0, "-9223372036854775808"},
 	} {
-		if got := decimalText(tt.n, tt.precision); got != tt.want {
+		if got := usher.FormatQuantity(tt.n, tt.precision); got != tt.want {
 			t.Errorf("%d at %d: got %s, want %s", tt.n, tt.precision, got, tt.want)
 		}
 	}
