@@ -56,8 +56,9 @@ func (p *parser) alone(n *node, only string) {
 func (p *parser) add(f *usher.Feature, n *node) *int64 {
 	p.alone(n, "add")
 	at := n.get("add")
-	if !f.Kind.Counts() {
-		p.bad(at, "add is for metered, seats and credits: %s is of kind %s, give its value", f.Key, f.Kind)
+	number := f.Kind == usher.Config && (f.Type == usher.TypeInteger || f.Type == usher.TypeDecimal)
+	if !f.Kind.Counts() && !number {
+		p.bad(at, "add is for metered, seats, credits and config numbers: %s is of kind %s, give its value", f.Key, f.Kind)
 		return nil
 	}
 	units := p.signed(at, f.Precision)
