@@ -1,0 +1,302 @@
+// Package catalog puts catalogue files in force: it compares, says who is
+// touched, publishes what changed as new versions and, where asked, migrates
+// subscriptions. It refuses what would change the meaning of recorded use (S29)
+// or take away what something still needs (S31), and never half applies.
+package catalog
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// Config is what the room works with.
+type Config struct {
+	DB   *store.DB
+	Live *live.Live
+}
+
+// Service applies catalogues. Its methods are safe for concurrent use.
+type Service struct{ cfg Config }
+
+// New makes the service. It starts nothing.
+func New(cfg Config) *Service { return &Service{cfg} }
+
+// Meta says who applies a catalogue.
+type Meta struct {
+	Actor     usher.Actor
+	RequestID string
+}
+
+// Options say how to apply.
+type Options struct {
+	DryRun bool // compute everything, change nothing
+	// Migrate moves subscriptions that hold older versions to the newest, at
+	// once: those of a plan (its key), or "all", add-ons too. "" moves none.
+	Migrate string
+	// IfMatch is an If-Match header; "" asks for nothing.
+	IfMatch string
+}
+
+// Result is what applying did, or with DryRun would do.
+type Result struct {
+	Revision   int64                `json:"revision"` // in which the file came into force; with DryRun the newest
+	Hash       string               `json:"hash"`
+	Changes    []catalogfile.Change `json:"changes"`
+	Plans      map[string]string    `json:"plans"`  // key → newest version: "pro" → "pro@2"
+	Addons     map[string]string    `json:"addons"` // likewise
+	Impact     []Impact             `json:"impact"`
+	Migrated   int                  `json:"migrated"`    // subscriptions
+	LeftPinned []string             `json:"left_pinned"` // ids of subscriptions that a pin keeps, up to 100
+	DryRun     bool                 `json:"dry_run,omitempty"`
+}
+
+// Impact is whom a new version of a plan or add-on touches.
+type Impact struct {
+	Version       string           `json:"version"`       // the new one: "pro@2"
+	Subscriptions map[string]int64 `json:"subscriptions"` // that name older versions, by version
+	Default       bool             `json:"default,omitempty"`
+	Text          string           `json:"text"`
+}
+
+const (
+	fileName  = "catalog.yaml" // in the locations of problems
+	attempts  = 10             // at a change that others come between
+	maxListed = 100            // ids in one list
+)
+
+// Validate reads a file and says all that is wrong with it.
+func (s *Service) Validate(src []byte) error {
+	_, err := catalogfile.Parse(fileName, src)
+	return err
+}
+
+// Apply puts a file in force. A file that says the same as the one in force
+// makes no revision. The errors: Invalid lists all that is wrong with the file;
+// PreconditionFailed; InUse lists what the change would break, and whom.
+func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, src []byte, o Options) (Result, error) {
+	next, err := catalogfile.Parse(fileName, src)
+	if err != nil {
+		return Result{}, err
+	}
+	if o.Migrate != "" && o.Migrate != "all" && next.Plans[o.Migrate] == nil {
+		return Result{}, usher.Errorf(usher.Invalid, "migrate: the file has no plan %.80q; name one of its plans, or all", o.Migrate)
+	}
+	for range attempts {
+		p, err := s.plan(ctx, env, m, src, next, o)
+		if err != nil {
+			return Result{}, err
+		}
+		if o.DryRun || p.nothing {
+			return p.result, nil
+		}
+		p.result.Revision, err = s.cfg.DB.ApplyCatalog(ctx, p.change)
+		if errors.Is(err, store.ErrStale) {
+			continue
+		} else if err != nil {
+			return Result{}, err
+		}
+		return p.result, s.cfg.Live.Refresh(context.WithoutCancel(ctx), env)
+	}
+	return Result{}, usher.Errorf(usher.Unavailable, "too many changes at once in this environment; nothing was applied, try again")
+}
+
+// plan is everything about one application, computed at one revision.
+type plan struct {
+	db      *store.DB
+	env     usher.Environment
+	now     time.Time
+	old     *usher.Catalog // nil: none in force
+	next    *usher.Catalog
+	plans   []usher.PlanVersion
+	addons  []usher.AddonVersion
+	book    *engine.Book // of old
+	newest  map[string]usher.Ref
+	newestA map[string]usher.Ref
+	holders []store.Holding
+
+	moved   map[string]usher.Subscription // by id: as migrated
+	nothing bool                          // to apply
+	change  store.CatalogChange
+	result  Result
+}
+
+func (s *Service) plan(ctx context.Context, env usher.Environment, m Meta, src []byte, next *usher.Catalog, o Options) (*plan, error) {
+	db := s.cfg.DB
+	st, err := db.Environment(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{db: db, env: env, now: s.cfg.Live.Now(env), next: next, newest: map[string]usher.Ref{}, newestA: map[string]usher.Ref{}, moved: map[string]usher.Subscription{}}
+	if !st.Clock.IsZero() {
+		p.now = st.Clock
+	}
+	row := &store.CatalogRow{}
+	if st.CatalogRevision > 0 {
+		if row, err = db.CatalogAt(ctx, env, st.CatalogRevision); err != nil {
+			return nil, err
+		}
+		if p.old, err = catalogfile.Parse("stored catalogue", []byte(row.Canonical)); err != nil {
+			return nil, err
+		}
+	}
+	if err := matches(o.IfMatch, row.Hash); err != nil {
+		return nil, err
+	}
+	if p.plans, err = db.PlanVersions(ctx, env, 0); err == nil {
+		p.addons, err = db.AddonVersions(ctx, env, 0)
+	}
+	if err == nil {
+		p.holders, err = db.Holders(ctx, env, p.now)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.book = engine.NewBook(cmp.Or(p.old, &usher.Catalog{}), p.plans, p.addons)
+	p.change = store.CatalogChange{Env: env, Basis: st.Revision, Source: string(src), Canonical: string(catalogfile.Format(next)), Hash: catalogfile.Hash(next),
+		Meta: store.Meta{Actor: m.Actor.String(), Action: "catalog.apply", Object: "catalog", RequestID: m.RequestID, At: p.now}}
+	p.result = Result{Revision: st.Revision, Hash: p.change.Hash, Changes: catalogfile.Diff(p.old, next), DryRun: o.DryRun,
+		Plans: map[string]string{}, Addons: map[string]string{}, Impact: []Impact{}, LeftPinned: []string{}}
+	if p.result.Changes == nil {
+		p.result.Changes = []catalogfile.Change{}
+	}
+	if err := p.versions(); err != nil {
+		return nil, err
+	}
+	if err := p.migrate(ctx, o.Migrate); err != nil {
+		return nil, err
+	}
+	if p.nothing = row.Hash == p.change.Hash && len(p.change.Migrate) == 0; p.nothing {
+		p.result.Revision = row.Revision
+		return p, nil
+	}
+	if err := p.refuse(ctx); err != nil {
+		return nil, err
+	}
+	p.impact()
+	return p, nil
+}
+
+// matches is PreconditionFailed unless an If-Match header fits the hash in force.
+func matches(header, hash string) error {
+	if header == "" {
+		return nil
+	}
+	for tag := range strings.SplitSeq(header, ",") {
+		tag = strings.TrimSpace(tag)
+		if hash != "" && (tag == "*" || tag == `"`+hash+`"` || tag == hash) {
+			return nil
+		}
+	}
+	if hash == "" {
+		return usher.Errorf(usher.PreconditionFailed, "If-Match is %.200s, and no catalogue is in force yet", header)
+	}
+	return usher.Errorf(usher.PreconditionFailed, `If-Match is %.200s, and the catalogue in force is "%s": somebody has applied another since; pull, compare, try again`, header, hash)
+}
+
+// versions finds what changed in its resolved form (S29).
+func (p *plan) versions() error {
+	last := map[string]*usher.PlanVersion{}
+	for i := range p.plans { // by key and version
+		last[p.plans[i].Key] = &p.plans[i]
+	}
+	lastA := map[string]*usher.AddonVersion{}
+	for i := range p.addons {
+		lastA[p.addons[i].Key] = &p.addons[i]
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.next.Plans)) {
+		resolved := catalogfile.Resolve(p.next, key)
+		v := last[key]
+		if v == nil {
+			v = &usher.PlanVersion{Plan: *resolved, Version: 1}
+			p.change.Plans = append(p.change.Plans, *v)
+		} else if same, err := equal(&v.Plan, resolved); err != nil {
+			return err
+		} else if !same {
+			v = &usher.PlanVersion{Plan: *resolved, Version: v.Version + 1}
+			p.change.Plans = append(p.change.Plans, *v)
+		}
+		p.newest[key] = v.Ref()
+		p.result.Plans[key] = v.Ref().String()
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.next.Addons)) {
+		addon := p.next.Addons[key]
+		v := lastA[key]
+		if v == nil {
+			v = &usher.AddonVersion{Addon: *addon, Version: 1}
+			p.change.Addons = append(p.change.Addons, *v)
+		} else if same, err := equal(&v.Addon, addon); err != nil {
+			return err
+		} else if !same {
+			v = &usher.AddonVersion{Addon: *addon, Version: v.Version + 1}
+			p.change.Addons = append(p.change.Addons, *v)
+		}
+		p.newestA[key] = v.Ref()
+		p.result.Addons[key] = v.Ref().String()
+	}
+	return nil
+}
+
+// equal compares what is stored of two values: nil and empty are one there.
+func equal(a, b any) (bool, error) {
+	x, err := json.Marshal(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := json.Marshal(b)
+	return bytes.Equal(x, y), err
+}
+
+// Applied is a catalogue that is or was in force.
+type Applied struct {
+	Revision  int64     `json:"revision"`
+	Hash      string    `json:"hash"`
+	Actor     string    `json:"actor"`
+	AppliedAt time.Time `json:"applied_at"`
+}
+
+// Get is the catalogue in force with its file as it was sent; NotFound where
+// none was applied yet.
+func (s *Service) Get(ctx context.Context, env usher.Environment) (Applied, []byte, error) {
+	row, err := s.cfg.DB.Catalog(ctx, env)
+	if err != nil {
+		return Applied{}, nil, err
+	}
+	if row == nil {
+		return Applied{}, nil, usher.Errorf(usher.NotFound, "no catalogue has been applied yet: PUT /v1/catalog applies one")
+	}
+	return applied(row), []byte(row.Source), nil
+}
+
+func applied(row *store.CatalogRow) Applied {
+	return Applied{row.Revision, row.Hash, row.Actor, row.AppliedAt}
+}
+
+// Revisions reads up to limit of what was in force, newest first, below a
+// revision (0: from the newest). before is for the next page; 0 is the end.
+func (s *Service) Revisions(ctx context.Context, env usher.Environment, before int64, limit int) (all []Applied, next int64, err error) {
+	rows, err := s.cfg.DB.CatalogRevisions(ctx, env, before, limit+1)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(rows) > limit {
+		rows, next = rows[:limit], rows[limit-1].Revision
+	}
+	all = []Applied{}
+	for i := range rows {
+		all = append(all, applied(&rows[i]))
+	}
+	return all, next, nil
+}

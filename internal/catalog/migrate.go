@@ -1,0 +1,308 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/usher-sh/usher"
+)
+
+// pageSize is how many subscriptions are read at once.
+const pageSize = 1000
+
+// holding reads the subscriptions that name a version and have not ended.
+func (p *plan) holding(ctx context.Context, ref string, each func(s *usher.Subscription) (more bool, err error)) error {
+	after := ""
+	for {
+		page, err := p.db.SubscriptionsHolding(ctx, p.env, ref, after, pageSize)
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if s := &page[i]; s.EndsAt == nil || s.EndsAt.After(p.now) {
+				if more, err := each(s); err != nil || !more {
+					return err
+				}
+			}
+		}
+		if len(page) < pageSize {
+			return nil
+		}
+		after = page[len(page)-1].ID
+	}
+}
+
+// held lists every version that some subscription which has not ended names.
+func (p *plan) held() []string {
+	refs := map[string]bool{}
+	for _, h := range p.holders {
+		for _, ref := range h.Refs() {
+			refs[ref] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(refs))
+}
+
+// migrate moves subscriptions to the newest versions (S29), at once. What they
+// were to become later moves along; pins stay and are listed.
+func (p *plan) migrate(ctx context.Context, what string) error {
+	if what == "" {
+		return nil
+	}
+	pinned := map[string]bool{}
+	for _, name := range p.held() {
+		ref, err := usher.ParseRef("version", name)
+		if err != nil {
+			return err
+		}
+		old := what == "all" || what == ref.Key
+		old = old && (p.older(p.newest, ref) || what == "all" && p.older(p.newestA, ref))
+		if !old {
+			continue
+		}
+		err = p.holding(ctx, name, func(s *usher.Subscription) (bool, error) {
+			if m, ok := p.moved[s.ID]; ok {
+				s = &m
+			}
+			next, changed, pin, err := p.move(s, what)
+			if err != nil {
+				return false, err
+			}
+			if changed {
+				p.moved[s.ID] = next
+			}
+			if pin {
+				pinned[s.ID] = true
+			}
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.moved)) {
+		p.change.Migrate = append(p.change.Migrate, p.moved[id])
+	}
+	p.result.Migrated = len(p.moved)
+	left := slices.Sorted(maps.Keys(pinned))
+	p.result.LeftPinned = append(p.result.LeftPinned, left[:min(len(left), maxListed)]...)
+	return nil
+}
+
+func (p *plan) older(newest map[string]usher.Ref, ref usher.Ref) bool {
+	n, ok := newest[ref.Key]
+	return ok && n.Version > ref.Version
+}
+
+// move is a subscription on the newest versions from now on.
+func (p *plan) move(s *usher.Subscription, what string) (next usher.Subscription, changed, pinned bool, err error) {
+	next = *s
+	next.Phases = slices.Clone(s.Phases)
+	at := p.now
+	if s.StartsAt.After(at) {
+		at = s.StartsAt
+	}
+	var plan *usher.HeldPlan
+	var addons *[]usher.HeldAddon
+	var status usher.Status
+	i := 0 // the first phase to come
+	for ; i < len(next.Phases) && !next.Phases[i].At.After(at); i++ {
+		f := next.Phases[i]
+		if f.Plan != nil {
+			plan = f.Plan
+		}
+		if f.Addons != nil {
+			addons = f.Addons
+		}
+		if f.Status != "" {
+			status = f.Status
+		}
+	}
+	if status == usher.Canceled && i == len(next.Phases) {
+		return next, false, false, nil // it is over
+	}
+	now := usher.Phase{At: at}
+	if now.Plan, err = p.movePlan(plan, what, s, &pinned); err != nil {
+		return next, false, false, err
+	}
+	now.Addons = p.moveAddons(addons, what, &pinned)
+	for k := i; k < len(next.Phases); k++ {
+		f := &next.Phases[k]
+		moved, err := p.movePlan(f.Plan, what, s, &pinned)
+		if err != nil {
+			return next, false, false, err
+		}
+		if moved != nil {
+			f.Plan, changed = moved, true
+		}
+		if moved := p.moveAddons(f.Addons, what, &pinned); moved != nil {
+			f.Addons, changed = moved, true
+		}
+	}
+	switch {
+	case now.Plan == nil && now.Addons == nil:
+		return next, changed, pinned, nil
+	case i > 0 && next.Phases[i-1].At.Equal(at):
+		if now.Plan != nil {
+			next.Phases[i-1].Plan = now.Plan
+		}
+		if now.Addons != nil {
+			next.Phases[i-1].Addons = now.Addons
+		}
+	default:
+		next.Phases = slices.Insert(next.Phases, i, now)
+	}
+	return next, true, pinned, nil
+}
+
+// movePlan is what a plan moves to; nil: it stays.
+func (p *plan) movePlan(h *usher.HeldPlan, what string, s *usher.Subscription, pinned *bool) (*usher.HeldPlan, error) {
+	if h == nil || what != "all" && what != h.Key || !p.older(p.newest, h.Ref) {
+		return nil, nil
+	}
+	if h.Pinned {
+		*pinned = true
+		return nil, nil
+	}
+	to := p.newest[h.Key]
+	if family := p.next.Plans[h.Key].Family; family != s.Family {
+		return nil, usher.Errorf(usher.Refused, "plan %s goes from family %s to %s, and subscription %s holds it in the old one: such subscriptions cannot be migrated, only replaced",
+			h.Key, s.Family, family, s.ID)
+	}
+	return &usher.HeldPlan{Ref: to}, nil
+}
+
+// moveAddons is what add-ons move to; nil: they stay.
+func (p *plan) moveAddons(all *[]usher.HeldAddon, what string, pinned *bool) *[]usher.HeldAddon {
+	if all == nil || what != "all" {
+		return nil
+	}
+	var out []usher.HeldAddon
+	changed := false
+	for _, a := range *all {
+		switch {
+		case !p.older(p.newestA, a.Addon):
+		case a.Pinned:
+			*pinned = true
+		default:
+			a.Addon, changed = p.newestA[a.Addon.Key], true
+		}
+		// The newest may be there already: one entry per version.
+		if k := slices.IndexFunc(out, func(b usher.HeldAddon) bool { return b.Addon == a.Addon }); k >= 0 && out[k].Quantity+a.Quantity <= usher.MaxAddonQuantity {
+			out[k].Quantity += a.Quantity
+			out[k].Pinned = out[k].Pinned || a.Pinned
+			continue
+		}
+		out = append(out, a)
+	}
+	if !changed {
+		return nil
+	}
+	return &out
+}
+
+// needs lists the versions that a subscription holds now or will: none where it
+// is over for good.
+func (p *plan) needs(ctx context.Context, s *usher.Subscription) ([]usher.Ref, error) {
+	if m, ok := p.moved[s.ID]; ok {
+		s = &m
+	}
+	over, err := p.over(ctx, s)
+	if err != nil || over {
+		return nil, err
+	}
+	at := p.now
+	if s.StartsAt.After(at) {
+		at = s.StartsAt
+	}
+	var plan *usher.HeldPlan
+	var addons []usher.HeldAddon
+	var refs []usher.Ref
+	done := false
+	add := func() {
+		if plan != nil {
+			refs = append(refs, plan.Ref)
+		}
+		for _, a := range addons {
+			refs = append(refs, a.Addon)
+		}
+	}
+	for _, f := range s.Phases {
+		if f.At.After(at) && !done {
+			add()
+			done = true
+		}
+		if f.Plan != nil {
+			plan = f.Plan
+		}
+		if f.Addons != nil {
+			addons = *f.Addons
+		}
+		if done {
+			add()
+		}
+	}
+	if !done {
+		add()
+	}
+	return refs, nil
+}
+
+// over reports whether a subscription gives nothing now and no change to come
+// is set. How a trial stands depends on the customer's other subscriptions.
+func (p *plan) over(ctx context.Context, s *usher.Subscription) (bool, error) {
+	if last := s.Phases[len(s.Phases)-1]; last.At.After(p.now) {
+		return false, nil
+	}
+	st, err := p.db.LoadCustomer(ctx, p.env, s.Customer, 0)
+	if err != nil || st.Customer == nil {
+		return err == nil, err
+	}
+	status := p.status(s, st.Subscriptions, st.Customer)
+	return status == usher.Ended || status == usher.Canceled, nil
+}
+
+// impact says whom the new versions touch.
+func (p *plan) impact() {
+	for _, v := range p.change.Plans {
+		p.touches(v.Ref(), v.Default, "plan "+v.Key)
+	}
+	for _, v := range p.change.Addons {
+		p.touches(v.Ref(), false, "add-on "+v.Key)
+	}
+}
+
+func (p *plan) touches(ref usher.Ref, isDefault bool, what string) {
+	if ref.Version == 1 && !isDefault {
+		return // new: nobody has it
+	}
+	im := Impact{Version: ref.String(), Subscriptions: map[string]int64{}, Default: isDefault}
+	for _, h := range p.holders {
+		for _, name := range h.Refs() {
+			if key, _, _ := strings.Cut(name, "@"); key == ref.Key && name != ref.String() {
+				if (p.newestA[key].Key != "") == strings.HasPrefix(what, "add-on") || p.newest[key].Key != "" && !strings.HasPrefix(what, "add-on") {
+					im.Subscriptions[name] += h.Subscriptions
+				}
+			}
+		}
+	}
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(im.Subscriptions)) {
+		words = append(words, fmt.Sprintf("%d on %s", im.Subscriptions[name], name))
+	}
+	switch {
+	case len(words) == 0:
+		im.Text = what + ": no subscription has an older version"
+	case p.result.Migrated > 0:
+		im.Text = fmt.Sprintf("%s: subscriptions %s; %d migrate now", what, strings.Join(words, ", "), p.result.Migrated)
+	default:
+		im.Text = what + ": subscriptions " + strings.Join(words, ", ") + "; they stay on it"
+	}
+	if isDefault {
+		im.Text += "; customers on the default plan follow " + ref.String() + " at once"
+	}
+	p.result.Impact = append(p.result.Impact, im)
+}
