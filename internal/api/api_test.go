@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -159,10 +156,10 @@ func bad(problems ...string) string {
 		location, message, _ := strings.Cut(p, "|")
 		list = append(list, usher.Problem{Location: location, Message: message})
 	}
-	e := invalids(list).(*usher.Error)
+	e := invalids(list)
 	p := newProblem(usher.Invalid, e.Detail, list)
 	p.RequestID = "t"
-	b, _ := json.Marshal(p)
+	b, _ := marshal(p)
 	return string(b)
 }
 
@@ -184,8 +181,14 @@ func TestS01_Check(t *testing.T) {
 		w.want(got, 200, want)
 		wantHeaders(t, got.Header(), map[string]string{"Content-Type": "application/json", "X-Request-Id": "t", "X-Content-Type-Options": "nosniff"})
 	}
-	w.want(w.do("GET", "/v1/customers/odd%2Fn%C3%A4me%20%3F&%25/entitlements?at=2025-06-01T00:00:00Z", "", ""), 200, `{"data":[`+
-		`{"allowed":false,"reason":"not_entitled","customer":"odd/näme ?&%","feature":"api_calls"`)
+	no := func(feature, kind string) string {
+		return `{"allowed":false,"reason":"not_entitled","customer":"odd/näme ?&%","feature":"` + feature + `","kind":"` + kind + `","revision":3}`
+	}
+	w.want(w.do("GET", "/v1/customers/odd%2Fn%C3%A4me%20%3F&%25/entitlements?at=2025-06-01T00:00:00Z", "", ""), 200, `{"data":[`+strings.Join([]string{
+		no("api_calls", "metered"), no("credits", "credits"), no("regions", "config"), no("sso", "switch"), no("support", "config"), no("tokens", "metered")}, ",")+`]}`)
+	w.want(w.do("POST", "/v1/check/batch", "application/json", `{"checks":[{"customer":"nobody","feature":"sso"},{"customer":"acme","feature":"sso","min_revision":3}],"min_revision":2}`), 200,
+		`{"decisions":[{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":3},{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}]}`)
+	w.want(w.do("POST", "/v1/check/batch", "application/json", `{"checks":[]}`), 200, `{"decisions":[]}`)
 }
 
 func wantHeaders(t *testing.T, h http.Header, want map[string]string) {
@@ -197,6 +200,49 @@ func wantHeaders(t *testing.T, h http.Header, want map[string]string) {
 	}
 }
 
-var _ = reflect.DeepEqual
-var _ = slices.Contains[[]string]
-var _ io.Reader
+// TestS13_Consume: one key, one effect, one answer; the key may be in the body or the header.
+func TestS13_Consume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const head = `"customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":10,"reserved":0,"remaining":90,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1",`
+	const took = `{"allowed":true,"reason":"within_limit",` + head + `"consumed":10,"deductions":[{"allowance":"plan:pro@1","amount":10}],`
+	consume := func(body string, headers ...string) *httptest.ResponseRecorder {
+		return w.do("POST", "/v1/consume", "application/json", body, headers...)
+	}
+	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":10,"key":"k1"}`), 200, took+`"revision":3}`)
+	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":"10.0"}`, "Idempotency-Key", "k1"), 200, took+`"replayed":true,"revision":3}`)
+	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":91,"key":"k2"}`), 200, `{"allowed":false,"reason":"limit_reached",`+head+`"consumed":0,"deductions":[],"revision":3}`)
+	other := consume(`{"customer":"acme","feature":"api_calls","amount":11,"key":"k1"}`)
+	if other.Code != 409 || !strings.Contains(other.Body.String(), `"code":"key_reused"`) {
+		t.Errorf("the same key with another body: got %d %s, want 409 key_reused", other.Code, other.Body)
+	}
+	plain := consume(`{"customer":"acme","feature":"sso","key":"k3"}`)
+	if plain.Code != 422 || !strings.Contains(plain.Body.String(), `"code":"not_consumable"`) {
+		t.Errorf("consuming a switch: got %d %s, want 422 not_consumable", plain.Code, plain.Body)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	got := w.do("POST", "/v1/explain", "application/json", `{"customer":"acme","feature":"api_calls","amount":101}`)
+	var x usher.Explanation
+	if err := json.Unmarshal(got.Body.Bytes(), &x); err != nil || got.Code != 200 {
+		t.Fatalf("got %d %s: %v", got.Code, got.Body, err)
+	}
+	if x.Decision.Reason != usher.LimitReached || len(x.Considered) != 1 || len(x.Allowances) != 1 {
+		t.Errorf("got %s, want a denial with one source and one allowance", got.Body)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.do("POST", "/v1/events", eventType, event("1", `{"tokens":7,"model":"a"}`))
+	w.do("POST", "/v1/events", eventType, event("2", `{"tokens":5,"model":"b"}`))
+	const ask = "/v1/usage?customer=acme&feature=tokens&from=2026-03-01T00:00:00Z&to=2026-04-01T00:00:00Z&window=day"
+	const day = `{"start":"2026-03-10T00:00:00Z","end":"2026-03-11T00:00:00Z","value":`
+	w.want(w.do("GET", ask, "", ""), 200, `{"data":[`+day+`12}]}`)
+	w.want(w.do("GET", ask+"&group_by=data.model", "", ""), 200, `{"data":[`+day+`7,"group":{"data.model":"a"}},`+day+`5,"group":{"data.model":"b"}}]}`)
+	w.want(w.do("GET", strings.Replace(ask, "2026-03-01", "2026-03-11", 1), "", ""), 200, `{"data":[]}`)
+}

@@ -106,6 +106,10 @@ func (a *API) checkBatch(w http.ResponseWriter, r *http.Request, c *call) {
 		a.fail(w, c, err)
 		return
 	}
+	if err := a.checkAmounts(c.Env, qs); err != nil {
+		a.fail(w, c, err)
+		return
+	}
 	list, err := a.Decide.Batch(r.Context(), c.Env, qs, revision)
 	if err != nil {
 		a.fail(w, c, err)
@@ -116,10 +120,29 @@ func (a *API) checkBatch(w http.ResponseWriter, r *http.Request, c *call) {
 	a.write(w, c, s.out)
 }
 
+// checkAmounts says which amounts of a batch their features cannot count.
+func (a *API) checkAmounts(env usher.Environment, qs []decide.CheckQuery) error {
+	features := a.Live.Book(env).Features
+	var wrong []usher.Problem
+	for i := range qs {
+		f := features[qs[i].Feature]
+		if f == nil || !f.Kind.Counts() || qs[i].Amount == "" {
+			continue
+		}
+		if _, err := qs[i].Amount.Units(f.Precision); err != nil {
+			wrong = append(wrong, usher.Problem{Location: "body.checks[" + strconv.Itoa(i) + "].amount", Message: err.Error()})
+		}
+	}
+	if len(wrong) > 0 {
+		return invalids(wrong)
+	}
+	return nil
+}
+
 func (a *API) entitlements(w http.ResponseWriter, r *http.Request, c *call) {
 	id := r.PathValue("id")
-	if err := usher.CheckID("id", id); err != nil {
-		a.fail(w, c, invalid("path.id", "%s", err))
+	if err := usher.CheckID("", id); err != nil {
+		a.fail(w, c, invalid("path.id", "%s", strings.TrimSpace(err.Error())))
 		return
 	}
 	query, err := parameters(r, "at")

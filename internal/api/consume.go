@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/usage"
@@ -79,7 +80,7 @@ func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, err error
 			r.note("body.key", "must be the same as the Idempotency-Key header, where both are sent")
 		}
 		if err := usher.CheckIdempotencyKey(op.Key); err != nil {
-			r.note("body.key", "%s", err)
+			r.note("body.key", "%s", strings.TrimPrefix(err.Error(), "the idempotency key "))
 		}
 	}
 	return op, r.err()

@@ -42,6 +42,7 @@ func openAPIConfig(version string) huma.Config {
 	registry := huma.NewMapRegistry("#/components/schemas/", schemaName)
 	registry.RegisterTypeAlias(reflect.TypeFor[usher.Number](), reflect.TypeFor[number]())
 	registry.RegisterTypeAlias(reflect.TypeFor[usher.Ref](), reflect.TypeFor[ref]())
+	registry.RegisterTypeAlias(reflect.TypeFor[usher.Window](), reflect.TypeFor[windowDoc]())
 	registry.RegisterTypeAlias(reflect.TypeFor[usher.Decision](), reflect.TypeFor[decisionDoc]())
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{

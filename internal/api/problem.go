@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -97,7 +96,7 @@ func (a *API) problem(c *call, err error) *problem {
 // fail answers with err.
 func (a *API) fail(w http.ResponseWriter, c *call, err error) {
 	p := a.problem(c, err)
-	body, err := json.Marshal(p)
+	body, err := marshal(p)
 	if err != nil { // cannot be: a problem is text and numbers
 		a.log.Error("a problem cannot be written", "request_id", c.RequestID, "error", err)
 	}
@@ -115,19 +114,19 @@ func invalid(location, format string, args ...any) error {
 	return invalids([]usher.Problem{{Location: location, Message: fmt.Sprintf(format, args...)}})
 }
 
-func invalids(list []usher.Problem) error {
+func invalids(list []usher.Problem) *usher.Error {
 	detail := fmt.Sprintf("the request has %d problems", len(list))
 	if len(list) == 1 {
-		detail = list[0].Location + " " + list[0].Message
+		detail = strings.TrimPrefix(list[0].Location+": "+list[0].Message, ": ")
 	}
 	return &usher.Error{Code: usher.Invalid, Detail: detail, Problems: list}
 }
 
-// at puts a place to an error of a value: "must be …" becomes "body.amount must be …".
+// at puts a place to an error of a value: "must be …" becomes "body.amount: must be …".
 func at(location string, err error) error {
 	var e *usher.Error
 	if errors.As(err, &e) && e.Code == usher.Invalid && len(e.Problems) == 0 {
-		return invalid(location, "%s", e.Detail)
+		return invalid(location, "%s", strings.TrimPrefix(e.Detail, "the idempotency key "))
 	}
 	return err
 }
@@ -175,10 +174,7 @@ func humaProblem(status int, msg string, errs []error) *problem {
 		}
 	}
 	if code == usher.Invalid && len(list) > 0 {
-		msg = fmt.Sprintf("the request has %d problems", len(list))
-		if len(list) == 1 {
-			msg = strings.TrimPrefix(list[0].Location+": "+list[0].Message, ": ")
-		}
+		msg = invalids(list).Detail
 	}
 	return newProblem(code, msg, list)
 }

@@ -1,0 +1,247 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+)
+
+// keyless is every route that needs no key. Whoever adds one decides it here.
+var keyless = []string{"GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json"}
+
+func TestLaw_EveryRouteHasAPermission(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	seen := map[string]bool{}
+	for _, rt := range w.api.table {
+		if seen[rt.Pattern] {
+			t.Errorf("%s is in the table twice", rt.Pattern)
+		}
+		seen[rt.Pattern] = true
+		if open := slices.Contains(keyless, rt.Pattern); open != (rt.Perm == "") {
+			t.Errorf("%s has permission %q: a route has one, or is in the keyless list", rt.Pattern, rt.Perm)
+		}
+		if rt.Perm != "" && !slices.Contains(auth.Permissions, rt.Perm) {
+			t.Errorf("%s asks for %q, which is no permission", rt.Pattern, rt.Perm)
+		}
+		if rt.doc.ID == "" || rt.doc.Summary == "" || rt.doc.Tag == "" {
+			t.Errorf("%s is not documented: it needs an id, a summary and a tag", rt.Pattern)
+		}
+		method, path, _ := strings.Cut(rt.Pattern, " ")
+		r := httptest.NewRequest(method, sample(path), nil)
+		if _, pattern := w.api.mux.Handler(r); pattern != rt.Pattern {
+			t.Errorf("%s is in the table, and %s %s finds %q", rt.Pattern, method, path, pattern)
+		}
+	}
+	for path := range w.api.direct {
+		if !seen["POST "+path] {
+			t.Errorf("POST %s is not in the table", path)
+		}
+	}
+	for _, pattern := range w.api.patterns {
+		if !seen[pattern] && pattern != "/" {
+			t.Errorf("%s is on the mux and not in the table", pattern)
+		}
+	}
+	if len(w.api.patterns) != len(w.api.table)+1 {
+		t.Errorf("%d patterns are on the mux, and the table has %d and one for the rest", len(w.api.patterns), len(w.api.table))
+	}
+}
+
+func sample(path string) string {
+	for strings.Contains(path, "{") {
+		a, b := strings.Index(path, "{"), strings.Index(path, "}")
+		path = path[:a] + "x" + path[b+1:]
+	}
+	return path
+}
+
+func TestLaw_OpenAPIHasExactlyTheTable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	got := w.do("GET", "/openapi.json", "", "", "Authorization", "")
+	var d struct {
+		OpenAPI string                               `json:"openapi"`
+		Paths   map[string]map[string]map[string]any `json:"paths"`
+	}
+	if err := json.Unmarshal(got.Body.Bytes(), &d); err != nil || got.Code != 200 {
+		t.Fatalf("got %d, %v", got.Code, err)
+	}
+	if d.OpenAPI != "3.1.0" {
+		t.Errorf("got version %q, want 3.1.0", d.OpenAPI)
+	}
+	var have, want []string
+	for path, methods := range d.Paths {
+		for method, op := range methods {
+			have = append(have, strings.ToUpper(method)+" "+path)
+			if _, ok := op["responses"].(map[string]any)["default"]; !ok {
+				t.Errorf("%s %s does not say what its errors look like", method, path)
+			}
+		}
+	}
+	for _, rt := range w.api.table {
+		want = append(want, rt.Pattern)
+	}
+	slices.Sort(have)
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(have, "\n"), strings.Join(want, "\n"))
+	}
+	if strings.Contains(got.Body.String(), `"$ref":"#/components/schemas/`) {
+		for _, part := range strings.Split(got.Body.String(), `"$ref":"#/components/schemas/`)[1:] {
+			name, _, _ := strings.Cut(part, `"`)
+			if !strings.Contains(got.Body.String(), `"`+name+`":{`) {
+				t.Errorf("the schema %s is named and not there", name)
+			}
+		}
+	}
+}
+
+// TestLaw_RolesTimesRoutes: a role may call exactly the routes whose permission
+// it has, and nobody calls a keyed route without a key.
+func TestLaw_RolesTimesRoutes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, rt := range w.api.table {
+		method, path, _ := strings.Cut(rt.Pattern, " ")
+		for _, role := range append([]string{""}, auth.Roles...) {
+			header := "Bearer " + w.keys[role]
+			if role == "" {
+				header = ""
+			}
+			// A type that no route takes: what gets past the permission ends as 415, or at worst as a 400.
+			got := w.do(method, sample(path), "x/y", "{", "Authorization", header)
+			switch {
+			case rt.Perm == "":
+				if got.Code != 200 {
+					t.Errorf("%s without a key: got %d, want 200", rt.Pattern, got.Code)
+				}
+			case role == "":
+				if got.Code != 401 {
+					t.Errorf("%s without a key: got %d, want 401", rt.Pattern, got.Code)
+				}
+			case auth.Allows(role, rt.Perm):
+				if got.Code == 401 || got.Code == 403 {
+					t.Errorf("%s as %s: got %d %s, want it to be permitted", rt.Pattern, role, got.Code, got.Body)
+				}
+			case got.Code != 403:
+				t.Errorf("%s as %s: got %d, want 403", rt.Pattern, role, got.Code)
+			}
+		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const ask = `{"customer":"acme","feature":"sso"}`
+	none := problemBody(usher.Unauthenticated, "a valid API key is required: send Authorization: Bearer usk_…")
+	key := w.keys[auth.RoleAdmin]
+	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer x", "Basic " + key, key, "Bearer " + key + "x", "Bearer " + key[:len(key)-1], "Bearer " + strings.ToUpper(key),
+		"Bearer " + strings.Replace(key, "production", "sandbox", 1), "Bearer  " + key} {
+		got := w.do("POST", "/v1/check", "application/json", ask, "Authorization", header)
+		w.want(got, 401, none)
+		wantHeaders(t, got.Header(), map[string]string{"WWW-Authenticate": "Bearer"})
+	}
+	got := w.do("POST", "/v1/consume", "application/json", `{}`, "Authorization", "Bearer "+w.keys[auth.RoleRead])
+	w.want(got, 403, problemBody(usher.Forbidden, `a key of role "read" may not do this: it takes the permission "consume"`))
+	// A key of the sandbox sees the sandbox, where nobody is.
+	got = w.do("POST", "/v1/check", "application/json", ask, "Authorization", "bearer "+w.keys["sandbox"])
+	w.want(got, 200, `{"allowed":false,"reason":"unknown_customer","customer":"acme","feature":"sso","revision":0}`)
+	for _, k := range w.keys {
+		if secret := k[len(k)-40:]; strings.Contains(w.log.String(), secret) {
+			t.Error("a key's secret is in the log")
+		}
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for id, kept := range map[string]bool{"abc-123": true, "with space": true, strings.Repeat("x", 128): true, strings.Repeat("x", 129): false, "": false, "a\x7f": false, "é": false} {
+		got := w.do("GET", "/v1/nothing", "", "", "X-Request-ID", id)
+		echo := got.Header().Get("X-Request-ID")
+		if (echo == id) != kept || echo == "" {
+			t.Errorf("%q: got %q back, want it kept: %v", id, echo, kept)
+		}
+		if !strings.Contains(got.Body.String(), `"request_id":"`+echo+`"`) {
+			t.Errorf("%q: the problem does not say it: %s", id, got.Body)
+		}
+	}
+	if a, b := w.api.newID(), w.api.newID(); a == b || !saneID(a) {
+		t.Errorf("made %q and %q", a, b)
+	}
+}
+
+// TestFaults: what is no one's business is logged, not shown.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	serve := func(h func(http.ResponseWriter, *http.Request, *call)) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("X-Request-ID", "t")
+		out := httptest.NewRecorder()
+		w.api.wrap(&route{Pattern: "GET /test"}, h)(out, r)
+		return out
+	}
+	internal := problemBody(usher.Internal, "internal error")
+	w.want(serve(func(http.ResponseWriter, *http.Request, *call) { panic("secret one") }), 500, internal)
+	w.want(serve(func(rw http.ResponseWriter, _ *http.Request, c *call) {
+		w.api.fail(rw, c, errors.New("secret two"))
+	}), 500, internal)
+	w.want(serve(func(rw http.ResponseWriter, _ *http.Request, c *call) {
+		w.api.fail(rw, c, usher.Errorf(usher.Internal, "secret three"))
+	}), 500, internal)
+	for _, secret := range []string{"secret one", "secret two", "secret three"} {
+		if !strings.Contains(w.log.String(), secret) {
+			t.Errorf("%q is not in the log", secret)
+		}
+	}
+	for code, status := range usher.Codes {
+		if code == usher.Internal {
+			continue
+		}
+		got := serve(func(rw http.ResponseWriter, _ *http.Request, c *call) {
+			w.api.fail(rw, c, fmt.Errorf("wrapped: %w", usher.Errorf(code, "why")))
+		})
+		w.want(got, status, problemBody(code, "why"))
+		want := ""
+		if status == 429 || status == 503 {
+			want = "1"
+		}
+		wantHeaders(t, got.Header(), map[string]string{"Retry-After": want})
+	}
+}
+
+func TestServerPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.want(w.do("GET", "/healthz", "", "", "Authorization", ""), 200, `{"status":"ok"}`)
+	w.want(w.do("GET", "/readyz", "", "", "Authorization", ""), 200, `{"status":"ok"}`)
+	w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"sso"}`)
+	w.do("POST", "/v1/check", "application/json", `{`)
+	w.do("POST", "/v1/events", eventType, event("1", `{}`))
+	got := w.do("GET", "/metrics", "", "", "Authorization", "")
+	for _, line := range []string{
+		`usher_http_requests_total{code="200",route="POST /v1/check"} 1`, `usher_http_requests_total{code="400",route="POST /v1/check"} 1`,
+		`usher_http_request_duration_seconds_count{route="POST /v1/check"} 2`, `usher_decisions_total{reason="granted"} 1`, `usher_events_total{result="invalid_value"} 1`,
+	} {
+		if !strings.Contains(got.Body.String(), "\n"+line+"\n") {
+			t.Errorf("/metrics does not have %s", line)
+		}
+	}
+	w.db.Close()
+	down := w.do("GET", "/readyz", "", "")
+	if down.Code != 503 || down.Header().Get("Retry-After") != "1" {
+		t.Errorf("without a database: got %d %s, want 503 with Retry-After", down.Code, down.Body)
+	}
+	w.want(w.do("GET", "/healthz", "", ""), 200, `{"status":"ok"}`)
+}
