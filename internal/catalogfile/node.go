@@ -132,12 +132,6 @@ func (n *node) got() string {
 	return "got " + clip(n.text)
 }
 
-// child sets the place of a node under n.
-func (n *node) child(c *node, name string) *node {
-	c.up, c.name = n, name
-	return c
-}
-
 func index(i int) string { return "[" + strconv.Itoa(i) + "]" }
 
 func quote(s string) string { return strconv.Quote(clip(s)) }
