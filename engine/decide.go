@@ -2,7 +2,6 @@ package engine
 
 import (
 	"math"
-	"math/bits"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -121,13 +120,17 @@ func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at 
 	if r.opening != nil {
 		n.opening = s.openings[r.opening.Key()]
 	}
-	if r.carry != nil {
-		if c := find(list, r.carry.Clock, r.carry.Start); c >= 0 {
-			n.opening = satAdd(n.opening, satAdd(list[c].Opening, list[c].Used))
-		}
-	}
 	own := n.used
-	n.used = satAdd(n.used, n.opening)
+	switch f.gauge {
+	case usher.Last: // the value itself carries over
+	case usher.Max:
+		n.opening = satAdd(n.opening, highest(list, r.carry))
+		n.used = max(n.used, n.opening)
+		n.opening = n.used - own
+	default:
+		n.opening = satAdd(n.opening, total(list, r.carry))
+		n.used = satAdd(n.used, n.opening)
+	}
 	if r.roll != nil {
 		n.limit = max(own, s.rolledOver(list, r.roll))
 	}
@@ -136,16 +139,32 @@ func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at 
 
 // rolledOver is what an earlier window left for later ones (S21).
 func (s *Snapshot) rolledOver(list []Bucket, r *roll) int64 {
-	var used int64
-	if b := find(list, r.source.Clock, r.source.Start); b >= 0 {
-		used = satAdd(list[b].Opening, satAdd(list[b].Used, list[b].Reserved))
-	} else if r.sourceCarry != nil {
-		if c := find(list, r.sourceCarry.Clock, r.sourceCarry.Start); c >= 0 {
-			used = satAdd(list[c].Opening, list[c].Used)
-		}
+	used := total(list, r.source)
+	if r.opening != nil {
+		used = satAdd(used, s.openings[r.opening.Key()])
 	}
 	left := r.limit - min(max(used-r.offset, 0), r.limit)
 	return min(left, r.max)
+}
+
+// total is what buckets hold together, without what they opened with.
+func total(list []Bucket, keys []BucketKey) (n int64) {
+	for i := range keys {
+		if b := find(list, keys[i].Clock, keys[i].Start); b >= 0 {
+			n = satAdd(n, satAdd(list[b].Used, list[b].Reserved))
+		}
+	}
+	return n
+}
+
+// highest is the largest use of any of the buckets.
+func highest(list []Bucket, keys []BucketKey) (n int64) {
+	for i := range keys {
+		if b := find(list, keys[i].Clock, keys[i].Start); b >= 0 {
+			n = max(n, list[b].Used)
+		}
+	}
+	return n
 }
 
 // settle derives what is left, overage and excess from use and limit (S14, S19,
@@ -178,6 +197,7 @@ type verdict struct {
 	// How the amount divides: own included, pool included, own overage, pool
 	// overage, and what nothing holds. Pool figures are in units of the feature.
 	own, pool, over, poolOver, beyond int64
+	poolHeld                          int64 // what the pool includes, in its own units
 	capped                            bool
 	poolFrame                         *frame
 }
@@ -279,6 +299,7 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 		included = min(included, left)
 		room = min(room, left-included)
 	}
+	v.poolHeld = included
 	v.pool = min(rest, included/rate)
 	v.poolOver = (satAdd(included, room) - v.pool*rate) / rate
 	return rest - v.pool
@@ -306,9 +327,12 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		d.Rule = fr.rule
 	}
 	var sum numbers
-	soonest := int64(maxMicro)
+	soonest, shown := int64(maxMicro), 0
 	for i := range buf.rows {
 		n := &buf.rows[i]
+		if fr.rows[i].shown(n) {
+			shown++
+		}
 		sum.unlimited = sum.unlimited || n.unlimited
 		sum.limit = satAdd(sum.limit, n.limit)
 		sum.used = satAdd(sum.used, n.used)
@@ -339,12 +363,11 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	if soonest != maxMicro {
 		d.Window = &buf.window
 	}
-	if len(fr.rows) > 1 || len(fr.caps) > 1 || d.Reason == usher.CapReached {
+	if shown > 1 || len(fr.caps) > 1 || d.Reason == usher.CapReached {
 		buf.Allowances = buf.Allowances[:0]
 		for i := range fr.rows {
-			if n := &buf.rows[i]; !fr.none {
-				r := &fr.rows[i]
-				buf.Allowances = append(buf.Allowances, usher.AllowanceUse{ID: r.ids[0], Sources: r.ids, Unlimited: n.unlimited, Limit: n.limit, Used: n.used,
+			if n, r := &buf.rows[i], &fr.rows[i]; r.shown(n) && !fr.none {
+				buf.Allowances = append(buf.Allowances, usher.AllowanceUse{ID: r.entryName(), Sources: r.ids, Unlimited: n.unlimited, Limit: n.limit, Used: n.used,
 					Reserved: n.reserved, Remaining: n.remaining, Overage: n.overage, Excess: n.excess, Window: n.window.window()})
 			}
 		}
@@ -358,8 +381,6 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	}
 }
 
-// mulFits reports whether x*y fits in an int64; both are not negative.
-func mulFits(x, y int64) bool {
-	hi, lo := bits.Mul64(uint64(x), uint64(y))
-	return hi == 0 && lo <= math.MaxInt64
-}
+// shown reports whether a row is listed: what nothing holds only where there is
+// something of it.
+func (r *row) shown(n *numbers) bool { return len(r.ids) > 0 || n.used > 0 }

@@ -35,7 +35,7 @@ func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 		x.Mode = fr.mode
 		for i := range fr.rows {
 			n, r := &buf.rows[i], &fr.rows[i]
-			if fr.none && n.used == 0 {
+			if !r.shown(n) {
 				continue
 			}
 			x.Allowances = append(x.Allowances, usher.AllowanceUse{ID: r.entryName(), Sources: r.ids, Unlimited: n.unlimited, Limit: n.limit, Used: n.used,

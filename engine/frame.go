@@ -14,6 +14,7 @@ type frame struct {
 	burn    []part // every slot of every row, in burn order
 	caps    []capRow
 	none    bool // the one row stands for use that nothing entitles
+	moving  bool // some row's window begins with its first use, so burn must be sorted anew
 	sources []string
 }
 
@@ -26,7 +27,8 @@ type row struct {
 	limit     int64
 	overage   usher.Overage // summed over its slots
 	ids       []string      // of its slots, in burn order, each once
-	carry     *BucketKey    // the window that was cut where this one begins (S18)
+	began     int64         // window.start, or where the windows began that were cut and carried
+	carry     []BucketKey   // the windows that were cut before this one begins (S18), oldest first
 	opening   *Opening      // use by clocks that are gone (S34)
 	roll      *roll         // its limit follows from an earlier window (S21)
 	firstUse  bool          // its window begins with its first use
@@ -37,20 +39,17 @@ type row struct {
 // roll says what an earlier window leaves: the unused part of the slot that
 // lies at [offset, offset+limit) of the source bucket's use, at most max.
 type roll struct {
-	source        BucketKey
-	sourceCarry   *BucketKey
+	source        []BucketKey // its bucket, after those that it carried
+	opening       *Opening    // what it opened with (S34)
 	offset, limit int64
 	max           int64
 }
 
 // part is one slot's place in burn order.
 type part struct {
+	slot
 	row     int
-	id      string
 	offset  int64 // sum of the limits before it in its row
-	limit   int64
-	unlim   bool
-	overage usher.Overage
 	overOff int64 // sum of the overage before it in its row
 }
 
@@ -126,21 +125,21 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			r := row{key: BucketKey{f.def.Key, s.clock, 0}, window: forever, per: s.per}
 			switch {
 			case s.anchor == usher.AnchorFirstUse:
-				r.firstUse = true
+				r.firstUse, fr.moving = true, true
 				r.key.Start = at // the newest that began by then
 			case s.per.Unit != usher.Lifetime:
 				w.open(f, &r, s, at)
 				narrow(r.window)
-				r.opening = w.appeared(f, s.clock, r.window, at)
+				r.opening = w.appeared(f, &r, at)
 			default:
-				r.opening = w.appeared(f, s.clock, r.window, at)
+				r.opening = w.appeared(f, &r, at)
 			}
 			fr.rows = append(fr.rows, r)
 		}
 		s.start, s.end = fr.rows[i].window.start, fr.rows[i].window.end
 		slots = append(slots, placed{s, i})
 	}
-	for i := len(fr.rows) - 1; i >= 0; i-- {
+	for i := len(fr.rows) - 1; i >= 0 && w.rolls(f); i-- {
 		if r := &fr.rows[i]; !r.grant && !r.firstUse && r.window != forever {
 			for _, rs := range w.rollovers(f, r) {
 				fr.rows = append(fr.rows, rs.row)
@@ -162,7 +161,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			rows = append(rows, fr.rows[s.row])
 		}
 		r := &rows[i]
-		fr.burn = append(fr.burn, part{row: i, id: s.id, offset: r.limit, limit: s.limit, unlim: s.unlimited, overage: s.overage, overOff: r.overage.Max})
+		fr.burn = append(fr.burn, part{slot: s.slot, row: i, offset: r.limit, overOff: r.overage.Max})
 		r.unlimited = r.unlimited || s.unlimited
 		r.limit = satAdd(r.limit, s.limit)
 		r.overage.Unlimited = r.overage.Unlimited || s.overage.Unlimited
@@ -172,9 +171,9 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 		}
 	}
 	fr.rows = rows
-	if len(fr.rows) == 0 {
-		fr.none = true
-		fr.rows = []row{{key: BucketKey{f.def.Key, ClockNone, 0}, window: forever}}
+	if bookkeeper(fr) < 0 { // a place for what nothing holds (S14)
+		fr.none = len(fr.rows) == 0
+		fr.rows = append(fr.rows, row{key: BucketKey{f.def.Key, ClockNone, 0}, window: forever})
 	}
 	for _, c := range fr.rules.caps {
 		cr := capRow{id: c.id, cap: c.cap, window: forever, key: BucketKey{f.def.Key, "cap:" + clockName(c.cap.Per, c.cap.Anchor), 0}}
@@ -211,9 +210,11 @@ func (w *World) open(f *feature, r *row, s slot, at int64) {
 			}
 		}
 	}
-	r.key.Start = r.window.start
+	r.key.Start, r.began = r.window.start, r.window.start
 	if cut != 0 && s.onChange != usher.Reset {
-		r.carry = &BucketKey{f.def.Key, r.key.Clock, cut}
+		prev := row{key: r.key}
+		w.open(f, &prev, s, r.window.start-1)
+		r.carry, r.began = append(prev.carry, prev.key), prev.began
 	}
 }
 
@@ -275,11 +276,12 @@ func (w *World) clocksAt(f *feature, at int64) []string {
 // appeared returns what a clock opens with if it appeared inside its window:
 // the use of the span so far that no surviving bucket holds (S34). nil where
 // the clock was there from the window's start.
-func (w *World) appeared(f *feature, clock string, win span, at int64) *Opening {
+func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 	if f.gauge != "" {
 		return nil
 	}
-	cuts := w.changesIn(win.start, at+1)
+	clock := r.key.Clock
+	cuts := w.changesIn(r.began, at+1)
 	for i := len(cuts) - 1; i >= 0; i-- {
 		t := cuts[i]
 		if slices.Contains(w.clocksAt(f, t-1), clock) {
@@ -288,9 +290,9 @@ func (w *World) appeared(f *feature, clock string, win span, at int64) *Opening 
 		if !slices.Contains(w.clocksAt(f, t), clock) {
 			continue
 		}
-		except := append(w.clocksAt(f, t), clock)
+		except := append(w.clocksAt(f, t), clock, ClockDrawn) // what credits paid for is paid
 		slices.Sort(except)
-		return &Opening{Feature: f.def.Key, Clock: clock, Start: win.start, From: max(win.start, 0), Until: t, Except: slices.Compact(except)}
+		return &Opening{Feature: f.def.Key, Clock: clock, Start: r.key.Start, From: max(r.began, 0), Until: t, Except: slices.Compact(except)}
 	}
 	return nil
 }
@@ -321,15 +323,13 @@ type rolled struct {
 // in a bucket of its own, from the end of the window that left it.
 func (w *World) rollovers(f *feature, r *row) []rolled {
 	var out []rolled
-	win := r.window
+	edge := r.began // the end of the window that may have left something
 	for back := 1; back <= usher.MaxRolloverWindows; back++ {
-		edge := win.start // the end of the window that may have left something
 		rules := w.rulesAt(f, edge-1, nil)
 		if rules.dead != "" {
 			break
 		}
 		var offset int64
-		deep := false
 		list := slices.Clone(rules.slots)
 		for i := range list {
 			list[i].clock = cmpOr(list[i].clock, clockName(list[i].per, list[i].anchor))
@@ -341,12 +341,12 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 		slices.SortStableFunc(list, func(x, y slot) int { return before(&x, &y) })
 		prev := row{key: BucketKey{f.def.Key, r.key.Clock, 0}}
 		w.open(f, &prev, list[0], edge-1)
+		opening := w.appeared(f, &prev, edge-1)
 		for _, s := range list {
 			if s.unlimited {
 				continue
 			}
 			if ro := s.rollover; ro != nil {
-				deep = deep || ro.Windows > back
 				if ro.Windows >= back {
 					id := "rollover:" + s.id
 					end := r.window.end
@@ -356,29 +356,34 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 					}
 					out = append(out, rolled{
 						row: row{key: BucketKey{f.def.Key, id, edge}, window: span{edge, end},
-							roll: &roll{source: prev.key, sourceCarry: prev.carry, offset: offset, limit: s.limit, max: ro.Max}},
+							roll: &roll{source: append(slices.Clip(prev.carry), prev.key), opening: opening, offset: offset, limit: s.limit, max: ro.Max}},
 						slot: slot{id: id, clock: id, kind: s.kind, rolled: true, priority: s.priority, began: edge, start: edge, end: r.window.end},
 					})
 				}
 			}
 			offset = satAdd(offset, s.limit)
 		}
-		if !deep && back >= maxWindows(list) {
-			break
-		}
-		win = prev.window
+		edge = prev.began
 	}
 	return out
 }
 
-func maxWindows(list []slot) int {
-	n := 0
-	for i := range list {
-		if list[i].rollover != nil {
-			n = max(n, list[i].rollover.Windows)
+// rolls reports whether anything that the customer ever held of the feature
+// rolls over.
+func (w *World) rolls(f *feature) bool {
+	for i := range f.overrides {
+		if s := f.overrides[i].Set; s != nil && s.Rollover != nil {
+			return true
 		}
 	}
-	return n
+	for i := range w.timeline {
+		for _, h := range w.timeline[i].held {
+			if e := h.ents[f.def.Key]; e != nil && slices.ContainsFunc(e.Allowances, func(a usher.Allowance) bool { return a.Rollover != nil }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func cmpOr(a, b string) string {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -85,17 +86,21 @@ func (b *Book) StateAt(s *usher.Subscription, t, first time.Time, loc *time.Loca
 			status, st.Since, trialEnded, st.TrialEnds = p.Status, p.At, false, time.Time{}
 		}
 	}
+	ended := s.EndsAt != nil && !t.Before(*s.EndsAt)
+	if ended {
+		endTrial(*s.EndsAt)
+	} else {
+		endTrial(t)
+	}
 	switch {
 	case t.Before(s.StartsAt):
 		st.Status, st.Dead = usher.Scheduled, usher.NotStarted
 		return st
-	case s.EndsAt != nil && !t.Before(*s.EndsAt):
-		st.Status, st.Dead = usher.Ended, usher.SubscriptionEnded
-		return st
-	}
-	endTrial(t)
-	if trialEnded {
+	case trialEnded: // which comes before subscription_ended (S37)
 		st.Status, st.Dead = usher.Ended, usher.TrialEnded
+		return st
+	case ended:
+		st.Status, st.Dead = usher.Ended, usher.SubscriptionEnded
 		return st
 	}
 	switch status {
@@ -166,6 +171,7 @@ func (b *Book) boundaries(s *usher.Subscription, first time.Time, loc *time.Loca
 	}
 	var plan usher.Ref
 	var since time.Time
+	var status usher.Status
 	for _, p := range s.Phases {
 		add(p.At)
 		if p.Plan != nil {
@@ -174,8 +180,11 @@ func (b *Book) boundaries(s *usher.Subscription, first time.Time, loc *time.Loca
 				add(end)
 			}
 		}
-		if p.Status == usher.PastDueSt {
+		if p.Status == usher.PastDueSt && status != p.Status {
 			since = p.At
+		}
+		if p.Status != "" {
+			status = p.Status
 		}
 		if !since.IsZero() {
 			add(calendar.Add(since, b.pastDue(plan).Grace, loc))
@@ -240,7 +249,8 @@ func (w *World) eras(f Facts) []era {
 			order[i] = i
 		}
 		slices.SortStableFunc(order, func(x, y int) int {
-			return f.Subscriptions[y].StartsAt.Compare(f.Subscriptions[x].StartsAt)
+			a, b := &f.Subscriptions[x], &f.Subscriptions[y]
+			return cmp.Or(b.StartsAt.Compare(a.StartsAt), b.CreatedAt.Compare(a.CreatedAt))
 		})
 		for _, k := range order {
 			s := &f.Subscriptions[k]

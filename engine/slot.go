@@ -438,15 +438,18 @@ func (w *World) applySet(r *rules, o *usher.Override, setLimit bool) {
 	for i := range r.slots {
 		p := &r.slots[i]
 		if s.Per != nil {
-			p.per, p.anchor = *s.Per, s.Anchor
-		} else if s.Anchor != "" {
+			p.per = *s.Per
+		}
+		if s.Anchor != "" {
 			p.anchor = s.Anchor
 		}
 		if s.Priority != nil {
 			p.priority = *s.Priority
 		}
-		if s.Overage != nil {
-			p.overage = *s.Overage
+		if s.Overage != nil { // holds whole, once, as add does
+			if p.overage = *s.Overage; i > 0 {
+				p.overage.Max = 0
+			}
 		}
 		if s.Rollover != nil {
 			p.rollover = s.Rollover

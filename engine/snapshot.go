@@ -170,19 +170,12 @@ func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 			k.Start = at
 		}
 		keys = append(keys, k)
-		if r.carry != nil {
-			keys = append(keys, *r.carry)
-		}
+		keys = append(keys, r.carry...)
 		if r.roll != nil {
-			keys = append(keys, r.roll.source)
-			if r.roll.sourceCarry != nil {
-				keys = append(keys, *r.roll.sourceCarry)
-			}
+			keys = append(keys, r.roll.source...)
+			open(r.roll.opening)
 		}
 		open(r.opening)
-	}
-	if len(fr.rows) > 0 && bookkeeper(fr) < 0 {
-		keys = append(keys, BucketKey{f.def.Key, ClockNone, 0})
 	}
 	if f.pool != nil {
 		keys = append(keys, BucketKey{f.def.Key, ClockDrawn, 0})
@@ -211,7 +204,7 @@ func (s span) window() usher.Window {
 	if s.start > 0 {
 		w.Start = time.UnixMicro(s.start).UTC()
 	}
-	if s.end != maxMicro {
+	if s.end != maxMicro && s.end != 0 { // 0: not begun (first_use)
 		w.End = time.UnixMicro(s.end).UTC()
 	}
 	return w

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -75,7 +76,7 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
-	if !s.fits(f, fr, buf, op.Amount, now) {
+	if !s.fits(f, fr, buf, op.Amount, now) || !s.drawFits(f, buf, v) {
 		e.Overflow = true
 		v.allowed, v.reason = false, usher.LimitReached
 		s.answer(&e.Decision, f, fr, buf, now, v)
@@ -113,7 +114,23 @@ func (s *Snapshot) fits(f *feature, fr *frame, buf *Buf, amount, at int64) bool 
 			return false
 		}
 	}
-	return f.pool == nil || mulFits(amount, f.def.Draws.Rate)
+	return true
+}
+
+// drawFits reports whether the pool and the count of what it paid for can take
+// the draw. The product itself fits, because the pool's figures bound it.
+func (s *Snapshot) drawFits(f *feature, buf *Buf, v verdict) bool {
+	drawn := v.pool + v.poolOver
+	if drawn == 0 {
+		return true
+	}
+	for i := range buf.pool {
+		if n := &buf.pool[i]; satAdd(n.used, n.reserved) > math.MaxInt64-drawn*f.def.Draws.Rate {
+			return false
+		}
+	}
+	b, _ := s.Bucket(BucketKey{f.def.Key, ClockDrawn, 0})
+	return b.Used <= math.MaxInt64-drawn
 }
 
 // book takes amount as the verdict divides it.
@@ -121,10 +138,9 @@ func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, amount, at i
 	s.burn(f, fr, buf.rows, v.own, v.over, at, e)
 	if drawn := v.pool + v.poolOver; drawn > 0 {
 		rate := f.def.Draws.Rate
-		s.burn(f.pool, v.poolFrame, buf.pool, v.pool*rate, v.poolOver*rate, at, e)
-		for i := range v.poolFrame.caps {
-			s.count(f.pool, &v.poolFrame.caps[i], drawn*rate, at)
-		}
+		included := min(drawn*rate, v.poolHeld)
+		s.burn(f.pool, v.poolFrame, buf.pool, included, drawn*rate-included, at, e)
+		s.count(v.poolFrame.caps, drawn*rate)
 		key := BucketKey{f.def.Key, ClockDrawn, 0}
 		b, _ := s.Bucket(key)
 		b.End, b.Unlimited = maxMicro, true
@@ -137,14 +153,13 @@ func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, amount, at i
 		key := s.post(f, fr, buf.rows, i, v.beyond, at)
 		e.Entries = append(e.Entries, Entry{key, EntryExcess, v.beyond})
 	}
-	for i := range fr.caps {
-		s.count(f, &fr.caps[i], amount, at)
-	}
+	s.count(fr.caps, amount)
 }
 
 // bookkeeper is the row that excess is booked to: the last in burn order that
 // is no grant and no rollover, so that a raised limit covers it and a later
-// grant does not (S14, S19). A frame of grants alone books it to ClockNone: -1.
+// grant does not (S14, S19). place sees to it that there is one: ClockNone where
+// there are grants alone, or nothing.
 func bookkeeper(fr *frame) int {
 	for i := len(fr.rows) - 1; i >= 0; i-- {
 		if r := &fr.rows[i]; !r.grant && r.roll == nil {
@@ -160,13 +175,17 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, a
 		key := s.post(f, fr, rows, i, n, at)
 		e.Entries = append(e.Entries, Entry{key, id, n})
 	}
-	for i := range fr.burn {
+	order := fr.burn
+	if fr.moving {
+		order = s.burnOrder(fr, rows, at)
+	}
+	for i := range order {
 		if included == 0 {
 			break
 		}
-		p := &fr.burn[i]
+		p := &order[i]
 		n := &rows[p.row]
-		if p.unlim {
+		if p.unlimited {
 			add(p.row, p.id, included)
 			included = 0
 			break
@@ -182,11 +201,11 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, a
 			included -= take
 		}
 	}
-	for i := range fr.burn {
+	for i := range order {
 		if over == 0 {
 			break
 		}
-		p := &fr.burn[i]
+		p := &order[i]
 		n := &rows[p.row]
 		room := p.overage.Max
 		if p.overage.Unlimited {
@@ -201,17 +220,24 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, a
 	}
 }
 
+// burnOrder sorts the slots by the ends of windows that began with their first
+// use, or would begin now (S15).
+func (s *Snapshot) burnOrder(fr *frame, rows []numbers, at int64) []part {
+	order := slices.Clone(fr.burn)
+	for i := range order {
+		p := &order[i]
+		if r := &fr.rows[p.row]; r.firstUse {
+			if p.end = rows[p.row].window.end; p.end == 0 {
+				p.end = addPeriod(rows[p.row].start, r.per, s.World, at)
+			}
+		}
+	}
+	slices.SortStableFunc(order, func(x, y part) int { return before(&x.slot, &y.slot) })
+	return order
+}
+
 // post adds n to a row's bucket and its figures, and returns the bucket's key.
 func (s *Snapshot) post(f *feature, fr *frame, rows []numbers, i int, n, at int64) BucketKey {
-	if i < 0 {
-		key := BucketKey{f.def.Key, ClockNone, 0}
-		b, _ := s.Bucket(key)
-		b.End = maxMicro
-		b.Used += n
-		b.Excess += n
-		s.write(b)
-		return key
-	}
 	r, num := &fr.rows[i], &rows[i]
 	num.used += n
 	num.settle(r.overage)
@@ -238,12 +264,19 @@ func (s *Snapshot) bucketOf(f *feature, r *row, n *numbers, at int64) Bucket {
 	return b
 }
 
-// count adds n to a cap's window.
-func (s *Snapshot) count(f *feature, c *capRow, n, at int64) {
-	b, _ := s.Bucket(c.key)
-	b.End, b.Unlimited = c.window.end, true // counts only; the cap is judged before the take
-	b.Used = satAdd(b.Used, n)
-	s.write(b)
+// count adds n to the windows of caps. Caps of one clock share a bucket, which
+// counts once.
+func (s *Snapshot) count(caps []capRow, n int64) {
+	for i := range caps {
+		c := &caps[i]
+		if slices.ContainsFunc(caps[:i], func(x capRow) bool { return x.key == c.key }) {
+			continue
+		}
+		b, _ := s.Bucket(c.key)
+		b.End, b.Unlimited = c.window.end, true // counts only; the cap is judged before the take
+		b.Used = satAdd(b.Used, n)
+		s.write(b)
+	}
 }
 
 func (s *Snapshot) write(b Bucket) {
@@ -259,7 +292,7 @@ func (s *Snapshot) write(b Bucket) {
 // level sets a gauge: last and max to a value, unique one up.
 func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effect {
 	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Precision: f.def.Precision, Revision: s.Revision}}
-	i := max(bookkeeper(fr), 0)
+	i := bookkeeper(fr)
 	r, n := &fr.rows[i], &buf.rows[i]
 	key := BucketKey{f.def.Key, r.key.Clock, n.start}
 	stored, exists := s.Bucket(key)
@@ -275,7 +308,13 @@ func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effec
 	case usher.Unique:
 		used += op.Amount
 	}
-	n.used = used
+	switch f.gauge {
+	case usher.Max:
+		n.used = max(n.used, used)
+		n.opening = n.used - used
+	default:
+		n.used = satAdd(used, n.opening)
+	}
 	n.settle(r.overage)
 	b := s.bucketOf(f, r, n, at)
 	b.Used, b.At = used, max(at, stored.At)
@@ -309,6 +348,6 @@ func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
 func GaugeWindow(s *Snapshot, feature string, at time.Time) (from, until int64) {
 	f := s.World.features[feature]
 	fr := s.World.frameAt(f, at.UnixMicro())
-	w := fr.rows[max(bookkeeper(fr), 0)].window
+	w := fr.rows[bookkeeper(fr)].window
 	return w.start, w.end
 }

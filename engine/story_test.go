@@ -1,0 +1,679 @@
+package engine_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/calendar"
+	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/story"
+)
+
+// TestStories runs every story against the pure engine. The world is compiled
+// anew after every change, and every operation is given only the use that Needs
+// names, so that a story also fails where Needs forgets something.
+func TestStories(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no stories: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			src, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := story.Parse(src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := newStage(t)
+			r.apply(s.Files, "catalog.yaml")
+			for _, line := range s.Lines {
+				r.where = fmt.Sprintf("%s:%d: %s", file, line.Number, line.Text)
+				r.run(s, line)
+			}
+		})
+	}
+}
+
+// stage plays a story: the least that a server keeps.
+type stage struct {
+	t         testing.TB
+	where     string
+	now       time.Time
+	catalog   *usher.Catalog
+	plans     []usher.PlanVersion
+	addons    []usher.AddonVersion
+	book      *engine.Book
+	customers map[string]*usher.Customer
+	subs      map[string][]usher.Subscription
+	overrides []usher.Override
+	grants    []usher.Grant
+	rev       int64
+	worlds    map[string]*engine.World // compiled since the last change
+	used      map[string]*ledger
+}
+
+// ledger is one customer's use: buckets, and sums per minute of each clock.
+type ledger struct {
+	buckets map[engine.BucketKey]engine.Bucket
+	minutes map[engine.BucketKey]int64 // Start is the minute
+	seen    map[string]bool            // values of unique meters
+}
+
+const minute = 60_000_000
+
+func newStage(t testing.TB) *stage {
+	return &stage{t: t, customers: map[string]*usher.Customer{}, subs: map[string][]usher.Subscription{}, used: map[string]*ledger{},
+		worlds: map[string]*engine.World{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+}
+
+func (r *stage) fatal(format string, args ...any) {
+	r.t.Helper()
+	r.t.Fatalf("%s\n\t"+format, append([]any{r.where}, args...)...)
+}
+
+func (r *stage) changed() {
+	r.rev++
+	r.worlds = map[string]*engine.World{}
+}
+
+// apply publishes a catalogue: a new version of what changed (S29).
+func (r *stage) apply(files map[string][]byte, name string) {
+	r.t.Helper()
+	c, err := catalogfile.Parse(name, files[name])
+	if err != nil {
+		r.fatal("%v", err)
+	}
+	for _, key := range sorted(c.Plans) {
+		p, version := catalogfile.Resolve(c, key), 1
+		for _, old := range r.plans {
+			if old.Key == key {
+				version = old.Version + 1
+				if reflect.DeepEqual(old.Plan, *p) {
+					version = 0
+				}
+			}
+		}
+		if version > 0 {
+			r.plans = append(r.plans, usher.PlanVersion{Version: version, Plan: *p})
+		}
+	}
+	for _, key := range sorted(c.Addons) {
+		version := 1
+		for _, old := range r.addons {
+			if old.Key == key {
+				version = old.Version + 1
+				if reflect.DeepEqual(old.Addon, *c.Addons[key]) {
+					version = 0
+				}
+			}
+		}
+		if version > 0 {
+			r.addons = append(r.addons, usher.AddonVersion{Version: version, Addon: *c.Addons[key]})
+		}
+	}
+	r.catalog, r.book = c, engine.NewBook(c, r.plans, r.addons)
+	r.changed()
+}
+
+func sorted[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (r *stage) time(s string) time.Time {
+	r.t.Helper()
+	at, err := usher.ParseTime(s)
+	if err != nil {
+		r.fatal("%v", err)
+	}
+	return at
+}
+
+// maybe is an option's time; nil where it is absent or null.
+func (r *stage) maybe(l story.Line, name string) *time.Time {
+	r.t.Helper()
+	if s := l.Opts[name]; s != "" && s != "null" {
+		at := r.time(s)
+		return &at
+	}
+	return nil
+}
+
+func (r *stage) run(s *story.Story, l story.Line) {
+	r.t.Helper()
+	who := l.Args[0]
+	switch l.Verb {
+	case "at":
+		if next := r.time(who); next.Before(r.now) && r.rev > 1 {
+			r.fatal("the clock goes backwards")
+		} else {
+			r.now = next
+		}
+		return
+	case "catalog":
+		r.apply(s.Files, who)
+		return
+	case "customer":
+		r.customer(who, l)
+	case "subscribe":
+		r.subscribe(who, l)
+	case "patch":
+		r.patch(who, l)
+	case "override":
+		f := r.feature(l.Args[1])
+		set, add, deny, err := catalogfile.ParseOverride(f, r.book.Meter(f), []byte(l.Args[2]))
+		if err != nil {
+			r.fatal("%v", err)
+		}
+		r.overrides = append(r.overrides, usher.Override{ID: fmt.Sprintf("ovr_%d", len(r.overrides)+1), Customer: who, Feature: f.Key,
+			Set: set, Add: add, Deny: deny, Reason: "story", CreatedAt: r.now, ExpiresAt: r.maybe(l, "expires_at")})
+	case "unoverride":
+		for i := range r.overrides {
+			if r.overrides[i].ID == who {
+				r.overrides[i].ExpiresAt = &[]time.Time{r.now}[0]
+			}
+		}
+	case "grant":
+		f := r.feature(l.Args[1])
+		g := usher.Grant{ID: fmt.Sprintf("gr_%d", len(r.grants)+1), Customer: who, Feature: f.Key, Amount: r.amount(f, l.Args[2]), Kind: usher.Promotion,
+			Priority: usher.DefaultPriority, EffectiveAt: r.now, ExpiresAt: r.maybe(l, "expires_at"), Reason: "story", CreatedAt: r.now}
+		if at := r.maybe(l, "effective_at"); at != nil {
+			g.EffectiveAt = *at
+		}
+		if p := l.Opts["priority"]; p != "" {
+			g.Priority, _ = strconv.Atoi(p)
+		}
+		if k := l.Opts["kind"]; k != "" {
+			g.Kind = usher.GrantKind(k)
+		}
+		r.grants = append(r.grants, g)
+	case "void":
+		for i := range r.grants {
+			if r.grants[i].ID == who {
+				r.grants[i].VoidedAt = &[]time.Time{r.now}[0]
+			}
+		}
+	default:
+		r.use(who, l)
+		return
+	}
+	r.changed()
+}
+
+func (r *stage) feature(key string) *usher.Feature {
+	r.t.Helper()
+	f := r.catalog.Features[key]
+	if f == nil {
+		r.fatal("no feature %q", key)
+	}
+	return f
+}
+
+func (r *stage) amount(f *usher.Feature, text string) int64 {
+	r.t.Helper()
+	n, err := usher.ParseQuantity(text, f.Precision)
+	if err != nil {
+		r.fatal("%v", err)
+	}
+	return n
+}
+
+// clock gives the customer an anchor or zone from an instant on (S18).
+func (r *stage) clock(c *usher.Customer, from time.Time, anchor time.Time, zone string) {
+	k := usher.Clock{From: from.Truncate(time.Minute), Anchor: anchor.Truncate(time.Minute), Timezone: zone}
+	if i := len(c.Clocks) - 1; !c.Clocks[i].From.Before(k.From) {
+		k.From = c.Clocks[i].From
+		c.Clocks[i] = k
+		return
+	}
+	c.Clocks = append(c.Clocks, k)
+}
+
+func (r *stage) customer(id string, l story.Line) {
+	anchor, zone := r.maybe(l, "anchor"), l.Opts["timezone"]
+	c := r.customers[id]
+	if c == nil {
+		k := usher.Clock{From: r.now, Anchor: r.now.Truncate(time.Minute), Timezone: zone}
+		if anchor != nil {
+			k.Anchor = anchor.Truncate(time.Minute)
+		}
+		r.customers[id] = &usher.Customer{ID: id, Timezone: zone, Anchor: anchor, CreatedAt: r.now, Clocks: []usher.Clock{k}}
+		r.used[id] = &ledger{map[engine.BucketKey]engine.Bucket{}, map[engine.BucketKey]int64{}, map[string]bool{}}
+		return
+	}
+	last := c.Clocks[len(c.Clocks)-1]
+	if anchor == nil {
+		anchor = &last.Anchor
+	} else {
+		c.Anchor = anchor
+	}
+	c.Timezone = zone
+	r.clock(c, r.now, *anchor, zone)
+}
+
+func (r *stage) plan(text string) usher.HeldPlan {
+	r.t.Helper()
+	ref, err := usher.ParseRef("plan", text)
+	if err != nil {
+		r.fatal("%v", err)
+	}
+	if ref.Version > 0 {
+		return usher.HeldPlan{Ref: ref, Pinned: true}
+	}
+	p, ok := r.book.Newest(ref.Key)
+	if !ok {
+		r.fatal("no plan %q", text)
+	}
+	return usher.HeldPlan{Ref: p.Ref()}
+}
+
+// addonsOf reads "api-pack:2,eu"; "none" is none.
+func (r *stage) addonsOf(text string) []usher.HeldAddon {
+	r.t.Helper()
+	var out []usher.HeldAddon
+	for _, part := range strings.Split(text, ",") {
+		if part == "none" {
+			continue
+		}
+		key, times, ok := strings.Cut(part, ":")
+		n := 1
+		if ok {
+			n, _ = strconv.Atoi(times)
+		}
+		a, ok := r.book.NewestAddon(key)
+		if !ok {
+			r.fatal("no add-on %q", key)
+		}
+		out = append(out, usher.HeldAddon{Addon: a.Ref(), Quantity: n})
+	}
+	return out
+}
+
+func (r *stage) subscribe(id string, l story.Line) {
+	r.t.Helper()
+	c := r.customers[id]
+	plan := r.plan(l.Args[1])
+	version, _ := r.book.Plan(plan.Ref)
+	start := r.now
+	if at := r.maybe(l, "starts_at"); at != nil {
+		start = *at
+	}
+	addons := r.addonsOf(cmp.Or(l.Opts["addons"], "none"))
+	s := usher.Subscription{ID: fmt.Sprintf("sub_%d", len(r.subs[id])+1), Customer: id, Family: version.Family, StartsAt: start, EndsAt: r.maybe(l, "ends_at"),
+		TrialEndsAt: r.maybe(l, "trial_ends_at"), NoTrial: l.Opts["trial_ends_at"] == "null", CreatedAt: r.now,
+		Phases: []usher.Phase{{At: start, Plan: &plan, Addons: &addons}}}
+	for i := range r.subs[id] { // a plan of the same family replaces the current one
+		if old := &r.subs[id][i]; old.Family == s.Family && !old.StartsAt.After(start) && (old.EndsAt == nil || old.EndsAt.After(start)) {
+			old.EndsAt = &start
+		}
+	}
+	r.subs[id] = append(r.subs[id], s)
+	anchor := r.maybe(l, "anchor")
+	switch {
+	case anchor != nil:
+	case c.Anchor == nil && len(r.subs[id]) == 1:
+		anchor = &start
+	default:
+		return
+	}
+	if c.Anchor == nil && !start.After(c.CreatedAt) {
+		c.Clocks[0].Anchor = anchor.Truncate(time.Minute)
+	} else {
+		from := r.now
+		if start.After(from) {
+			from = start
+		}
+		r.clock(c, from, *anchor, c.Timezone)
+	}
+	c.Anchor = anchor
+}
+
+func (r *stage) patch(id string, l story.Line) {
+	r.t.Helper()
+	var s *usher.Subscription
+	for i := range r.subs[id] {
+		if len(l.Args) == 1 || r.subs[id][i].Family == l.Args[1] {
+			s = &r.subs[id][i]
+		}
+	}
+	if s == nil {
+		r.fatal("no subscription")
+	}
+	when := r.now
+	switch w := l.Opts["when"]; w {
+	case "", "now":
+	case "period_end":
+		c := r.customers[id]
+		st := r.book.StateAt(s, r.now, engine.FirstStart(r.subs[id], s.Family), time.UTC)
+		p, _ := r.book.Plan(st.Plan)
+		k := c.Clocks[len(c.Clocks)-1]
+		zone, err := calendar.Zone(k.Timezone)
+		if err != nil {
+			r.fatal("%v", err)
+		}
+		win, _ := calendar.At(usher.Period{Every: 1, Unit: cmp.Or(p.Period, usher.Month)}, k.Anchor, zone, r.now)
+		when = win.End
+	default:
+		when = r.time(w)
+	}
+	ph := usher.Phase{At: when, Status: usher.Status(l.Opts["status"])}
+	if v := l.Opts["plan"]; v != "" {
+		p := r.plan(v)
+		ph.Plan = &p
+	}
+	if v := l.Opts["addons"]; v != "" {
+		a := r.addonsOf(v)
+		ph.Addons = &a
+	}
+	if v := l.Opts["ends_at"]; v != "" {
+		s.EndsAt = r.maybe(l, "ends_at")
+	}
+	if ph.Plan != nil || ph.Addons != nil || ph.Status != "" {
+		s.Phases = append(s.Phases, ph)
+		slices.SortStableFunc(s.Phases, func(x, y usher.Phase) int { return x.At.Compare(y.At) })
+	}
+}
+
+// world is the customer's, compiled anew after each change.
+func (r *stage) world(id string) *engine.World {
+	if w := r.worlds[id]; w != nil {
+		return w
+	}
+	f := engine.Facts{Book: r.book, Customer: r.customers[id], Subscriptions: r.subs[id]}
+	for _, o := range r.overrides {
+		if o.Customer == id {
+			f.Overrides = append(f.Overrides, o)
+		}
+	}
+	for _, g := range r.grants {
+		if g.Customer == id {
+			f.Grants = append(f.Grants, g)
+		}
+	}
+	r.worlds[id] = engine.NewWorld(f)
+	return r.worlds[id]
+}
+
+// snapshot holds what Needs names, and nothing else.
+func (r *stage) snapshot(id, feature string, at time.Time) *engine.Snapshot {
+	w := r.world(id)
+	l := r.used[id]
+	if l == nil {
+		return engine.NewSnapshot(w, r.rev, nil, nil)
+	}
+	keys, openings := w.Needs(feature, at)
+	return engine.NewSnapshot(w, r.rev, l.load(keys), l.sums(openings))
+}
+
+// load finds, for each key, the clock's latest bucket that began by then.
+func (l *ledger) load(keys []engine.BucketKey) (out []engine.Bucket) {
+	for _, k := range keys {
+		best, found := engine.Bucket{}, false
+		for _, b := range l.buckets {
+			if b.Feature == k.Feature && b.Clock == k.Clock && b.Start <= k.Start && (!found || b.Start > best.Start) {
+				best, found = b, true
+			}
+		}
+		if found {
+			out = append(out, best)
+		}
+	}
+	return out
+}
+
+func (l *ledger) sums(openings []engine.Opening) map[engine.BucketKey]int64 {
+	sums := map[engine.BucketKey]int64{}
+	for _, o := range openings {
+		var n int64
+		for k, used := range l.minutes {
+			if k.Feature == o.Feature && k.Start >= o.From && k.Start < o.Until && !slices.Contains(o.Except, k.Clock) {
+				n += used
+			}
+		}
+		sums[o.Key()] = n
+	}
+	return sums
+}
+
+// keep stores what a take did.
+func (l *ledger) keep(s *engine.Snapshot, e engine.Effect, at time.Time) {
+	for _, b := range s.Dirty() {
+		l.buckets[b.BucketKey] = b
+	}
+	us := at.UnixMicro()
+	for _, en := range e.Entries {
+		l.minutes[engine.BucketKey{Feature: en.Bucket.Feature, Clock: en.Bucket.Clock, Start: us - us%minute}] += en.Amount
+	}
+}
+
+// use runs a line that asks or takes.
+func (r *stage) use(who string, l story.Line) {
+	r.t.Helper()
+	f := r.catalog.Features[l.Args[1]]
+	q := engine.Query{Customer: who, Feature: l.Args[1], Amount: 1}
+	if f != nil && len(l.Args) > 2 && !(l.Verb == "record" && r.unique(f)) {
+		q.Amount = r.amount(f, l.Args[2])
+	}
+	at := r.now
+	if t := r.maybe(l, "at"); t != nil {
+		at = *t
+	}
+	s := r.snapshot(who, q.Feature, at)
+	switch l.Verb {
+	case "check":
+		r.compare(l, f, engine.Decide(s, q, at))
+	case "explain":
+		x := engine.Explain(s, q, at)
+		text, err := json.Marshal(x)
+		if err != nil {
+			r.fatal("%v", err)
+		}
+		for _, want := range l.Expect.Contains {
+			if !strings.Contains(string(text), want) {
+				r.t.Errorf("%s\n\tgot %s\n\twant it to contain %q", r.where, text, want)
+			}
+		}
+	case "consume":
+		if f != nil && f.Kind.Counts() && r.book.Gauge(f) {
+			r.fatal("%s cannot be consumed (S33)", f.Key)
+		}
+		c := s.Clone()
+		e := engine.Take(c, engine.Op{Kind: engine.Consume, Customer: who, Feature: q.Feature, Amount: q.Amount}, at)
+		if l := r.used[who]; l != nil {
+			l.keep(c, e, at)
+		}
+		r.compare(l, f, e.Decision)
+	case "record":
+		op := engine.Op{Kind: engine.Record, Customer: who, Feature: q.Feature, Amount: q.Amount}
+		if r.book.Gauge(f) {
+			op.Kind = engine.Level
+		}
+		if r.unique(f) {
+			from, _ := engine.GaugeWindow(s, f.Key, at)
+			id := fmt.Sprint(f.Key, " ", from, " ", l.Args[2])
+			if r.used[who].seen[id] {
+				op.Amount = 0
+			}
+			r.used[who].seen[id] = true
+		}
+		c := s.Clone()
+		e := engine.Take(c, op, at)
+		if e.Overflow {
+			r.fatal("it overflows")
+		}
+		r.used[who].keep(c, e, at)
+	}
+}
+
+func (r *stage) unique(f *usher.Feature) bool {
+	m := r.book.Meter(f)
+	return m != nil && m.Aggregation == usher.Unique
+}
+
+// compare checks what a line names of a decision.
+func (r *stage) compare(l story.Line, f *usher.Feature, d usher.Decision) {
+	r.t.Helper()
+	want := l.Expect
+	bad := func(name, got, want string) {
+		r.t.Helper()
+		text, _ := json.Marshal(d)
+		r.t.Errorf("%s\n\tgot %s %s, want %s\n\tin %s", r.where, name, got, want, text)
+	}
+	if got := fmt.Sprint(d.Allowed, " ", d.Reason); got != fmt.Sprint(want.Allowed, " ", want.Reason) {
+		bad("answer", got, fmt.Sprint(want.Allowed, " ", want.Reason))
+	}
+	for _, field := range want.Fields {
+		if got := r.figure(d, field.Name); got != field.Value {
+			bad(field.Name, got, field.Value)
+		}
+	}
+	// Whatever a story looks at, a decision adds up (S34).
+	if len(d.Allowances) > 0 && !d.Unlimited && f.Draws == nil {
+		var used, limit, left, excess int64
+		for _, a := range d.Allowances {
+			used, limit, left, excess = used+a.Used, limit+a.Limit, left+a.Remaining, excess+a.Excess
+		}
+		if used != d.Used || limit != d.Limit || left != d.Remaining || excess != d.Excess {
+			bad("sums over rows", fmt.Sprint(used, limit, left, excess), fmt.Sprint(d.Used, d.Limit, d.Remaining, d.Excess))
+		}
+	}
+}
+
+// figure is one value of a decision as a story writes it; "-" is absent.
+func (r *stage) figure(d usher.Decision, name string) string {
+	q := func(n int64) string { return usher.FormatQuantity(n, d.Precision) }
+	window := func(w usher.Window) string {
+		side := func(t time.Time) string {
+			if t.IsZero() {
+				return "-"
+			}
+			return t.UTC().Format(time.RFC3339Nano)
+		}
+		return side(w.Start) + "/" + side(w.End)
+	}
+	counted := func(n int64) string {
+		if !d.Counted {
+			return "-"
+		}
+		return q(n)
+	}
+	switch name {
+	case "limit", "remaining":
+		if d.Unlimited {
+			return "-"
+		}
+		if name == "limit" {
+			return counted(d.Limit)
+		}
+		return counted(d.Remaining)
+	case "used":
+		return counted(d.Used)
+	case "overage":
+		return counted(d.Overage)
+	case "excess":
+		return counted(d.Excess)
+	case "reserved":
+		return counted(d.Reserved)
+	case "consumed":
+		return q(d.Consumed)
+	case "unlimited":
+		if d.Unlimited {
+			return ""
+		}
+		return "limited"
+	case "window":
+		if d.Window == nil {
+			return "-"
+		}
+		return window(*d.Window)
+	case "plan":
+		return cmp.Or(d.Plan.String(), "-")
+	case "rule":
+		return cmp.Or(string(d.Rule), "-")
+	case "sources":
+		return cmp.Or(strings.Join(d.Sources, ","), "-")
+	case "deductions":
+		var parts []string
+		for _, x := range d.Deductions {
+			precision := d.Precision
+			if x.Feature != "" {
+				precision = x.Precision
+			}
+			parts = append(parts, x.Allowance+":"+usher.FormatQuantity(x.Amount, precision))
+		}
+		return cmp.Or(strings.Join(parts, ","), "-")
+	case "value":
+		var fields struct {
+			Value json.RawMessage `json:"value"`
+		}
+		text, _ := json.Marshal(d)
+		json.Unmarshal(text, &fields)
+		return cmp.Or(string(fields.Value), "-")
+	case "rows":
+		var ids []string
+		for _, a := range d.Allowances {
+			ids = append(ids, a.ID)
+		}
+		return cmp.Or(strings.Join(ids, ","), "-")
+	}
+	head, what, _ := strings.Cut(name, "].")
+	if id, ok := strings.CutPrefix(head, "row["); ok {
+		for _, a := range d.Allowances {
+			if a.ID == id {
+				switch what {
+				case "limit":
+					return q(a.Limit)
+				case "used":
+					return q(a.Used)
+				case "remaining":
+					return q(a.Remaining)
+				case "overage":
+					return q(a.Overage)
+				case "excess":
+					return q(a.Excess)
+				case "window":
+					return window(a.Window)
+				}
+			}
+		}
+		return "-"
+	}
+	if id, ok := strings.CutPrefix(head, "cap["); ok {
+		for _, c := range d.Caps {
+			if c.ID == id || c.ID+" "+c.Per.String() == id {
+				switch what {
+				case "limit":
+					return q(c.Limit)
+				case "used":
+					return q(c.Used)
+				case "remaining":
+					return q(c.Remaining)
+				case "window":
+					return window(c.Window)
+				}
+			}
+		}
+		return "-"
+	}
+	return "unknown figure"
+}
