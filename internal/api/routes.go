@@ -25,6 +25,29 @@ func (a *API) routes() {
 	handle(a, "POST /v1/consume", auth.PermConsume, consumeDoc, a.consume)
 	handle(a, "POST /v1/events", auth.PermIngest, eventsDoc, a.events)
 	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
+
+	register(a, "PUT /v1/catalog", auth.PermCatalogWrite, putCatalogDoc, a.putCatalog)
+	register(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
+	register(a, "GET /v1/catalog/revisions", auth.PermCatalogRead, listCatalogRevisionsDoc, a.listCatalogRevisions)
+
+	register(a, "PUT /v1/customers/{id}", auth.PermCustomersWrite, putCustomerDoc, a.putCustomer)
+	register(a, "GET /v1/customers/{id}", auth.PermCustomersRead, getCustomerDoc, a.getCustomer)
+	register(a, "GET /v1/customers", auth.PermCustomersRead, listCustomersDoc, a.listCustomers)
+	register(a, "DELETE /v1/customers/{id}", auth.PermCustomersWrite, deleteCustomerDoc, a.deleteCustomer)
+	register(a, "POST /v1/customers/{id}/subscriptions", auth.PermCustomersWrite, subscribeDoc, a.subscribe)
+	register(a, "GET /v1/customers/{id}/subscriptions", auth.PermCustomersRead, listSubscriptionsDoc, a.listSubscriptions)
+	register(a, "GET /v1/subscriptions/{id}", auth.PermCustomersRead, getSubscriptionDoc, a.getSubscription)
+	register(a, "PATCH /v1/subscriptions/{id}", auth.PermCustomersWrite, patchDoc, a.patchSubscription)
+	register(a, "POST /v1/subscriptions/{id}/preview", auth.PermCustomersRead, previewDoc, a.previewSubscription)
+	register(a, "POST /v1/customers/{id}/overrides", auth.PermCustomersWrite, addOverrideDoc, a.addOverride)
+	register(a, "GET /v1/customers/{id}/overrides", auth.PermCustomersRead, listOverridesDoc, a.listOverrides)
+	register(a, "DELETE /v1/overrides/{id}", auth.PermCustomersWrite, deleteOverrideDoc, a.deleteOverride)
+	register(a, "POST /v1/customers/{id}/grants", auth.PermCustomersWrite, addGrantDoc, a.addGrant)
+	register(a, "GET /v1/customers/{id}/grants", auth.PermCustomersRead, listGrantsDoc, a.listGrants)
+	register(a, "DELETE /v1/grants/{id}", auth.PermCustomersWrite, deleteGrantDoc, a.deleteGrant)
+
+	register(a, "PUT /v1/clock", auth.PermClockWrite, putClockDoc, a.putClock)
+	register(a, "GET /v1/clock", auth.PermClockRead, getClockDoc, a.getClock)
 }
 
 // route is a row of the table.
@@ -102,7 +125,7 @@ func handle(a *API, pattern string, perm auth.Permission, d doc, h func(http.Res
 		}
 		h(w, r, c)
 	})
-	a.mux.HandleFunc(pattern, wrapped)
+	a.on(pattern, wrapped)
 	if path, ok := strings.CutPrefix(pattern, "POST "); ok && !strings.Contains(path, "{") {
 		a.direct[path] = wrapped
 	}

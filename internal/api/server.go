@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/catalog"
+	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
@@ -25,13 +27,16 @@ import (
 
 // Config is what the API asks.
 type Config struct {
-	DB      *store.DB
-	Live    *live.Live
-	Decide  *decide.Service
-	Usage   *usage.Usage
-	Auth    *auth.Service
-	Log     *slog.Logger // nil is silent; one line per request at debug level
-	Version string       // of the program, for the OpenAPI document
+	DB     *store.DB
+	Live   *live.Live
+	Decide *decide.Service
+	Usage  *usage.Usage
+	Auth   *auth.Service
+	// What the management routes change.
+	Customers *customers.Service
+	Catalog   *catalog.Service
+	Log       *slog.Logger // nil is silent; one line per request at debug level
+	Version   string       // of the program, for the OpenAPI document
 	// Metrics are further collectors for /metrics.
 	Metrics []prometheus.Collector
 }
@@ -39,17 +44,18 @@ type Config struct {
 // API is the handler of every route. It is safe for concurrent use.
 type API struct {
 	Config
-	log     *slog.Logger
-	mux     *http.ServeMux
-	huma    huma.API
-	table   []*route
-	pending *route                      // being registered
-	direct  map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
-	metrics *metrics
-	boot    string        // begins the request ids that this process makes
-	count   atomic.Uint64 // and counts them
-	openapi func() ([]byte, error)
-	pool    sync.Pool
+	log      *slog.Logger
+	mux      *http.ServeMux
+	patterns []string // on the mux
+	huma     huma.API
+	table    []*route
+	pending  *route                      // being registered
+	direct   map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
+	metrics  *metrics
+	boot     string        // begins the request ids that this process makes
+	count    atomic.Uint64 // and counts them
+	openapi  func() ([]byte, error)
+	pool     sync.Pool
 }
 
 // New makes the handler of every route.
@@ -63,8 +69,14 @@ func New(c Config) *API {
 	a.huma = huma.NewAPI(openAPIConfig(c.Version), humago.NewAdapter(wrappingMux{a}, ""))
 	a.openapi = sync.OnceValues(a.writeOpenAPI)
 	a.routes()
-	a.mux.HandleFunc("/", a.wrap(&route{Pattern: "/"}, a.unknown))
+	a.on("/", a.wrap(&route{Pattern: "/"}, a.unknown))
 	return a
+}
+
+// on puts a handler on the mux. Nothing else does.
+func (a *API) on(pattern string, h http.HandlerFunc) {
+	a.patterns = append(a.patterns, pattern)
+	a.mux.HandleFunc(pattern, h)
 }
 
 // ServeHTTP answers one request.
@@ -96,7 +108,7 @@ type wrappingMux struct{ *API }
 
 func (m wrappingMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
 	rt := m.pending
-	m.mux.HandleFunc(pattern, m.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
+	m.on(pattern, m.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
 		if !m.admit(w, r, c) {
 			return
 		}

@@ -28,7 +28,7 @@ type Subscription struct {
 	EndsAt        *time.Time       `json:"ends_at,omitempty"`
 	TrialEndsAt   *time.Time       `json:"trial_ends_at,omitempty"` // of the trial that governs
 	Addons        []HeldAddon      `json:"addons"`
-	CurrentPeriod *usher.Window    `json:"current_period,omitempty"` // absent once it is over
+	CurrentPeriod *Period          `json:"current_period,omitempty"` // absent once it is over
 	Scheduled     []ScheduledPhase `json:"scheduled,omitempty"`
 	CreatedAt     time.Time        `json:"created_at"`
 	Revision      int64            `json:"revision"` // of the customer's newest change
@@ -46,6 +46,12 @@ type ScheduledPhase struct {
 	Plan   string       `json:"plan,omitempty"`
 	Addons *[]HeldAddon `json:"addons,omitempty"`
 	Status usher.Status `json:"status,omitempty"`
+}
+
+// Period is a billing period, [Start, End).
+type Period struct {
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"`
 }
 
 // AddonInput asks for an add-on, Quantity times; 0 is once.
@@ -463,7 +469,7 @@ func (h *held) show(sub *usher.Subscription, revision int64) Subscription {
 			at = sub.StartsAt
 		}
 		w := h.periodOf(f.plan.Ref, at)
-		v.CurrentPeriod = &w
+		v.CurrentPeriod = &Period{w.Start, w.End}
 	}
 	for i, p := range sub.Phases {
 		if i == 0 || !p.At.After(h.now) {

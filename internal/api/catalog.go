@@ -1,0 +1,79 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"strconv"
+
+	"github.com/usher-sh/usher/internal/catalog"
+	"github.com/usher-sh/usher/internal/catalogfile"
+)
+
+type catalogIn struct {
+	DryRun  bool   `query:"dry_run" doc:"Say what would happen, and change nothing"`
+	Migrate string `query:"migrate" doc:"A plan's key, or all: subscriptions on older versions move to the newest at once"`
+	IfMatch string `header:"If-Match" doc:"The ETag of the catalogue that this one replaces"`
+	RawBody []byte
+}
+
+type catalogResultOut struct {
+	ETag string `header:"ETag"`
+	Body catalog.Result
+}
+
+type catalogOut struct {
+	ContentType string `header:"Content-Type"`
+	ETag        string `header:"ETag"`
+	Body        []byte
+}
+
+var (
+	putCatalogDoc = doc{ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
+		Accept: []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
+		Text:   "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated."}
+	getCatalogDoc           = doc{ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent"}
+	listCatalogRevisionsDoc = doc{ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first"}
+)
+
+func (a *API) putCatalog(ctx context.Context, c *call, in *catalogIn) (*catalogResultOut, error) {
+	r, err := a.Catalog.Apply(ctx, c.Env, catalog.Meta{Actor: c.Actor, RequestID: c.RequestID}, in.RawBody,
+		catalog.Options{DryRun: in.DryRun, Migrate: in.Migrate, IfMatch: in.IfMatch})
+	if err != nil {
+		return nil, err
+	}
+	out := &catalogResultOut{Body: r}
+	if !r.DryRun {
+		out.ETag = strconv.Quote(r.Hash)
+	}
+	return out, nil
+}
+
+func (a *API) getCatalog(ctx context.Context, c *call, _ *struct{}) (*catalogOut, error) {
+	row, source, err := a.Catalog.Get(ctx, c.Env)
+	if err != nil {
+		return nil, err
+	}
+	out := &catalogOut{"application/yaml", strconv.Quote(row.Hash), source}
+	if bytes.HasPrefix(bytes.TrimSpace(source), []byte("{")) {
+		out.ContentType = "application/json"
+	}
+	return out, nil
+}
+
+func (a *API) listCatalogRevisions(ctx context.Context, c *call, in *pageIn) (*listOut[catalog.Applied], error) {
+	text, err := cursor(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	before := int64(0)
+	if text != "" {
+		if before, err = strconv.ParseInt(text, 10, 64); err != nil || before < 1 {
+			return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+		}
+	}
+	data, next, err := a.Catalog.Revisions(ctx, c.Env, before, in.Limit)
+	if next == 0 {
+		return listed(data, ""), err
+	}
+	return listed(data, strconv.FormatInt(next, 10)), err
+}

@@ -1,0 +1,140 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/customers"
+)
+
+type addonIn struct {
+	Addon    string `json:"addon" doc:"A key, or a version such as api-pack@1, which migration then leaves alone"`
+	Quantity int    `json:"quantity,omitempty" minimum:"1" maximum:"10000" doc:"Default 1"`
+}
+
+func addonInputs(all []addonIn) []customers.AddonInput {
+	out := make([]customers.AddonInput, len(all))
+	for i, a := range all {
+		out[i] = customers.AddonInput(a)
+	}
+	return out
+}
+
+type subscribeIn struct {
+	ID   string `path:"id"`
+	Body struct {
+		Plan        string    `json:"plan" doc:"A key, or a version such as pro@1, which migration then leaves alone"`
+		StartsAt    string    `json:"starts_at,omitempty" format:"date-time" doc:"Default now; may lie in the past"`
+		EndsAt      string    `json:"ends_at,omitempty" format:"date-time"`
+		Anchor      string    `json:"anchor,omitempty" format:"date-time" doc:"Where the customer's windows are counted from"`
+		TrialEndsAt maybeTime `json:"trial_ends_at,omitempty" doc:"Absent: the plan's trial; null: none"`
+		Addons      []addonIn `json:"addons,omitempty" nullable:"false" maxItems:"1000"`
+	}
+}
+
+type patchIn struct {
+	ID   string `path:"id"`
+	Body patchBody
+}
+
+type patchBody struct {
+	Plan        string       `json:"plan,omitempty" minLength:"1" doc:"Of the same family"`
+	Addons      *[]addonIn   `json:"addons,omitempty" nullable:"false" maxItems:"1000" doc:"Replaces the list"`
+	EndsAt      maybeTime    `json:"ends_at,omitempty" doc:"Null: open. Applies directly"`
+	TrialEndsAt maybeTime    `json:"trial_ends_at,omitempty" doc:"Null: none. Applies directly"`
+	Status      usher.Status `json:"status,omitempty" enum:"active,past_due,suspended,canceled"`
+	When        string       `json:"when,omitempty" doc:"\"now\" (default), \"period_end\", or a time not before now"`
+}
+
+type subscriptionOut struct{ Body customers.Subscription }
+
+type previewOut struct {
+	Body struct {
+		At       time.Time        `json:"at" doc:"When the change would take effect"`
+		Features []featurePreview `json:"features" nullable:"false"`
+		Revision int64            `json:"revision"`
+	}
+}
+
+type featurePreview struct {
+	Feature string         `json:"feature"`
+	Changed bool           `json:"changed"`
+	Before  usher.Decision `json:"before"`
+	After   usher.Decision `json:"after"`
+}
+
+var (
+	subscribeDoc = doc{ID: "createSubscription", Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,
+		Text: "A subscription of the same family ends where this one starts. Takes an Idempotency-Key."}
+	listSubscriptionsDoc = doc{ID: "listSubscriptions", Tag: "Subscriptions", Summary: "A customer's subscriptions, ended ones included"}
+	getSubscriptionDoc   = doc{ID: "getSubscription", Tag: "Subscriptions", Summary: "A subscription"}
+	patchDoc             = doc{ID: "updateSubscription", Tag: "Subscriptions", Summary: "Change a subscription, now or later",
+		Text: "What is absent stays. A change supersedes later scheduled changes of the same fields. Takes an Idempotency-Key."}
+	previewDoc = doc{ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would come to, feature by feature",
+		Text: "Takes the body of the change, and changes nothing."}
+)
+
+func (a *API) subscribe(ctx context.Context, c *call, in *subscribeIn) (*madeOut[customers.Subscription], error) {
+	ask := customers.NewSubscription{Plan: in.Body.Plan, TrialEnd: in.Body.TrialEndsAt.MaybeTime, Addons: addonInputs(in.Body.Addons)}
+	var err error
+	if ask.StartsAt, err = when("body.starts_at", in.Body.StartsAt); err != nil {
+		return nil, err
+	}
+	if ask.EndsAt, err = when("body.ends_at", in.Body.EndsAt); err != nil {
+		return nil, err
+	}
+	if ask.Anchor, err = when("body.anchor", in.Body.Anchor); err != nil {
+		return nil, err
+	}
+	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
+		return a.Customers.Subscribe(ctx, c.Env, m, in.ID, ask)
+	})
+}
+
+func (b *patchBody) patch() customers.SubscriptionPatch {
+	p := customers.SubscriptionPatch{EndsAt: b.EndsAt.MaybeTime, TrialEnd: b.TrialEndsAt.MaybeTime, Status: b.Status, When: b.When}
+	if b.Plan != "" {
+		p.Plan = &b.Plan
+	}
+	if b.Addons != nil {
+		all := addonInputs(*b.Addons)
+		p.Addons = &all
+	}
+	return p
+}
+
+func (a *API) patchSubscription(ctx context.Context, c *call, in *patchIn) (*madeOut[customers.Subscription], error) {
+	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
+		return a.Customers.PatchSubscription(ctx, c.Env, m, in.ID, in.Body.patch())
+	})
+}
+
+func (a *API) previewSubscription(ctx context.Context, c *call, in *patchIn) (*previewOut, error) {
+	p, err := a.Customers.Preview(ctx, c.Env, in.ID, in.Body.patch())
+	if err != nil {
+		return nil, err
+	}
+	out := &previewOut{}
+	out.Body.At, out.Body.Revision = p.At, p.Revision
+	out.Body.Features = make([]featurePreview, len(p.Features))
+	for i, f := range p.Features {
+		out.Body.Features[i] = featurePreview(f)
+	}
+	return out, nil
+}
+
+func (a *API) getSubscription(ctx context.Context, c *call, in *pathID) (*subscriptionOut, error) {
+	got, err := a.Customers.Subscription(ctx, c.Env, in.ID)
+	return &subscriptionOut{got}, err
+}
+
+func (a *API) listSubscriptions(ctx context.Context, c *call, in *listIn) (*listOut[customers.Subscription], error) {
+	after, err := cursor(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	data, next, err := a.Customers.Subscriptions(ctx, c.Env, in.ID, after, in.Limit)
+	return listed(data, next), err
+}
