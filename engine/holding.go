@@ -32,13 +32,22 @@ type State struct {
 }
 
 // FirstStart returns when the customer's first subscription of a family
-// started: trials count from there, once ever (S35).
+// started: trials count from there, once ever (S35). One that was replaced
+// before it began has used up no trial, and counts only where no other did.
 func FirstStart(subs []usher.Subscription, family string) time.Time {
-	var first time.Time
+	var first, never time.Time
 	for i := range subs {
-		if s := &subs[i]; s.Family == family && (first.IsZero() || s.StartsAt.Before(first)) {
-			first = s.StartsAt
+		s := &subs[i]
+		t := &first
+		if s.EndsAt != nil && !s.EndsAt.After(s.StartsAt) {
+			t = &never
 		}
+		if s.Family == family && (t.IsZero() || s.StartsAt.Before(*t)) {
+			*t = s.StartsAt
+		}
+	}
+	if first.IsZero() {
+		return never
 	}
 	return first
 }
