@@ -424,7 +424,11 @@ func (h *held) clash(next *usher.Subscription) error {
 
 // state is what a subscription is at t.
 func (h *held) state(sub *usher.Subscription, t time.Time) engine.State {
-	return h.book.StateAt(sub, t, engine.FirstStart(h.Subscriptions, sub.Family), h.zone())
+	st := h.book.StateAt(sub, t, engine.FirstStart(h.Subscriptions, sub.Family), h.zone())
+	if !began(*sub) {
+		st.Status = usher.Ended // before it began, so it is not to come either
+	}
+	return st
 }
 
 // folded is what a subscription holds by its own phases.
