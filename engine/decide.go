@@ -181,13 +181,13 @@ func (n *numbers) settle(o usher.Overage) {
 		permitted = math.MaxInt64
 	}
 	if held <= n.limit {
-		n.remaining, n.room = n.limit-held, permitted
+		n.remaining, n.room = n.limit-held, min(permitted, math.MaxInt64-n.limit)
 		return
 	}
 	beyond := held - n.limit
 	n.overage = min(beyond, permitted)
 	n.excess = beyond - n.overage
-	n.room = permitted - n.overage
+	n.room = min(permitted-n.overage, math.MaxInt64-held) // so that use can be counted (S24)
 }
 
 // verdict is what a take of an amount would come to.
@@ -261,15 +261,9 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 	if v.allowed {
 		return v
 	}
-	switch {
-	case v.capped:
+	v.reason = f.refusal()
+	if v.capped {
 		v.reason = usher.CapReached
-	case f.def.Draws != nil:
-		v.reason = usher.InsufficientCredits
-	case f.def.Kind == usher.Seats:
-		v.reason = usher.SeatLimitReached
-	default:
-		v.reason = usher.LimitReached
 	}
 	switch fr.mode {
 	case usher.Warn:
@@ -278,6 +272,17 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 		v.allowed, v.reason = true, usher.Shadowed
 	}
 	return v
+}
+
+// refusal is the reason where too little is left (S37).
+func (f *feature) refusal() usher.Reason {
+	switch {
+	case f.def.Draws != nil:
+		return usher.InsufficientCredits
+	case f.def.Kind == usher.Seats:
+		return usher.SeatLimitReached
+	}
+	return usher.LimitReached
 }
 
 // judgePool divides what own allowances do not hold over the pool (S25). It
@@ -291,8 +296,13 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 	buf.pool = s.resolve(buf.pool[:0], pf, v.poolFrame, at)
 	included, room, unlimited := sums(buf.pool)
 	rate := f.def.Draws.Rate
-	if unlimited {
+	if unlimited { // up to what can be counted (S24)
 		included, room = math.MaxInt64, 0
+		for i := range buf.pool {
+			if n := &buf.pool[i]; n.unlimited {
+				included = min(included, math.MaxInt64-satAdd(n.used, n.reserved))
+			}
+		}
 	}
 	for i := range v.poolFrame.caps {
 		_, left := s.capUse(pf, &v.poolFrame.caps[i], at)

@@ -78,7 +78,7 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	}
 	if !s.fits(f, fr, buf, op.Amount, now) || !s.drawFits(f, buf, v) {
 		e.Overflow = true
-		v.allowed, v.reason = false, usher.LimitReached
+		v.allowed, v.reason = false, f.refusal()
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}

@@ -41,7 +41,9 @@ func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut 
 		i--
 	}
 	s = w.ticks[i].raw(p, a, at)
-	for j := i; j > 0 && s.start < w.ticks[j].from; j-- {
+	// A window of the new anchor that begins right where the anchor takes effect
+	// carries as well, or a new anchor would mint an allowance.
+	for j := i; j > 0 && s.start <= w.ticks[j].from; j-- {
 		from := w.ticks[j].from
 		old := w.ticks[j-1].raw(p, a, from)
 		if old.end == s.end {
