@@ -283,9 +283,7 @@ func (p *plan) touches(ref usher.Ref, isDefault bool, what string) {
 	for _, h := range p.holders {
 		for _, name := range h.Refs() {
 			if key, _, _ := strings.Cut(name, "@"); key == ref.Key && name != ref.String() {
-				if (p.newestA[key].Key != "") == strings.HasPrefix(what, "add-on") || p.newest[key].Key != "" && !strings.HasPrefix(what, "add-on") {
-					im.Subscriptions[name] += h.Subscriptions
-				}
+				im.Subscriptions[name] += h.Subscriptions
 			}
 		}
 	}
