@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
+	"strconv"
 
 	"github.com/usher-sh/usher"
 )
@@ -259,18 +261,31 @@ func (w *World) resets(f *feature, t int64) bool {
 func (w *World) clocksAt(f *feature, at int64) []string {
 	r := w.rulesAt(f, at, nil)
 	var out []string
-	for i := range r.slots {
-		s := &r.slots[i]
-		c := s.clock
-		if c == "" {
-			c = clockName(s.per, s.anchor)
-		}
-		out = append(out, c)
-		if s.rollover != nil {
-			out = append(out, "rollover:"+s.id)
-		}
+	for _, s := range clocked(r.slots) {
+		out = append(out, s.clock)
 	}
 	return out
+}
+
+// clocked names the clocks of slots, and those of what they leave: one for each
+// slot, also where a source has several of one clock.
+func clocked(slots []slot) []slot {
+	slots = slices.Clone(slots)
+	for i := range slots {
+		s := &slots[i]
+		s.clock = cmp.Or(s.clock, clockName(s.per, s.anchor))
+		s.into = "rollover:" + s.id + "/" + s.clock
+		n := 1
+		for j := range i {
+			if slots[j].id == s.id && slots[j].clock == s.clock {
+				n++
+			}
+		}
+		if n > 1 {
+			s.into += "#" + strconv.Itoa(n)
+		}
+	}
+	return slots
 }
 
 // appeared returns what a clock opens with if it appeared inside its window:
@@ -291,6 +306,16 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 			continue
 		}
 		except := append(w.clocksAt(f, t), clock, ClockDrawn) // what credits paid for is paid
+		if w.rolls(f) {                                       // what was left of these clocks burns in buckets of its own
+			alive := except
+			for _, u := range append(w.changesIn(minMicro, t), t) {
+				for _, s := range clocked(w.rulesAt(f, u, nil).slots) {
+					if s.rollover != nil && slices.Contains(alive, s.clock) {
+						except = append(except, s.into)
+					}
+				}
+			}
+		}
 		slices.Sort(except)
 		return &Opening{Feature: f.def.Key, Clock: clock, Start: r.key.Start, From: max(r.began, 0), Until: t, Except: slices.Compact(except)}
 	}
@@ -330,11 +355,7 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 			break
 		}
 		var offset int64
-		list := slices.Clone(rules.slots)
-		for i := range list {
-			list[i].clock = cmpOr(list[i].clock, clockName(list[i].per, list[i].anchor))
-		}
-		list = slices.DeleteFunc(list, func(s slot) bool { return s.clock != r.key.Clock })
+		list := slices.DeleteFunc(clocked(rules.slots), func(s slot) bool { return s.clock != r.key.Clock })
 		if len(list) == 0 {
 			break
 		}
@@ -355,9 +376,9 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 						end = next.end
 					}
 					out = append(out, rolled{
-						row: row{key: BucketKey{f.def.Key, id, edge}, window: span{edge, end},
+						row: row{key: BucketKey{f.def.Key, s.into, edge}, window: span{edge, end},
 							roll: &roll{source: append(slices.Clip(prev.carry), prev.key), opening: opening, offset: offset, limit: s.limit, max: ro.Max}},
-						slot: slot{id: id, clock: id, kind: s.kind, rolled: true, priority: s.priority, began: edge, start: edge, end: r.window.end},
+						slot: slot{id: id, clock: s.into, kind: s.kind, rolled: true, priority: s.priority, began: edge, start: edge, end: r.window.end},
 					})
 				}
 			}
@@ -384,11 +405,4 @@ func (w *World) rolls(f *feature) bool {
 		}
 	}
 	return false
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

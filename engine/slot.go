@@ -34,6 +34,7 @@ type slot struct {
 	start     int64 // of its window; maxMicro+… see place
 	end       int64
 	onChange  usher.OnChange
+	into      string // clock of the bucket for what it leaves (S21); set by clocked
 }
 
 // rules is what holds for one feature at an instant, before windows and use:
