@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// client talks to a server.
+type client struct {
+	base, key string
+	http      *http.Client
+}
+
+// client makes one from --url and --key.
+func (a *app) client() (*client, error) {
+	u, err := url.Parse(a.cli.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
+		return nil, wrong("--url (USHER_URL) must read like http://127.0.0.1:8080, got %q", a.cli.URL)
+	}
+	if a.cli.Key == "" {
+		return nil, wrong("an API key is needed: set USHER_KEY or give --key; `usher key create --db …` makes one")
+	}
+	if strings.ContainsAny(a.cli.Key, " \r\n\t") {
+		return nil, wrong("the API key (--key, USHER_KEY) holds white space: it is one word that begins with usk_")
+	}
+	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute}}, nil
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 256 << 20
+
+// send makes one request. An answer that is no success is an *usher.Error with
+// the server's code, detail and problems; so is a server that cannot be reached.
+func (c *client) send(ctx context.Context, method, path, contentType string, body []byte, header ...string) ([]byte, error) {
+	var in io.Reader
+	if body != nil {
+		in = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, in)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.key)
+	req.Header.Set("User-Agent", "usher/"+versionText())
+	if body != nil {
+		req.Header.Set("Content-Type", contentType)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if res.StatusCode >= 200 && res.StatusCode < 300 {
+		return b, nil
+	}
+	return nil, refusal(res, b)
+}
+
+// unreachable tells a failure on the way from the answers of a server.
+func (c *client) unreachable(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return &usher.Error{Code: usher.Unavailable, Detail: "nothing listens at " + c.base + ": is `usher serve` running there? --url or USHER_URL names another place"}
+	}
+	return &usher.Error{Code: usher.Unavailable, Detail: "cannot reach " + c.base + ": " + err.Error()}
+}
+
+// refusal reads an RFC 9457 problem.
+func refusal(res *http.Response, b []byte) error {
+	var p struct {
+		Code      usher.Code      `json:"code"`
+		Detail    string          `json:"detail"`
+		RequestID string          `json:"request_id"`
+		Errors    []usher.Problem `json:"errors"`
+	}
+	if json.Unmarshal(b, &p) != nil || p.Detail == "" {
+		p.Detail = "the server at " + res.Request.URL.Host + " answered " + res.Status + ": is it usher?"
+	}
+	e := &usher.Error{Code: p.Code, Detail: p.Detail, Problems: p.Errors}
+	switch {
+	case res.StatusCode >= 500 && e.Code != usher.Unavailable:
+		e.Code = usher.Internal
+		if p.RequestID != "" {
+			e.Detail += " (request " + p.RequestID + ")"
+		}
+	case res.StatusCode < 500 && (e.Code == "" || e.Code == usher.Internal):
+		e.Code = usher.Invalid
+	}
+	if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
+		e.RetryAfter = time.Duration(min(s, 3600)) * time.Second
+	}
+	return e
+}
+
+// call sends v as JSON, or nothing where it is nil, and returns the answer's
+// text and members.
+func (c *client) call(ctx context.Context, method, path string, v any) ([]byte, object, error) {
+	var body []byte
+	if v != nil {
+		var err error
+		if body, err = json.Marshal(v); err != nil {
+			return nil, nil, err
+		}
+	}
+	b, err := c.send(ctx, method, path, "application/json", body)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := parseObject(b)
+	if err != nil {
+		return nil, nil, &usher.Error{Code: usher.Unavailable, Detail: "the answer of " + c.base + " is not JSON: is it usher?"}
+	}
+	return b, o, nil
+}
+
+// ask makes a client, calls, and prints the answer: as it came with --json,
+// else by show.
+func (a *app) ask(method, path string, v any, show func(object)) (object, error) {
+	c, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	b, o, err := c.call(a, method, path, v)
+	if err != nil {
+		return nil, err
+	}
+	if a.cli.JSON {
+		_, err = a.out.Write(append(bytes.TrimRight(b, "\n"), '\n'))
+		return o, err
+	}
+	show(o)
+	return o, nil
+}
+
+// body builds a request of what was given: empty texts are left out.
+func body(pairs ...any) map[string]any {
+	m := map[string]any{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		switch v := pairs[i+1].(type) {
+		case string:
+			if v == "" {
+				continue
+			}
+		case nil:
+			continue
+		}
+		m[pairs[i].(string)] = pairs[i+1]
+	}
+	return m
+}

@@ -1,0 +1,32 @@
+package main
+
+import "fmt"
+
+type clockCmd struct {
+	Get clockGetCmd `cmd:"" help:"What time it is there."`
+	Set clockSetCmd `cmd:"" help:"Set a sandbox's clock, which then stands still. Only forwards once there is a catalogue or a customer."`
+}
+
+type clockGetCmd struct{}
+
+func (clockGetCmd) Run(a *app) error {
+	_, err := a.ask("GET", "/v1/clock", nil, a.showClock)
+	return err
+}
+
+type clockSetCmd struct {
+	Now string `arg:"" name:"T" help:"Such as 2026-03-31T00:00:00Z."`
+}
+
+func (c *clockSetCmd) Run(a *app) error {
+	_, err := a.ask("PUT", "/v1/clock", body("now", c.Now), a.showClock)
+	return err
+}
+
+func (a *app) showClock(o object) {
+	line := o.text("now")
+	if o.bool("test") {
+		line += " (set; it stands still)"
+	}
+	fmt.Fprintln(a.out, line)
+}

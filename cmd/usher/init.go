@@ -1,0 +1,38 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type initCmd struct {
+	DB string `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
+}
+
+func (c *initCmd) Run(a *app) (err error) {
+	db, err := store.Open(a, store.Config{DSN: c.DB})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	s := auth.New(auth.Config{DB: db})
+	defer s.Close()
+	has, err := hasKeys(a, s)
+	if err != nil {
+		return err
+	}
+	if has {
+		return usher.Errorf(usher.Conflict, "%s is initialised and has keys, which are shown only once; `usher key create --db … --env production` makes another", nameOf(c.DB))
+	}
+	if err := firstKeys(a, s); err != nil {
+		return err
+	}
+	if !a.cli.JSON {
+		fmt.Fprintf(a.out, "Next: usher serve --db %s\n", nameOf(c.DB))
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type keyCmd struct {
+	Create keyCreateCmd `cmd:"" help:"Make a key and print it, the only time that it is seen."`
+	List   keyListCmd   `cmd:"" help:"List keys, without their secrets."`
+	Revoke keyRevokeCmd `cmd:"" help:"End a key for good."`
+}
+
+type keyDB struct {
+	DB string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+}
+
+// with opens the database beside the server that may own it.
+func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
+	db, err := store.Open(a, store.Config{DSN: k.DB, Beside: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	s := auth.New(auth.Config{DB: db})
+	defer s.Close()
+	return do(s)
+}
+
+type keyCreateCmd struct {
+	keyDB
+	Env     string `help:"production or sandbox." default:"production"`
+	Role    string `help:"admin: everything; app: decide, consume, report and read use; read: every read." default:"admin" enum:"admin,app,read"`
+	Name    string `help:"What it is for."`
+	Expires string `help:"When it ends: an RFC 3339 time, or a span from now such as 720h." placeholder:"T|SPAN"`
+}
+
+func (c *keyCreateCmd) Run(a *app) error {
+	var expires time.Time
+	if c.Expires != "" {
+		var err error
+		if span, bad := time.ParseDuration(c.Expires); bad == nil {
+			expires = time.Now().Add(span)
+		} else if expires, err = time.Parse(time.RFC3339, c.Expires); err != nil {
+			return wrong("--expires must be a time such as 2027-01-31T00:00:00Z or a span such as 720h, got %q", c.Expires)
+		}
+	}
+	return c.with(a, func(s *auth.Service) error {
+		key, k, err := s.Create(a, usher.Environment(c.Env), c.Name, c.Role, expires)
+		if err != nil {
+			return err
+		}
+		if a.cli.JSON {
+			return a.printJSON(map[string]string{"id": k.ID, "env": string(k.Env), "role": k.Role, "name": k.Name, "expires_at": stamp(k.ExpiresAt), "key": key})
+		}
+		fmt.Fprintln(a.out, key)
+		return nil
+	})
+}
+
+type keyListCmd struct {
+	keyDB
+	Env string `help:"production or sandbox; both where nothing is said."`
+}
+
+func (c *keyListCmd) Run(a *app) error {
+	envs := usher.Environments
+	if c.Env != "" {
+		envs = []usher.Environment{usher.Environment(c.Env)}
+		if c.Env != string(usher.Production) && c.Env != string(usher.Sandbox) {
+			return wrong("no environment %q: it is production or sandbox", c.Env)
+		}
+	}
+	return c.with(a, func(s *auth.Service) error {
+		heading := []string{"ID", "ENV", "ROLE", "NAME", "CREATED", "LAST USED", "EXPIRES", "REVOKED"}
+		names := []string{"id", "env", "role", "name", "created_at", "last_used_at", "expires_at", "revoked_at"}
+		var rows [][]string
+		for _, env := range envs {
+			keys, err := s.Keys(a, env)
+			if err != nil {
+				return err
+			}
+			for _, k := range keys {
+				rows = append(rows, []string{k.ID, string(k.Env), k.Role, k.Name, stamp(k.CreatedAt), stamp(k.LastUsedAt), stamp(k.ExpiresAt), stamp(k.RevokedAt)})
+			}
+		}
+		if !a.cli.JSON {
+			return a.table("no keys", heading, rows)
+		}
+		all := make([]map[string]string, len(rows))
+		for i, r := range rows {
+			all[i] = map[string]string{}
+			for j, v := range r {
+				if v != "" {
+					all[i][names[j]] = v
+				}
+			}
+		}
+		return a.printJSON(map[string]any{"data": all})
+	})
+}
+
+type keyRevokeCmd struct {
+	keyDB
+	ID string `arg:"" help:"The key's id, as usher key list shows it."`
+}
+
+func (c *keyRevokeCmd) Run(a *app) error {
+	return c.with(a, func(s *auth.Service) error {
+		id := c.ID
+		if k, err := auth.ParseKey(id); err == nil { // the whole key was given
+			id = k.ID
+		}
+		if err := s.Revoke(a, id); err != nil {
+			return err
+		}
+		if a.cli.JSON {
+			return a.printJSON(map[string]string{"revoked": id})
+		}
+		fmt.Fprintf(a.out, "revoked %s; servers know within a second\n", id)
+		return nil
+	})
+}
+
+// stamp is a time in UTC, cut to the second; "" where it is zero.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}

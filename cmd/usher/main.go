@@ -1,0 +1,182 @@
+// Usher is the program: the server, and the commands that talk to one. It wires
+// the rooms together and refuses to decide anything itself: every answer that it
+// prints is the server's.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/usher-sh/usher"
+)
+
+// The exit codes.
+const (
+	exitDone  = 0 // yes, or done
+	exitNo    = 1 // a decision that says no
+	exitUsage = 2 // wrong usage or input
+	exitFault = 3 // could not reach the server, or it could not answer
+)
+
+// errNo is a decision that says no, already printed.
+var errNo = errors.New("no")
+
+type cli struct {
+	URL  string `help:"Where the server is." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	Key  string `help:"API key, better given as USHER_KEY." placeholder:"usk_…"`
+	JSON bool   `name:"json" help:"Print JSON instead of text for people."`
+
+	Demo    demoCmd    `cmd:"" group:"Server" help:"Serve a demo company on a temporary database, and say what to try."`
+	Init    initCmd    `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each."`
+	Serve   serveCmd   `cmd:"" group:"Server" help:"Serve. On an empty database, first do what init does."`
+	APIKey  keyCmd     `cmd:"" name:"key" group:"Server" help:"API keys, on the database itself, beside a running server or without one."`
+	Version versionCmd `cmd:"" group:"Server" help:"Print the version."`
+
+	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file. Needs no server."`
+	Plan     planCmd     `cmd:"" group:"Catalogue" help:"Say what applying a catalogue file would change, and whom it touches."`
+	Apply    applyCmd    `cmd:"" group:"Catalogue" help:"Put a catalogue file in force."`
+	Pull     pullCmd     `cmd:"" group:"Catalogue" help:"Print the catalogue in force."`
+
+	Customer  customerCmd  `cmd:"" group:"Customers" help:"Customers."`
+	Subscribe subscribeCmd `cmd:"" group:"Customers" help:"Subscribe a customer to a plan."`
+	Override  overrideCmd  `cmd:"" group:"Customers" help:"Make a reasoned exception for one customer."`
+	Grant     grantCmd     `cmd:"" group:"Customers" help:"Give a customer a one-off amount."`
+
+	Check   checkCmd   `cmd:"" group:"Decisions" help:"May this customer use this feature, this much? Exit code 0 is yes, 1 is no."`
+	Explain explainCmd `cmd:"" group:"Decisions" help:"Why is a check answered so?"`
+	Consume consumeCmd `cmd:"" group:"Decisions" help:"Decide and take, in one step."`
+
+	Ingest ingestCmd `cmd:"" group:"Use" help:"Report use from files of CloudEvents (NDJSON) or CSV."`
+	Usage  usageCmd  `cmd:"" group:"Use" help:"What a customer used."`
+	Clock  clockCmd  `cmd:"" group:"Use" help:"The environment's time. Only a sandbox's can be set."`
+}
+
+// app is what a command works with.
+type app struct {
+	context.Context
+	in   io.Reader
+	out  io.Writer
+	err  io.Writer
+	cli  *cli
+	tty  terminals
+	file *os.File // standard input, where it is one
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// exited is how kong leaves early, after --help.
+type exited int
+
+func run(args []string) (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	a := &app{Context: ctx, in: os.Stdin, out: os.Stdout, err: os.Stderr, cli: &cli{}, tty: findTerminals(), file: os.Stdin}
+	defer func() {
+		if p := recover(); p != nil {
+			e, ok := p.(exited)
+			if !ok {
+				panic(p)
+			}
+			code = int(e)
+		}
+	}()
+	k, err := kong.New(a.cli, kong.Name("usher"),
+		kong.Description("May this customer use this feature, this much, now?\n\nEvery flag has an environment variable: --url is USHER_URL. Exit codes: 0 yes or done, 1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer."),
+		kong.DefaultEnvars("USHER"), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
+	if err != nil {
+		return a.fail(err)
+	}
+	c, err := k.Parse(args)
+	if err != nil {
+		fmt.Fprintf(a.err, "usher: %s\n", err)
+		fmt.Fprintln(a.err, "`usher --help` lists the commands, `usher COMMAND --help` says how one is used.")
+		return exitUsage
+	}
+	if err := c.Run(); err != nil {
+		return a.fail(err)
+	}
+	return exitDone
+}
+
+// fail says what went wrong and which exit code that is.
+func (a *app) fail(err error) int {
+	if errors.Is(err, errNo) {
+		return exitNo
+	}
+	fmt.Fprintf(a.err, "usher: %s\n", message(err))
+	var e *usher.Error
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &e):
+		switch e.Code {
+		case usher.Internal, usher.Unavailable, usher.RateLimited:
+			return exitFault
+		}
+		return exitUsage
+	case errors.As(err, &path):
+		return exitUsage
+	}
+	return exitFault
+}
+
+// message is an error's text. A lone problem that the detail tells already is
+// not told twice.
+func message(err error) string {
+	var e *usher.Error
+	if !errors.As(err, &e) || err != error(e) {
+		return err.Error()
+	}
+	if len(e.Problems) == 1 {
+		if p := e.Problems[0]; strings.Contains(e.Detail, p.Message) && strings.Contains(e.Detail, p.Location) {
+			return e.Detail
+		}
+	}
+	return e.Error()
+}
+
+func wrong(format string, args ...any) error { return usher.Errorf(usher.Invalid, format, args...) }
+
+// version is set by the linker for releases.
+var version string
+
+// versionText is the program's version, as well as it is known.
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "devel-" + s.Value[:12]
+		}
+	}
+	return "devel"
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(a *app) error {
+	if a.cli.JSON {
+		return a.printJSON(map[string]string{"version": versionText()})
+	}
+	fmt.Fprintln(a.out, "usher", versionText())
+	return nil
+}

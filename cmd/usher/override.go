@@ -1,0 +1,34 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+type overrideCmd struct {
+	Customer  string `arg:"" help:"The customer's id."`
+	Feature   string `arg:"" help:"The feature's key."`
+	Value     string `arg:"" help:"What a plan would say, as JSON: true, 90, unlimited, {\"limit\":5,\"per\":\"day\"}; or {\"add\":500} or {\"deny\":true}."`
+	Reason    string `env:"-" required:"" help:"Why; it is kept."`
+	ExpiresAt string `env:"-" required:"" help:"When it ends, or never." placeholder:"T|never"`
+}
+
+func (c *overrideCmd) Run(a *app) error {
+	in := body("feature", c.Feature, "value", jsonOrText(c.Value), "reason", c.Reason, "expires_at", c.ExpiresAt)
+	if c.ExpiresAt == "never" {
+		delete(in, "expires_at")
+		in["expires"] = "never"
+	}
+	_, err := a.ask("POST", customerPath(c.Customer)+"/overrides", in, func(o object) {
+		fmt.Fprintf(a.out, "%s: %s is %s for %s\n", o.text("id"), c.Feature, o.text("value"), c.Customer)
+	})
+	return err
+}
+
+// jsonOrText takes what is no JSON as a word.
+func jsonOrText(s string) any {
+	if json.Valid([]byte(s)) {
+		return json.RawMessage(s)
+	}
+	return s
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/api"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/catalog"
+	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+type serveCmd struct {
+	DB           string        `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
+	Listen       string        `help:"Where to listen; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	PortFile     string        `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
+	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
+	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
+}
+
+func (c *serveCmd) Run(a *app) error {
+	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: c.LogLevel}))
+	s, err := open(a, c.DB, c.PollInterval, log)
+	if err != nil {
+		return err
+	}
+	if err := c.greet(a, s); err != nil {
+		return errors.Join(err, s.close())
+	}
+	return s.serve(a, c.Listen, c.PortFile, func(address string) error {
+		if a.cli.JSON {
+			return a.printJSON(map[string]string{"url": "http://" + address})
+		}
+		_, err := fmt.Fprintf(a.out, "usher %s serves http://%s on %s; Ctrl-C stops it\n", versionText(), address, nameOf(c.DB))
+		return err
+	})
+}
+
+// greet makes the first keys where there are none.
+func (c *serveCmd) greet(a *app, s *server) error {
+	has, err := hasKeys(a, s.auth)
+	if err != nil || has {
+		return err
+	}
+	return firstKeys(a, s.auth)
+}
+
+// nameOf is a database for people: without a password.
+func nameOf(dsn string) string {
+	if !strings.Contains(dsn, "://") {
+		return dsn
+	}
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return "PostgreSQL"
+	}
+	return "PostgreSQL at " + u.Host + u.Path
+}
+
+// server is every room, wired.
+type server struct {
+	db        *store.DB
+	live      *live.Live
+	usage     *usage.Usage
+	auth      *auth.Service
+	customers *customers.Service
+	catalog   *catalog.Service
+	handler   http.Handler
+	log       *slog.Logger
+	stopping  atomic.Bool
+
+	stop       context.CancelFunc
+	background sync.WaitGroup
+}
+
+// open wires a server over a database, which it creates where there is none.
+func open(ctx context.Context, dsn string, poll time.Duration, log *slog.Logger) (*server, error) {
+	db, err := store.Open(ctx, store.Config{DSN: dsn})
+	if err != nil {
+		return nil, err
+	}
+	var node [8]byte
+	rand.Read(node[:])
+	name := hex.EncodeToString(node[:])
+	l, err := live.New(ctx, live.Config{DB: db, PollInterval: poll, Node: name, Log: log})
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	s := &server{db: db, live: l, log: log}
+	s.usage = usage.New(usage.Config{DB: db, Live: l, Node: name, Log: log})
+	s.auth = auth.New(auth.Config{DB: db, Log: log})
+	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
+	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
+	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
+		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText()})
+	run, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.background.Go(func() { l.Run(run) })
+	s.background.Go(func() { s.prune(run) })
+	return s, nil
+}
+
+// pruneEvery and keepBatches bound what nodes keep to tell each other.
+const (
+	pruneEvery  = 10 * time.Minute
+	keepBatches = time.Hour
+)
+
+// prune drops what every node has long read.
+func (s *server) prune(ctx context.Context) {
+	t := time.NewTicker(pruneEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if err := s.db.PruneUsageBatches(ctx, time.Now().Add(-keepBatches)); err != nil && ctx.Err() == nil {
+			s.log.Warn("old usage batches were not dropped; tried again later", "error", err)
+		}
+	}
+}
+
+// lowerBase32 sorts as its bytes do.
+var lowerBase32 = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
+
+// newID makes an id that sorts by time.
+func newID(prefix string) string {
+	id := uuid.Must(uuid.NewV7()) // fails only where the system has no randomness
+	return prefix + lowerBase32.EncodeToString(id[:])
+}
+
+// stopWithin bounds how long requests that run may take once a stop is asked.
+const stopWithin = 15 * time.Second
+
+// serve answers until ctx ends, then finishes what runs, commits what is
+// queued, and closes. ready is told the address.
+func (s *server) serve(ctx context.Context, listen, portFile string, ready func(address string) error) (err error) {
+	defer func() { err = errors.Join(err, s.close()) }()
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return wrong("cannot listen at %q: %s; --listen or USHER_LISTEN names another place", listen, reason(err))
+	}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" && s.stopping.Load() {
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		}
+		s.handler.ServeHTTP(w, r)
+	})
+	srv := api.NewServer(listen, h)
+	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(listener) }()
+	address := listener.Addr().String()
+	if portFile != "" {
+		if err := writeFile(portFile, []byte(address+"\n")); err != nil {
+			srv.Close()
+			return err
+		}
+		defer os.Remove(portFile)
+	}
+	if err := ready(address); err != nil {
+		srv.Close()
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case err := <-failed:
+		return err
+	}
+	s.stopping.Store(true)
+	s.log.Info("stopping: finishing the requests that run")
+	within, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	if err := srv.Shutdown(within); err != nil {
+		s.log.Warn("some requests did not finish in time and were cut off", "error", err)
+		srv.Close()
+	}
+	return nil
+}
+
+// reason is the last, plainest part of a network error.
+func reason(err error) string {
+	var e *net.OpError
+	if errors.As(err, &e) {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+// close commits what is queued and lets go of the database.
+func (s *server) close() error {
+	within, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	err := s.usage.Close(within)
+	s.stop()
+	s.background.Wait()
+	s.auth.Close()
+	return errors.Join(err, s.db.Close())
+}
+
+// writeFile replaces a file whole, so that no reader sees half of it.
+func writeFile(name string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// firstKeys makes one admin key for each environment and prints them, the only
+// time that they are seen.
+func firstKeys(a *app, s *auth.Service) error {
+	keys := map[usher.Environment]string{}
+	for _, env := range usher.Environments {
+		key, _, err := s.Create(a, env, "first", auth.RoleAdmin, time.Time{})
+		if err != nil {
+			return err
+		}
+		keys[env] = key
+	}
+	if a.cli.JSON {
+		return a.printJSON(keys)
+	}
+	fmt.Fprintln(a.out, "Admin keys, shown only now; usher keeps no copy:")
+	for _, env := range usher.Environments {
+		fmt.Fprintf(a.out, "  %-11s %s\n", env, keys[env])
+	}
+	return nil
+}
+
+// hasKeys reports whether any key was ever made.
+func hasKeys(ctx context.Context, s *auth.Service) (bool, error) {
+	for _, env := range usher.Environments {
+		keys, err := s.Keys(ctx, env)
+		if err != nil || len(keys) > 0 {
+			return len(keys) > 0, err
+		}
+	}
+	return false, nil
+}
+

@@ -1,0 +1,48 @@
+package main
+
+import "fmt"
+
+type subscribeCmd struct {
+	Customer    string   `arg:"" help:"The customer's id."`
+	Plan        string   `arg:"" help:"A plan's key, or a version such as pro@1, which migration then leaves alone."`
+	StartsAt    string   `env:"-" help:"Now where nothing is said; may lie in the past." placeholder:"T"`
+	EndsAt      string   `env:"-" help:"Open where nothing is said." placeholder:"T"`
+	TrialEndsAt string   `env:"-" help:"The plan's own trial where nothing is said; none is no trial." placeholder:"T|none"`
+	Anchor      string   `env:"-" help:"Where the customer's windows are counted from." placeholder:"T"`
+	Addon       []string `env:"-" help:"An add-on, n times; repeat it for more." placeholder:"ADDON=N"`
+}
+
+func (c *subscribeCmd) Run(a *app) error {
+	in := body("plan", c.Plan, "starts_at", c.StartsAt, "ends_at", c.EndsAt, "trial_ends_at", c.TrialEndsAt, "anchor", c.Anchor)
+	if c.TrialEndsAt == "none" {
+		in["trial_ends_at"] = nil
+	}
+	addons, err := quantities(c.Addon)
+	if err != nil {
+		return err
+	}
+	if addons != nil {
+		in["addons"] = addons
+	}
+	_, err = a.ask("POST", customerPath(c.Customer)+"/subscriptions", in, a.showSubscription)
+	return err
+}
+
+func (a *app) showSubscription(o object) {
+	fmt.Fprintf(a.out, "%s: %s, %s\n", o.text("id"), o.text("plan"), o.text("status"))
+	addons := ""
+	for i, d := range o.list("addons") {
+		if i > 0 {
+			addons += ", "
+		}
+		addons += d.text("quantity") + " × " + d.text("addon")
+	}
+	period := ""
+	if p := o.object("current_period"); p != nil {
+		period = p.text("start") + " to " + p.text("end")
+	}
+	fields(a.out, "  ", "add-ons", addons, "starts", o.text("starts_at"), "trial ends", o.text("trial_ends_at"), "ends", o.text("ends_at"), "period", period)
+	for _, s := range o.list("scheduled") {
+		fields(a.out, "  ", "from "+s.text("at"), s.text("plan")+" "+s.text("status"))
+	}
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"net/url"
+	"strings"
+	"time"
+)
+
+type usageCmd struct {
+	Customer string `arg:"" help:"The customer's id."`
+	Feature  string `arg:"" help:"A metered feature's key."`
+	From     string `env:"-" help:"From this instant on; 30 days before --to where nothing is said." placeholder:"T"`
+	To       string `env:"-" help:"Up to this instant, without it; the end of this minute where nothing is said." placeholder:"T"`
+	Window   string `env:"-" help:"minute, hour, day or month; days and months are the customer's." default:"day" enum:"minute,hour,day,month"`
+	GroupBy  string `env:"-" help:"A dimension of the feature's meter, such as data.model." placeholder:"PATH"`
+}
+
+func (c *usageCmd) Run(a *app) error {
+	if c.To == "" {
+		c.To = time.Now().UTC().Truncate(time.Minute).Add(time.Minute).Format(time.RFC3339)
+	}
+	if c.From == "" {
+		to, err := time.Parse(time.RFC3339, c.To)
+		if err != nil {
+			return wrong("--to must be a time such as 2026-03-31T00:00:00Z, got %q", c.To)
+		}
+		c.From = to.AddDate(0, 0, -30).UTC().Format(time.RFC3339)
+	}
+	q := url.Values{"customer": {c.Customer}, "feature": {c.Feature}, "from": {c.From}, "to": {c.To}, "window": {c.Window}}
+	heading := []string{"START", "END", "VALUE"}
+	if c.GroupBy != "" {
+		q.Set("group_by", c.GroupBy)
+		heading = append(heading, strings.ToUpper(strings.TrimPrefix(c.GroupBy, "data.")))
+	}
+	var shown error
+	_, err := a.ask("GET", "/v1/usage?"+q.Encode(), nil, func(o object) {
+		var rows [][]string
+		for _, p := range o.list("data") {
+			row := []string{p.text("start"), p.text("end"), p.text("value")}
+			if c.GroupBy != "" {
+				row = append(row, p.object("group").text(c.GroupBy))
+			}
+			rows = append(rows, row)
+		}
+		shown = a.table("no use", heading, rows)
+	})
+	if err == nil {
+		err = shown
+	}
+	return err
+}
