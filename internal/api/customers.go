@@ -7,7 +7,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -138,6 +141,39 @@ func when(location, s string) (*time.Time, error) {
 	return &t, nil
 }
 
+// noNulls refuses null where it has no meaning: what is absent has a default,
+// and what is null is more likely a mistake. Members of the body in allowed
+// may be null, or anything.
+func noNulls(body []byte, allowed ...string) error {
+	var v any
+	if err := json.Unmarshal(body, &v); err != nil {
+		return invalid("body", "%s", err)
+	}
+	var wrong []usher.Problem
+	var walk func(location string, v any)
+	walk = func(location string, v any) {
+		switch v := v.(type) {
+		case nil:
+			wrong = append(wrong, usher.Problem{Location: location, Message: "must not be null: leave it out"})
+		case map[string]any:
+			for _, name := range slices.Sorted(maps.Keys(v)) {
+				if location != "body" || !slices.Contains(allowed, name) {
+					walk(location+"."+clipName(name), v[name])
+				}
+			}
+		case []any:
+			for i := range v {
+				walk(fmt.Sprintf("%s[%d]", location, i), v[i])
+			}
+		}
+	}
+	walk("body", v)
+	if len(wrong) > 0 {
+		return invalids(wrong[:min(len(wrong), 20)])
+	}
+	return nil
+}
+
 // maybeTime is a time that may be absent, null or given.
 type maybeTime struct{ customers.MaybeTime }
 
@@ -177,6 +213,7 @@ type customerIn struct {
 		Anchor   string            `json:"anchor,omitempty" format:"date-time" doc:"Where windows are counted from; absent leaves it as it is"`
 		Metadata map[string]string `json:"metadata,omitempty" doc:"Up to 50 entries; replaces what was there"`
 	}
+	RawBody []byte
 }
 
 type customerOut struct {
@@ -194,6 +231,9 @@ var (
 )
 
 func (a *API) putCustomer(ctx context.Context, c *call, in *customerIn) (*customerOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
 	anchor, err := when("body.anchor", in.Body.Anchor)
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ type grantIn struct {
 		Reason      string          `json:"reason" doc:"Up to 500 bytes"`
 		Key         string          `json:"key,omitempty" doc:"The idempotency key, if not in the header"`
 	}
+	RawBody []byte
 }
 
 var (
@@ -30,6 +31,9 @@ var (
 )
 
 func (a *API) addGrant(ctx context.Context, c *call, in *grantIn) (*madeOut[customers.Grant], error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
 	ask := customers.NewGrant{Feature: in.Body.Feature, Amount: in.Body.Amount, Kind: in.Body.Kind, Priority: in.Body.Priority, Reason: in.Body.Reason}
 	var err error
 	if ask.EffectiveAt, err = when("body.effective_at", in.Body.EffectiveAt); err != nil {

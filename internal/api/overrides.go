@@ -28,6 +28,9 @@ var (
 )
 
 func (a *API) addOverride(ctx context.Context, c *call, in *overrideIn) (*madeOut[customers.Override], error) {
+	if err := noNulls(in.RawBody, "value"); err != nil {
+		return nil, err
+	}
 	expires, err := when("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
 		return nil, err

@@ -32,11 +32,13 @@ type subscribeIn struct {
 		TrialEndsAt maybeTime `json:"trial_ends_at,omitempty" doc:"Absent: the plan's trial; null: none"`
 		Addons      []addonIn `json:"addons,omitempty" nullable:"false" maxItems:"1000"`
 	}
+	RawBody []byte
 }
 
 type patchIn struct {
-	ID   string `path:"id"`
-	Body patchBody
+	ID      string `path:"id"`
+	Body    patchBody
+	RawBody []byte
 }
 
 type patchBody struct {
@@ -77,6 +79,9 @@ var (
 )
 
 func (a *API) subscribe(ctx context.Context, c *call, in *subscribeIn) (*madeOut[customers.Subscription], error) {
+	if err := noNulls(in.RawBody, "trial_ends_at"); err != nil {
+		return nil, err
+	}
 	ask := customers.NewSubscription{Plan: in.Body.Plan, TrialEnd: in.Body.TrialEndsAt.MaybeTime, Addons: addonInputs(in.Body.Addons)}
 	var err error
 	if ask.StartsAt, err = when("body.starts_at", in.Body.StartsAt); err != nil {
@@ -106,12 +111,18 @@ func (b *patchBody) patch() customers.SubscriptionPatch {
 }
 
 func (a *API) patchSubscription(ctx context.Context, c *call, in *patchIn) (*madeOut[customers.Subscription], error) {
+	if err := noNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
+		return nil, err
+	}
 	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
 		return a.Customers.PatchSubscription(ctx, c.Env, m, in.ID, in.Body.patch())
 	})
 }
 
 func (a *API) previewSubscription(ctx context.Context, c *call, in *patchIn) (*previewOut, error) {
+	if err := noNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
+		return nil, err
+	}
 	p, err := a.Customers.Preview(ctx, c.Env, in.ID, in.Body.patch())
 	if err != nil {
 		return nil, err
