@@ -8,14 +8,18 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
@@ -121,7 +125,10 @@ func newWorld(t testing.TB) *world {
 		must(err)
 	}
 	must(l.Refresh(ctx, usher.Production))
-	w.api = New(Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth, Log: log, Version: "test"})
+	var ids atomic.Int64
+	w.api = New(Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
+		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string { return prefix + strconv.FormatInt(ids.Add(1), 10) }}),
+		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}), Log: log, Version: "test"})
 	return w
 }
 
