@@ -341,14 +341,15 @@ func TestS10_Stable(t *testing.T) {
 		f, steps := drawFacts(t), drawSteps(t)
 		w, l := engine.NewWorld(f), newLedger()
 		var snap *engine.Snapshot
-		var loaded, until time.Time
+		var last, until time.Time
 		for _, s := range steps {
 			s.op.Kind = engine.Consume
-			if s.at.Before(loaded) { // a snapshot is loaded for what comes
-				s.at = loaded
+			if s.at.Before(last) { // a snapshot is loaded for what comes
+				s.at = last
 			}
+			last = s.at
 			if snap == nil || !until.IsZero() && !s.at.Before(until) {
-				snap, loaded = l.snapshot(w, "", s.at), s.at
+				snap = l.snapshot(w, "", s.at)
 				_, until = w.Stable(s.at)
 			}
 			want := l.snapshot(w, s.op.Feature, s.at).Clone()

@@ -124,7 +124,7 @@ func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 			continue
 		}
 		if at >= until {
-			narrow(until, maxMicro)
+			narrow(max(from, until), maxMicro)
 			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "expired")
 			continue
 		}
@@ -164,8 +164,8 @@ func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 		g := &f.grants[i]
 		from, until := g.EffectiveAt.UnixMicro(), grantEnd(g)
 		gives := func() string { return w.amount(f, g.Amount) + " once" }
-		if at < from {
-			narrow(minMicro, from)
+		if at < from && at < until {
+			narrow(minMicro, min(from, until))
 			notStarted = true
 			if tr != nil {
 				tr.source("grant:"+g.ID, gives(), false, "begins "+stamp(from))
