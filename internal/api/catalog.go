@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"net/http"
 	"strconv"
 
 	"github.com/usher-sh/usher/internal/catalog"
@@ -13,7 +14,7 @@ type catalogIn struct {
 	DryRun  bool   `query:"dry_run" doc:"Say what would happen, and change nothing"`
 	Migrate string `query:"migrate" doc:"A plan's key, or all: subscriptions on older versions move to the newest at once"`
 	IfMatch string `header:"If-Match" doc:"The ETag of the catalogue that this one replaces"`
-	RawBody []byte
+	RawBody []byte `contentType:"application/yaml"`
 }
 
 type catalogResultOut struct {
@@ -21,17 +22,12 @@ type catalogResultOut struct {
 	Body catalog.Result
 }
 
-type catalogOut struct {
-	ContentType string `header:"Content-Type"`
-	ETag        string `header:"ETag"`
-	Body        []byte
-}
-
 var (
 	putCatalogDoc = doc{ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
 		Accept: []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
 		Text:   "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated."}
-	getCatalogDoc           = doc{ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent"}
+	getCatalogDoc = doc{ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent",
+		Text: "Its ETag is the catalogue's hash.", response: "", produces: "application/yaml"}
 	listCatalogRevisionsDoc = doc{ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first"}
 )
 
@@ -48,16 +44,24 @@ func (a *API) putCatalog(ctx context.Context, c *call, in *catalogIn) (*catalogR
 	return out, nil
 }
 
-func (a *API) getCatalog(ctx context.Context, c *call, _ *struct{}) (*catalogOut, error) {
-	row, source, err := a.Catalog.Get(ctx, c.Env)
+func (a *API) getCatalog(w http.ResponseWriter, r *http.Request, c *call) {
+	if _, err := parameters(r); err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	row, source, err := a.Catalog.Get(r.Context(), c.Env)
 	if err != nil {
-		return nil, err
+		a.fail(w, c, err)
+		return
 	}
-	out := &catalogOut{"application/yaml", strconv.Quote(row.Hash), source}
+	h := w.Header()
+	h.Set("Content-Type", "application/yaml")
 	if bytes.HasPrefix(bytes.TrimSpace(source), []byte("{")) {
-		out.ContentType = "application/json"
+		h.Set("Content-Type", "application/json")
 	}
-	return out, nil
+	h.Set("ETag", strconv.Quote(row.Hash))
+	h.Set("Content-Length", strconv.Itoa(len(source)))
+	w.Write(source)
 }
 
 func (a *API) listCatalogRevisions(ctx context.Context, c *call, in *pageIn) (*listOut[catalog.Applied], error) {

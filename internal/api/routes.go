@@ -27,7 +27,7 @@ func (a *API) routes() {
 	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
 
 	register(a, "PUT /v1/catalog", auth.PermCatalogWrite, putCatalogDoc, a.putCatalog)
-	register(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
+	handle(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
 	register(a, "GET /v1/catalog/revisions", auth.PermCatalogRead, listCatalogRevisionsDoc, a.listCatalogRevisions)
 
 	register(a, "PUT /v1/customers/{id}", auth.PermCustomersWrite, putCustomerDoc, a.putCustomer)
