@@ -26,7 +26,11 @@ type Buf struct {
 	window     usher.Window
 	rows       []numbers
 	pool       []numbers
+	caps       []capNumbers
 }
+
+// capNumbers are a cap's figures at an instant.
+type capNumbers struct{ used, left int64 }
 
 // numbers are a row's figures at an instant.
 type numbers struct {
@@ -69,7 +73,7 @@ func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
 	if buf == nil {
 		buf = new(Buf)
 	}
-	buf.rows = s.resolve(buf.rows[:0], f, fr, now)
+	s.figures(f, fr, buf, now)
 	v := s.judge(f, fr, buf, q.Amount, now)
 	s.answer(&d, f, fr, buf, now, v)
 	return d
@@ -86,6 +90,16 @@ func answerPlain(d *usher.Decision, fr *frame) {
 		return
 	}
 	d.Allowed, d.Reason = true, usher.Granted
+}
+
+// figures computes the figures of a frame's rows and caps.
+func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
+	buf.rows = s.resolve(buf.rows[:0], f, fr, at)
+	buf.caps = buf.caps[:0]
+	for i := range fr.caps {
+		used, left := s.capUse(f, &fr.caps[i], at)
+		buf.caps = append(buf.caps, capNumbers{used, left})
+	}
 }
 
 // resolve computes the figures of a frame's rows.
@@ -221,10 +235,8 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 		v.reason, v.beyond = fr.dead, amount
 		return v
 	}
-	for i := range fr.caps {
-		if _, left := s.capUse(f, &fr.caps[i], at); amount > 0 && amount > left {
-			v.capped = true
-		}
+	for i := range buf.caps {
+		v.capped = v.capped || amount > buf.caps[i].left
 	}
 	rest := amount
 	switch {
@@ -337,7 +349,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		d.Rule = fr.rule
 	}
 	var sum numbers
-	soonest, shown := int64(maxMicro), 0
+	soonest, shown, first := int64(maxMicro), 0, -1
 	for i := range buf.rows {
 		n := &buf.rows[i]
 		if fr.rows[i].shown(n) {
@@ -351,8 +363,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		sum.overage = satAdd(sum.overage, n.overage)
 		sum.excess = satAdd(sum.excess, n.excess)
 		if n.window.end != 0 && n.window.end < soonest {
-			soonest = n.window.end
-			buf.window = n.window.window()
+			soonest, first = n.window.end, i
 		}
 	}
 	if fr.none && sum.used == 0 && fr.dead != "" {
@@ -370,25 +381,44 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 			d.Remaining = satAdd(d.Remaining, included/f.def.Draws.Rate)
 		}
 	}
-	if soonest != maxMicro {
+	if first >= 0 {
+		r := &fr.rows[first]
+		buf.window = r.use.Window
+		if r.firstUse {
+			buf.window = buf.rows[first].window.window()
+		}
 		d.Window = &buf.window
 	}
 	if shown > 1 || len(fr.caps) > 1 || d.Reason == usher.CapReached {
-		buf.Allowances = buf.Allowances[:0]
-		for i := range fr.rows {
-			if n, r := &buf.rows[i], &fr.rows[i]; r.shown(n) && !fr.none {
-				buf.Allowances = append(buf.Allowances, usher.AllowanceUse{ID: r.entryName(), Sources: r.ids, Unlimited: n.unlimited, Limit: n.limit, Used: n.used,
-					Reserved: n.reserved, Remaining: n.remaining, Overage: n.overage, Excess: n.excess, Window: n.window.window()})
-			}
-		}
-		buf.Caps = buf.Caps[:0]
-		for i := range fr.caps {
-			c := &fr.caps[i]
-			used, left := s.capUse(f, c, at)
-			buf.Caps = append(buf.Caps, usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit, Used: used, Remaining: left, Window: c.window.window()})
-		}
+		buf.Allowances, buf.Caps = listRows(buf.Allowances[:0], fr, buf.rows), listCaps(buf.Caps[:0], fr, buf.caps)
 		d.Allowances, d.Caps = buf.Allowances, buf.Caps
 	}
+}
+
+// listRows appends the rows that an answer lists.
+func listRows(out []usher.AllowanceUse, fr *frame, rows []numbers) []usher.AllowanceUse {
+	for i := range fr.rows {
+		r, n := &fr.rows[i], &rows[i]
+		if !r.shown(n) {
+			continue
+		}
+		out = append(out, r.use)
+		a := &out[len(out)-1]
+		a.Limit, a.Used, a.Reserved, a.Remaining, a.Overage, a.Excess = n.limit, n.used, n.reserved, n.remaining, n.overage, n.excess
+		if r.firstUse {
+			a.Window = n.window.window()
+		}
+	}
+	return out
+}
+
+func listCaps(out []usher.CapUse, fr *frame, caps []capNumbers) []usher.CapUse {
+	for i := range fr.caps {
+		out = append(out, fr.caps[i].use)
+		c := &out[len(out)-1]
+		c.Used, c.Remaining = caps[i].used, caps[i].left
+	}
+	return out
 }
 
 // shown reports whether a row is listed: what nothing holds only where there is

@@ -33,19 +33,7 @@ func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	buf := q.Buf
 	if f.def.Kind.Counts() {
 		x.Mode = fr.mode
-		for i := range fr.rows {
-			n, r := &buf.rows[i], &fr.rows[i]
-			if !r.shown(n) {
-				continue
-			}
-			x.Allowances = append(x.Allowances, usher.AllowanceUse{ID: r.entryName(), Sources: r.ids, Unlimited: n.unlimited, Limit: n.limit, Used: n.used,
-				Reserved: n.reserved, Remaining: n.remaining, Overage: n.overage, Excess: n.excess, Window: n.window.window()})
-		}
-		for i := range fr.caps {
-			c := &fr.caps[i]
-			used, left := s.capUse(f, c, now)
-			x.Caps = append(x.Caps, usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit, Used: used, Remaining: left, Window: c.window.window()})
-		}
+		x.Allowances, x.Caps = listRows(nil, fr, buf.rows), listCaps(nil, fr, buf.caps)
 	}
 	x.Changes = append(x.Changes, w.changesFor(s, f, fr, &x, q.Amount, now)...)
 	return x

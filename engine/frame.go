@@ -36,6 +36,7 @@ type row struct {
 	firstUse  bool          // its window begins with its first use
 	per       usher.Period
 	grant     bool
+	use       usher.AllowanceUse // the part of the answer that does not depend on use
 }
 
 // roll says what an earlier window leaves: the unused part of the slot that
@@ -61,6 +62,7 @@ type capRow struct {
 	id      string
 	cap     usher.Cap
 	opening *Opening
+	use     usher.CapUse // the part of the answer that does not depend on use
 }
 
 // Opening asks for use that a window begins with: the sum of Feature's use over
@@ -177,6 +179,13 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 		fr.none = len(fr.rows) == 0
 		fr.rows = append(fr.rows, row{key: BucketKey{f.def.Key, ClockNone, 0}, window: forever})
 	}
+	for i := range fr.rows {
+		r := &fr.rows[i]
+		r.use = usher.AllowanceUse{ID: r.entryName(), Sources: r.ids, Unlimited: r.unlimited}
+		if !r.firstUse {
+			r.use.Window = r.window.window()
+		}
+	}
 	for _, c := range fr.rules.caps {
 		cr := capRow{id: c.id, cap: c.cap, window: forever, key: BucketKey{f.def.Key, "cap:" + clockName(c.cap.Per, c.cap.Anchor), 0}}
 		if c.cap.Sliding {
@@ -195,6 +204,10 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 		}
 		cr.opening = w.capAppeared(f, &cr, at)
 		fr.caps = append(fr.caps, cr)
+	}
+	for i := range fr.caps {
+		c := &fr.caps[i]
+		c.use = usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit, Window: c.window.window()}
 	}
 }
 

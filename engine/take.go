@@ -65,7 +65,7 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	now := at.UnixMicro()
 	fr := s.World.frameAt(f, now)
 	buf := q.Buf
-	buf.rows = s.resolve(buf.rows[:0], f, fr, now)
+	s.figures(f, fr, buf, now)
 	if op.Kind == Level {
 		return s.level(f, fr, buf, op, now)
 	}
@@ -76,14 +76,14 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
-	if !s.fits(f, fr, buf, op.Amount, now) || !s.drawFits(f, buf, v) {
+	if !fits(buf, op.Amount) || !s.drawFits(f, buf, v) {
 		e.Overflow = true
 		v.allowed, v.reason = false, f.refusal()
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
 	s.book(f, fr, buf, v, op.Amount, now, &e)
-	buf.rows = s.resolve(buf.rows[:0], f, fr, now)
+	s.figures(f, fr, buf, now)
 	if v.poolFrame != nil && v.poolFrame.dead == "" {
 		buf.pool = s.resolve(buf.pool[:0], f.pool, v.poolFrame, now)
 	}
@@ -103,14 +103,14 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 }
 
 // fits reports whether every bucket can count amount more.
-func (s *Snapshot) fits(f *feature, fr *frame, buf *Buf, amount, at int64) bool {
+func fits(buf *Buf, amount int64) bool {
 	for i := range buf.rows {
 		if n := &buf.rows[i]; satAdd(n.used, n.reserved) > math.MaxInt64-amount {
 			return false
 		}
 	}
-	for i := range fr.caps {
-		if used, _ := s.capUse(f, &fr.caps[i], at); used > math.MaxInt64-amount {
+	for i := range buf.caps {
+		if buf.caps[i].used > math.MaxInt64-amount {
 			return false
 		}
 	}
@@ -340,8 +340,8 @@ func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
 	now := at.UnixMicro()
 	fr := s.World.frameAt(f, now)
 	buf := &Buf{}
-	buf.rows = s.resolve(nil, f, fr, now)
-	return s.fits(f, fr, buf, amount, now)
+	s.figures(f, fr, buf, now)
+	return fits(buf, amount)
 }
 
 // GaugeWindow is the window in µs that a gauge's value at an instant counts in.
