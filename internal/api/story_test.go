@@ -72,7 +72,6 @@ type actor struct {
 	where   string
 	api     *API
 	key     string
-	started bool
 	now     time.Time
 	catalog *usher.Catalog
 	subs    map[string][][2]string // by customer: id and family, oldest first
@@ -90,6 +89,23 @@ func playHTTP(t *testing.T, file, dsn string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The clock is set before there is a catalogue: the first line's time, or 2026.
+	first := "2026-01-01T00:00:00Z"
+	if s.Lines[0].Verb == "at" {
+		first = s.Lines[0].Args[0]
+	}
+	a := newActor(t, dsn, first)
+	a.where = file
+	a.apply(s, "catalog.yaml")
+	for _, line := range s.Lines {
+		a.where = fmt.Sprintf("%s:%d: %s", filepath.Base(file), line.Number, line.Text)
+		a.play(s, line)
+	}
+}
+
+// newActor starts a server on a database, in a sandbox whose clock was set.
+func newActor(t *testing.T, dsn, now string) *actor {
+	t.Helper()
 	ctx := context.Background()
 	must := func(err error) {
 		t.Helper()
@@ -113,19 +129,10 @@ func playHTTP(t *testing.T, file, dsn string) {
 	newID := func(prefix string) string { made++; return fmt.Sprintf("%s%06d", prefix, made) }
 	a.api = New(Config{DB: db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
 		Catalog: catalog.New(catalog.Config{DB: db, Live: l})})
-	a.where = file
-	// The clock is set before there is a catalogue: the first line's time, or 2026.
-	first := "2026-01-01T00:00:00Z"
-	if s.Lines[0].Verb == "at" {
-		first = s.Lines[0].Args[0]
-	}
-	a.call(200, "PUT", "/v1/clock", map[string]any{"now": first})
-	a.now, _ = usher.ParseTime(first)
-	a.apply(s, "catalog.yaml")
-	for _, line := range s.Lines {
-		a.where = fmt.Sprintf("%s:%d: %s", filepath.Base(file), line.Number, line.Text)
-		a.play(s, line)
-	}
+	a.call(200, "PUT", "/v1/clock", map[string]any{"now": now})
+	a.now, err = usher.ParseTime(now)
+	must(err)
+	return a
 }
 
 // call sends a request and returns the body; any other status is fatal.
