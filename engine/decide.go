@@ -94,17 +94,17 @@ func answerPlain(d *usher.Decision, fr *frame) {
 
 // figures computes the figures of a frame's rows and caps.
 func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
-	buf.rows = s.resolve(buf.rows[:0], f, fr, at)
+	list := s.use[f.def.Key]
+	buf.rows = s.resolve(buf.rows[:0], list, f, fr, at)
 	buf.caps = buf.caps[:0]
 	for i := range fr.caps {
-		used, left := s.capUse(f, &fr.caps[i], at)
+		used, left := s.capUse(list, &fr.caps[i], at)
 		buf.caps = append(buf.caps, capNumbers{used, left})
 	}
 }
 
 // resolve computes the figures of a frame's rows.
-func (s *Snapshot) resolve(out []numbers, f *feature, fr *frame, at int64) []numbers {
-	list := s.use[f.def.Key]
+func (s *Snapshot) resolve(out []numbers, list []Bucket, f *feature, fr *frame, at int64) []numbers {
 	for i := range fr.rows {
 		out = append(out, numbers{})
 		s.resolveRow(&out[i], list, f, &fr.rows[i], at)
@@ -142,7 +142,9 @@ func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at 
 		n.used = max(n.used, n.opening)
 		n.opening = n.used - own
 	default:
-		n.opening = satAdd(n.opening, total(list, r.carry))
+		if len(r.carry) > 0 {
+			n.opening = satAdd(n.opening, total(list, r.carry))
+		}
 		n.used = satAdd(n.used, n.opening)
 	}
 	if r.roll != nil {
@@ -305,7 +307,8 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 	if v.poolFrame.dead != "" {
 		return rest
 	}
-	buf.pool = s.resolve(buf.pool[:0], pf, v.poolFrame, at)
+	list := s.use[pf.def.Key]
+	buf.pool = s.resolve(buf.pool[:0], list, pf, v.poolFrame, at)
 	included, room, unlimited := sums(buf.pool)
 	rate := f.def.Draws.Rate
 	if unlimited { // up to what can be counted (S24)
@@ -317,7 +320,7 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 		}
 	}
 	for i := range v.poolFrame.caps {
-		_, left := s.capUse(pf, &v.poolFrame.caps[i], at)
+		_, left := s.capUse(list, &v.poolFrame.caps[i], at)
 		included = min(included, left)
 		room = min(room, left-included)
 	}
@@ -328,8 +331,7 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 }
 
 // capUse is what a cap has counted and what it still lets through.
-func (s *Snapshot) capUse(f *feature, c *capRow, at int64) (used, left int64) {
-	list := s.use[f.def.Key]
+func (s *Snapshot) capUse(list []Bucket, c *capRow, at int64) (used, left int64) {
 	if c.cap.Sliding {
 		used = slidingUse(list, c, at)
 	} else if b := find(list, c.key.Clock, c.key.Start); b >= 0 {

@@ -369,7 +369,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 		if len(g.ent.Allowances) == 0 && f.def.Draws != nil {
 			r.draws = true
 		}
-		if !setLimit || len(g.ent.Allowances) == 0 {
+		if (!setLimit || len(g.ent.Allowances) == 0) && !slices.Contains(r.sources, g.id) {
 			r.sources = append(r.sources, g.id)
 		}
 		why := ""

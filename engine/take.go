@@ -85,7 +85,7 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	s.book(f, fr, buf, v, op.Amount, now, &e)
 	s.figures(f, fr, buf, now)
 	if v.poolFrame != nil && v.poolFrame.dead == "" {
-		buf.pool = s.resolve(buf.pool[:0], f.pool, v.poolFrame, now)
+		buf.pool = s.resolve(buf.pool[:0], s.use[f.pool.def.Key], f.pool, v.poolFrame, now)
 	}
 	s.answer(&e.Decision, f, fr, buf, now, v)
 	e.Decision.Consumed = op.Amount
