@@ -18,6 +18,7 @@ import (
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
+	"github.com/usher-sh/usher/internal/usage"
 )
 
 func TestMain(m *testing.M) { testpg.Main(m) }
@@ -51,6 +52,8 @@ type world struct {
 	s  *Service
 	c  *customers.Service
 	n  atomic.Int64
+
+	months atomic.Int64 // since noon
 }
 
 func newWorld(t testing.TB) *world { return worldOn(t, filepath.Join(t.TempDir(), "usher.db")) }
@@ -62,11 +65,12 @@ func worldOn(t testing.TB, dsn string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	l, err := live.New(t.Context(), live.Config{DB: db, Now: func() time.Time { return noon }})
+	w := &world{t: t, db: db}
+	l, err := live.New(t.Context(), live.Config{DB: db, Now: func() time.Time { return noon.AddDate(0, int(w.months.Load()), 0) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, db: db, l: l, s: New(Config{DB: db, Live: l})}
+	w.l, w.s = l, New(Config{DB: db, Live: l})
 	w.c = customers.New(customers.Config{DB: db, Live: l, NewID: func(p string) string { return fmt.Sprintf("%s%03d", p, w.n.Add(1)) }})
 	return w
 }
@@ -242,6 +246,31 @@ func TestS29_FixedOnceUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.inUse(edit(base, "tokens: {kind: metered, meter: tokens}", "tokens: {kind: credits}"), Options{}, "features.tokens")
+}
+
+// What was counted keeps its meaning, also when its feature was away for a while.
+func TestS29_FixedByRecordedUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.apply(base, Options{})
+	if _, _, err := w.c.PutCustomer(t.Context(), env, customers.Meta{Actor: actor}, "acme", customers.CustomerInput{}); err != nil {
+		t.Fatal(err)
+	}
+	u := usage.New(usage.Config{DB: w.db, Live: w.l})
+	defer u.Close(t.Context())
+	d, err := u.Consume(t.Context(), env, usage.ConsumeOp{Customer: "acme", Feature: "api", Key: "k1", Amount: "1"})
+	if err != nil || !d.Allowed {
+		t.Fatalf("got %+v %v", d, err)
+	}
+	finer := edit(base, "api: {kind: metered, meter: api}", "api: {kind: metered, meter: api, precision: 2}")
+	w.inUse(finer, Options{}, "features.api")
+	without := "usher: 1\nfeatures: {sso: {kind: switch}}\nplans: {free: {default: true, entitlements: {sso: true}}}\n"
+	w.inUse(without, Options{}, "features.api") // its window is open
+	w.months.Store(3)
+	w.inUse(finer, Options{}, "features.api")
+	w.apply(without, Options{})
+	w.inUse(finer, Options{}, "features.api")
+	w.apply(base, Options{})
 }
 
 func TestS31_RemovingWhatIsInUse(t *testing.T) {

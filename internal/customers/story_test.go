@@ -219,6 +219,7 @@ func TestS18_Anchor(t *testing.T) {
 
 	w.put("d", CustomerInput{})
 	w.put("z", CustomerInput{Timezone: "Europe/Berlin"})
+	w.put("f", CustomerInput{})
 	w.put("e", CustomerInput{})
 	w.subscribe("e", NewSubscription{Plan: "pro", StartsAt: atp("2026-06-01T00:00:00Z")})
 	want("a start to come", "e", `[`+created+`,{"from":"2026-06-01T00:00:00Z","anchor":"2026-06-01T00:00:00Z"}]`)
@@ -228,6 +229,9 @@ func TestS18_Anchor(t *testing.T) {
 	want("windows before the first subscription are cut", "d", `[`+created+`,{"from":"2026-03-12T09:00:00Z","anchor":"2026-03-12T09:00:00Z"}]`)
 	w.subscribe("e", NewSubscription{Plan: "pro", StartsAt: atp("2026-05-01T00:00:00Z")})
 	want("a start that never comes is forgotten", "e", `[`+created+`,{"from":"2026-05-01T00:00:00Z","anchor":"2026-05-01T00:00:00Z"}]`)
+
+	w.subscribe("f", NewSubscription{Plan: "pro", StartsAt: atp("2026-02-20T00:00:00Z")})
+	want("a first start from before there was a customer cuts nothing", "f", `[{"from":"2026-03-10T12:00:00Z","anchor":"2026-02-20T00:00:00Z"}]`)
 
 	before := w.load("z").Revision
 	w.put("z", CustomerInput{Timezone: "Europe/Berlin"})
@@ -470,6 +474,9 @@ func TestPatch_When(t *testing.T) {
 	}
 	if s = w.patch(s.ID, SubscriptionPatch{Plan: str("pro"), When: "period_end"}); !s.Scheduled[len(s.Scheduled)-1].At.Equal(at("2027-01-31T00:00:00Z")) {
 		t.Errorf("the period of a yearly plan is a year, got %s", js(s.Scheduled))
+	}
+	if s = w.patch(s.ID, SubscriptionPatch{Status: usher.PastDueSt}); s.Status != usher.PastDueSt || s.Scheduled[0].Status != "" {
+		t.Errorf("a status now cancels a status to come, got %s", js(s))
 	}
 	for _, c := range []struct {
 		in       SubscriptionPatch
