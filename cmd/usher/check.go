@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -98,7 +99,11 @@ func (a *app) showDecision(d object) {
 		line += ", " + words(v)
 	}
 	if n := d.text("remaining"); n != "" {
-		line += ", " + n + " of " + d.text("limit") + " remain"
+		line += ", " + n
+		if limit := d.text("limit"); notZero(limit) != "" || notZero(n) == "" { // credits can remain where no limit is
+			line += " of " + limit
+		}
+		line += " remain"
 	}
 	if d.bool("degraded") {
 		line += " (degraded: the server could not decide)"
@@ -126,7 +131,7 @@ func (a *app) showDecision(d object) {
 }
 
 func notZero(s string) string {
-	if s == "0" || s == "0.0" {
+	if strings.Trim(s, "0.") == "" {
 		return ""
 	}
 	return s

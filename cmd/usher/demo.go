@@ -1,3 +1,222 @@
 package main
-type demoCmd struct{}
-func (demoCmd) Run(a *app) error { return nil }
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/catalog"
+	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+//go:embed demo/catalog.yaml
+var demoCatalog []byte
+
+type demoCmd struct {
+	Listen   string `help:"Where to listen; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	DB       string `name:"db" help:"Keep the demo in this new SQLite file; a temporary one, removed at the end, where nothing is said." placeholder:"FILE"`
+	PortFile string `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
+}
+
+func (c *demoCmd) Run(a *app) (err error) {
+	db := c.DB
+	if db == "" {
+		dir, err := os.MkdirTemp("", "usher-demo-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		db = filepath.Join(dir, "demo.db")
+	} else if _, err := os.Stat(db); err == nil {
+		return usher.Errorf(usher.Conflict, "%s is there already: the demo wants a new file; `usher serve --db %s` serves this one", db, db)
+	}
+	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	s, err := open(a, db, 0, log)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	fmt.Fprintln(a.err, "Making a demo company with a month of use …")
+	var key string
+	events, err := (&demo{server: s, ctx: a, now: time.Now().UTC().Truncate(time.Second)}).make()
+	if err == nil {
+		key, _, err = s.auth.Create(a, usher.Sandbox, "demo", auth.RoleAdmin, time.Time{})
+	}
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	return s.serve(a, c.Listen, c.PortFile, func(address string) error {
+		if a.cli.JSON {
+			return a.printJSON(map[string]any{"url": "http://" + address, "key": key})
+		}
+		_, err := fmt.Fprintf(a.out, demoText, len(demoCustomers), events, time.Since(began).Seconds(), address, key)
+		return err
+	})
+}
+
+const demoText = `A demo company sells a document API: %d customers and %d events, made in %.1f s.
+It is served here; Ctrl-C stops it. In another terminal:
+
+  export USHER_URL=http://%s
+  export USHER_KEY=%s
+
+  usher customer list                      # who there is, and what is interesting about them
+  usher check acme api_calls --amount 10   # may they? yes
+  usher explain over-limit api_calls       # no, and why, and what would change it
+  usher consume acme exports               # decide and take, in one step
+  usher usage acme api_calls --window day --group-by data.endpoint
+`
+
+// demoCustomer is one customer of the demo and what is interesting about it.
+type demoCustomer struct {
+	id, name, zone string
+	plan           string // "" is the default plan
+	began          int    // days ago
+	addons         []customers.AddonInput
+	trial          int          // days until the trial ends; 0: no trial
+	status         usher.Status // set now
+	calls          int          // over the last 30 days
+	pages          int          // documents read over the last 30 days
+}
+
+var demoCustomers = []demoCustomer{
+	{id: "acme", name: "Acme: pro, all well", plan: "pro", began: 100, zone: "America/New_York", calls: 2500, pages: 300},
+	{id: "trial-ends", name: "Tria: the trial ends in two days", plan: "pro", began: 12, trial: 2, calls: 600, pages: 60},
+	{id: "over-limit", name: "Overton: out of API calls", plan: "free", began: 20, zone: "Europe/Berlin", calls: 1300},
+	{id: "past-due", name: "Pastoria: past due, in grace", plan: "pro", began: 45, status: usher.PastDueSt, calls: 1500},
+	{id: "suspended", name: "Susan & Co: suspended", plan: "pro", began: 60, status: usher.Suspended, calls: 800},
+	{id: "canceled", name: "Cancello: canceled", plan: "pro", began: 80, status: usher.Canceled, calls: 900},
+	{id: "exception", name: "Excepta: more retention by override", plan: "pro", began: 30, calls: 1200},
+	{id: "two-addons", name: "Addison: two call packs and the EU", plan: "pro", began: 50, calls: 2500,
+		addons: []customers.AddonInput{{Addon: "api-pack", Quantity: 2}, {Addon: "eu", Quantity: 1}}},
+	{id: "grant-ends", name: "Grantham: a grant that ends tomorrow", plan: "pro", began: 25, calls: 1800},
+	{id: "overage", name: "Overland: in overage", plan: "business", began: 29, calls: 9000, pages: 400},
+	{id: "downgrade", name: "Downing: goes down at the end of the period", plan: "business", began: 40, zone: "Asia/Tokyo", calls: 1500},
+	{id: "unlimited", name: "Unlimited Inc.: enterprise", plan: "enterprise", began: 200, calls: 3000, pages: 500},
+	{id: "brand-new", name: "Nova: came today, on the default plan"},
+}
+
+// demo makes the company.
+type demo struct {
+	*server
+	ctx context.Context
+	now time.Time
+}
+
+const demoEnv = usher.Sandbox
+
+// make puts in all that there is and says how many events that was.
+func (d *demo) make() (int, error) {
+	actor := usher.Actor{Kind: "system"}
+	if _, err := d.catalog.Apply(d.ctx, demoEnv, catalog.Meta{Actor: actor}, demoCatalog, catalog.Options{}); err != nil {
+		return 0, err
+	}
+	if err := d.live.Refresh(d.ctx, demoEnv); err != nil {
+		return 0, err
+	}
+	meta := customers.Meta{Actor: actor}
+	for i := range demoCustomers {
+		if err := d.customer(meta, &demoCustomers[i]); err != nil {
+			return 0, fmt.Errorf("demo customer %s: %w", demoCustomers[i].id, err)
+		}
+	}
+	n, err := d.events()
+	if err != nil {
+		return n, err
+	}
+	for i := range 3 { // some use is taken, not reported
+		_, err := d.usage.Consume(d.ctx, demoEnv, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-" + strconv.Itoa(i), Amount: "1"})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (d *demo) days(n int) *time.Time { t := d.now.AddDate(0, 0, n); return &t }
+
+func (d *demo) customer(meta customers.Meta, c *demoCustomer) error {
+	if _, _, err := d.customers.PutCustomer(d.ctx, demoEnv, meta, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone}); err != nil || c.plan == "" {
+		return err
+	}
+	in := customers.NewSubscription{Plan: c.plan, StartsAt: d.days(-c.began), Addons: c.addons, TrialEnd: customers.MaybeTime{Given: true}}
+	if c.trial > 0 {
+		in.TrialEnd.At = d.days(c.trial)
+	}
+	sub, err := d.customers.Subscribe(d.ctx, demoEnv, meta, c.id, in)
+	if err != nil {
+		return err
+	}
+	if c.status != "" {
+		if _, err := d.customers.PatchSubscription(d.ctx, demoEnv, meta, sub.ID, customers.SubscriptionPatch{Status: c.status}); err != nil {
+			return err
+		}
+	}
+	switch c.id {
+	case "exception":
+		_, err = d.customers.AddOverride(d.ctx, demoEnv, meta, c.id, customers.NewOverride{Feature: "retention", Value: json.RawMessage("180"),
+			Reason: "promised while the contract is negotiated", ExpiresAt: d.days(60)})
+	case "grant-ends":
+		_, err = d.customers.AddGrant(d.ctx, demoEnv, meta, c.id, customers.NewGrant{Feature: "api_calls", Amount: "10000",
+			Reason: "sorry for the outage", ExpiresAt: d.days(1)})
+	case "downgrade":
+		plan := "free"
+		_, err = d.customers.PatchSubscription(d.ctx, demoEnv, meta, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
+	}
+	return err
+}
+
+// events reports a month of use, the same for the same day.
+func (d *demo) events() (int, error) {
+	random := rand.New(rand.NewPCG(7, uint64(d.now.Unix()/86400)))
+	endpoints := []string{"documents", "documents", "documents", "search", "search", "users"}
+	kinds := []string{"contract", "invoice", "letter"}
+	var all []usher.Event
+	add := func(c *demoCustomer, kind string, data map[string]any) error {
+		b, err := json.Marshal(data)
+		ago := time.Duration(random.Int64N(int64(min(30, c.began)) * int64(24*time.Hour)))
+		all = append(all, usher.Event{ID: fmt.Sprintf("%06d", len(all)), Source: "demo", Type: kind, Subject: c.id, Time: d.now.Add(-ago).Truncate(time.Millisecond), Data: b})
+		return err
+	}
+	for i := range demoCustomers {
+		c := &demoCustomers[i]
+		for range c.calls {
+			if err := add(c, "api.request", map[string]any{"endpoint": endpoints[random.IntN(len(endpoints))]}); err != nil {
+				return 0, err
+			}
+		}
+		for range c.pages {
+			if err := add(c, "document.read", map[string]any{"pages": 1 + random.IntN(4), "kind": kinds[random.IntN(len(kinds))]}); err != nil {
+				return 0, err
+			}
+		}
+		for day := range min(c.began, 30) {
+			if day%5 == 0 {
+				if err := add(c, "storage.sampled", map[string]any{"megabytes": 100 + random.IntN(300)}); err != nil {
+					return 0, err
+				}
+			}
+		}
+	}
+	for from := 0; from < len(all); from += 5000 {
+		r, err := d.usage.Ingest(d.ctx, demoEnv, all[from:min(from+5000, len(all))])
+		if err != nil {
+			return 0, err
+		}
+		if len(r.Rejected) > 0 {
+			return 0, fmt.Errorf("demo event %d: %s", from+r.Rejected[0].Index, r.Rejected[0].Message)
+		}
+	}
+	return len(all), nil
+}

@@ -270,4 +270,3 @@ func hasKeys(ctx context.Context, s *auth.Service) (bool, error) {
 	}
 	return false, nil
 }
-
