@@ -62,7 +62,7 @@ func (u *UsageTx) Lock(holders []Holder) (map[Holder]Head, error) {
 		for _, h := range part {
 			args = append(args, string(h.Env), h.Customer)
 		}
-		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN (VALUES `+values(len(part), 2, 1)+`) ORDER BY env, id`+lock, args...)
+		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN (VALUES `+u.db.rows(len(part), 2)+`) ORDER BY env, id`+lock, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -181,7 +181,7 @@ func (u *UsageTx) InsertOps(ops []Op) (int64, error) {
 			args = append(args, o.Key, string(o.Env), o.Route, o.BodyHash, o.Customer, o.Feature, micros(o.At), o.Amount, o.Answer)
 		}
 		k, err := exec(u.ctx, u.tx, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES `+
-			values(len(part), 9, 1)+` ON CONFLICT (key, env) DO NOTHING`, args...)
+			u.db.rows(len(part), 9)+` ON CONFLICT (key, env) DO NOTHING`, args...)
 		if err != nil {
 			return 0, err
 		}
@@ -205,7 +205,7 @@ func (db *DB) Ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
 		for _, k := range part {
 			args = append(args, k.Key, string(k.Env))
 		}
-		rows, err := db.w.QueryContext(ctx, `SELECT env, key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE (key, env) IN (VALUES `+values(len(part), 2, 1)+`)`, args...)
+		rows, err := db.w.QueryContext(ctx, `SELECT env, key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE (key, env) IN (VALUES `+db.rows(len(part), 2)+`)`, args...)
 		if err != nil {
 			return nil, db.fault(err)
 		}
@@ -254,7 +254,7 @@ func (u *UsageTx) EventHashes(keys []EventKey) (map[EventKey][]byte, error) {
 		for _, k := range part {
 			args = append(args, k.ID, k.Source, string(k.Env))
 		}
-		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, source, hash FROM event WHERE (id, source, env) IN (VALUES `+values(len(part), 3, 1)+`)`, args...)
+		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, source, hash FROM event WHERE (id, source, env) IN (VALUES `+u.db.rows(len(part), 3)+`)`, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -296,7 +296,7 @@ func (u *UsageTx) InsertEvents(events []EventRow) (int64, error) {
 			args = append(args, e.ID, e.Source, string(e.Env), e.Customer, e.Type, micros(e.At), micros(e.ReceivedAt), e.Hash, e.Data, e.Entries)
 		}
 		k, err := exec(u.ctx, u.tx, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries) VALUES `+
-			values(len(part), 10, 1)+` ON CONFLICT (id, source, env) DO NOTHING`, args...)
+			u.db.rows(len(part), 10)+` ON CONFLICT (id, source, env) DO NOTHING`, args...)
 		if err != nil {
 			return 0, err
 		}
@@ -316,7 +316,7 @@ func (u *UsageTx) PutBuckets(h Holder, buckets []engine.Bucket) error {
 			}
 			args = append(args, h.Customer, string(h.Env), b.Feature, b.Clock, b.Start, b.End, unlimited, b.Limit, b.Opening, b.Used, b.Reserved, b.Overage, b.Excess, b.At)
 		}
-		_, err := exec(u.ctx, u.tx, `INSERT INTO bucket (customer, env, `+bucketColumns+`) VALUES `+values(len(part), 14, 1)+`
+		_, err := exec(u.ctx, u.tx, `INSERT INTO bucket (customer, env, `+bucketColumns+`) VALUES `+u.db.rows(len(part), 14)+`
 			ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited, lim = excluded.lim,
 			opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage, excess = excluded.excess, at = excluded.at`, args...)
 		if err != nil {
@@ -381,7 +381,7 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
 		for _, k := range part {
 			args = append(args, k.Customer, string(k.Env), k.Feature, k.Minute, k.Value, rollups[k].Used, rollups[k].At)
 		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup (customer, env, feature, minute_at, clock, used, at) VALUES `+values(len(part), 7, 1)+
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup (customer, env, feature, minute_at, clock, used, at) VALUES `+u.db.rows(len(part), 7)+
 			` ON CONFLICT (customer, env, feature, minute_at, clock) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup."), args...); err != nil {
 			return err
 		}
@@ -391,7 +391,7 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
 		for _, k := range part {
 			args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, k.Value, k.Minute, rollups[k].Used, rollups[k].At)
 		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup_dim (customer, env, feature, dimension, value, minute_at, used, at) VALUES `+values(len(part), 8, 1)+
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup_dim (customer, env, feature, dimension, value, minute_at, used, at) VALUES `+u.db.rows(len(part), 8)+
 			` ON CONFLICT (customer, env, feature, dimension, minute_at, value) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup_dim."), args...); err != nil {
 			return err
 		}
@@ -431,4 +431,14 @@ func (u *UsageTx) Tell(node string, n int64, at time.Time, holders []Holder) err
 	}
 	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, $2, $3, $4)`, node, n, micros(at), string(body))
 	return err
+}
+
+// rows is values from $1 on. On SQLite it has no numbers: each numbered
+// parameter is a name there, which is looked up along a list of all of them.
+func (db *DB) rows(n, width int) string {
+	if db.dialect == Postgres {
+		return values(n, width, 1)
+	}
+	row := "(" + strings.Repeat("?,", width-1) + "?)"
+	return strings.Repeat(row+",", n-1) + row
 }

@@ -60,7 +60,7 @@ type clock struct{ us atomic.Int64 }
 
 func (c *clock) now() time.Time  { return time.UnixMicro(c.us.Load()).UTC() }
 func (c *clock) set(t time.Time) { c.us.Store(t.UnixMicro()) }
-func at(t *testing.T, s string) time.Time {
+func at(t testing.TB, s string) time.Time {
 	t.Helper()
 	v, err := usher.ParseTime(s)
 	if err != nil {
@@ -89,7 +89,7 @@ func each(t *testing.T, story func(t *testing.T, dsn string)) {
 	})
 }
 
-func start(t *testing.T, dsn string, c *clock) *node {
+func start(t testing.TB, dsn string, c *clock) *node {
 	t.Helper()
 	ctx := t.Context()
 	db, err := store.Open(ctx, store.Config{DSN: dsn})
@@ -117,7 +117,7 @@ func start(t *testing.T, dsn string, c *clock) *node {
 }
 
 // found sets up the catalogue and one customer.
-func (n *node) found(t *testing.T, c *clock, customers ...string) {
+func (n *node) found(t testing.TB, c *clock, customers ...string) {
 	t.Helper()
 	ctx := t.Context()
 	cat, err := catalogfile.Parse("test", []byte(catalogue))
