@@ -148,7 +148,6 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			for _, rs := range w.rollovers(f, r) {
 				fr.rows = append(fr.rows, rs.row)
 				slots = append(slots, placed{rs.slot, len(fr.rows) - 1})
-				narrow(span{minMicro, rs.row.window.end})
 			}
 		}
 	}

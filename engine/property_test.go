@@ -390,3 +390,44 @@ func TestS24_NothingWraps(t *testing.T) {
 		}
 	})
 }
+
+// TestS18_WindowsTile: whatever anchors and zones come, the windows of a clock
+// follow each other without gap or overlap.
+func TestS18_WindowsTile(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		per := drawPeriod(t)
+		if per.Unit == usher.Lifetime {
+			per = usher.Period{Every: 1, Unit: usher.Quarter}
+		}
+		anchor := rapid.SampledFrom([]usher.Anchor{usher.AnchorSubscription, usher.AnchorCalendar}).Draw(t, "anchor kind")
+		f := drawFacts(t)
+		p := usher.Plan{Key: "p", Family: "main", Default: true, Entitlements: map[string]*usher.Entitlement{"api": {Allowances: []usher.Allowance{{Limit: 9, Per: per, Anchor: anchor}}}}}
+		c := &usher.Catalog{Features: map[string]*usher.Feature{"api": {Key: "api", Kind: usher.Metered}}, Plans: map[string]*usher.Plan{"p": &p}}
+		w := engine.NewWorld(engine.Facts{Book: engine.NewBook(c, []usher.PlanVersion{{Version: 1, Plan: p}}, nil), Customer: f.Customer})
+		l := newLedger()
+		window := func(at time.Time) usher.Window {
+			return *engine.Decide(l.snapshot(w, "api", at), engine.Query{Feature: "api"}, at).Window
+		}
+		at := epoch
+		for range 40 {
+			win := window(at)
+			if !win.Start.Before(win.End) || at.Before(win.Start) || !at.Before(win.End) {
+				t.Fatalf("%v is not in its window %v", at, win)
+			}
+			for _, inside := range []time.Time{win.Start, win.End.Add(-time.Microsecond)} {
+				if inside.Before(epoch) { // before the customer was
+					continue
+				}
+				if got := window(inside); got != win {
+					t.Fatalf("window of %v is %v, of %v %v", at, win, inside, got)
+				}
+			}
+			next := window(win.End)
+			if !next.Start.Equal(win.End) {
+				t.Fatalf("%v is followed by %v", win, next)
+			}
+			at = win.End
+		}
+	})
+}
