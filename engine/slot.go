@@ -324,12 +324,12 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Value {
 	switch rule {
 	case usher.CombineMax:
-		if y.Int > x.Int {
+		if rank(f, y) > rank(f, x) {
 			return y
 		}
 		return x
 	case usher.CombineMin:
-		if y.Int < x.Int {
+		if rank(f, y) < rank(f, x) {
 			return y
 		}
 		return x
@@ -341,6 +341,15 @@ func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Val
 		return &usher.Value{List: slices.Compact(all)}
 	}
 	return y
+}
+
+// rank places a value in its order. An enum's is that of the feature as it is
+// now, because values may have been added since a plan was published.
+func rank(f *usher.Feature, v *usher.Value) int64 {
+	if f.Type == usher.TypeEnum {
+		return int64(slices.Index(f.Values, v.Text))
+	}
+	return v.Int
 }
 
 func scale(v *usher.Value, times int64) *usher.Value {
