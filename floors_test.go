@@ -162,7 +162,11 @@ func roomBreaches(room string, files []file) (lines []string) {
 		return strings.HasPrefix(strings.Join(strings.Fields(f.Doc.Text()), " ")+" ", opening)
 	}
 	if len(code) > 0 && !slices.ContainsFunc(code, says) {
-		lines = append(lines, room+`: has no package comment: say in one sentence what the room does and what it refuses to do ("Package `+code[0].Name.Name+` …")`)
+		begin := "Package " + code[0].Name.Name
+		if code[0].Name.Name == "main" {
+			begin = "Command " + path.Base(room)
+		}
+		lines = append(lines, room+`: has no package comment: say in one sentence what the room does and what it refuses to do ("`+begin+` …")`)
 	}
 	return lines
 }
