@@ -1,5 +1,5 @@
-// Usher is the program: the server, and the commands that talk to one. It wires
-// the rooms together and refuses to decide anything itself: every answer that it
+// Command usher is the server, and the commands that talk to one. It wires the
+// rooms together and refuses to decide anything itself: every answer that it
 // prints is the server's.
 package main
 
