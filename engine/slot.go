@@ -64,7 +64,6 @@ type capRule struct {
 // one difference between deciding and explaining.
 type trace struct {
 	considered []usher.SourceTrace
-	notes      []string
 }
 
 func (t *trace) source(id, gives string, used bool, why string) {
