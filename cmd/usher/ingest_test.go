@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// taker is a server that takes events and remembers their ids; answer may refuse.
+type taker struct {
+	mu     sync.Mutex
+	ids    []string
+	calls  int
+	answer func(call int, w http.ResponseWriter) bool // true: it has answered
+}
+
+func (s *taker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	var events []struct{ ID string }
+	if s.answer != nil && s.answer(s.calls, w) {
+		io.Copy(io.Discard, r.Body)
+		return
+	}
+	if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	for _, e := range events {
+		s.ids = append(s.ids, e.ID)
+	}
+	fmt.Fprintf(w, `{"accepted":%d,"duplicates":0,"rejected":[]}`, len(events))
+}
+
+func problem(w http.ResponseWriter, status int, code string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"code":%q,"detail":"no: %s"}`, code, code)
+}
+
+// numbered writes a file with a header of h and n rows made by row.
+func numbered(t *testing.T, name, h string, n int, row string) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString(h)
+	for i := 1; i <= n; i++ {
+		b.WriteString(strings.ReplaceAll(row, "N", fmt.Sprint(i)))
+	}
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func upTo(n int, form string) []string {
+	var all []string
+	for i := 1; i <= n; i++ {
+		all = append(all, fmt.Sprintf(form, i))
+	}
+	return all
+}
+
+// TestIngestGoesOn: an ingest that was cut off goes on after the last batch that
+// was recorded, with the right row numbers; --restart begins anew.
+func TestIngestGoesOn(t *testing.T) {
+	t.Parallel()
+	files := map[string]struct {
+		file string
+		args []string
+		form string
+	}{
+		"ndjson": {numbered(t, "e.ndjson", "", 2500, `{"specversion":"1.0","id":"N","source":"s","type":"t","subject":"c"}`+"\n"), nil, "%d"},
+		"csv": {numbered(t, "e.csv", "\ufeffName,Text\r\n", 2500, "N,\"two\r\nlines, N\"\r\n"),
+			[]string{"--map", "id=row-{row},source==s,type==t,subject==c,data.text=Text,data.name=Name"}, "row-%d"},
+	}
+	for name, test := range files {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &taker{answer: func(call int, w http.ResponseWriter) bool {
+				if call == 3 {
+					problem(w, http.StatusForbidden, "forbidden")
+				}
+				return call == 3
+			}}
+			web := httptest.NewServer(s)
+			defer web.Close()
+			env := []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}
+			args := append([]string{"ingest", test.file}, test.args...)
+			if _, errs, code := runUsher(t, env, args...); code != exitUsage || !strings.Contains(errs, "no: forbidden") {
+				t.Fatalf("cut off: exit code %d: %s", code, errs)
+			}
+			if len(s.ids) != 2000 {
+				t.Fatalf("got %d events before the cut, want 2000", len(s.ids))
+			}
+			out, errs, code := runUsher(t, env, args...)
+			if code != exitDone || !strings.HasPrefix(out, "2500 accepted") || !strings.Contains(errs, "going on after line") {
+				t.Fatalf("going on: exit code %d: %s%s", code, out, errs)
+			}
+			if want := upTo(2500, test.form); !slices.Equal(s.ids, want) {
+				t.Errorf("got %d events, want each of %d once and in order; the first after the cut is %s", len(s.ids), len(want), s.ids[min(2000, len(s.ids)-1)])
+			}
+			if _, err := os.Stat(test.file + sidecarSuffix); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the sidecar is left behind: %v", err)
+			}
+		})
+	}
+}
+
+// TestIngestRestart: a sidecar is left alone where it is another file's by now,
+// or with --restart.
+func TestIngestRestart(t *testing.T) {
+	t.Parallel()
+	s := &taker{}
+	web := httptest.NewServer(s)
+	defer web.Close()
+	env := []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}
+	file := numbered(t, "e.ndjson", "", 1500, `{"id":"N"}`+"\n")
+	cut := func() {
+		t.Helper()
+		s.answer = func(_ int, w http.ResponseWriter) bool {
+			if len(s.ids) >= 1000 {
+				problem(w, http.StatusForbidden, "forbidden")
+				return true
+			}
+			return false
+		}
+		if _, errs, code := runUsher(t, env, "ingest", file); code != exitUsage {
+			t.Fatalf("exit code %d: %s", code, errs)
+		}
+		s.answer, s.ids = nil, nil
+	}
+	cut()
+	if _, errs, code := runUsher(t, env, "ingest", "--restart", file); code != exitDone || len(s.ids) != 1500 {
+		t.Errorf("--restart: exit code %d, %d events: %s", code, len(s.ids), errs)
+	}
+	s.ids = nil
+	cut()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[7] = '9'
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := runUsher(t, env, "ingest", file); code != exitDone || len(s.ids) != 1500 {
+		t.Errorf("another file: exit code %d, %d events: %s", code, len(s.ids), errs)
+	}
+}
+
+// TestIngestWaits: a busy server is waited for as long as it says.
+func TestIngestWaits(t *testing.T) {
+	t.Parallel()
+	s := &taker{answer: func(call int, w http.ResponseWriter) bool {
+		if call > 2 {
+			return false
+		}
+		w.Header().Set("Retry-After", "1")
+		problem(w, []int{429, 503}[call-1], []string{"rate_limited", "unavailable"}[call-1])
+		return true
+	}}
+	web := httptest.NewServer(s)
+	defer web.Close()
+	file := numbered(t, "e.ndjson", "", 3, `{"id":"N"}`+"\n")
+	out, errs, code := runUsher(t, []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}, "ingest", file)
+	if code != exitDone || s.calls != 3 || !strings.HasPrefix(out, "3 accepted") {
+		t.Errorf("exit code %d after %d calls: %s%s", code, s.calls, out, errs)
+	}
+}
+
+// TestIngestFindsTheLine: a line for which a server refuses the whole request is
+// found, and its neighbours are recorded.
+func TestIngestFindsTheLine(t *testing.T) {
+	t.Parallel()
+	s := &taker{}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(b), `"id":"77"`) {
+			problem(w, http.StatusBadRequest, "invalid")
+			return
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(b)))
+		s.ServeHTTP(w, r)
+	}))
+	defer web.Close()
+	file := numbered(t, "e.ndjson", "", 100, `{"id":"N"}`+"\n")
+	out, errs, code := runUsher(t, []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}, "ingest", file)
+	if code != exitUsage || !strings.HasPrefix(out, "99 accepted, 0 duplicates, 1 rejected") || !strings.Contains(errs, "e.ndjson:77: invalid") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+}
+
+// TestMapping: what becomes of a row.
+func TestMapping(t *testing.T) {
+	t.Parallel()
+	const header, values = "Id,When,N,Text,row\n", "7,2026-03-29 02:30:00.1234567,1.50,0012,r\n"
+	for _, test := range []struct{ name, maps, zone, want string }{
+		{"columns", "id=Id,source==a,b,type==t,subject=Text", "", `{"id":"7","source":"a,b","specversion":"1.0","subject":"0012","type":"t"}`},
+		{"templates", "id={file}#{line}-{row%3},source==s,type=x{Text}y,subject=c-{row%2}", "", `{"id":"f.csv#2-1","source":"s","specversion":"1.0","subject":"c-1","type":"x0012y"}`},
+		{"a column wins", "id=row,source==s,type==t,subject=line", "", `{"id":"r","source":"s","specversion":"1.0","subject":"2","type":"t"}`},
+		{"numbers", "id=Id,source==s,type==t,subject==c,data.n=N,data.deep.text=Text", "", `{"data":{"deep":{"text":"0012"},"n":1.50},"id":"7","source":"s","specversion":"1.0","subject":"c","type":"t"}`},
+		{"time", "id=Id,source==s,type==t,subject==c,time=When", "America/New_York", `{"id":"7","source":"s","specversion":"1.0","subject":"c","time":"2026-03-29T06:30:00.1234567Z","type":"t"}`},
+		{"no zone", "id=Id,source==s,type==t,subject==c,time=When", "", "error: --timezone UTC"},
+		{"no column", "id=Nr,source==s,type==t,subject==c", "", `error: the header has "Id", "When", "N", "Text", "row"`},
+		{"no hole", "id=x{Nr},source==s,type==t,subject==c", "", `error: no column "Nr"`},
+		{"twice", "id=Id,id=N,source==s,type==t,subject==c", "", "error: id is given twice"},
+		{"missing", "id=Id", "", "error: source is missing"},
+		{"zone", "id=Id,source==s,type==t,subject==c", "Mars", `error: no time zone "Mars"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := func() (string, error) {
+				m, err := parseMapping([]string{test.maps}, test.zone)
+				if err != nil {
+					return "", err
+				}
+				r, err := newCSV("/tmp/f.csv", strings.NewReader(header+values), m, place{Line: 1})
+				if err != nil {
+					return "", err
+				}
+				it, err := r.next()
+				if it.wrong != "" {
+					return it.wrong, err
+				}
+				return string(it.event), err
+			}()
+			want, isError := strings.CutPrefix(test.want, "error: ")
+			if isError != (err != nil) || !isError && got != want || isError && !strings.Contains(err.Error(), want) {
+				t.Errorf("got %s, %v; want %s", got, err, test.want)
+			}
+		})
+	}
+}
