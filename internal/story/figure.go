@@ -76,8 +76,8 @@ func Figure(d *usher.Decision, name string) string {
 		var fields struct {
 			Value json.RawMessage `json:"value"`
 		}
-		text, _ := json.Marshal(d) // cannot fail
-		_ = json.Unmarshal(text, &fields)
+		text, _ := json.Marshal(d)
+		json.Unmarshal(text, &fields)
 		return cmp.Or(string(fields.Value), "-")
 	case "rows":
 		var ids []string
