@@ -74,7 +74,7 @@ func (c *consumeCmd) Run(a *app) error {
 		c.IdempotencyKey = key.String()
 	}
 	d, err := a.ask("POST", "/v1/consume", body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "key", c.IdempotencyKey), a.showDecision)
-	if err != nil {
+	if err != nil && exitCode(err) == exitFault { // whether it was taken is not known
 		fmt.Fprintf(a.err, "usher: the key was %s: the same command with --idempotency-key %s never takes twice\n", c.IdempotencyKey, c.IdempotencyKey)
 	}
 	return verdict(d, err)

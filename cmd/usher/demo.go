@@ -24,12 +24,17 @@ import (
 var demoCatalog []byte
 
 type demoCmd struct {
-	Listen   string `help:"Where to listen; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Listen   string `help:"Where to listen; port 0 takes a free one; ${default} where nothing is said." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	DB       string `name:"db" help:"Keep the demo in this new SQLite file; a temporary one, removed at the end, where nothing is said." placeholder:"FILE"`
 	PortFile string `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
 }
 
 func (c *demoCmd) Run(a *app) (err error) {
+	listener, err := listen(c.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
 	db := c.DB
 	if db == "" {
 		dir, err := os.MkdirTemp("", "usher-demo-")
@@ -56,7 +61,7 @@ func (c *demoCmd) Run(a *app) (err error) {
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
-	return s.serve(a, c.Listen, c.PortFile, func(address string) error {
+	return s.serve(a, listener, c.PortFile, func(address string) error {
 		if a.cli.JSON {
 			return a.printJSON(map[string]any{"url": "http://" + address, "key": key})
 		}

@@ -186,7 +186,8 @@ func (c *ingestCmd) stream(a *app, cl *client, name string, in io.Reader, side *
 			return t, err
 		}
 		if err := side.save(after, t); err != nil {
-			return t, err
+			fmt.Fprintf(a.err, "usher: cannot note beside %s how far it was sent, so a stop begins anew (nothing is counted twice): %s\n", name, err)
+			side = nil
 		}
 		p.at(after.Offset, len(batch))
 	}

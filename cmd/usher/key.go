@@ -56,7 +56,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 			return err
 		}
 		if a.cli.JSON {
-			return a.printJSON(map[string]string{"id": k.ID, "env": string(k.Env), "role": k.Role, "name": k.Name, "expires_at": stamp(k.ExpiresAt), "key": key})
+			return a.printJSON(body("id", k.ID, "env", string(k.Env), "role", k.Role, "name", k.Name, "expires_at", stamp(k.ExpiresAt), "key", key))
 		}
 		fmt.Fprintln(a.out, key)
 		return nil

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -64,10 +65,15 @@ func take(client *http.Client, url, apiKey, key string) (d taken, ok bool) {
 	return d, err == nil && res.StatusCode == http.StatusOK && json.Unmarshal(b, &d) == nil
 }
 
-// TestKill: a server that is killed while it works has forgotten nothing that it
-// acknowledged, and counts nothing twice.
+// TestKill: a server that is killed, or told to stop, while it works has
+// forgotten nothing that it acknowledged, and counts nothing twice.
 func TestKill(t *testing.T) {
 	t.Parallel()
+	t.Run("killed", func(t *testing.T) { t.Parallel(); testKill(t, os.Kill) })
+	t.Run("stopped", func(t *testing.T) { t.Parallel(); testKill(t, syscall.SIGTERM) })
+}
+
+func testKill(t *testing.T, signal os.Signal) {
 	dir := t.TempDir()
 	out, errs, code := runUsher(t, nil, "init", "--json", "--db", filepath.Join(dir, "usher.db"))
 	var keys map[string]string
@@ -126,8 +132,10 @@ func TestKill(t *testing.T) {
 	case <-stopped:
 		t.Fatalf("every worker failed after %d answers", total.Load())
 	}
-	p.Process.Kill() // SIGKILL, while all workers go on
-	p.Wait()
+	p.Process.Signal(signal) // while all workers go on
+	if err := p.Wait(); err != nil && signal != os.Kill {
+		t.Errorf("the server did not stop cleanly: %v", err)
+	}
 	wg.Wait()
 
 	p = startServer(t, dir, "port2")

@@ -32,7 +32,7 @@ const (
 var errNo = errors.New("no")
 
 type cli struct {
-	URL  string `help:"Where the server is." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	URL  string `help:"Where the server is; ${default} where nothing is said." default:"http://127.0.0.1:8080" placeholder:"URL"`
 	Key  string `help:"API key, better given as USHER_KEY." placeholder:"usk_…"`
 	JSON bool   `name:"json" help:"Print JSON instead of text for people."`
 
@@ -64,12 +64,11 @@ type cli struct {
 // app is what a command works with.
 type app struct {
 	context.Context
-	in   io.Reader
-	out  io.Writer
-	err  io.Writer
-	cli  *cli
-	tty  terminals
-	file *os.File // standard input, where it is one
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+	cli *cli
+	tty terminals
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -81,7 +80,7 @@ func run(args []string) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	a := &app{Context: ctx, in: os.Stdin, out: os.Stdout, err: os.Stderr, cli: &cli{}, tty: findTerminals(), file: os.Stdin}
+	a := &app{Context: ctx, in: os.Stdin, out: os.Stdout, err: os.Stderr, cli: &cli{}, tty: findTerminals()}
 	defer func() {
 		if p := recover(); p != nil {
 			e, ok := p.(exited)
@@ -116,6 +115,10 @@ func (a *app) fail(err error) int {
 		return exitNo
 	}
 	fmt.Fprintf(a.err, "usher: %s\n", message(err))
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
 	var e *usher.Error
 	var path *fs.PathError
 	switch {

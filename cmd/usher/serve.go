@@ -33,22 +33,27 @@ import (
 
 type serveCmd struct {
 	DB           string        `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
-	Listen       string        `help:"Where to listen; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Listen       string        `help:"Where to listen; port 0 takes a free one; ${default} where nothing is said." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	PortFile     string        `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
 	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
 }
 
 func (c *serveCmd) Run(a *app) error {
+	listener, err := listen(c.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: c.LogLevel}))
 	s, err := open(a, c.DB, c.PollInterval, log)
 	if err != nil {
 		return err
 	}
-	if err := c.greet(a, s); err != nil {
+	if err := greet(a, s); err != nil {
 		return errors.Join(err, s.close())
 	}
-	return s.serve(a, c.Listen, c.PortFile, func(address string) error {
+	return s.serve(a, listener, c.PortFile, func(address string) error {
 		if a.cli.JSON {
 			return a.printJSON(map[string]string{"url": "http://" + address})
 		}
@@ -58,7 +63,7 @@ func (c *serveCmd) Run(a *app) error {
 }
 
 // greet makes the first keys where there are none.
-func (c *serveCmd) greet(a *app, s *server) error {
+func greet(a *app, s *server) error {
 	has, err := hasKeys(a, s.auth)
 	if err != nil || has {
 		return err
@@ -155,14 +160,19 @@ func newID(prefix string) string {
 // stopWithin bounds how long requests that run may take once a stop is asked.
 const stopWithin = 15 * time.Second
 
+// listen comes before all else, so that a place that is taken changes nothing.
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, wrong("cannot listen at %q: %s; --listen or USHER_LISTEN names another place", address, reason(err))
+	}
+	return l, nil
+}
+
 // serve answers until ctx ends, then finishes what runs, commits what is
 // queued, and closes. ready is told the address.
-func (s *server) serve(ctx context.Context, listen, portFile string, ready func(address string) error) (err error) {
+func (s *server) serve(ctx context.Context, listener net.Listener, portFile string, ready func(address string) error) (err error) {
 	defer func() { err = errors.Join(err, s.close()) }()
-	listener, err := net.Listen("tcp", listen)
-	if err != nil {
-		return wrong("cannot listen at %q: %s; --listen or USHER_LISTEN names another place", listen, reason(err))
-	}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" && s.stopping.Load() {
 			http.Error(w, "stopping", http.StatusServiceUnavailable)
@@ -170,7 +180,7 @@ func (s *server) serve(ctx context.Context, listen, portFile string, ready func(
 		}
 		s.handler.ServeHTTP(w, r)
 	})
-	srv := api.NewServer(listen, h)
+	srv := api.NewServer(listener.Addr().String(), h)
 	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()

@@ -4,20 +4,26 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/usher-sh/usher"
 )
 
 type usageCmd struct {
 	Customer string `arg:"" help:"The customer's id."`
 	Feature  string `arg:"" help:"A metered feature's key."`
 	From     string `env:"-" help:"From this instant on; 30 days before --to where nothing is said." placeholder:"T"`
-	To       string `env:"-" help:"Up to this instant, without it; the end of this minute where nothing is said." placeholder:"T"`
+	To       string `env:"-" help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
 	Window   string `env:"-" help:"minute, hour, day or month; days and months are the customer's." default:"day" enum:"minute,hour,day,month"`
 	GroupBy  string `env:"-" help:"A dimension of the feature's meter, such as data.model." placeholder:"PATH"`
 }
 
 func (c *usageCmd) Run(a *app) error {
 	if c.To == "" {
-		c.To = time.Now().UTC().Truncate(time.Minute).Add(time.Minute).Format(time.RFC3339)
+		now, err := a.present()
+		if err != nil {
+			return err
+		}
+		c.To = now.UTC().Truncate(time.Minute).Add(time.Minute).Format(time.RFC3339)
 	}
 	if c.From == "" {
 		to, err := time.Parse(time.RFC3339, c.To)
@@ -48,4 +54,21 @@ func (c *usageCmd) Run(a *app) error {
 		err = shown
 	}
 	return err
+}
+
+// present is the environment's time, or this machine's where the key may not
+// ask.
+func (a *app) present() (time.Time, error) {
+	cl, err := a.client()
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, o, err := cl.call(a, "GET", "/v1/clock", nil)
+	if usher.ErrorCode(err) == usher.Forbidden {
+		return time.Now(), nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Parse(time.RFC3339, o.text("now"))
 }
