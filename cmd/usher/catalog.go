@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/usher-sh/usher/internal/catalogfile"
@@ -21,7 +20,7 @@ func (c *validateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	cat, err := catalogfile.Parse(filepath.Base(c.File), src)
+	cat, err := catalogfile.Parse(c.File, src)
 	if err != nil {
 		return err
 	}
@@ -42,7 +41,7 @@ func (a *app) readFile(name string) ([]byte, error) {
 
 // putCatalog checks a file here, so that places name it, and sends it.
 func (a *app) putCatalog(c *client, file string, src []byte, query url.Values) ([]byte, object, error) {
-	if _, err := catalogfile.Parse(filepath.Base(file), src); err != nil {
+	if _, err := catalogfile.Parse(file, src); err != nil {
 		return nil, nil, err
 	}
 	b, err := c.send(a, "PUT", "/v1/catalog?"+query.Encode(), "application/yaml", src)

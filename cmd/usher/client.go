@@ -34,7 +34,9 @@ func (a *app) client() (*client, error) {
 	if strings.ContainsAny(a.cli.Key, " \r\n\t") {
 		return nil, wrong("the API key (--key, USHER_KEY) holds white space: it is one word that begins with usk_")
 	}
-	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute}}, nil
+	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute,
+		// Following would turn a POST into a GET: better to say that the address is another.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // maxAnswer bounds what is read of an answer.
@@ -96,6 +98,9 @@ func refusal(res *http.Response, b []byte) error {
 	}
 	if json.Unmarshal(b, &p) != nil || p.Detail == "" {
 		p.Detail = "the server at " + res.Request.URL.Host + " answered " + res.Status + ": is it usher?"
+		if to := res.Header.Get("Location"); to != "" {
+			p.Detail = "the server at " + res.Request.URL.Host + " sends on to " + to + ": give that address as --url or USHER_URL"
+		}
 	}
 	e := &usher.Error{Code: p.Code, Detail: p.Detail, Problems: p.Errors}
 	switch {
