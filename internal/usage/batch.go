@@ -38,7 +38,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	takes, followers := u.known(takes)
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
-			return nil
+			return u.follow(followers)
 		}
 		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}}
 		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error { return b.run(tx, takes, bodies) })
@@ -48,10 +48,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			for _, t := range takes {
 				u.replays.put(t)
 			}
-			for _, f := range followers {
-				f.answer(f.leader.stored())
-			}
-			return nil
+			return u.follow(followers)
 		case errors.Is(err, errStale):
 			for env := range b.environments() {
 				if err := u.cfg.Live.Refresh(ctx, env); err != nil {
@@ -79,21 +76,33 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 // known answers takes whose keys were seen a moment ago, and sets aside those
 // whose key stands twice in the batch: they follow the first.
 func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
-	leaders := map[store.OpKey]*take{}
+	seen := map[store.OpKey]bool{}
 	for _, t := range takes {
 		if op, ok := u.replays.get(t.opKey()); ok {
 			t.answer(op)
 			continue
 		}
-		if l := leaders[t.opKey()]; l != nil {
-			t.leader = l
+		if seen[t.opKey()] {
 			followers = append(followers, t)
 			continue
 		}
-		leaders[t.opKey()] = t
+		seen[t.opKey()] = true
 		first = append(first, t)
 	}
 	return first, followers
+}
+
+// follow answers takes whose key stood before them in the batch, now that it has
+// an answer.
+func (u *Usage) follow(followers []*take) error {
+	for _, f := range followers {
+		op, ok := u.replays.get(f.opKey())
+		if !ok {
+			return fmt.Errorf("usage: key %q was committed and has no answer", f.op.Key)
+		}
+		f.answer(op)
+	}
+	return nil
 }
 
 // replay answers the takes whose keys are stored and returns the rest.

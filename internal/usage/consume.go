@@ -32,7 +32,6 @@ type take struct {
 	op       ConsumeOp
 	amount   int64
 	hash     []byte
-	leader   *take // the take of the same key that stands before this one in the batch
 	at       time.Time
 	decision usher.Decision
 	entries  []engine.Entry
@@ -115,9 +114,6 @@ func (t *take) row() store.Op {
 	return store.Op{Env: t.env, Key: t.op.Key, Route: routeConsume, BodyHash: t.hash, Customer: t.op.Customer, Feature: t.op.Feature,
 		At: t.at, Amount: t.amount, Answer: encodeAnswer(&t.decision, t.entries)}
 }
-
-// stored is the row of a take that was committed.
-func (t *take) stored() store.Op { return t.row() }
 
 // answer gives a take the answer that is stored under its key, or a KeyReused
 // error where that was to another call.

@@ -437,3 +437,31 @@ func TestS33_NotConsumable(t *testing.T) {
 		t.Errorf("the answer was not kept: %+v", d)
 	}
 }
+
+// Many retries of one key at once, on a process that has never seen it, all get
+// the first answer.
+func TestS13_RetriesAtOnceAfterARestart(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		c := &clock{}
+		c.set(at(t, "2026-03-31T10:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		n.consume(t, "exports", "a", 30)
+		again := usage.New(usage.Config{DB: n.db, Live: n.live})
+		defer again.Close(context.Background())
+		var wg sync.WaitGroup
+		for range 200 {
+			wg.Go(func() {
+				d, err := again.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "a", Amount: "30"})
+				if err != nil || !d.Allowed || !d.Replayed || d.Used != 30 {
+					t.Errorf("%+v, %v", d, err)
+				}
+			})
+		}
+		wg.Wait()
+		if d := n.check(t, "exports"); d.Used != 30 {
+			t.Errorf("used %d, want 30", d.Used)
+		}
+	})
+}
