@@ -42,6 +42,20 @@ func (s *taker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"accepted":%d,"duplicates":0,"rejected":[]}`, len(events))
 }
 
+// set begins anew with another answer.
+func (s *taker) set(answer func(call int, w http.ResponseWriter) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer, s.ids = answer, nil
+}
+
+// got is what was taken so far.
+func (s *taker) got() (ids []string, calls int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ids), s.calls
+}
+
 func problem(w http.ResponseWriter, status int, code string) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
@@ -100,15 +114,16 @@ func TestIngestGoesOn(t *testing.T) {
 			if _, errs, code := runUsher(t, env, args...); code != exitUsage || !strings.Contains(errs, "no: forbidden") {
 				t.Fatalf("cut off: exit code %d: %s", code, errs)
 			}
-			if len(s.ids) != 2000 {
-				t.Fatalf("got %d events before the cut, want 2000", len(s.ids))
+			if ids, _ := s.got(); len(ids) != 2000 {
+				t.Fatalf("got %d events before the cut, want 2000", len(ids))
 			}
 			out, errs, code := runUsher(t, env, args...)
 			if code != exitDone || !strings.HasPrefix(out, "2500 accepted") || !strings.Contains(errs, "going on after line") {
 				t.Fatalf("going on: exit code %d: %s%s", code, out, errs)
 			}
-			if want := upTo(2500, test.form); !slices.Equal(s.ids, want) {
-				t.Errorf("got %d events, want each of %d once and in order; the first after the cut is %s", len(s.ids), len(want), s.ids[min(2000, len(s.ids)-1)])
+			ids, _ := s.got()
+			if want := upTo(2500, test.form); !slices.Equal(ids, want) {
+				t.Errorf("got %d events, want each of %d once and in order; the first after the cut is %s", len(ids), len(want), ids[min(2000, len(ids)-1)])
 			}
 			if _, err := os.Stat(test.file + sidecarSuffix); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("the sidecar is left behind: %v", err)
@@ -128,23 +143,27 @@ func TestIngestRestart(t *testing.T) {
 	file := numbered(t, "e.ndjson", "", 1500, `{"id":"N"}`+"\n")
 	cut := func() {
 		t.Helper()
-		s.answer = func(_ int, w http.ResponseWriter) bool {
-			if len(s.ids) >= 1000 {
+		s.set(func(_ int, w http.ResponseWriter) bool {
+			if len(s.ids) >= 1000 { // s is locked
 				problem(w, http.StatusForbidden, "forbidden")
 				return true
 			}
 			return false
-		}
+		})
 		if _, errs, code := runUsher(t, env, "ingest", file); code != exitUsage {
 			t.Fatalf("exit code %d: %s", code, errs)
 		}
-		s.answer, s.ids = nil, nil
+		s.set(nil)
+	}
+	whole := func(args ...string) {
+		t.Helper()
+		_, errs, code := runUsher(t, env, args...)
+		if ids, _ := s.got(); code != exitDone || len(ids) != 1500 {
+			t.Errorf("usher %q: exit code %d, %d events: %s", args, code, len(ids), errs)
+		}
 	}
 	cut()
-	if _, errs, code := runUsher(t, env, "ingest", "--restart", file); code != exitDone || len(s.ids) != 1500 {
-		t.Errorf("--restart: exit code %d, %d events: %s", code, len(s.ids), errs)
-	}
-	s.ids = nil
+	whole("ingest", "--restart", file)
 	cut()
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -154,9 +173,7 @@ func TestIngestRestart(t *testing.T) {
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, errs, code := runUsher(t, env, "ingest", file); code != exitDone || len(s.ids) != 1500 {
-		t.Errorf("another file: exit code %d, %d events: %s", code, len(s.ids), errs)
-	}
+	whole("ingest", file) // another file by now
 }
 
 // TestIngestWaits: a busy server is waited for as long as it says.
@@ -174,8 +191,8 @@ func TestIngestWaits(t *testing.T) {
 	defer web.Close()
 	file := numbered(t, "e.ndjson", "", 3, `{"id":"N"}`+"\n")
 	out, errs, code := runUsher(t, []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}, "ingest", file)
-	if code != exitDone || s.calls != 3 || !strings.HasPrefix(out, "3 accepted") {
-		t.Errorf("exit code %d after %d calls: %s%s", code, s.calls, out, errs)
+	if _, calls := s.got(); code != exitDone || calls != 3 || !strings.HasPrefix(out, "3 accepted") {
+		t.Errorf("exit code %d after %d calls: %s%s", code, calls, out, errs)
 	}
 }
 
