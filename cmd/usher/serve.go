@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/api"
@@ -118,12 +119,25 @@ func open(ctx context.Context, dsn string, poll time.Duration, log *slog.Logger)
 	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText()})
+		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), Metrics: gauges(s.usage, l)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
 	s.background.Go(func() { s.prune(run) })
 	return s, nil
+}
+
+// gauges says how much waits to be written and how much is held in memory.
+func gauges(u *usage.Usage, l *live.Live) []prometheus.Collector {
+	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_usage_waiting", Help: "Requests that wait for the writer of usage.",
+	}, func() float64 { return float64(u.Waiting()) })}
+	for _, env := range usher.Environments {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "usher_customers_loaded", Help: "Customers held in memory.", ConstLabels: prometheus.Labels{"environment": string(env)},
+		}, func() float64 { return float64(l.Customers(env)) }))
+	}
+	return all
 }
 
 // pruneEvery and keepBatches bound what nodes keep to tell each other.
