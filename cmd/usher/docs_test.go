@@ -297,7 +297,7 @@ func (s *shell) follow(t *testing.T, page, address string) {
 				codes = []string{"1"}
 			}
 		}
-		if !slices.Equal(slices.Compact(failed), codes) {
+		if !slices.Equal(slices.Compact(slices.Clone(failed)), codes) {
 			t.Errorf("%s\nfails with %v, want %v; it prints\n%s", command, failed, codes, out)
 		}
 		if strings.Contains(command, "usher serve") { // nobody types faster than it starts
@@ -415,7 +415,7 @@ func TestDocsDemo(t *testing.T) {
 	for _, part := range strings.Split(fence.FindStringSubmatch(block)[3], "$ ")[1:] {
 		command, want, _ := strings.Cut(part, "\n")
 		got, failed := s.run(t, command)
-		if got != want || !slices.Equal(slices.Compact(failed), []string{"1"}) {
+		if got != want || !slices.Equal(slices.Compact(slices.Clone(failed)), []string{"1"}) {
 			t.Errorf("$ %s\ngot (codes %v):\n%s\nwant:\n%s", command, failed, got, want)
 		}
 	}
