@@ -21,29 +21,30 @@ func inForce(clocks []usher.Clock, t time.Time) int {
 }
 
 // anchored puts a new anchor in force from a minute on. It is the newest word:
-// anchors that were to come later go.
-func anchored(clocks []usher.Clock, from, anchor time.Time) []usher.Clock {
+// anchors that were to come later go. used says that use was counted by the
+// clocks so far, so that even the first must stay, for its windows to be carried.
+func anchored(clocks []usher.Clock, from, anchor time.Time, used bool) []usher.Clock {
 	i := inForce(clocks, from)
 	kept := slices.Clone(clocks[:i+1])
 	if kept[i].Anchor.Equal(anchor) {
 		return kept
 	}
-	return tidy(placed(kept, i, from, func(c *usher.Clock) { c.Anchor = anchor }))
+	return tidy(placed(kept, i, from, used, func(c *usher.Clock) { c.Anchor = anchor }))
 }
 
 // zoned puts a new zone in force from a minute on, for good.
-func zoned(clocks []usher.Clock, from time.Time, zone string) []usher.Clock {
+func zoned(clocks []usher.Clock, from time.Time, zone string, used bool) []usher.Clock {
 	i := inForce(clocks, from)
 	if clocks[i].Timezone == zone {
 		return clocks
 	}
-	return tidy(placed(slices.Clone(clocks), i, from, func(c *usher.Clock) { c.Timezone = zone }))
+	return tidy(placed(slices.Clone(clocks), i, from, used, func(c *usher.Clock) { c.Timezone = zone }))
 }
 
 // placed changes the clock i that is in force at from, and those after it, from
 // then on.
-func placed(clocks []usher.Clock, i int, from time.Time, set func(*usher.Clock)) []usher.Clock {
-	if clocks[i].From.Before(from) {
+func placed(clocks []usher.Clock, i int, from time.Time, used bool, set func(*usher.Clock)) []usher.Clock {
+	if clocks[i].From.Before(from) || i == 0 && used {
 		c := clocks[i]
 		c.From = from
 		i++
@@ -76,14 +77,14 @@ func (h *held) start(c *usher.Customer, others []usher.Subscription, starts time
 		if starts.Before(h.now) {
 			from = minute(h.now)
 		}
-		if first := c.Clocks[0].From; c.Anchor == nil && (!minute(starts).After(first) || !from.After(first)) {
-			// Only the moment of creation so far, and nothing before that to cut.
+		if first := c.Clocks[0].From; c.Anchor == nil && !h.used && (!minute(starts).After(first) || !from.After(first)) {
+			// Only the moment of creation so far, and no use to cut.
 			c.Clocks = slices.Clone(c.Clocks)
 			for i := range c.Clocks {
 				c.Clocks[i].Anchor = anchor
 			}
 		} else {
-			c.Clocks = anchored(c.Clocks, from, anchor)
+			c.Clocks = anchored(c.Clocks, from, anchor, h.used)
 		}
 		c.Anchor = &anchor
 	}

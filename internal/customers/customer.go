@@ -81,13 +81,13 @@ func (h *held) put(in CustomerInput) *usher.Customer {
 		next.Clocks = []usher.Clock{{From: now, Anchor: now, Timezone: in.Timezone}}
 	}
 	next.Name, next.Timezone, next.Metadata = in.Name, in.Timezone, in.Metadata
-	next.Clocks = zoned(next.Clocks, now, in.Timezone)
+	next.Clocks = zoned(next.Clocks, now, in.Timezone, h.used)
 	if in.Anchor == nil {
 		return next
 	}
 	anchor := minute(*in.Anchor)
 	if !next.Clocks[inForce(next.Clocks, now)].Anchor.Equal(anchor) {
-		next.Clocks = anchored(next.Clocks, now, anchor)
+		next.Clocks = anchored(next.Clocks, now, anchor, h.used)
 	}
 	next.Anchor = &anchor
 	return next

@@ -66,6 +66,7 @@ type held struct {
 	now     time.Time
 	book    *engine.Book
 	catalog *usher.Catalog
+	used    bool // use was ever counted for the customer
 }
 
 // read loads a customer and the catalogue that belongs to it.
@@ -88,6 +89,9 @@ func (s *Service) read(ctx context.Context, env usher.Environment, customer stri
 		}
 		if !st.Clock.IsZero() {
 			h.now = st.Clock
+		}
+		if h.used, err = s.cfg.DB.HasUse(ctx, env, customer); err != nil {
+			return nil, err
 		}
 		return h, nil
 	}

@@ -65,6 +65,13 @@ func (db *DB) HasUsage(ctx context.Context, env usher.Environment, feature strin
 	return ok, err
 }
 
+// HasUse reports whether anything was ever counted for a customer.
+func (db *DB) HasUse(ctx context.Context, env usher.Environment, customer string) (bool, error) {
+	_, ok, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+		`SELECT 1 FROM bucket WHERE customer = $1 AND env = $2 LIMIT 1`, customer, string(env))
+	return ok, err
+}
+
 // FeatureUse is what would be lost with a feature (S31).
 type FeatureUse struct {
 	Overrides int64  // that have not expired
