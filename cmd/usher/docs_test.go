@@ -195,7 +195,7 @@ func newShell(t *testing.T, env ...string) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // the race detector is slow
 	c := exec.CommandContext(ctx, bash, "--norc", "-c", driver)
 	c.Dir, c.Stderr, c.ExtraFiles, c.WaitDelay = s.dir, s.stderr, []*os.File{typed, codesIn}, 5*time.Second
 	for _, e := range os.Environ() { // whoever runs the tests may use usher too
