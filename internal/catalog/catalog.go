@@ -185,7 +185,9 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, m Meta, src [
 	if err := p.refuse(ctx); err != nil {
 		return nil, err
 	}
-	p.impact()
+	if err := p.impact(ctx); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 

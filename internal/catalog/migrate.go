@@ -1,11 +1,13 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/usher-sh/usher"
 )
@@ -214,7 +216,13 @@ func (p *plan) needs(ctx context.Context, s *usher.Subscription) ([]usher.Ref, e
 	if err != nil || over {
 		return nil, err
 	}
-	at := p.now
+	return versionsFrom(s, p.now), nil
+}
+
+// versionsFrom lists the versions that a subscription names at t or later, each
+// as often as a phase holds it.
+func versionsFrom(s *usher.Subscription, t time.Time) []usher.Ref {
+	at := t
 	if s.StartsAt.After(at) {
 		at = s.StartsAt
 	}
@@ -248,7 +256,7 @@ func (p *plan) needs(ctx context.Context, s *usher.Subscription) ([]usher.Ref, e
 	if !done {
 		add()
 	}
-	return refs, nil
+	return refs
 }
 
 // over reports whether a subscription gives nothing now and no change to come
@@ -266,26 +274,39 @@ func (p *plan) over(ctx context.Context, s *usher.Subscription) (bool, error) {
 }
 
 // impact says whom the new versions touch.
-func (p *plan) impact() {
+func (p *plan) impact(ctx context.Context) error {
 	for _, v := range p.change.Plans {
-		p.touches(v.Ref(), v.Default, "plan "+v.Key)
+		if err := p.touches(ctx, v.Ref(), v.Default, "plan "+v.Key); err != nil {
+			return err
+		}
 	}
 	for _, v := range p.change.Addons {
-		p.touches(v.Ref(), false, "add-on "+v.Key)
+		if err := p.touches(ctx, v.Ref(), false, "add-on "+v.Key); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (p *plan) touches(ref usher.Ref, isDefault bool, what string) {
+// touches counts the subscriptions that hold another version of ref now or will,
+// each once a version.
+func (p *plan) touches(ctx context.Context, ref usher.Ref, isDefault bool, what string) error {
 	if ref.Version == 1 && !isDefault {
-		return // new: nobody has it
+		return nil // new: nobody has it
 	}
 	im := Impact{Version: ref.String(), Subscriptions: map[string]int64{}, Default: isDefault}
-	for _, h := range p.holders {
-		for _, name := range h.Refs() {
-			if key, _, _ := strings.Cut(name, "@"); key == ref.Key && name != ref.String() {
-				im.Subscriptions[name] += h.Subscriptions
+	err := p.holding(ctx, ref.Key, func(s *usher.Subscription) (bool, error) {
+		if refs := versionsFrom(s, p.now); !canceled(s, p.now) {
+			for k, r := range refs {
+				if r.Key == ref.Key && r != ref && !slices.Contains(refs[:k], r) {
+					im.Subscriptions[r.String()]++
+				}
 			}
 		}
+		return true, nil
+	})
+	if err != nil {
+		return err
 	}
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(im.Subscriptions)) {
@@ -303,4 +324,14 @@ func (p *plan) touches(ref usher.Ref, isDefault bool, what string) {
 		im.Text += "; customers on the default plan follow " + ref.String() + " at once"
 	}
 	p.result.Impact = append(p.result.Impact, im)
+	return nil
+}
+
+// canceled reports whether a subscription is canceled at t and no change comes.
+func canceled(s *usher.Subscription, t time.Time) bool {
+	var status usher.Status
+	for _, f := range s.Phases {
+		status = cmp.Or(f.Status, status)
+	}
+	return status == usher.Canceled && !s.Phases[len(s.Phases)-1].At.After(t)
 }
