@@ -206,7 +206,10 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	}
 	for i := range fr.caps {
 		c := &fr.caps[i]
-		c.use = usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit, Window: c.window.window()}
+		c.use = usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit}
+		if !c.cap.Sliding { // whose window is always the span before now; c.window is one step of it
+			c.use.Window = c.window.window()
+		}
 	}
 }
 

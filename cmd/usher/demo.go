@@ -65,22 +65,22 @@ func (c *demoCmd) Run(a *app) (err error) {
 		if a.cli.JSON {
 			return a.printJSON(map[string]any{"url": "http://" + address, "key": key})
 		}
-		_, err := fmt.Fprintf(a.out, demoText, len(demoCustomers), events, time.Since(began).Seconds(), address, key)
+		_, err := fmt.Fprintf(a.out, demoText, len(demoCustomers), events, time.Since(began).Seconds(), address, os.Args[0], key)
 		return err
 	})
 }
 
-const demoText = `A demo company sells a document API: %d customers and %d events, made in %.1f s.
+const demoText = `A demo company sells a document API: %[1]d customers and %[2]d events, made in %[3].1f s.
 It is served here; Ctrl-C stops it. In another terminal:
 
-  export USHER_URL=http://%s
-  export USHER_KEY=%s
+  export USHER_URL=http://%[4]s
+  export USHER_KEY=%[6]s
 
-  usher customer list                      # who there is, and what is interesting about them
-  usher check acme api_calls --amount 10   # may they? yes
-  usher explain over-limit api_calls       # no, and why, and what would change it
-  usher consume acme exports               # decide and take, in one step
-  usher usage acme api_calls --window day --group-by data.endpoint
+  %[5]s customer list                      # who there is, and what is interesting about them
+  %[5]s check acme api_calls --amount 10   # may they? yes
+  %[5]s explain over-limit api_calls       # no, and why, and what would change it
+  %[5]s consume acme exports               # decide and take, in one step
+  %[5]s usage acme api_calls --window day --group-by data.endpoint
 `
 
 // demoCustomer is one customer of the demo and what is interesting about it.

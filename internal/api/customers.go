@@ -68,7 +68,9 @@ type madeOut[T any] struct {
 	Body     T
 }
 
-func meta(c *call) customers.Meta { return customers.Meta{Actor: c.Actor, RequestID: c.RequestID} }
+func meta(c *call) customers.Meta {
+	return customers.Meta{Actor: c.Actor, RequestID: c.RequestID, IfMatch: c.IfMatch}
+}
 
 // once runs a management call under its idempotency key, if it has one (S13):
 // the first answer is stored with its effect, the same call again gets it, and
@@ -109,8 +111,8 @@ func once[T any](ctx context.Context, a *API, c *call, key, object string, body 
 	}
 }
 
-// bodyHash is of what makes two requests the same: names in any order, any way
-// of writing a number's quotes.
+// bodyHash is of what makes two requests the same: names in any order, numbers
+// and times in any way of writing them.
 func bodyHash(route, object string, body any) ([]byte, error) {
 	b, err := json.Marshal(body)
 	if err != nil {
@@ -122,11 +124,35 @@ func bodyHash(route, object string, body any) ([]byte, error) {
 	if err := d.Decode(&v); err != nil {
 		return nil, err
 	}
-	if b, err = json.Marshal([]any{route, object, v}); err != nil {
+	if b, err = json.Marshal([]any{route, object, inOneForm(v)}); err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(b)
 	return sum[:], nil
+}
+
+// inOneForm writes numbers and times in one way each, wherever they stand.
+func inOneForm(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = inOneForm(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = inOneForm(v[i])
+		}
+	case json.Number:
+		return inOneForm(v.String())
+	case string:
+		if n, err := usher.Number(v).Units(usher.MaxPrecision); err == nil {
+			return usher.FormatQuantity(n, usher.MaxPrecision)
+		}
+		if t, err := usher.ParseTime(v); err == nil {
+			return t
+		}
+	}
+	return v
 }
 
 // when reads an optional time; "" is nil.

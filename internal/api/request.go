@@ -28,6 +28,8 @@ type call struct {
 	RequestID string
 	// Key is the Idempotency-Key header, already checked; "" where there is none.
 	Key string
+	// IfMatch is the If-Match header; "" where there is none.
+	IfMatch string
 
 	route  *route
 	status int

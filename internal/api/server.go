@@ -4,9 +4,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
@@ -56,6 +59,7 @@ type API struct {
 	count    atomic.Uint64 // and counts them
 	openapi  func() ([]byte, error)
 	pool     sync.Pool
+	lost     http.HandlerFunc // answers paths that name nothing
 }
 
 // New makes the handler of every route.
@@ -70,6 +74,9 @@ func New(c Config) *API {
 	a.openapi = sync.OnceValues(a.writeOpenAPI)
 	a.routes()
 	a.on("/", a.wrap(&route{Pattern: "/"}, a.unknown))
+	a.lost = a.wrap(&route{Pattern: "/"}, func(w http.ResponseWriter, r *http.Request, c *call) {
+		a.fail(w, c, usher.Errorf(usher.NotFound, "the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty"))
+	})
 	return a
 }
 
@@ -87,7 +94,27 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	// The mux would redirect such a path to a clean one, which names another
+	// resource: an empty customer's grants are not the customer "grants".
+	if unclean(r.URL) {
+		a.lost(w, r)
+		return
+	}
 	a.mux.ServeHTTP(w, r)
+}
+
+// unclean reports whether a path has an empty segment before its end, or one
+// that is . or .. and not percent-encoded.
+func unclean(u *url.URL) bool {
+	p := cmp.Or(u.RawPath, u.Path)
+	for rest, more := strings.TrimPrefix(p, "/"), true; more; {
+		var segment string
+		segment, rest, more = strings.Cut(rest, "/")
+		if segment == "." || segment == ".." || segment == "" && more {
+			return true
+		}
+	}
+	return false
 }
 
 // NewServer makes a server with the limits that a public one needs. It does not
@@ -112,6 +139,7 @@ func (m wrappingMux) HandleFunc(pattern string, h func(http.ResponseWriter, *htt
 		if !m.admit(w, r, c) {
 			return
 		}
+		c.IfMatch = strings.TrimSpace(r.Header.Get("If-Match"))
 		sw := &statusWriter{ResponseWriter: w}
 		c.wrote = &sw.wrote
 		h(sw, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))

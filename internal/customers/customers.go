@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -48,6 +49,9 @@ func New(cfg Config) *Service { return &Service{cfg: cfg, seed: maphash.MakeSeed
 type Meta struct {
 	Actor     usher.Actor
 	RequestID string
+	// IfMatch is an If-Match header: the customer's revision in double quotes,
+	// or *. A customer at another revision is PreconditionFailed. "": no matter.
+	IfMatch string
 	// Answer is stored with the change (S13): key, route, body hash and status
 	// come from the caller, the rest is filled in, its body being the JSON of
 	// what the method returns. Nil: no key was given. A key that has an answer
@@ -140,6 +144,9 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, m Met
 		h, err := s.read(ctx, env, customer)
 		if err != nil {
 			return none, err
+		}
+		if tag := strconv.Quote(strconv.FormatInt(h.Revision, 10)); m.IfMatch != "" && m.IfMatch != tag && (m.IfMatch != "*" || h.Customer == nil) {
+			return none, usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", m.IfMatch, customer, tag)
 		}
 		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,
 			Meta: store.Meta{Actor: m.Actor.String(), Action: action, Object: customer, RequestID: m.RequestID, At: h.now}}
