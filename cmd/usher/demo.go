@@ -70,7 +70,7 @@ func (c *demoCmd) Run(a *app) (err error) {
 	})
 }
 
-const demoText = `A demo company sells a document API: %[1]d customers and %[2]d events, made in %[3].1f s.
+const demoText = `A demo company sells a document API: %[1]d customers and %[2]d events, made in %.1[3]f s.
 It is served here; Ctrl-C stops it. In another terminal:
 
   export USHER_URL=http://%[4]s

@@ -1,0 +1,127 @@
+package decide_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/testpg"
+)
+
+const file = `usher: 1
+features:
+  sso:  {kind: switch, fail: open}
+  docs: {kind: metered, precision: 2}
+plans: {free: {default: true, entitlements: {sso: true, docs: {limit: "1.50", per: month}}}}
+`
+
+func service(t *testing.T) (*decide.Service, *store.DB, int64) {
+	return serviceOn(t, filepath.Join(t.TempDir(), "u.db"))
+}
+
+func serviceOn(t *testing.T, dsn string) (*decide.Service, *store.DB, int64) {
+	t.Helper()
+	db, err := store.Open(t.Context(), store.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	c, err := catalogfile.Parse("test", []byte(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Add(-time.Hour)
+	meta := store.Meta{Actor: "system", Action: "test", At: at}
+	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Meta: meta, Source: file, Canonical: string(catalogfile.Format(c)),
+		Hash: catalogfile.Hash(c), Plans: []usher.PlanVersion{{Version: 1, Plan: *catalogfile.Resolve(c, "free")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rev, err = db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Meta: meta, Customer: "acme", BasisCatalog: rev,
+		Put: &usher.Customer{ID: "acme", CreatedAt: at, Clocks: []usher.Clock{{From: at, Anchor: at}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := live.New(t.Context(), live.Config{DB: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decide.New(l), db, rev
+}
+
+// A caller never sees older state than it asks for, and cannot ask for a state
+// that does not exist.
+func TestS06_MinRevision(t *testing.T) {
+	t.Parallel()
+	s, _, rev := service(t)
+	d, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "sso", MinRevision: rev}, nil)
+	if err != nil || !d.Allowed || d.Revision != rev {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if _, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "sso", MinRevision: rev + 1}, nil); usher.ErrorCode(err) != usher.Invalid {
+		t.Errorf("a revision to come: %v", err)
+	}
+}
+
+// A batch has one revision and the order of its questions; amounts are read by
+// each feature's precision.
+func TestBatchAndEntitlements(t *testing.T) {
+	t.Parallel()
+	s, _, rev := service(t)
+	ds, err := s.Batch(t.Context(), usher.Sandbox, []decide.CheckQuery{
+		{Customer: "acme", Feature: "docs", Amount: "1.5"}, {Customer: "acme", Feature: "docs", Amount: "1.51"}, {Customer: "nobody", Feature: "sso"}, {Customer: "acme", Feature: "nothing"}}, 0)
+	if err != nil || len(ds) != 4 {
+		t.Fatal(ds, err)
+	}
+	for i, want := range []usher.Reason{usher.WithinLimit, usher.LimitReached, usher.UnknownCustomer, usher.UnknownFeature} {
+		if ds[i].Reason != want || ds[i].Revision != rev {
+			t.Errorf("%d: %+v, want %s at %d", i, ds[i], want, rev)
+		}
+	}
+	ds, err = s.Entitlements(t.Context(), usher.Sandbox, "acme", time.Time{})
+	if err != nil || len(ds) != 2 || ds[0].Feature != "docs" || ds[0].Remaining != 150 || ds[1].Feature != "sso" {
+		t.Errorf("%+v, %v", ds, err)
+	}
+}
+
+// While the database is away, each feature's own policy answers, and says that
+// it does (S06).
+func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	server, err := testpg.Start()
+	if err != nil {
+		t.Skip("no PostgreSQL binaries: ", err)
+	}
+	defer server.Stop()
+	dsn, err := server.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, _ := serviceOn(t, dsn)
+	check := func(customer, feature string) usher.Decision {
+		t.Helper()
+		d, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: customer, Feature: feature}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if d := check("acme", "docs"); !d.Allowed || d.Degraded {
+		t.Errorf("before: %+v", d)
+	}
+	server.Stop()
+	if d := check("acme", "docs"); !d.Allowed || d.Degraded {
+		t.Errorf("a warm customer needs no database: %+v", d)
+	}
+	if d := check("cold", "sso"); !d.Allowed || d.Reason != usher.ReasonUnavailable || !d.Degraded {
+		t.Errorf("fail: open: %+v", d)
+	}
+	if d := check("cold", "docs"); d.Allowed || d.Reason != usher.ReasonUnavailable || !d.Degraded {
+		t.Errorf("fail: closed: %+v", d)
+	}
+}
