@@ -91,7 +91,7 @@ func run(args []string) (code int) {
 		}
 	}()
 	k, err := kong.New(a.cli, kong.Name("usher"),
-		kong.Description("May this customer use this feature, this much, now?\n\nEvery flag has an environment variable: --url is USHER_URL. Exit codes: 0 yes or done, 1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer."),
+		kong.Description("May this customer use this feature, this much, now?\n\nMost flags have an environment variable, which --help names: --url is USHER_URL. Exit codes: 0 yes or done, 1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer."),
 		kong.DefaultEnvars("USHER"), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
 	if err != nil {
