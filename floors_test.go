@@ -29,7 +29,7 @@ var floors = [][]string{
 	3: {"internal/live", "internal/usage", "internal/customers", "internal/auth"},                                                        // state and changes that floor 4 shares
 	4: {"internal/decide", "internal/catalog", "internal/bridge", "internal/report", "internal/lifecycle"},                               // what the system does
 	5: {"internal/api", "internal/console"},                                                                                              // doors: decide nothing
-	6: {"cmd/usher", "ushertest"},                                                                                                        // wiring
+	6: {"cmd/usher", "ushertest", "internal/prove", "internal/bench"},                                                                    // wiring; proofs and benchmarks of the whole
 }
 
 // neighbours are the imports within one floor that are allowed.
