@@ -29,6 +29,10 @@ type Config struct {
 	// Beside opens a database next to the process that owns it, as `usher key`
 	// does: it neither takes the owner's lock, nor creates, nor migrates.
 	Beside bool
+	// OpenSQLite opens a SQLite file for database/sql; the URI holds the pragmas
+	// and the mode of transactions. Nil is the driver that is built in; proofs
+	// put in one whose files fail.
+	OpenSQLite func(uri string) (*sql.DB, error)
 }
 
 // Dialect is a kind of database.

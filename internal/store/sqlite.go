@@ -52,7 +52,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 		db.lock = lock
 	}
 	// FULL: with NORMAL a power cut loses commits that were answered.
-	db.w, err = openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
+	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-16000)"}})
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	if err := db.migrate(ctx, c.Beside); err != nil {
 		return nil, err
 	}
-	db.r, err = openFile(path, url.Values{"_pragma": {"busy_timeout(10000)", "query_only(1)"}})
+	db.r, err = c.openFile(path, url.Values{"_pragma": {"busy_timeout(10000)", "query_only(1)"}})
 	if err != nil {
 		return nil, err
 	}
@@ -74,12 +74,15 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	return db, nil
 }
 
-func openFile(path string, q url.Values) (*sql.DB, error) {
+func (c Config) openFile(path string, q url.Values) (*sql.DB, error) {
 	path = filepath.ToSlash(path)
 	if path[0] != '/' { // C:/…
 		path = "/" + path
 	}
 	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
+	if c.OpenSQLite != nil {
+		return c.OpenSQLite(u.String())
+	}
 	return sql.Open("sqlite", u.String())
 }
 
