@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,12 +31,24 @@ var ErrNoBinaries = errors.New("no PostgreSQL server programs (initdb, postgres)
 // startup bounds how long initdb and the first connection may take.
 const startup = 2 * time.Minute
 
-// Server is a running PostgreSQL of its own, empty at first, reachable only
-// through a unix socket. Its methods may be called from many goroutines.
+// Server is a PostgreSQL of its own, empty at first, reachable only through a
+// unix socket. Its methods may be called from many goroutines, except that Kill,
+// Restart, Standby and Promote are one caller's at a time.
 type Server struct {
-	dir  string
-	stop func()
-	next atomic.Int64
+	bin, dir string
+	settings []string
+	next     atomic.Int64
+	keep     *os.File // while any process holds it, the folder stays
+	kept     *exec.Cmd
+	run      *run // the newest; it may have ended
+	stop     func()
+}
+
+// run is one life of the server's processes, from a start to its end.
+type run struct {
+	stdin io.Closer // closing it ends the server at once
+	ended chan struct{}
+	log   *tail
 }
 
 // Start makes a fresh cluster in a temporary folder and serves it. Each setting
@@ -50,80 +63,242 @@ func Start(settings ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s, err := newServer(bin, settings)
+	if err != nil {
+		return nil, err
+	}
+	// PostgreSQL before 15 cannot sort with ICU by default, and then sorts by bytes.
+	initdb := []string{"-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"}
+	if err := s.do("initdb", append(initdb, "--locale-provider=icu", "--icu-locale=en-US")...); err != nil {
+		if err := s.do("initdb", initdb...); err != nil {
+			s.Stop()
+			return nil, err
+		}
+	}
+	if err := s.Restart(); err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// keeper removes the folder $1 when its standard input ends: when this process
+// and everything that it started for the server are gone. It must live through a
+// closed output: nobody reads it then.
+const keeper = `trap '' PIPE; cat >/dev/null; cd / && rm -rf "$1"`
+
+// newServer makes the folder of a server, and the keeper that removes it.
+func newServer(bin string, settings []string) (*Server, error) {
 	// Not os.TempDir: the path of a socket must stay below 104 bytes.
 	dir, err := os.MkdirTemp("/tmp", "usher-pg-")
 	if err != nil {
 		return nil, err
 	}
-	s, err := start(bin, dir, settings)
+	s := &Server{bin: bin, dir: dir, settings: settings}
+	s.stop = sync.OnceFunc(func() {
+		if s.run != nil {
+			s.run.end()
+		}
+		s.keep.Close()
+		s.kept.Wait()
+	})
+	r, w, err := os.Pipe()
 	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	defer r.Close()
+	s.keep = w
+	s.kept = exec.Command("/bin/sh", "-c", keeper, "testpg", dir)
+	s.kept.Dir, s.kept.Stdin = "/", r
+	if err = asOrdinaryUser(s.kept, dir); err == nil {
+		err = s.kept.Start()
+	}
+	if err != nil {
+		w.Close()
 		os.RemoveAll(dir)
 		return nil, err
 	}
 	return s, nil
 }
 
-// script runs the server as a child of the shell and ends it when standard
-// input ends: when Stop closes the pipe, or when the process that holds its
-// other end is gone. Its arguments are the programs' folder, the cluster's, and
-// the server's own arguments. It must live through a closed output as well:
-// nobody reads it once that process is gone. PostgreSQL before 15 cannot sort
-// with ICU by default, and then sorts by bytes.
-const script = `
-bin=$1 dir=$2; shift 2
-cd "$dir" || exit 1
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// command is a program that holds the folder as long as it runs.
+func (s *Server) command(name string, args ...string) (*exec.Cmd, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"} // nothing of the caller's: PGPORT, PGDATA, …
+	cmd.Dir = s.dir
+	cmd.WaitDelay = 10 * time.Second
+	cmd.ExtraFiles = []*os.File{s.keep}
+	return cmd, asOrdinaryUser(cmd, s.dir)
+}
+
+// do runs one of PostgreSQL's programs to its end.
+func (s *Server) do(program string, args ...string) error {
+	cmd, err := s.command(filepath.Join(s.bin, program), args...)
+	if err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s in %s: %w\n%s", program, s.bin, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// runner runs the server as a child of the shell and ends it when standard
+// input ends: when that pipe is closed, or when the process that holds its other
+// end is gone. Its arguments are the server and the server's own arguments.
+const runner = `
 trap '' PIPE
-trap 'cd / && rm -rf "$dir"' EXIT
-init() { "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync "$@"; }
-init --locale-provider=icu --icu-locale=en-US || init || exit 1
-exec 3<&0
-"$bin/postgres" -D "$dir/data" "$@" 3<&- </dev/null & server=$!
-{ read -r _ <&3; kill -QUIT $server; } & watch=$!
+exec 4<&0
+"$@" 4<&- </dev/null & server=$!
+{ read -r _ <&4; kill -QUIT $server; } 3>&- & watch=$!
 wait $server
 kill $watch 2>/dev/null
 `
 
-func start(bin, dir string, settings []string) (*Server, error) {
-	args := []string{"-c", script, "testpg", bin, dir}
+// end ends the server's processes without a checkpoint, as a crash would.
+func (r *run) end() {
+	r.stdin.Close()
+	<-r.ended
+}
+
+// Restart serves again after Kill, from what the folder holds, and returns once
+// the server answers: it has recovered then.
+func (s *Server) Restart() error {
+	args := []string{"-c", runner, "testpg", filepath.Join(s.bin, "postgres"), "-D", s.data()}
 	for _, setting := range append([]string{
 		"listen_addresses=",
-		"unix_socket_directories=" + dir,
+		"unix_socket_directories=" + s.dir,
 		"port=5432",
 		"max_connections=200",
 		"fsync=off",
-	}, settings...) {
+	}, s.settings...) {
 		args = append(args, "-c", setting)
 	}
-	cmd := exec.Command("/bin/sh", args...)
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"} // nothing of the caller's: PGPORT, PGDATA, …
-	cmd.Dir = "/"
-	cmd.WaitDelay = 10 * time.Second
-	log := &tail{}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := asOrdinaryUser(cmd, dir); err != nil {
-		return nil, err
+	cmd, err := s.command("/bin/sh", args...)
+	if err != nil {
+		return err
 	}
-	stdin, err := cmd.StdinPipe()
+	r := &run{ended: make(chan struct{}), log: &tail{}}
+	cmd.Stdout, cmd.Stderr = r.log, r.log
+	if r.stdin, err = cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		cmd.Wait()
+		close(r.ended)
+	}()
+	s.run = r
+	if err := s.await(r.ended); err != nil {
+		r.end()
+		return fmt.Errorf("PostgreSQL in %s did not start: %w\n%s", s.bin, err, r.log)
+	}
+	return nil
+}
+
+// Kill ends every process of the server with SIGKILL, as a crash of the machine
+// would, and keeps the folder: Restart serves it again.
+func (s *Server) Kill() error {
+	b, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	if err != nil {
+		return err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	postmaster, err := strconv.Atoi(line)
+	if err != nil {
+		return err
+	}
+	killed, err := killTree(postmaster)
+	if err != nil {
+		return err
+	}
+	s.run.end()
+	// A process that is still dying holds the shared memory, and a new server
+	// would refuse to start beside it.
+	for deadline := time.Now().Add(startup); slices.ContainsFunc(killed, alive); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return errors.New("processes of PostgreSQL outlive SIGKILL")
+		}
+	}
+	return nil
+}
+
+// Standby starts a copy of the server that follows it, and makes the server wait
+// for the copy with every commit: what was committed from now on is in both.
+// The copy is read-only until Promote.
+func (s *Server) Standby() (*Server, error) {
+	c, err := newServer(s.bin, s.settings)
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	err = c.do("pg_basebackup", "-h", s.dir, "-p", "5432", "-U", "postgres", "-D", c.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	if err == nil {
+		err = c.Restart()
+	}
+	if err == nil {
+		// After the copy was made, which must not wait for a standby of its own.
+		err = s.exec("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+	}
+	if err == nil {
+		err = s.until("SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')")
+	}
+	if err != nil {
+		c.Stop()
 		return nil, err
 	}
-	ended := make(chan struct{})
-	go func() {
-		cmd.Wait()
-		close(ended)
-	}()
-	s := &Server{dir: dir, stop: sync.OnceFunc(func() {
-		stdin.Close()
-		<-ended
-	})}
-	if err := s.await(ended); err != nil {
-		s.stop()
-		return nil, fmt.Errorf("PostgreSQL in %s did not start: %w\n%s", bin, err, log)
+	return c, nil
+}
+
+// Promote makes a standby a server that takes writes, and returns once it does.
+// Whoever calls it has killed the server that it followed.
+func (s *Server) Promote() error {
+	if err := s.exec("SELECT pg_promote(false)"); err != nil {
+		return err
 	}
-	return s, nil
+	return s.until("SELECT NOT pg_is_in_recovery()")
+}
+
+// exec runs statements, each by itself.
+func (s *Server) exec(statements ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startup)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, text := range statements {
+		if _, err := conn.Exec(ctx, text); err != nil {
+			return fmt.Errorf("%s: %w", text, err)
+		}
+	}
+	return nil
+}
+
+// until waits for a query to answer true.
+func (s *Server) until(query string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startup)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for {
+		var yes bool
+		if err := conn.QueryRow(ctx, query).Scan(&yes); err != nil {
+			return fmt.Errorf("%s: %w", query, err)
+		}
+		if yes {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // await returns once the server answers.
@@ -131,7 +306,7 @@ func (s *Server) await(ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startup)
 	defer cancel()
 	for {
-		conn, err := pgx.Connect(ctx, s.dsn("postgres"))
+		conn, err := pgx.Connect(ctx, s.URL("postgres"))
 		if err == nil {
 			return conn.Close(ctx)
 		}
@@ -153,7 +328,7 @@ func (s *Server) Stop() { s.stop() }
 // its postgres:// URL, for pgx and for usher's --db. It lives as long as the
 // server.
 func (s *Server) NewDatabase(ctx context.Context) (dsn string, err error) {
-	conn, err := pgx.Connect(ctx, s.dsn("postgres"))
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
 	if err != nil {
 		return "", err
 	}
@@ -162,11 +337,24 @@ func (s *Server) NewDatabase(ctx context.Context) (dsn string, err error) {
 	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
 		return "", fmt.Errorf("create database %s: %w", name, err)
 	}
-	return s.dsn(name), nil
+	return s.URL(name), nil
 }
 
-func (s *Server) dsn(database string) string {
-	return "postgres:///" + database + "?" + url.Values{"host": {s.dir}, "port": {"5432"}, "user": {"postgres"}}.Encode()
+// URL is the postgres:// address of one of the server's databases.
+func (s *Server) URL(database string) string { return URL(database, s) }
+
+// URL is the postgres:// address of a database that is on all of the servers: a
+// client takes the first that accepts writes.
+func URL(database string, servers ...*Server) string {
+	hosts, ports := make([]string, len(servers)), make([]string, len(servers))
+	for i, s := range servers {
+		hosts[i], ports[i] = s.dir, "5432"
+	}
+	q := url.Values{"host": {strings.Join(hosts, ",")}, "port": {strings.Join(ports, ",")}, "user": {"postgres"}}
+	if len(servers) > 1 {
+		q.Set("target_session_attrs", "read-write")
+	}
+	return "postgres:///" + database + "?" + q.Encode()
 }
 
 var running atomic.Pointer[Server]

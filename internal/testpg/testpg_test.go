@@ -200,7 +200,7 @@ func TestServerEndsWithItsProcess(t *testing.T) {
 	if err != nil || !strings.HasPrefix(dir, "/") {
 		t.Fatalf("got %q, %v, want the server's folder", dir, err)
 	}
-	conn := connect(t, (&Server{dir: dir}).dsn("postgres"))
+	conn := connect(t, (&Server{dir: dir}).URL("postgres"))
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -241,5 +241,61 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	fmt.Fprint(log, "the end\n")
 	if got := log.String(); len(got) > 4096 || !strings.HasSuffix(got, "xthe end") {
 		t.Errorf("got %d bytes ending %q, want at most 4096 ending in the end", len(got), got[len(got)-8:])
+	}
+}
+
+// A server that is killed has what it committed when it is started again, and a
+// standby has it when it takes over.
+func TestKillRestartAndFailover(t *testing.T) {
+	t.Parallel()
+	server(t) // skips without PostgreSQL
+	primary, err := Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer primary.Stop()
+	dsn, err := primary.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := connect(t, dsn).Exec(t.Context(), "CREATE TABLE t (n bigint); INSERT INTO t VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := pgx.Connect(t.Context(), dsn); err == nil {
+		conn.Close(t.Context())
+		t.Error("the server still answers after Kill")
+	}
+	if err := primary.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	standby, err := primary.Standby()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer standby.Stop()
+	both := URL(connect(t, dsn).Config().Database, standby, primary)
+	conn := connect(t, both)
+	if got := setting(t, conn, "unix_socket_directories"); got != primary.dir {
+		t.Errorf("a client that writes went to %s, want the primary's %s", got, primary.dir)
+	}
+	if _, err := conn.Exec(t.Context(), "INSERT INTO t VALUES (2)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	conn = connect(t, both)
+	var sum int
+	if _, err := conn.Exec(t.Context(), "INSERT INTO t VALUES (4)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.QueryRow(t.Context(), "SELECT sum(n) FROM t").Scan(&sum); err != nil || sum != 7 {
+		t.Errorf("after the failover: got %d, %v, want all of 1, 2 and 4", sum, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -31,4 +32,31 @@ func asOrdinaryUser(cmd *exec.Cmd, dir string) error {
 	}
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	return os.Chown(dir, int(uid), int(gid))
+}
+
+// killTree kills a process and its children, and returns their ids.
+func killTree(parent int) ([]int, error) {
+	// Stopped first: it has no more children while they are counted.
+	if err := syscall.Kill(parent, syscall.SIGSTOP); err != nil {
+		return nil, err
+	}
+	pids := []int{parent}
+	list, err := exec.Command("ps", "-A", "-o", "pid=", "-o", "ppid=").Output()
+	for line := range strings.Lines(string(list)) {
+		var pid, of int
+		if _, err := fmt.Sscan(line, &pid, &of); err == nil && of == parent {
+			pids = append(pids, pid)
+		}
+	}
+	for _, pid := range pids {
+		err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	return pids, err
+}
+
+// alive reports whether a process still runs; one that only waits for its
+// parent to notice does not.
+func alive(pid int) bool {
+	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
+	return err == nil && !strings.HasPrefix(string(state), "Z")
 }
