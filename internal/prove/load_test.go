@@ -1,0 +1,366 @@
+package prove
+
+import (
+	"bytes"
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// spread is how many customers there are beside the hot one.
+const spread = 64
+
+// op is one operation of one unit, and what its callers were told about it.
+type op struct {
+	key      string
+	customer int           // 0 is the hot one
+	hash     atomic.Uint64 // of the first answer, without "replayed"; 0: none was seen
+	allowed  atomic.Bool
+	fresh    atomic.Int32 // answers that were not replays: the taking itself
+	lost     atomic.Bool  // some attempt had no answer
+}
+
+// load is clients that take from customers and remember, outside the server,
+// what they were told: a witness. An operation is asked for again, under its
+// key, until it is answered, at another node where there is one.
+type load struct {
+	t       *testing.T
+	seed    uint64
+	key     string // API key
+	nodes   []atomic.Pointer[node]
+	clients int
+	hot     int64 // limit of the hot customer
+	each    int64 // limit of each other one
+
+	ops     []op // room for all that may come
+	next    atomic.Int64
+	pending chan int64 // operations under way, for callers to ask for at the same time
+	stop    atomic.Bool
+	began   time.Time
+
+	calls, retries, lost, refused, stopped atomic.Int64 // refused: 503
+
+	mu   sync.Mutex
+	took [spread + 1]map[int64]string // the figure `used` of each granted unit, and its key
+	errs int
+}
+
+const base = 1_900_000_000_000 // ms: where the time of the keys begins
+
+// newLoad makes the catalogue and the customers. max bounds the operations that
+// may begin; hot and each are the limits.
+func newLoad(t *testing.T, seed uint64, key string, clients, max int, hot, each int64, nodes ...*node) *load {
+	t.Helper()
+	l := &load{t: t, seed: seed, key: key, nodes: make([]atomic.Pointer[node], len(nodes)), clients: clients, hot: hot, each: each,
+		ops: make([]op, max), pending: make(chan int64, clients)}
+	for i, n := range nodes {
+		l.nodes[i].Store(n)
+	}
+	for i := range l.took {
+		l.took[i] = map[int64]string{}
+	}
+	addr := nodes[0].addr
+	manage(t, addr, key, "PUT", "/v1/catalog", "application/yaml", fmt.Sprintf(`usher: 1
+features: {hot: {kind: metered}, calls: {kind: metered}, lenient: {kind: metered, fail: open}}
+plans: {all: {default: true, entitlements: {hot: {limit: %d, per: lifetime}, calls: {limit: %d, per: lifetime}, lenient: {limit: 10, per: lifetime}}}}
+`, hot, each))
+	for i := range spread + 1 {
+		manage(t, addr, key, "PUT", "/v1/customers/"+customer(i), "application/json", "{}")
+	}
+	return l
+}
+
+func customer(i int) string { return "c" + strconv.Itoa(i) }
+
+func feature(customer int) string {
+	if customer == 0 {
+		return "hot"
+	}
+	return "calls"
+}
+
+func (l *load) limit(customer int) int64 {
+	if customer == 0 {
+		return l.hot
+	}
+	return l.each
+}
+
+// begin makes the next operation, or nil where enough have begun. Every other
+// one is the hot customer's. The key is a UUIDv7, and later ones sort later.
+func (l *load) begin() (int64, *op) {
+	if l.stop.Load() {
+		return 0, nil
+	}
+	i := l.next.Add(1) - 1
+	if i >= int64(len(l.ops)) {
+		return 0, nil
+	}
+	r := rand.New(rand.NewPCG(l.seed, uint64(i)))
+	o := &l.ops[i]
+	if r.IntN(2) == 1 {
+		o.customer = 1 + r.IntN(spread)
+	}
+	ms, random := uint64(base+i/8), r.Uint64()
+	o.key = fmt.Sprintf("%08x-%04x-7%03x-%04x-%012x", ms>>16, ms&0xffff, i&7<<9|int64(random&0x1ff), 0x8000|random>>48&0x3fff, random>>9&(1<<48-1))
+	return i, o
+}
+
+// run runs clients until calls were made, or where calls is 0 until stop is
+// set or no operation is left. About 30 of 100 calls are retries: half of them
+// of what another client asks for at that moment, half of anything before.
+func (l *load) run(calls int64) {
+	l.began = time.Now()
+	var wg sync.WaitGroup
+	for c := range l.clients {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(l.seed, uint64(c)<<40))
+			conn := &client{key: l.key}
+			defer conn.close()
+			for !l.stop.Load() && (l.calls.Add(1) <= calls || calls == 0) {
+				switch n := r.IntN(100); {
+				case n < 15:
+					select {
+					case i := <-l.pending: // at the same time, at the next node
+						l.retries.Add(1)
+						l.ask(conn, &l.ops[i], c+1)
+						continue
+					default:
+					}
+					fallthrough
+				case n < 30:
+					if begun := l.next.Load() - int64(l.clients); begun > 0 {
+						if o := &l.ops[r.Int64N(min(begun, int64(len(l.ops))))]; o.hash.Load() != 0 {
+							l.retries.Add(1)
+							l.ask(conn, o, c+1)
+							continue
+						}
+					}
+				}
+				i, o := l.begin()
+				if o == nil {
+					return
+				}
+				select {
+				case l.pending <- i:
+				default:
+				}
+				l.ask(conn, o, c)
+			}
+		})
+	}
+	wg.Wait()
+	if calls > 0 {
+		l.calls.Store(min(l.calls.Load(), calls))
+	}
+}
+
+// restless is how long an operation may stay without an answer while databases
+// and nodes come and go.
+const restless = 90 * time.Second
+
+// ask asks for an operation until it is answered, and remembers the answer. It
+// begins at the node-th node, and goes on to the next after each failure.
+func (l *load) ask(c *client, o *op, node int) {
+	body := `{"customer":"` + customer(o.customer) + `","feature":"` + feature(o.customer) + `","key":"` + o.key + `"}`
+	for deadline := time.Now().Add(restless); ; node++ {
+		n := l.nodes[node%len(l.nodes)].Load()
+		if n != nil {
+			switch a, err := c.post(n.addr, "/v1/consume", body); {
+			case err != nil:
+				o.lost.Store(true)
+				l.lost.Add(1)
+			case a.status == http.StatusServiceUnavailable:
+				if seconds, err := strconv.Atoi(a.retryAfter); err != nil || seconds < 1 {
+					l.errorf("a 503 says Retry-After %q, want seconds", a.retryAfter)
+				}
+				o.lost.Store(true)
+				l.refused.Add(1)
+			case a.status != http.StatusOK:
+				l.errorf("key %s: %d %s", o.key, a.status, a.body)
+				return
+			default:
+				l.remember(o, a)
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			l.errorf("key %s: no answer within %v", o.key, restless)
+			l.stop.Store(true)
+			return
+		}
+		time.Sleep(time.Duration(2+len(o.key)%3) * time.Millisecond)
+	}
+}
+
+var hashes = maphash.MakeSeed()
+
+// remember holds an answer against the first one under the same key.
+func (l *load) remember(o *op, a answer) {
+	again := a.replayed()
+	if again {
+		a.body = bytes.Replace(a.body, replayed, nil, 1)
+	}
+	hash := maphash.Bytes(hashes, a.body) | 1
+	if first := o.hash.CompareAndSwap(0, hash); !first {
+		if o.hash.Load() != hash {
+			l.errorf("key %s was answered in two ways, the second: %s", o.key, a.body)
+		}
+	} else if a.allowed() {
+		o.allowed.Store(true)
+		l.mu.Lock()
+		other, twice := l.took[o.customer][a.used()]
+		l.took[o.customer][a.used()] = o.key
+		l.mu.Unlock()
+		if twice {
+			l.errorf("unit %d of %s was given to key %s and to key %s", a.used(), customer(o.customer), other, o.key)
+		}
+	}
+	if !again && o.fresh.Add(1) > 1 {
+		l.errorf("key %s was taken twice: %s", o.key, a.body)
+	}
+}
+
+// errorf fails the test, in words only the first few times.
+func (l *load) errorf(format string, args ...any) {
+	l.mu.Lock()
+	l.errs++
+	n := l.errs
+	l.mu.Unlock()
+	if n <= 5 {
+		l.t.Errorf(format, args...)
+	} else {
+		l.t.Fail()
+	}
+}
+
+// finish judges a load that has ended: every operation has one answer, each
+// customer was granted exactly what was asked for or its limit, and the server
+// says the same. Where replay is set, every key is asked for once more first.
+func (l *load) finish(replay bool) {
+	t := l.t
+	t.Helper()
+	seconds := time.Since(l.began).Seconds()
+	begun := min(l.next.Load(), int64(len(l.ops)))
+	if replay {
+		l.replay(0, begun, nil)
+	}
+	var demand, granted [spread + 1]int64
+	for i := range begun {
+		o := &l.ops[i]
+		demand[o.customer]++
+		switch {
+		case o.hash.Load() == 0:
+			l.errorf("key %s has no answer", o.key)
+		case o.fresh.Load() == 0 && !o.lost.Load():
+			l.errorf("key %s has only replays of an answer that nobody was given", o.key)
+		}
+		if o.allowed.Load() {
+			granted[o.customer]++
+		}
+	}
+	c := &client{key: l.key}
+	defer c.close()
+	var all, full int64
+	for i := range demand {
+		want := min(demand[i], l.limit(i))
+		if granted[i] != want {
+			l.errorf("%s: granted %d, want %d: %d asked, limit %d", customer(i), granted[i], want, demand[i], l.limit(i))
+		}
+		// Other nodes' use is seen a little later.
+		var d decision
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if d = check(t, c, l.living().addr, customer(i), feature(i)); d.Used == want || time.Now().After(end) {
+				break
+			}
+		}
+		if d.Used != want {
+			l.errorf("%s: the server says %d used, want the %d that were granted", customer(i), d.Used, want)
+		}
+		all += granted[i]
+		if demand[i] >= l.limit(i) {
+			full++
+		}
+	}
+	if demand[0] <= l.hot {
+		l.errorf("the hot limit of %d was not reached by %d operations: nothing was proved", l.hot, demand[0])
+	}
+	t.Logf("operations %d, calls %d, retries %d, without an answer %d, 503 %d, kills %d; granted %d, at their limit %d of %d customers; hot limit %d of %d asked; %.1f s, %.0f calls/s",
+		begun, l.calls.Load(), l.retries.Load(), l.lost.Load(), l.refused.Load(), l.stopped.Load(), all, full, spread+1, l.hot, demand[0], seconds, float64(l.calls.Load())/seconds)
+}
+
+// living is a node that serves.
+func (l *load) living() *node {
+	for i := range l.nodes {
+		if n := l.nodes[i].Load(); n != nil {
+			return n
+		}
+	}
+	l.t.Fatal("no node is left")
+	return nil
+}
+
+// replay asks again for every answered operation of [from, to), at a node or at
+// all of them: it must be a replay of the same answer.
+func (l *load) replay(from, to int64, at *node) {
+	const callers = 8
+	var wg sync.WaitGroup
+	for k := range int64(callers) {
+		wg.Go(func() {
+			c := &client{key: l.key}
+			defer c.close()
+			for i := from + k; i < to; i += callers {
+				o := &l.ops[i]
+				if o.hash.Load() == 0 {
+					continue // under way
+				}
+				n := at
+				if n == nil {
+					n = l.nodes[i%int64(len(l.nodes))].Load()
+				}
+				if n == nil {
+					n = l.living()
+				}
+				a, err := c.post(n.addr, "/v1/consume", `{"customer":"`+customer(o.customer)+`","feature":"`+feature(o.customer)+`","key":"`+o.key+`"}`)
+				switch {
+				case err != nil || a.status != http.StatusOK:
+					l.errorf("key %s, which was acknowledged: %d %s %v", o.key, a.status, a.body, err)
+					return
+				case !a.replayed():
+					l.errorf("key %s was acknowledged and is forgotten: %s", o.key, strings.TrimSpace(string(a.body)))
+				}
+				l.remember(o, a)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// until waits for the n-th operation to begin; false where the load ended before.
+func (l *load) until(n int64, ended <-chan struct{}) bool {
+	for l.next.Load() < n {
+		select {
+		case <-ended:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return true
+}
+
+// start runs the load beside the caller; the channel closes when it has ended.
+func (l *load) start(calls int64) (ended chan struct{}) {
+	ended = make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.run(calls)
+	}()
+	return ended
+}
