@@ -70,6 +70,10 @@ type Decision struct {
 	Taken      bool // the decision is of a take: Consumed and Deductions are shown
 	Replayed   bool // a stored answer (S13)
 
+	Reservation *Reservation // of the calls about reservations
+	Seat        *Seat        // of the calls about seats, where the holder has one
+	Correction  *Correction  // of a correction
+
 	Degraded bool
 	AsOf     time.Time // zero: now
 	Revision int64

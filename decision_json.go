@@ -84,6 +84,15 @@ func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 		}
 		b = append(b, ']')
 	}
+	if d.Reservation != nil {
+		b = d.Reservation.appendJSON(append(b, `,"reservation":`...), d.Precision)
+	}
+	if d.Seat != nil {
+		b = d.Seat.AppendJSON(append(b, `,"seat":`...))
+	}
+	if d.Correction != nil {
+		b = d.Correction.appendJSON(append(b, `,"correction":`...), d.Precision)
+	}
 	if d.Replayed {
 		b = append(b, `,"replayed":true`...)
 	}
@@ -289,12 +298,29 @@ type (
 			Remaining wireQuantity `json:"remaining"`
 			Window    Window       `json:"window"`
 		} `json:"caps"`
-		Consumed   wireQuantity `json:"consumed"`
-		Deductions []struct {
-			Allowance string       `json:"allowance"`
-			Feature   string       `json:"feature"`
-			Amount    wireQuantity `json:"amount"`
-		} `json:"deductions"`
+		Consumed    wireQuantity   `json:"consumed"`
+		Deductions  wireDeductions `json:"deductions"`
+		Reservation *struct {
+			ID        string           `json:"id"`
+			Amount    wireQuantity     `json:"amount"`
+			ExpiresAt time.Time        `json:"expires_at"`
+			State     ReservationState `json:"state"`
+			Settled   wireQuantity     `json:"settled"`
+			Late      bool             `json:"late"`
+		} `json:"reservation"`
+		Seat *struct {
+			Holder    string    `json:"holder"`
+			State     SeatState `json:"state"`
+			Since     time.Time `json:"since"`
+			ExpiresAt time.Time `json:"expires_at"`
+			Excess    bool      `json:"excess"`
+		} `json:"seat"`
+		Correction *struct {
+			Ref      wireRef        `json:"ref"`
+			Amount   wireQuantity   `json:"amount"`
+			Left     wireQuantity   `json:"left"`
+			Returned wireDeductions `json:"returned"`
+		} `json:"correction"`
 		Replayed bool      `json:"replayed"`
 		Degraded bool      `json:"degraded"`
 		AsOf     time.Time `json:"as_of"`
@@ -305,8 +331,35 @@ type (
 		precision int
 		there     bool
 	}
-	wirePeriod struct{ Period }
+	wirePeriod     struct{ Period }
+	wireDeductions []struct {
+		Allowance string       `json:"allowance"`
+		Feature   string       `json:"feature"`
+		Amount    wireQuantity `json:"amount"`
+	}
+	wireRef struct{ id, source string }
 )
+
+func (r *wireRef) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &r.id)
+	}
+	var w struct{ Source, ID string }
+	err := json.Unmarshal(b, &w)
+	r.id, r.source = w.ID, w.Source
+	return err
+}
+
+func (w wireDeductions) list() (out []Deduction) {
+	for _, x := range w {
+		y := Deduction{Allowance: x.Allowance, Feature: x.Feature, Amount: x.Amount.units}
+		if y.Feature != "" {
+			y.Precision = x.Amount.precision
+		}
+		out = append(out, y)
+	}
+	return out
+}
 
 func (q *wireQuantity) UnmarshalJSON(b []byte) error {
 	var n Number
@@ -368,12 +421,18 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 		d.Caps = append(d.Caps, CapUse{ID: c.ID, Per: c.Per.Period, Sliding: c.Sliding,
 			Limit: c.Limit.units, Used: c.Used.units, Remaining: c.Remaining.units, Window: c.Window})
 	}
-	for _, x := range w.Deductions {
-		y := Deduction{Allowance: x.Allowance, Feature: x.Feature, Amount: x.Amount.units}
-		if y.Feature != "" {
-			y.Precision = x.Amount.precision
+	d.Deductions = w.Deductions.list()
+	if r := w.Reservation; r != nil {
+		if r.State == "" {
+			r.State = ReservationOpen
 		}
-		d.Deductions = append(d.Deductions, y)
+		d.Reservation = &Reservation{ID: r.ID, Amount: r.Amount.units, ExpiresAt: r.ExpiresAt, State: r.State, Settled: r.Settled.units, Late: r.Late}
+	}
+	if s := w.Seat; s != nil {
+		d.Seat = &Seat{Holder: s.Holder, State: s.State, Since: s.Since, ExpiresAt: s.ExpiresAt, Excess: s.Excess}
+	}
+	if c := w.Correction; c != nil {
+		d.Correction = &Correction{Ref: c.Ref.id, Source: c.Ref.source, Amount: c.Amount.units, Left: c.Left.units, Returned: c.Returned.list()}
 	}
 	if len(w.Value) == 0 || string(w.Value) == "null" {
 		return nil

@@ -101,6 +101,9 @@ func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
 		used, left := s.capUse(list, &fr.caps[i], at)
 		buf.caps = append(buf.caps, capNumbers{used, left})
 	}
+	if f.def.Kind == usher.Seats {
+		s.seatRows(f, fr, buf.rows, list, at)
+	}
 }
 
 // resolve computes the figures of a frame's rows.
@@ -130,9 +133,12 @@ func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at 
 	}
 	if b >= 0 {
 		n.used, n.reserved = list[b].Used, list[b].Reserved
+		if len(s.lapses) > 0 {
+			n.used, n.reserved = s.lapsed(list, b, at)
+		}
 	}
 	if r.opening != nil {
-		n.opening = s.openings[r.opening.Key()]
+		n.opening = s.opened(r.opening, at)
 	}
 	own := n.used
 	switch f.gauge {
@@ -143,34 +149,42 @@ func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at 
 		n.opening = n.used - own
 	default:
 		if len(r.carry) > 0 {
-			n.opening = satAdd(n.opening, total(list, r.carry))
+			n.opening = satAdd(n.opening, s.total(list, r.carry, at))
 		}
 		n.used = satAdd(n.used, n.opening)
 	}
 	if r.roll != nil {
-		n.limit = max(own, s.rolledOver(list, r.roll))
+		n.limit = max(satAdd(own, n.reserved), s.rolledOver(list, r.roll, at))
 	}
 	n.settle(r.overage)
 }
 
 // rolledOver is what an earlier window left for later ones (S21).
-func (s *Snapshot) rolledOver(list []Bucket, r *roll) int64 {
-	used := total(list, r.source)
+func (s *Snapshot) rolledOver(list []Bucket, r *roll, at int64) int64 {
+	used := s.total(list, r.source, at)
 	if r.opening != nil {
-		used = satAdd(used, s.openings[r.opening.Key()])
+		used = satAdd(used, s.opened(r.opening, at))
 	}
 	left := r.limit - min(max(used-r.offset, 0), r.limit)
 	return min(left, r.max)
 }
 
 // total is what buckets hold together, without what they opened with.
-func total(list []Bucket, keys []BucketKey) (n int64) {
+func (s *Snapshot) total(list []Bucket, keys []BucketKey, at int64) (n int64) {
 	for i := range keys {
 		if b := find(list, keys[i].Clock, keys[i].Start); b >= 0 {
-			n = satAdd(n, satAdd(list[b].Used, list[b].Reserved))
+			n = satAdd(n, s.holds(list, b, at))
 		}
 	}
 	return n
+}
+
+// holds is what a bucket holds at an instant, used and reserved.
+func (s *Snapshot) holds(list []Bucket, i int, at int64) int64 {
+	if len(s.lapses) == 0 {
+		return satAdd(list[i].Used, list[i].Reserved)
+	}
+	return satAdd(s.lapsed(list, i, at))
 }
 
 // highest is the largest use of any of the buckets.
@@ -210,6 +224,7 @@ func (n *numbers) settle(o usher.Overage) {
 type verdict struct {
 	allowed bool
 	reason  usher.Reason
+	would   usher.Reason // what denies, whatever the mode; "" where nothing does
 	// How the amount divides: own included, pool included, own overage, pool
 	// overage, and what nothing holds. Pool figures are in units of the feature.
 	own, pool, over, poolOver, beyond int64
@@ -234,7 +249,7 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 	v := verdict{reason: usher.WithinLimit}
 	included, room, unlimited := sums(buf.rows)
 	if fr.dead != "" {
-		v.reason, v.beyond = fr.dead, amount
+		v.reason, v.would, v.beyond = fr.dead, fr.dead, amount
 		return v
 	}
 	for i := range buf.caps {
@@ -279,6 +294,7 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 	if v.capped {
 		v.reason = usher.CapReached
 	}
+	v.would = v.reason
 	switch fr.mode {
 	case usher.Warn:
 		v.allowed, v.reason = true, usher.Warned
@@ -333,12 +349,12 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 // capUse is what a cap has counted and what it still lets through.
 func (s *Snapshot) capUse(list []Bucket, c *capRow, at int64) (used, left int64) {
 	if c.cap.Sliding {
-		used = slidingUse(list, c, at)
+		used = s.slidingUse(list, c, at)
 	} else if b := find(list, c.key.Clock, c.key.Start); b >= 0 {
-		used = satAdd(list[b].Used, list[b].Reserved)
+		used = s.holds(list, b, at)
 	}
 	if c.opening != nil {
-		used = satAdd(used, s.openings[c.opening.Key()])
+		used = satAdd(used, s.opened(c.opening, at))
 	}
 	return used, max(0, c.cap.Limit-used)
 }

@@ -16,6 +16,8 @@ type Snapshot struct {
 
 	use      map[string][]Bucket // by feature
 	openings map[BucketKey]int64
+	lapses   []Lapse     // soonest first
+	held     bool        // a clone after Expire: what is in lapses counts
 	dirty    []BucketKey // changed by Take, in the order of the first change
 }
 
@@ -31,7 +33,7 @@ func NewSnapshot(w *World, revision int64, buckets []Bucket, openings map[Bucket
 
 // Clone returns a snapshot that Take may change without being seen through s.
 func (s *Snapshot) Clone() *Snapshot {
-	c := &Snapshot{World: s.World, Revision: s.Revision, use: make(map[string][]Bucket, len(s.use)), openings: s.openings}
+	c := &Snapshot{World: s.World, Revision: s.Revision, use: make(map[string][]Bucket, len(s.use)), openings: s.openings, lapses: s.lapses}
 	for f, list := range s.use {
 		c.use[f] = append(make([]Bucket, 0, len(list)+2), list...)
 	}
@@ -179,6 +181,9 @@ func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 	}
 	if f.pool != nil {
 		keys = append(keys, BucketKey{f.def.Key, ClockDrawn, 0})
+	}
+	if f.def.Kind == usher.Seats {
+		keys = append(keys, BucketKey{f.def.Key, ClockSeats, 0})
 	}
 	for i := range fr.caps {
 		c := &fr.caps[i]

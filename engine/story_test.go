@@ -462,6 +462,9 @@ func (l *ledger) keep(s *engine.Snapshot, e engine.Effect, at time.Time) {
 	}
 	us := at.UnixMicro()
 	for _, en := range e.Entries {
+		if en.Allowance == engine.EntryCap {
+			continue
+		}
 		l.minutes[engine.BucketKey{Feature: en.Bucket.Feature, Clock: en.Bucket.Clock, Start: us - us%minute}] += en.Amount
 	}
 }

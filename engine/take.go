@@ -16,6 +16,7 @@ const (
 	Consume OpKind = iota // decide, then take all or nothing (S12)
 	Record                // use that has happened: always booked (S14)
 	Level                 // a gauge's value: last, max, or one more distinct value (S33)
+	Reserve               // as Consume, but held until it is settled (S23)
 )
 
 // Op is one change of use.
@@ -23,7 +24,9 @@ type Op struct {
 	Kind     OpKind
 	Customer string // echoed in the decision
 	Feature  string
-	Amount   int64 // smallest units; of a Level, the value (for unique: 1 if it is new in the window, else 0)
+	Amount   int64     // smallest units; of a Level, the value (for unique: 1 if it is new in the window, else 0)
+	Hold     string    // of a Reserve: its id
+	Until    time.Time // of a Reserve: when it expires
 }
 
 // Entry is one posting of the ledger: Amount of Feature went to a bucket under
@@ -39,6 +42,7 @@ type Entry struct {
 const (
 	EntryExcess = "excess" // beyond what anything permits (S14)
 	EntryDrawn  = "drawn"  // paid for by a pool's credits (S25)
+	EntryCap    = "cap"    // counted by a cap as well; no part of the take's sum
 )
 
 // ClockDrawn is the clock under which use that credits paid for is counted.
@@ -48,19 +52,26 @@ const ClockDrawn = "drawn"
 type Effect struct {
 	Decision usher.Decision
 	Entries  []Entry
-	Overflow bool // it could not be booked: use would pass int64 (S24)
+	Overflow bool         // it could not be booked: use would pass int64 (S24)
+	Would    usher.Reason // what denies it, or would if the mode or the kind of operation let it (S14, S26); "" is nothing
+	Seated   bool         // of Sit: the holder has the seat as wanted
 }
 
 // Take applies an operation to a clone of a snapshot at an instant and says
-// what it did (S12-S15, S20, S21, S25). A denied Consume changes nothing. The
-// decision is the one after the take.
+// what it did (S12-S15, S20, S21, S23, S25). A denied Consume or Reserve
+// changes nothing. The decision is the one after the take. Where something may
+// have expired, Expire comes before it.
 func Take(s *Snapshot, op Op, at time.Time) Effect {
 	q := Query{Customer: op.Customer, Feature: op.Feature, Amount: op.Amount, Buf: new(Buf)}
 	f := s.World.features[op.Feature]
 	if f == nil || s.World.customer == nil || !f.def.Kind.Counts() {
 		d := Decide(s, q, at)
 		d.Taken = op.Kind == Consume
-		return Effect{Decision: d}
+		e := Effect{Decision: d}
+		if !d.Allowed {
+			e.Would = d.Reason
+		}
+		return e
 	}
 	now := at.UnixMicro()
 	fr := s.World.frameAt(f, now)
@@ -72,33 +83,31 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	v := s.judge(f, fr, buf, op.Amount, now)
 	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Type: f.def.Type,
 		Precision: f.def.Precision, Revision: s.Revision, Taken: op.Kind == Consume}}
-	if op.Kind == Consume && !v.allowed {
+	e.Would = v.would
+	if (op.Kind == Consume || op.Kind == Reserve) && !v.allowed {
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
 	if !fits(buf, op.Amount) || !s.drawFits(f, buf, v) {
 		e.Overflow = true
 		v.allowed, v.reason = false, f.refusal()
+		e.Would = v.reason
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
-	s.book(f, fr, buf, v, op.Amount, now, &e)
+	s.book(f, fr, buf, v, op, now, &e)
 	s.figures(f, fr, buf, now)
 	if v.poolFrame != nil && v.poolFrame.dead == "" {
 		buf.pool = s.resolve(buf.pool[:0], s.use[f.pool.def.Key], f.pool, v.poolFrame, now)
 	}
 	s.answer(&e.Decision, f, fr, buf, now, v)
-	e.Decision.Consumed = op.Amount
-	for _, en := range e.Entries {
-		if en.Allowance == EntryExcess || en.Allowance == EntryDrawn {
-			continue
-		}
-		d := usher.Deduction{Allowance: en.Allowance, Amount: en.Amount}
-		if en.Bucket.Feature != op.Feature {
-			d.Feature, d.Precision = en.Bucket.Feature, f.pool.def.Precision
-		}
-		e.Decision.Deductions = append(e.Decision.Deductions, d)
+	if op.Kind == Reserve {
+		h := Hold{ID: op.Hold, At: at, Expires: op.Until, Entries: e.Entries}
+		s.remember(h.Lapses()...)
+		return e
 	}
+	e.Decision.Consumed = op.Amount
+	e.deduct(s, op.Feature)
 	return e
 }
 
@@ -130,30 +139,35 @@ func (s *Snapshot) drawFits(f *feature, buf *Buf, v verdict) bool {
 		}
 	}
 	b, _ := s.Bucket(BucketKey{f.def.Key, ClockDrawn, 0})
-	return b.Used <= math.MaxInt64-drawn
+	return satAdd(b.Used, b.Reserved) <= math.MaxInt64-drawn
 }
 
 // book takes amount as the verdict divides it.
-func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, amount, at int64, e *Effect) {
-	s.burn(f, fr, buf.rows, v.own, v.over, at, e)
+func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at int64, e *Effect) {
+	hold := op.Kind == Reserve
+	s.burn(f, fr, buf.rows, v.own, v.over, at, hold, e)
 	if drawn := v.pool + v.poolOver; drawn > 0 {
 		rate := f.def.Draws.Rate
 		included := min(drawn*rate, v.poolHeld)
-		s.burn(f.pool, v.poolFrame, buf.pool, included, drawn*rate-included, at, e)
-		s.count(v.poolFrame.caps, drawn*rate)
+		s.burn(f.pool, v.poolFrame, buf.pool, included, drawn*rate-included, at, hold, e)
+		s.count(v.poolFrame.caps, drawn*rate, hold, e)
 		key := BucketKey{f.def.Key, ClockDrawn, 0}
 		b, _ := s.Bucket(key)
 		b.End, b.Unlimited = maxMicro, true
-		b.Used += drawn
+		if hold {
+			b.Reserved += drawn
+		} else {
+			b.Used += drawn
+		}
 		s.write(b)
 		e.Entries = append(e.Entries, Entry{key, EntryDrawn, drawn})
 	}
 	if v.beyond > 0 {
 		i := bookkeeper(fr)
-		key := s.post(f, fr, buf.rows, i, v.beyond, at)
+		key := s.post(f, fr, buf.rows, i, v.beyond, at, hold)
 		e.Entries = append(e.Entries, Entry{key, EntryExcess, v.beyond})
 	}
-	s.count(fr.caps, amount)
+	s.count(fr.caps, op.Amount, hold, e)
 }
 
 // bookkeeper is the row that excess is booked to: the last in burn order that
@@ -170,9 +184,9 @@ func bookkeeper(fr *frame) int {
 }
 
 // burn takes included amounts and then overage, each in burn order (S15).
-func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, at int64, e *Effect) {
+func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, at int64, hold bool, e *Effect) {
 	add := func(i int, id string, n int64) {
-		key := s.post(f, fr, rows, i, n, at)
+		key := s.post(f, fr, rows, i, n, at, hold)
 		e.Entries = append(e.Entries, Entry{key, id, n})
 	}
 	order := fr.burn
@@ -236,13 +250,22 @@ func (s *Snapshot) burnOrder(fr *frame, rows []numbers, at int64) []part {
 	return order
 }
 
-// post adds n to a row's bucket and its figures, and returns the bucket's key.
-func (s *Snapshot) post(f *feature, fr *frame, rows []numbers, i int, n, at int64) BucketKey {
+// post adds n to the use or the holds of a row's bucket and its figures, and
+// returns the bucket's key.
+func (s *Snapshot) post(f *feature, fr *frame, rows []numbers, i int, n, at int64, hold bool) BucketKey {
 	r, num := &fr.rows[i], &rows[i]
-	num.used += n
+	if hold {
+		num.reserved += n
+	} else {
+		num.used += n
+	}
 	num.settle(r.overage)
 	b := s.bucketOf(f, r, num, at)
-	b.Used += n
+	if hold {
+		b.Reserved += n
+	} else {
+		b.Used += n
+	}
 	s.write(b)
 	return b.BucketKey
 }
@@ -266,7 +289,10 @@ func (s *Snapshot) bucketOf(f *feature, r *row, n *numbers, at int64) Bucket {
 
 // count adds n to the windows of caps. Caps of one clock share a bucket, which
 // counts once.
-func (s *Snapshot) count(caps []capRow, n int64) {
+func (s *Snapshot) count(caps []capRow, n int64, hold bool, e *Effect) {
+	if n == 0 {
+		return
+	}
 	for i := range caps {
 		c := &caps[i]
 		if slices.ContainsFunc(caps[:i], func(x capRow) bool { return x.key == c.key }) {
@@ -274,8 +300,13 @@ func (s *Snapshot) count(caps []capRow, n int64) {
 		}
 		b, _ := s.Bucket(c.key)
 		b.End, b.Unlimited = c.window.end, true // counts only; the cap is judged before the take
-		b.Used = satAdd(b.Used, n)
+		if hold {
+			b.Reserved = satAdd(b.Reserved, n)
+		} else {
+			b.Used = satAdd(b.Used, n)
+		}
 		s.write(b)
+		e.Entries = append(e.Entries, Entry{c.key, EntryCap, n})
 	}
 }
 
@@ -336,6 +367,9 @@ func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
 	f := s.World.features[feature]
 	if f == nil {
 		return true
+	}
+	if d := f.def.Draws; d != nil && amount > math.MaxInt64/2/d.Rate {
+		return false
 	}
 	now := at.UnixMicro()
 	fr := s.World.frameAt(f, now)

@@ -303,7 +303,13 @@ func (l *Live) use(ctx context.Context, env usher.Environment, customer string, 
 	if err != nil {
 		return nil, err
 	}
-	return engine.NewSnapshot(w, revision, buckets, sums), nil
+	s := engine.NewSnapshot(w, revision, buckets, sums)
+	lapses, err := l.cfg.DB.Lapses(ctx, store.Holder{Env: env, Customer: customer})
+	if err != nil {
+		return nil, err
+	}
+	s.SetLapses(lapses)
+	return s, nil
 }
 
 // Reader is what Openings reads from: the database, or a transaction of it.

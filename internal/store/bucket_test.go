@@ -140,8 +140,8 @@ func TestUseIsSummedOverMinutes(t *testing.T) {
 			clock  string
 			used   int64
 		}{{0, "month", 1}, {1, "month", 2}, {1, "gr_1", 4}, {2, "month", -8}, {3, "month", 16}, {9, "month", 1 << 62}} {
-			write(t, db, `INSERT INTO rollup (customer, env, feature, minute_at, clock, used, at) VALUES ('acme', 'production', 'api', $1, $2, $3, 7)`, micros(minute(r.minute)), r.clock, r.used)
-			write(t, db, `INSERT INTO rollup_dim (customer, env, feature, dimension, value, minute_at, used, at) VALUES ('acme', 'production', 'api', 'data.model', $1, $2, $3, 7)`, r.clock, micros(minute(r.minute)), r.used)
+			write(t, db, `INSERT INTO rollup (customer, env, feature, grain, start_at, clock, used, at) VALUES ('acme', 'production', 'api', 1, $1, $2, $3, 7)`, micros(minute(r.minute)), r.clock, r.used)
+			write(t, db, `INSERT INTO rollup_dim (customer, env, feature, grain, dimension, value, start_at, used, at) VALUES ('acme', 'production', 'api', 1, 'data.model', $1, $2, $3, 7)`, r.clock, micros(minute(r.minute)), r.used)
 		}
 		if got, err := db.UseByClock(ctx, env, "acme", "api", minute(1), minute(3)); err != nil || !reflect.DeepEqual(got, map[string]int64{"month": -6, "gr_1": 4}) {
 			t.Errorf("UseByClock: got %v, %v", got, err)
@@ -151,16 +151,16 @@ func TestUseIsSummedOverMinutes(t *testing.T) {
 		}
 		at := fromMicros(7)
 		want := []RollupRow{{minute(1), "", "gr_1", 4, at}, {minute(1), "", "month", 2, at}, {minute(2), "", "month", -8, at}}
-		if got, err := db.Rollups(ctx, env, "acme", "api", "", minute(1), minute(3)); err != nil || !slices.Equal(got, want) {
+		if got, err := db.Rollups(ctx, env, "acme", "api", "", Spans(minute(1), minute(3))); err != nil || !slices.Equal(got, want) {
 			t.Errorf("Rollups: got %+v, %v, want %+v", got, err, want)
 		}
 		for i := range want {
 			want[i].Value, want[i].Clock = want[i].Clock, ""
 		}
-		if got, err := db.Rollups(ctx, env, "acme", "api", "data.model", minute(1), minute(3)); err != nil || !slices.Equal(got, want) {
+		if got, err := db.Rollups(ctx, env, "acme", "api", "data.model", Spans(minute(1), minute(3))); err != nil || !slices.Equal(got, want) {
 			t.Errorf("Rollups by dimension: got %+v, %v, want %+v", got, err, want)
 		}
-		if got, err := db.Rollups(ctx, env, "acme", "api", "data.other", minute(1), minute(3)); err != nil || len(got) != 0 {
+		if got, err := db.Rollups(ctx, env, "acme", "api", "data.other", Spans(minute(1), minute(3))); err != nil || len(got) != 0 {
 			t.Errorf("Rollups by another dimension: got %+v, %v", got, err)
 		}
 

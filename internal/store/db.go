@@ -125,6 +125,8 @@ func (db *DB) migrate(ctx context.Context, beside bool) error {
 		return db.fault(err)
 	}
 	switch {
+	case have > 0 && have < sources[0].Version:
+		return usher.Errorf(usher.Refused, "the database was made by a build from before the first release, which no release can read: create a new one with `usher init`")
 	case have > newest:
 		return usher.Errorf(usher.Refused, "the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
 	case have == newest:

@@ -4,32 +4,129 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
 )
 
-// RollupRow is the use of one minute.
-type RollupRow struct {
-	Minute time.Time // its start
-	Value  string    // of the dimension, where one was asked for
-	Clock  string    // whose bucket took it, where no dimension was asked for
-	Used   int64     // smallest units; of max and last gauges the minute's value
-	At     time.Time // event time of a gauge's value
+// Grain is the length of the spans that use is added up over, in minutes.
+type Grain int64
+
+// The grains. Hours and days are those of UTC: whole minutes at a span's edges
+// make up for zones.
+const (
+	Minute Grain = 1
+	Hour   Grain = 60
+	Day    Grain = 1440
+)
+
+// micros is the length of one span in µs.
+func (g Grain) micros() int64 { return int64(g) * 60_000_000 }
+
+// Start is the start, in µs, of the span that holds an instant in µs.
+func (g Grain) Start(at int64) int64 {
+	n := at % g.micros()
+	if n < 0 {
+		n += g.micros()
+	}
+	return at - n
 }
 
-const useByClock = `SELECT clock, CAST(sum(used) AS BIGINT) FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3
-	AND minute_at >= $4 AND minute_at < $5 GROUP BY clock`
+// Span is rollups of one grain whose starts lie in [From, Until), in µs.
+type Span struct {
+	Grain       Grain
+	From, Until int64
+}
+
+// Spans covers [from, until) once: whole days where they fit, hours and minutes
+// at the edges. The bounds are whole minutes.
+func Spans(from, until time.Time) []Span { return spans(nil, Day, micros(from), micros(until)) }
+
+func spans(out []Span, g Grain, from, until int64) []Span {
+	if from >= until {
+		return out
+	}
+	if g == Minute {
+		return append(out, Span{g, from, until})
+	}
+	finer := Hour
+	if g == Hour {
+		finer = Minute
+	}
+	first, last := g.Start(from), g.Start(until)
+	if first < from {
+		first += g.micros()
+	}
+	if first >= last {
+		return spans(out, finer, from, until)
+	}
+	out = spans(out, finer, from, first)
+	out = append(out, Span{g, first, last})
+	return spans(out, finer, last, until)
+}
+
+// JoinSpans merges spans of one grain that follow one another.
+func JoinSpans(list []Span) []Span {
+	var out []Span
+	for _, s := range list {
+		if n := len(out); n > 0 && out[n-1].Grain == s.Grain && out[n-1].Until == s.From {
+			out[n-1].Until = s.Until
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// spansAtOnce bounds the look-ups of one statement.
+const spansAtOnce = 16
+
+// RollupRow is the use of one span.
+type RollupRow struct {
+	Start time.Time
+	Value string    // of the dimension, where one was asked for
+	Clock string    // whose bucket took it, where no dimension was asked for
+	Used  int64     // smallest units; of max and last gauges the span's value
+	At    time.Time // event time of a gauge's value
+}
+
+// bySpan joins one look-up for each span. The columns customer, env and feature
+// are the first parameters; more conditions may follow.
+func bySpan(columns, table, more string, list []Span, args []any) (string, []any) {
+	var b strings.Builder
+	for i, s := range list {
+		if i > 0 {
+			b.WriteString(` UNION ALL `)
+		}
+		n := len(args)
+		p := func(k int) string { return "$" + strconv.Itoa(n+k) }
+		b.WriteString(`SELECT ` + columns + ` FROM ` + table + ` WHERE customer = $1 AND env = $2 AND feature = $3` + more +
+			` AND grain = ` + p(1) + ` AND start_at >= ` + p(2) + ` AND start_at < ` + p(3))
+		args = append(args, int64(s.Grain), s.From, s.Until)
+	}
+	return b.String(), args
+}
+
+func useByClock(env usher.Environment, customer, feature string, from, until time.Time) (string, []any) {
+	text, args := bySpan(`clock, used`, `rollup`, ``, Spans(from, until), []any{customer, string(env), feature})
+	// The sum of bigints is numeric on PostgreSQL.
+	return `SELECT clock, CAST(sum(used) AS BIGINT) FROM (` + text + `) AS r GROUP BY clock`, args
+}
 
 // UseByClock sums the use in minutes that start in [from, until), per clock.
 func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
+	if !from.Before(until) {
+		return map[string]int64{}, nil
+	}
 	type row struct {
 		clock string
 		used  int64
 	}
-	// The sum of bigints is numeric on PostgreSQL.
-	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.clock, &v.used) },
-		useByClock, customer, string(env), feature, micros(from), micros(until))
+	text, args := useByClock(env, customer, feature, from, until)
+	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.clock, &v.used) }, text, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -40,23 +137,30 @@ func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, f
 	return sums, nil
 }
 
-// Rollups reads the minutes that start in [from, until), in order: per clock
-// where dimension is "", else per value of that dimension.
-func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string, from, until time.Time) ([]RollupRow, error) {
-	text := `SELECT minute_at, '', clock, used, at FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3
-		AND minute_at >= $4 AND minute_at < $5 ORDER BY minute_at, clock`
-	args := []any{customer, string(env), feature, micros(from), micros(until)}
-	if dimension != "" {
-		text = `SELECT minute_at, value, '', used, at FROM rollup_dim WHERE customer = $1 AND env = $2 AND feature = $3
-			AND minute_at >= $4 AND minute_at < $5 AND dimension = $6 ORDER BY minute_at, value`
-		args = append(args, dimension)
+// Rollups reads spans, in order: per clock where dimension is "", else per value
+// of that dimension.
+func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string, spans []Span) ([]RollupRow, error) {
+	var all []RollupRow
+	for part := range slices.Chunk(spans, spansAtOnce) {
+		args := []any{customer, string(env), feature}
+		columns, table, more := `start_at, '' AS value, clock, used, at`, `rollup`, ``
+		if dimension != "" {
+			args = append(args, dimension)
+			columns, table, more = `start_at, value, '' AS clock, used, at`, `rollup_dim`, ` AND dimension = $4`
+		}
+		text, args := bySpan(columns, table, more, part, args)
+		rows, err := list(ctx, db, func(row *sql.Rows, r *RollupRow) error {
+			var start, at int64
+			err := row.Scan(&start, &r.Value, &r.Clock, &r.Used, &at)
+			r.Start, r.At = fromMicros(start), fromMicros(at)
+			return err
+		}, text+` ORDER BY 1, 3, 2`, args...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
 	}
-	return list(ctx, db, func(row *sql.Rows, r *RollupRow) error {
-		var minute, at int64
-		err := row.Scan(&minute, &r.Value, &r.Clock, &r.Used, &at)
-		r.Minute, r.At = fromMicros(minute), fromMicros(at)
-		return err
-	}, text, args...)
+	return all, nil
 }
 
 // SeenIn counts, for each window, the different values of a unique meter seen in

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -133,7 +134,11 @@ func (u *UsageTx) Buckets(env usher.Environment, customer string, keys []engine.
 
 // UseByClock reads as DB.UseByClock does, in the transaction.
 func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
-	rows, err := u.tx.QueryContext(ctx, useByClock, customer, string(env), feature, micros(from), micros(until))
+	if !from.Before(until) {
+		return map[string]int64{}, nil
+	}
+	text, args := useByClock(env, customer, feature, from, until)
+	rows, err := u.tx.QueryContext(ctx, text, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -342,57 +347,53 @@ var mergeSQL = map[Merge]string{
 	MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
 }
 
-// RollupKey names one minute of use.
+// RollupKey names one span of use.
 type RollupKey struct {
 	Holder
 	Feature   string
 	Dimension string // "": by clock
 	Value     string // the clock, or the dimension's value
-	Minute    int64  // its start in µs
+	Grain     Grain
+	Start     int64 // of the span, in µs
 }
 
-// RollupValue is what is merged into a minute.
+// RollupValue is what is merged into a span.
 type RollupValue struct {
 	Used int64
 	At   int64 // event time of a gauge's value in µs; else 0
 }
 
-// PutRollups merges minutes, each key once.
+// PutRollups merges spans, each key once.
 func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
 	keys := make([]RollupKey, 0, len(rollups))
 	for k := range rollups {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(x, y RollupKey) int {
-		for _, c := range []int{strings.Compare(x.Dimension, y.Dimension), strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
-			strings.Compare(x.Feature, y.Feature), int(min(max(x.Minute-y.Minute, -1), 1)), strings.Compare(x.Value, y.Value)} {
-			if c != 0 {
-				return c
-			}
-		}
-		return 0
+		return cmp.Or(strings.Compare(x.Dimension, y.Dimension), strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
+			strings.Compare(x.Feature, y.Feature), cmp.Compare(x.Grain, y.Grain), cmp.Compare(x.Start, y.Start), strings.Compare(x.Value, y.Value))
 	})
 	byClock := keys
 	if i := slices.IndexFunc(keys, func(k RollupKey) bool { return k.Dimension != "" }); i >= 0 {
 		byClock = keys[:i]
 	}
 	for part := range slices.Chunk(byClock, 256) {
-		args := make([]any, 0, 7*len(part))
+		args := make([]any, 0, 8*len(part))
 		for _, k := range part {
-			args = append(args, k.Customer, string(k.Env), k.Feature, k.Minute, k.Value, rollups[k].Used, rollups[k].At)
+			args = append(args, k.Customer, string(k.Env), k.Feature, int64(k.Grain), k.Start, k.Value, rollups[k].Used, rollups[k].At)
 		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup (customer, env, feature, minute_at, clock, used, at) VALUES `+u.db.rows(len(part), 7)+
-			` ON CONFLICT (customer, env, feature, minute_at, clock) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup."), args...); err != nil {
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup (customer, env, feature, grain, start_at, clock, used, at) VALUES `+u.db.rows(len(part), 8)+
+			` ON CONFLICT (customer, env, feature, grain, start_at, clock) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup."), args...); err != nil {
 			return err
 		}
 	}
 	for part := range slices.Chunk(keys[len(byClock):], 256) {
-		args := make([]any, 0, 8*len(part))
+		args := make([]any, 0, 9*len(part))
 		for _, k := range part {
-			args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, k.Value, k.Minute, rollups[k].Used, rollups[k].At)
+			args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, int64(k.Grain), k.Value, k.Start, rollups[k].Used, rollups[k].At)
 		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup_dim (customer, env, feature, dimension, value, minute_at, used, at) VALUES `+u.db.rows(len(part), 8)+
-			` ON CONFLICT (customer, env, feature, dimension, minute_at, value) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup_dim."), args...); err != nil {
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup_dim (customer, env, feature, dimension, grain, value, start_at, used, at) VALUES `+u.db.rows(len(part), 9)+
+			` ON CONFLICT (customer, env, feature, dimension, grain, start_at, value) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup_dim."), args...); err != nil {
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ func take(db *DB, t *testing.T, key string, used int64) error {
 		if err := u.PutBuckets(h, []engine.Bucket{b}); err != nil {
 			return err
 		}
-		return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: h, Feature: "calls", Value: "month", Minute: micros(day(1))}: {Used: 1}})
+		return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: h, Feature: "calls", Value: "month", Grain: Minute, Start: micros(day(1))}: {Used: 1}})
 	})
 }
 
@@ -102,7 +102,7 @@ func TestRollupsMerge(t *testing.T) {
 		merge := func(m Merge, feature, dimension string, used, at int64) {
 			t.Helper()
 			err := db.Usage(t.Context(), func(u *UsageTx) error {
-				return u.PutRollups(m, map[RollupKey]RollupValue{{Holder: h, Feature: feature, Dimension: dimension, Value: "v", Minute: minute}: {Used: used, At: at}})
+				return u.PutRollups(m, map[RollupKey]RollupValue{{Holder: h, Feature: feature, Dimension: dimension, Value: "v", Grain: Minute, Start: minute}: {Used: used, At: at}})
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -115,7 +115,7 @@ func TestRollupsMerge(t *testing.T) {
 				merge(MergeLast, "last", d, n, []int64{10, 30, 20}[i])
 			}
 			for feature, want := range map[string]int64{"sum": 21, "max": 9, "last": 9} {
-				rows, err := db.Rollups(t.Context(), h.Env, "acme", feature, d, day(1), day(1).Add(time.Minute))
+				rows, err := db.Rollups(t.Context(), h.Env, "acme", feature, d, Spans(day(1), day(1).Add(time.Minute)))
 				if err != nil || len(rows) != 1 || rows[0].Used != want {
 					t.Errorf("%s by %q: %v, %v; want %d", feature, d, rows, err, want)
 				}

@@ -13,7 +13,15 @@ import (
 
 // A stored answer is a take's decision and its ledger entries as numbers: much
 // smaller than JSON, and read back without loss. The first byte is the version.
-const answerVersion = 1
+const answerVersion = 2
+
+// posting is what a take did to the ledger, as it is kept with its answer.
+type posting struct {
+	at      time.Time // the instant whose minute counts it
+	would   usher.Reason
+	outcome string
+	entries []engine.Entry
+}
 
 type encoder struct{ b []byte }
 
@@ -40,7 +48,8 @@ func (e *encoder) time(t time.Time) {
 }
 func (e *encoder) window(w usher.Window) { e.time(w.Start); e.time(w.End) }
 
-func encodeAnswer(d *usher.Decision, entries []engine.Entry) []byte {
+// encodeAnswer writes a take that was decided at an instant.
+func encodeAnswer(d *usher.Decision, p *posting, at time.Time) []byte {
 	e := &encoder{b: make([]byte, 1, 160)}
 	e.b[0] = answerVersion
 	e.flag(d.Allowed)
@@ -81,22 +90,40 @@ func encodeAnswer(d *usher.Decision, entries []engine.Entry) []byte {
 		}
 		e.window(c.Window)
 	}
-	e.num(int64(len(d.Deductions)))
-	for _, x := range d.Deductions {
+	e.deductions(d.Deductions)
+	e.flag(d.Reservation != nil)
+	if r := d.Reservation; r != nil {
+		e.str(r.ID)
+		e.num(r.Amount)
+		e.time(r.ExpiresAt)
+		e.str(string(r.State))
+		e.num(r.Settled)
+		e.flag(r.Late)
+	}
+	e.flag(d.Correction != nil)
+	if c := d.Correction; c != nil {
+		e.str(c.Ref)
+		e.str(c.Source)
+		e.num(c.Amount)
+		e.num(c.Left)
+		e.deductions(c.Returned)
+	}
+	e.flag(d.Taken)
+	e.num(at.UnixMicro() - p.at.UnixMicro())
+	e.str(string(p.would))
+	e.str(p.outcome)
+	e.b = store.AppendEntries(e.b, p.entries)
+	return e.b
+}
+
+func (e *encoder) deductions(list []usher.Deduction) {
+	e.num(int64(len(list)))
+	for _, x := range list {
 		e.str(x.Allowance)
 		e.str(x.Feature)
 		e.num(int64(x.Precision))
 		e.num(x.Amount)
 	}
-	e.num(int64(len(entries)))
-	for _, x := range entries {
-		e.str(x.Bucket.Feature)
-		e.str(x.Bucket.Clock)
-		e.num(x.Bucket.Start)
-		e.str(x.Allowance)
-		e.num(x.Amount)
-	}
-	return e.b
 }
 
 type decoder struct {
@@ -169,14 +196,12 @@ func (d *decoder) nums(to ...*int64) {
 }
 
 // decodeAnswer reads what encodeAnswer wrote; customer and feature are in the
-// row's own columns.
-func decodeAnswer(b []byte) (usher.Decision, error) {
-	var v usher.Decision
+// row's own columns, and so is the instant at.
+func decodeAnswer(b []byte, at time.Time) (v usher.Decision, p posting, err error) {
 	if len(b) == 0 || b[0] != answerVersion {
-		return v, errors.New("usage: a stored answer has an unknown form")
+		return v, p, errors.New("usage: a stored answer has an unknown form")
 	}
 	d := &decoder{b: b[1:]}
-	v.Taken = true
 	v.Allowed = d.flag()
 	v.Reason = usher.Reason(d.str())
 	v.Kind = usher.Kind(d.str())
@@ -203,13 +228,38 @@ func decodeAnswer(b []byte) (usher.Decision, error) {
 		c.Window = d.window()
 		v.Caps = append(v.Caps, c)
 	}
-	for range d.size() {
-		v.Deductions = append(v.Deductions, usher.Deduction{Allowance: d.str(), Feature: d.str(), Precision: int(d.num()), Amount: d.num()})
+	v.Deductions = d.deductions()
+	if d.flag() {
+		v.Reservation = &usher.Reservation{ID: d.str(), Amount: d.num(), ExpiresAt: d.time(), State: usher.ReservationState(d.str()), Settled: d.num(), Late: d.flag()}
 	}
+	if d.flag() {
+		v.Correction = &usher.Correction{Ref: d.str(), Source: d.str(), Amount: d.num(), Left: d.num(), Returned: d.deductions()}
+	}
+	v.Taken = d.flag()
+	p.at = time.UnixMicro(at.UnixMicro() - d.num()).UTC()
+	p.would, p.outcome = usher.Reason(d.str()), d.str()
+	p.entries = d.entries()
 	if d.bad {
-		return usher.Decision{}, errors.New("usage: a stored answer is damaged")
+		return usher.Decision{}, posting{}, errors.New("usage: a stored answer is damaged")
 	}
-	return v, nil
+	return v, p, nil
+}
+
+func (d *decoder) deductions() (list []usher.Deduction) {
+	for range d.size() {
+		list = append(list, usher.Deduction{Allowance: d.str(), Feature: d.str(), Precision: int(d.num()), Amount: d.num()})
+	}
+	return list
+}
+
+func (d *decoder) entries() []engine.Entry {
+	if d.bad {
+		return nil
+	}
+	list, rest, err := store.ReadEntries(d.b)
+	d.b = rest
+	d.bad = d.bad || err != nil
+	return list
 }
 
 // replays keeps the newest stored takes in memory, so that a retry that comes

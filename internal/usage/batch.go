@@ -2,9 +2,7 @@ package usage
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -36,17 +34,20 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 		}
 	}
 	takes, followers := u.known(takes)
+	ended := map[string]bool{}
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
 			return u.follow(followers)
 		}
-		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}}
+		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}, ended: ended}
 		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error { return b.run(tx, takes, bodies) })
 		switch {
 		case err == nil:
 			b.publish()
 			for _, t := range takes {
-				u.replays.put(t)
+				if t.err == nil && t.key != "" {
+					u.replays.put(t)
+				}
 			}
 			return u.follow(followers)
 		case errors.Is(err, errStale):
@@ -78,6 +79,10 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 	seen := map[store.OpKey]bool{}
 	for _, t := range takes {
+		if t.key == "" {
+			first = append(first, t)
+			continue
+		}
 		if op, ok := u.replays.get(t.opKey()); ok {
 			t.answer(op)
 			continue
@@ -96,20 +101,25 @@ func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 // an answer.
 func (u *Usage) follow(followers []*take) error {
 	for _, f := range followers {
-		op, ok := u.replays.get(f.opKey())
-		if !ok {
-			return fmt.Errorf("usage: key %q was committed and has no answer", f.op.Key)
+		if op, ok := u.replays.get(f.opKey()); ok {
+			f.answer(op)
+			continue
 		}
-		f.answer(op)
+		// The first was refused, and nothing is stored: this one stands for itself.
+		if err := u.commit(context.Background(), []*request{{take: f}}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // replay answers the takes whose keys are stored and returns the rest.
 func (u *Usage) replay(ctx context.Context, takes []*take) ([]*take, error) {
-	keys := make([]store.OpKey, len(takes))
-	for i, t := range takes {
-		keys[i] = t.opKey()
+	keys := make([]store.OpKey, 0, len(takes))
+	for _, t := range takes {
+		if t.key != "" {
+			keys = append(keys, t.opKey())
+		}
 	}
 	ops, err := u.cfg.DB.Ops(ctx, keys)
 	if err != nil {
@@ -132,6 +142,9 @@ type batchRun struct {
 	tx      *store.UsageTx
 	worlds  map[store.Holder]*world
 	rollups map[store.Merge]map[store.RollupKey]store.RollupValue
+	denials map[store.DenialKey]store.DenialCount
+	holds   map[usher.Environment][]engine.Hold // new reservations
+	ended   map[string]bool                     // reservations and corrections whose stored answers were looked for
 }
 
 // world is one customer's state in a batch: a private clone of its snapshot.
@@ -154,6 +167,8 @@ func (b *batchRun) environments() map[usher.Environment]bool {
 func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	b.tx = tx
 	b.rollups = map[store.Merge]map[store.RollupKey]store.RollupValue{store.MergeAdd: {}, store.MergeMax: {}, store.MergeLast: {}}
+	b.denials = map[store.DenialKey]store.DenialCount{}
+	b.holds = map[usher.Environment][]engine.Hold{}
 	clear(b.worlds)
 	for _, t := range takes {
 		b.worlds[t.holder()] = nil
@@ -182,13 +197,17 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 		b.worlds[h] = &world{base: s, next: s.Clone(), now: now, loaded: map[engine.BucketKey]bool{}, opened: map[engine.BucketKey]bool{}}
 	}
+	if err := b.expire(holders); err != nil {
+		return err
+	}
 	ops := make([]store.Op, 0, len(takes))
 	for _, t := range takes {
-		op, err := b.take(t)
-		if err != nil {
+		if err := b.take(t); err != nil {
 			return err
 		}
-		ops = append(ops, op)
+		if t.key != "" && t.err == nil {
+			ops = append(ops, t.row())
+		}
 	}
 	for _, e := range bodies {
 		if err := b.record(e); err != nil {
@@ -202,6 +221,16 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 		if n < int64(len(ops)) {
 			return errTaken
+		}
+	}
+	for env, holds := range b.holds {
+		if err := tx.InsertHolds(env, holds); err != nil {
+			return err
+		}
+	}
+	if len(b.denials) > 0 {
+		if err := tx.PutDenials(b.denials); err != nil {
+			return err
 		}
 	}
 	var changed []store.Holder
@@ -260,16 +289,8 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 		}
 		w.loaded[k] = true
 	}
-	if len(missing) > 0 {
-		found, err := b.tx.Buckets(h.Env, h.Customer, missing)
-		if err != nil {
-			return err
-		}
-		for _, f := range found {
-			if !w.next.Has(f.BucketKey) || all && !w.dirty(f.BucketKey) {
-				w.next.Put(f)
-			}
-		}
+	if err := b.read(h, w, missing); err != nil {
+		return err
 	}
 	unread := openings[:0:0]
 	for _, o := range openings {
@@ -288,36 +309,127 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 	return nil
 }
 
+// load reads buckets that operations name themselves.
+func (b *batchRun) load(h store.Holder, w *world, keys []engine.BucketKey) error {
+	var missing []engine.BucketKey
+	for _, k := range keys {
+		if !w.loaded[k] && (b.u.cfg.DB.Dialect() == store.Postgres || !w.next.Has(k)) {
+			missing = append(missing, k)
+		}
+		w.loaded[k] = true
+	}
+	return b.read(h, w, missing)
+}
+
+// read puts buckets of the database into memory, but for those that the batch
+// has changed.
+func (b *batchRun) read(h store.Holder, w *world, keys []engine.BucketKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	found, err := b.tx.Buckets(h.Env, h.Customer, keys)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if !w.next.Has(f.BucketKey) || b.u.cfg.DB.Dialect() == store.Postgres && !w.dirty(f.BucketKey) {
+			w.next.Put(f)
+		}
+	}
+	return nil
+}
+
+// expire gives back what has ended of the customers' reservations and seats,
+// before anything is decided, and closes it, so that it is given back once
+// (S10, S23).
+func (b *batchRun) expire(holders []store.Holder) error {
+	if b.u.cfg.DB.Dialect() == store.Postgres { // other nodes hold and end things too
+		all, err := b.tx.Lapses(holders)
+		if err != nil {
+			return err
+		}
+		for _, h := range holders {
+			b.worlds[h].next.SetLapses(all[h])
+		}
+	}
+	for _, h := range holders {
+		w := b.worlds[h]
+		var keys []engine.BucketKey
+		for _, l := range w.next.Lapses() {
+			if l.Expires > w.now.UnixMicro() {
+				break
+			}
+			keys = append(keys, l.Bucket)
+		}
+		if err := b.load(h, w, keys); err != nil {
+			return err
+		}
+		if w.next.Expire(w.now) {
+			if err := b.tx.Expire(h, w.now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// outside notes an instant that use is booked at: before the sources of the
+// present, it changes what memory holds of them.
+func (w *world) outside(at time.Time) {
+	if at.Before(w.now) {
+		if from, _ := w.next.World.Stable(w.now); at.Before(from) || w.now.Sub(at) > time.Minute {
+			w.late = true
+		}
+	}
+}
+
 func (w *world) dirty(k engine.BucketKey) bool {
 	return slices.ContainsFunc(w.next.Dirty(), func(b engine.Bucket) bool { return b.BucketKey == k })
 }
 
-// take decides one take and returns its row.
-func (b *batchRun) take(t *take) (store.Op, error) {
+// take decides one take. An error that blames the caller is the take's own.
+func (b *batchRun) take(t *take) error {
 	h := t.holder()
 	w := b.worlds[h]
-	if w.next.World.Known() {
-		if err := b.ready(h, w, t.op.Feature, w.now); err != nil {
-			return store.Op{}, err
+	t.at, t.posting, t.decision, t.err = w.now, posting{at: w.now}, usher.Decision{}, nil
+	e, err := t.decide(b, w)
+	var own *usher.Error
+	if errors.As(err, &own) && own.Code != usher.Unavailable && own.Code != usher.Internal {
+		t.err = err
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.Decision.Revision = b.u.cfg.Live.Revision(h.Env)
+	if t.route == routeConsume {
+		e.Decision.Taken = true
+	}
+	t.posting.would, t.posting.outcome, t.posting.entries = e.Would, outcome(&e, t.route == routeSettle), e.Entries
+	t.decision = e.Decision
+	b.post(h, e.Entries, t.posting.at)
+	b.deny(h, w, t.feature, t.posting.outcome, e.Would, t.amount, w.now)
+	return nil
+}
+
+// post adds entries to the spans that an instant lies in.
+func (b *batchRun) post(h store.Holder, entries []engine.Entry, at time.Time) {
+	for _, e := range entries {
+		if e.Allowance != engine.EntryCap { // which counts what is counted already
+			b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: e.Bucket.Feature, Value: e.Bucket.Clock}, at, e.Amount, 0)
 		}
 	}
-	e := engine.Take(w.next, engine.Op{Kind: engine.Consume, Customer: t.op.Customer, Feature: t.op.Feature, Amount: t.amount}, w.now)
-	e.Decision.Taken = true
-	e.Decision.Revision = b.u.cfg.Live.Revision(h.Env)
-	b.post(h, e.Entries, w.now)
-	t.decision, t.entries, t.at = e.Decision, e.Entries, w.now
-	return t.row(), nil
 }
 
-// post adds a take's entries to the minute it happened in.
-func (b *batchRun) post(h store.Holder, entries []engine.Entry, at time.Time) {
-	minute := at.Truncate(time.Minute).UnixMicro()
-	for _, e := range entries {
-		b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: e.Bucket.Feature, Value: e.Bucket.Clock, Minute: minute}, e.Amount, 0)
+// roll merges use into the minute, the hour and the day of an instant.
+func (b *batchRun) roll(m store.Merge, k store.RollupKey, instant time.Time, used, at int64) {
+	for _, g := range []store.Grain{store.Minute, store.Hour, store.Day} {
+		k.Grain, k.Start = g, g.Start(instant.UnixMicro())
+		b.merge(m, k, used, at)
 	}
 }
 
-func (b *batchRun) roll(m store.Merge, k store.RollupKey, used, at int64) {
+func (b *batchRun) merge(m store.Merge, k store.RollupKey, used, at int64) {
 	v, ok := b.rollups[m][k]
 	switch m {
 	case store.MergeAdd:
@@ -332,27 +444,4 @@ func (b *batchRun) roll(m store.Merge, k store.RollupKey, used, at int64) {
 		}
 	}
 	b.rollups[m][k] = v
-}
-
-// entriesJSON is the ledger part of an event's row.
-func entriesJSON(entries []engine.Entry) ([]byte, error) {
-	if len(entries) == 0 {
-		return []byte("[]"), nil
-	}
-	type entry struct {
-		Feature   string `json:"f"`
-		Clock     string `json:"c"`
-		Start     int64  `json:"s"`
-		Allowance string `json:"a"`
-		Amount    int64  `json:"n"`
-	}
-	out := make([]entry, len(entries))
-	for i, e := range entries {
-		out[i] = entry{e.Bucket.Feature, e.Bucket.Clock, e.Bucket.Start, e.Allowance, e.Amount}
-	}
-	b, err := json.Marshal(out)
-	if err != nil {
-		return nil, fmt.Errorf("entries: %w", err)
-	}
-	return b, nil
 }

@@ -104,7 +104,7 @@ func (b *batchRun) record(e *body) error {
 			reject(usher.RejectInvalidValue, "%s", err)
 			continue
 		}
-		entries, err := b.readings(h, w, readings, at)
+		ledger, err := b.readings(h, w, readings, at)
 		if errors.Is(err, errOverflow) {
 			reject(usher.RejectOverflow, "counting it would go beyond what can be counted")
 			continue
@@ -112,12 +112,7 @@ func (b *batchRun) record(e *body) error {
 		if err != nil {
 			return err
 		}
-		ledger, err := entriesJSON(entries)
-		if err != nil {
-			return err
-		}
-		data := string(ev.Data)
-		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: now, Hash: hash, Data: data, Entries: ledger})
+		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: now, Hash: hash, Data: string(ev.Data), Entries: encodeReadings(ledger)})
 		stored[keys[i]] = hash
 		e.result.Accepted++
 	}
@@ -136,28 +131,24 @@ func (b *batchRun) record(e *body) error {
 
 var errOverflow = errors.New("usage: beyond what can be counted")
 
-// readings applies one event to every feature that reads it: all or none.
-func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, at time.Time) ([]engine.Entry, error) {
-	var all []engine.Entry
+// readings applies one event to every feature that reads it, all or none, and
+// returns what it did.
+func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, at time.Time) ([]reading, error) {
 	for _, r := range readings {
 		if err := b.ready(h, w, r.Feature.Key, at); err != nil {
 			return nil, err
 		}
 	}
-	// Events before the present windows change what memory holds of them.
-	if at.Before(w.now) {
-		if from, _ := w.next.World.Stable(w.now); at.Before(from) || w.now.Sub(at) > time.Minute {
-			w.late = true
-		}
-	}
+	w.outside(at)
 	for _, r := range readings { // refuse before anything is booked
 		if r.Adds && !engine.Fits(w.next, r.Feature.Key, r.Amount, at) {
 			return nil, errOverflow
 		}
 	}
-	minute := at.Truncate(time.Minute).UnixMicro()
+	var all []reading
 	for _, r := range readings {
-		key := store.RollupKey{Holder: h, Feature: r.Feature.Key, Minute: minute}
+		done := reading{feature: r.Feature.Key, aggregation: r.Aggregation, amount: r.Amount, distinct: r.Distinct}
+		key := store.RollupKey{Holder: h, Feature: r.Feature.Key}
 		op := engine.Op{Kind: engine.Record, Customer: h.Customer, Feature: r.Feature.Key, Amount: r.Amount}
 		merge, when := store.MergeAdd, int64(0)
 		if !r.Adds {
@@ -177,26 +168,30 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 				if seen {
 					op.Amount = 0
 				}
-				if err := b.tx.See(h, r.Feature.Key, r.Distinct, minute); err != nil {
+				if err := b.tx.See(h, r.Feature.Key, r.Distinct, minute(at).UnixMicro()); err != nil {
 					return nil, err
 				}
 			}
 		}
 		e := engine.Take(w.next, op, at)
-		all = append(all, e.Entries...)
+		done.entries = e.Entries
 		switch {
 		case r.Adds:
 			b.post(h, e.Entries, at)
+			done.outcome, done.reason = outcome(&e, true), e.Would
+			b.deny(h, w, done.feature, done.outcome, done.reason, r.Amount, w.now)
 		case r.Aggregation != usher.Unique:
 			key.Value = "gauge"
-			b.roll(merge, key, r.Amount, when)
+			b.roll(merge, key, at, r.Amount, when)
 		}
 		if r.Aggregation != usher.Unique {
+			done.dimensions = r.Dimensions
 			for _, d := range r.Dimensions {
 				key.Dimension, key.Value = d.Path, d.Value
-				b.roll(merge, key, r.Amount, when)
+				b.roll(merge, key, at, r.Amount, when)
 			}
 		}
+		all = append(all, done)
 	}
 	return all, nil
 }

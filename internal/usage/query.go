@@ -8,6 +8,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/calendar"
+	"github.com/usher-sh/usher/internal/store"
 )
 
 // UsageQuery asks for the use of one feature over [From, To), cut to whole
@@ -80,7 +81,22 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	if aggregation == usher.Unique {
 		return u.uniques(ctx, env, q, f, from, to, windowOf)
 	}
-	rows, err := u.cfg.DB.Rollups(ctx, env, q.Customer, q.Feature, q.GroupBy, from, to)
+	// Whole hours and days stand for their minutes, window by window.
+	var spans []store.Span
+	for t := from; t.Before(to); {
+		end := windowOf(t).End
+		if end.After(to) {
+			end = to
+		}
+		if q.Window == usher.Minute {
+			end = to
+			spans = append(spans, store.Span{Grain: store.Minute, From: t.UnixMicro(), Until: end.UnixMicro()})
+		} else {
+			spans = append(spans, store.Spans(t, end)...)
+		}
+		t = end
+	}
+	rows, err := u.cfg.DB.Rollups(ctx, env, q.Customer, q.Feature, q.GroupBy, store.JoinSpans(spans))
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +108,8 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	latest := map[key]time.Time{}
 	var w usher.Window
 	for _, r := range rows {
-		if r.Minute.Before(w.Start) || !r.Minute.Before(w.End) {
-			w = windowOf(r.Minute)
+		if r.Start.Before(w.Start) || !r.Start.Before(w.End) {
+			w = windowOf(r.Start)
 		}
 		k := key{w.Start.UnixMicro(), r.Value}
 		p := points[k]

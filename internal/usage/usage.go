@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
@@ -26,6 +28,9 @@ type Config struct {
 	// Node is this process's name among the nodes of one database; "" makes a
 	// random one.
 	Node string
+	// NewID makes an id that was never made before: the prefix, then what sorts
+	// by time. nil makes UUIDs of version 7.
+	NewID func(prefix string) string
 	// Queue is how many requests may wait; one more is told to come back. 0 is
 	// 4,096.
 	Queue int
@@ -65,6 +70,9 @@ func New(cfg Config) *Usage {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.NewID == nil {
+		cfg.NewID = func(prefix string) string { return prefix + uuid.Must(uuid.NewV7()).String() }
 	}
 	if cfg.Node == "" {
 		var b [8]byte

@@ -183,29 +183,32 @@ CREATE TABLE bucket (
   CHECK (unlimited = 1 OR used - overage - excess + opening + reserved <= lim)
 ) STRICT, WITHOUT ROWID;
 
--- Use per minute. Of max and last gauges, used is the minute's value and at its
--- event time.
+-- Use per minute, hour and day of UTC (grain: 1, 60, 1440), each written with the
+-- use itself, so that long spans are sums of few rows. Of max and last gauges,
+-- used is the span's value and at its event time.
 CREATE TABLE rollup (
   customer  TEXT    NOT NULL,
   env       TEXT    NOT NULL,
   feature   TEXT    NOT NULL,
-  minute_at INTEGER NOT NULL,
+  grain     INTEGER NOT NULL CHECK (grain IN (1, 60, 1440)),
+  start_at  INTEGER NOT NULL,
   clock     TEXT    NOT NULL,
   used      INTEGER NOT NULL,
   at        INTEGER NOT NULL,
-  PRIMARY KEY (customer, env, feature, minute_at, clock)
+  PRIMARY KEY (customer, env, feature, grain, start_at, clock)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE rollup_dim (
   customer  TEXT    NOT NULL,
   env       TEXT    NOT NULL,
   feature   TEXT    NOT NULL,
+  grain     INTEGER NOT NULL CHECK (grain IN (1, 60, 1440)),
   dimension TEXT    NOT NULL,
   value     TEXT    NOT NULL,
-  minute_at INTEGER NOT NULL,
+  start_at  INTEGER NOT NULL,
   used      INTEGER NOT NULL,
   at        INTEGER NOT NULL,
-  PRIMARY KEY (customer, env, feature, dimension, minute_at, value)
+  PRIMARY KEY (customer, env, feature, dimension, grain, start_at, value)
 ) STRICT, WITHOUT ROWID;
 
 -- Values of unique meters; value before minute, because the question asked most
@@ -217,6 +220,86 @@ CREATE TABLE seen (
   value     TEXT    NOT NULL,
   minute_at INTEGER NOT NULL,
   PRIMARY KEY (customer, env, feature, value, minute_at)
+) STRICT, WITHOUT ROWID;
+
+-- Open and past reservations (S23). entries is what it holds of which buckets;
+-- how it ended is in op, under a key made of its id.
+CREATE TABLE hold (
+  id         TEXT    NOT NULL,
+  env        TEXT    NOT NULL,
+  customer   TEXT    NOT NULL,
+  feature    TEXT    NOT NULL,
+  amount     INTEGER NOT NULL CHECK (amount >= 0),
+  at         INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL CHECK (expires_at > at),
+  closed_at  INTEGER NOT NULL, -- 0: open
+  state      TEXT    NOT NULL CHECK (state IN ('open', 'settled', 'released', 'expired')),
+  entries    BLOB    NOT NULL,
+  PRIMARY KEY (id, env),
+  CHECK ((state = 'open') = (closed_at = 0))
+) STRICT;
+CREATE INDEX hold_open ON hold (customer, env) WHERE closed_at = 0;
+
+-- Who holds a seat, and who held one (S22). A change closes the row and adds a
+-- new one; only expires_at of a seat that is kept alive moves.
+CREATE TABLE seat (
+  customer    TEXT    NOT NULL,
+  env         TEXT    NOT NULL,
+  feature     TEXT    NOT NULL,
+  holder      TEXT    NOT NULL,
+  n           INTEGER NOT NULL CHECK (n > 0), -- counts the rows of one holder
+  pending     INTEGER NOT NULL CHECK (pending IN (0, 1)),
+  since       INTEGER NOT NULL, -- when the holder came: a change of state keeps it
+  at          INTEGER NOT NULL,
+  expires_at  INTEGER NOT NULL, -- 9223372036854775807: it does not end by itself
+  released_at INTEGER NOT NULL, -- 0: held
+  PRIMARY KEY (customer, env, feature, holder, n)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX seat_held ON seat (customer, env, feature, holder) WHERE released_at = 0;
+CREATE INDEX seat_ending ON seat (customer, env, expires_at) WHERE released_at = 0 AND expires_at < 9223372036854775807;
+
+-- What was given back, by what it was given back of (S16): a take's key with
+-- source '', or an event's id and source.
+CREATE TABLE correction (
+  ref      TEXT    NOT NULL,
+  source   TEXT    NOT NULL,
+  env      TEXT    NOT NULL,
+  key      TEXT    NOT NULL,
+  customer TEXT    NOT NULL,
+  feature  TEXT    NOT NULL,
+  amount   INTEGER NOT NULL CHECK (amount > 0),
+  at       INTEGER NOT NULL,
+  reason   TEXT    NOT NULL,
+  actor    TEXT    NOT NULL,
+  entries  BLOB    NOT NULL,
+  PRIMARY KEY (ref, source, env, key)
+) STRICT;
+
+-- What was denied, or would have been, per hour (S26).
+CREATE TABLE denial (
+  customer TEXT    NOT NULL,
+  env      TEXT    NOT NULL,
+  feature  TEXT    NOT NULL,
+  hour_at  INTEGER NOT NULL,
+  outcome  TEXT    NOT NULL, -- denied, warned, shadowed, excess
+  reason   TEXT    NOT NULL,
+  n        INTEGER NOT NULL CHECK (n > 0),
+  amount   INTEGER NOT NULL CHECK (amount >= 0),
+  PRIMARY KEY (customer, env, feature, hour_at, outcome, reason)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX denial_hour ON denial (env, hour_at);
+
+-- The ledger of takes whose answers are no longer kept, added up per minute
+-- (S13). With op and event it is the whole of what was taken.
+CREATE TABLE folded (
+  customer  TEXT    NOT NULL,
+  env       TEXT    NOT NULL,
+  feature   TEXT    NOT NULL,
+  clock     TEXT    NOT NULL,
+  start_at  INTEGER NOT NULL,
+  minute_at INTEGER NOT NULL,
+  amount    INTEGER NOT NULL,
+  PRIMARY KEY (customer, env, feature, clock, start_at, minute_at)
 ) STRICT, WITHOUT ROWID;
 
 -- Whose usage each batch of each node changed; n is dense per node.

@@ -177,29 +177,32 @@ CREATE TABLE bucket (
   CHECK (unlimited = 1 OR used - overage - excess + opening + reserved <= lim)
 ) WITH (fillfactor = 70);
 
--- Use per minute. Of max and last gauges, used is the minute's value and at its
--- event time.
+-- Use per minute, hour and day of UTC (grain: 1, 60, 1440), each written with the
+-- use itself, so that long spans are sums of few rows. Of max and last gauges,
+-- used is the span's value and at its event time.
 CREATE TABLE rollup (
   customer  TEXT COLLATE "C" NOT NULL,
   env       TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
-  minute_at BIGINT NOT NULL,
+  grain     INTEGER NOT NULL CHECK (grain IN (1, 60, 1440)),
+  start_at  BIGINT NOT NULL,
   clock     TEXT COLLATE "C" NOT NULL,
   used      BIGINT NOT NULL,
   at        BIGINT NOT NULL,
-  PRIMARY KEY (customer, env, feature, minute_at, clock)
+  PRIMARY KEY (customer, env, feature, grain, start_at, clock)
 );
 
 CREATE TABLE rollup_dim (
   customer  TEXT COLLATE "C" NOT NULL,
   env       TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
+  grain     INTEGER NOT NULL CHECK (grain IN (1, 60, 1440)),
   dimension TEXT COLLATE "C" NOT NULL,
   value     TEXT COLLATE "C" NOT NULL,
-  minute_at BIGINT NOT NULL,
+  start_at  BIGINT NOT NULL,
   used      BIGINT NOT NULL,
   at        BIGINT NOT NULL,
-  PRIMARY KEY (customer, env, feature, dimension, minute_at, value)
+  PRIMARY KEY (customer, env, feature, dimension, grain, start_at, value)
 );
 
 -- Values of unique meters; value before minute, because the question asked most
@@ -211,6 +214,86 @@ CREATE TABLE seen (
   value     TEXT COLLATE "C" NOT NULL,
   minute_at BIGINT NOT NULL,
   PRIMARY KEY (customer, env, feature, value, minute_at)
+);
+
+-- Open and past reservations (S23). entries is what it holds of which buckets;
+-- how it ended is in op, under a key made of its id.
+CREATE TABLE hold (
+  id         TEXT COLLATE "C" NOT NULL,
+  env        TEXT COLLATE "C" NOT NULL,
+  customer   TEXT COLLATE "C" NOT NULL,
+  feature    TEXT COLLATE "C" NOT NULL,
+  amount     BIGINT NOT NULL CHECK (amount >= 0),
+  at         BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL CHECK (expires_at > at),
+  closed_at  BIGINT NOT NULL, -- 0: open
+  state      TEXT COLLATE "C" NOT NULL CHECK (state IN ('open', 'settled', 'released', 'expired')),
+  entries    BYTEA NOT NULL,
+  PRIMARY KEY (id, env),
+  CHECK ((state = 'open') = (closed_at = 0))
+);
+CREATE INDEX hold_open ON hold (customer, env) WHERE closed_at = 0;
+
+-- Who holds a seat, and who held one (S22). A change closes the row and adds a
+-- new one; only expires_at of a seat that is kept alive moves.
+CREATE TABLE seat (
+  customer    TEXT COLLATE "C" NOT NULL,
+  env         TEXT COLLATE "C" NOT NULL,
+  feature     TEXT COLLATE "C" NOT NULL,
+  holder      TEXT COLLATE "C" NOT NULL,
+  n           BIGINT NOT NULL CHECK (n > 0), -- counts the rows of one holder
+  pending     BIGINT NOT NULL CHECK (pending IN (0, 1)),
+  since       BIGINT NOT NULL, -- when the holder came: a change of state keeps it
+  at          BIGINT NOT NULL,
+  expires_at  BIGINT NOT NULL, -- 9223372036854775807: it does not end by itself
+  released_at BIGINT NOT NULL, -- 0: held
+  PRIMARY KEY (customer, env, feature, holder, n)
+);
+CREATE UNIQUE INDEX seat_held ON seat (customer, env, feature, holder) WHERE released_at = 0;
+CREATE INDEX seat_ending ON seat (customer, env, expires_at) WHERE released_at = 0 AND expires_at < 9223372036854775807;
+
+-- What was given back, by what it was given back of (S16): a take's key with
+-- source '', or an event's id and source.
+CREATE TABLE correction (
+  ref      TEXT COLLATE "C" NOT NULL,
+  source   TEXT COLLATE "C" NOT NULL,
+  env      TEXT COLLATE "C" NOT NULL,
+  key      TEXT COLLATE "C" NOT NULL,
+  customer TEXT COLLATE "C" NOT NULL,
+  feature  TEXT COLLATE "C" NOT NULL,
+  amount   BIGINT NOT NULL CHECK (amount > 0),
+  at       BIGINT NOT NULL,
+  reason   TEXT COLLATE "C" NOT NULL,
+  actor    TEXT COLLATE "C" NOT NULL,
+  entries  BYTEA NOT NULL,
+  PRIMARY KEY (ref, source, env, key)
+);
+
+-- What was denied, or would have been, per hour (S26).
+CREATE TABLE denial (
+  customer TEXT COLLATE "C" NOT NULL,
+  env      TEXT COLLATE "C" NOT NULL,
+  feature  TEXT COLLATE "C" NOT NULL,
+  hour_at  BIGINT NOT NULL,
+  outcome  TEXT COLLATE "C" NOT NULL, -- denied, warned, shadowed, excess
+  reason   TEXT COLLATE "C" NOT NULL,
+  n        BIGINT NOT NULL CHECK (n > 0),
+  amount   BIGINT NOT NULL CHECK (amount >= 0),
+  PRIMARY KEY (customer, env, feature, hour_at, outcome, reason)
+);
+CREATE INDEX denial_hour ON denial (env, hour_at);
+
+-- The ledger of takes whose answers are no longer kept, added up per minute
+-- (S13). With op and event it is the whole of what was taken.
+CREATE TABLE folded (
+  customer  TEXT COLLATE "C" NOT NULL,
+  env       TEXT COLLATE "C" NOT NULL,
+  feature   TEXT COLLATE "C" NOT NULL,
+  clock     TEXT COLLATE "C" NOT NULL,
+  start_at  BIGINT NOT NULL,
+  minute_at BIGINT NOT NULL,
+  amount    BIGINT NOT NULL,
+  PRIMARY KEY (customer, env, feature, clock, start_at, minute_at)
 );
 
 -- Whose usage each batch of each node changed; n is dense per node.

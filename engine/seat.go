@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// ClockSeats is the clock under which a feature's holders are counted. Seats
+// have no windows: who sits, sits, whatever the seats came from.
+const ClockSeats = "seats"
+
+// Seat is one holder's place (S22).
+type Seat struct {
+	Holder  string
+	Pending bool      // invited, not yet active; it counts
+	Expires time.Time // zero: it does not end by itself
+	At      time.Time // since when
+}
+
+// Sit gives a holder a seat, or changes the one that it has (S22). was is the
+// holder's open seat, nil without one: its holder is never refused a change.
+// The decision's amount is 1 for a new seat and 0 otherwise; a denied one
+// changes nothing. Expire comes before it.
+func Sit(s *Snapshot, customer, feature string, was *Seat, want Seat, at time.Time) Effect {
+	amount := int64(1)
+	if was != nil {
+		amount = 0
+	}
+	q := Query{Customer: customer, Feature: feature, Amount: amount, Buf: new(Buf)}
+	f := s.World.features[feature]
+	if f == nil || s.World.customer == nil || f.def.Kind != usher.Seats {
+		return Effect{Decision: Decide(s, q, at)}
+	}
+	now := at.UnixMicro()
+	fr := s.World.frameAt(f, now)
+	s.figures(f, fr, q.Buf, now)
+	v := s.judge(f, fr, q.Buf, amount, now)
+	e := Effect{Would: v.would}
+	if !v.allowed {
+		e.Decision = Decide(s, q, at)
+		return e
+	}
+	if was != nil {
+		s.seat(f, *was, -1)
+	}
+	s.seat(f, want, 1)
+	s.bound(f, fr, q.Buf, now)
+	q.Amount = 0
+	e.Decision = Decide(s, q, at)
+	e.Decision.Reason = v.reason
+	e.Seated = true
+	return e
+}
+
+// Leave frees a holder's seat at once. Expire comes before it.
+func Leave(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect {
+	var e Effect
+	if f := s.World.features[feature]; f != nil {
+		s.seat(f, was, -1)
+		if now := at.UnixMicro(); f.def.Kind.Counts() && s.World.customer != nil {
+			buf := new(Buf)
+			fr := s.World.frameAt(f, now)
+			s.figures(f, fr, buf, now)
+			s.bound(f, fr, buf, now)
+		}
+	}
+	e.after(s, customer, feature, at)
+	return e
+}
+
+// seat counts a seat in (1) or out (-1).
+func (s *Snapshot) seat(f *feature, seat Seat, n int64) {
+	key := BucketKey{f.def.Key, ClockSeats, 0}
+	b, _ := s.Bucket(key)
+	b.End = maxMicro
+	if seat.Pending {
+		b.Reserved += n
+	} else {
+		b.Used += n
+	}
+	s.write(b)
+	if n < 0 {
+		s.forget(seat.Holder, f.def.Key, true)
+	} else if !seat.Expires.IsZero() {
+		s.remember(Lapse{ID: seat.Holder, Bucket: key, Used: !seat.Pending, Amount: 1, At: seat.At.UnixMicro(), Expires: seat.Expires.UnixMicro()})
+	}
+}
+
+// bound writes into the bucket what the seats' sources permit together.
+func (s *Snapshot) bound(f *feature, fr *frame, buf *Buf, at int64) {
+	s.figures(f, fr, buf, at)
+	b, ok := s.Bucket(BucketKey{f.def.Key, ClockSeats, 0})
+	if !ok {
+		return
+	}
+	b.Unlimited, b.Limit, b.Overage, b.Excess = false, 0, 0, 0
+	for i := range buf.rows {
+		n := &buf.rows[i]
+		b.Unlimited = b.Unlimited || n.unlimited
+		b.Limit = satAdd(b.Limit, n.limit)
+		b.Overage += n.overage
+		b.Excess += n.excess
+	}
+	if b.Unlimited {
+		b.Limit, b.Overage, b.Excess = 0, 0, 0
+	}
+	s.write(b)
+}
+
+// seatRows lays the holders over the sources' rows: active ones first, included
+// amounts in burn order, then overage, then excess.
+func (s *Snapshot) seatRows(f *feature, fr *frame, rows []numbers, list []Bucket, at int64) {
+	i := find(list, ClockSeats, 0)
+	if i < 0 {
+		return
+	}
+	used, reserved := s.lapsed(list, i, at)
+	put := func(n *numbers, room int64) {
+		u := min(used, room)
+		r := min(reserved, room-u)
+		n.used, n.reserved = n.used+u, n.reserved+r
+		used, reserved = used-u, reserved-r
+	}
+	for i := range fr.burn {
+		p := &fr.burn[i]
+		if p.unlimited {
+			put(&rows[p.row], used+reserved)
+		} else {
+			put(&rows[p.row], p.limit)
+		}
+	}
+	for i := range fr.burn {
+		p := &fr.burn[i]
+		if p.overage.Unlimited {
+			put(&rows[p.row], used+reserved)
+		} else {
+			put(&rows[p.row], p.overage.Max)
+		}
+	}
+	if i := bookkeeper(fr); i >= 0 {
+		put(&rows[i], used+reserved)
+	}
+	for i := range fr.rows {
+		rows[i].settle(fr.rows[i].overage)
+	}
+}

@@ -1,0 +1,84 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+)
+
+// Correction is what was given back of a take or an event (S16).
+type Correction struct {
+	Env      usher.Environment
+	Ref      string // a take's key, or an event's id
+	Source   string // of the event; "" where Ref is a key
+	Key      string // its own
+	Customer string
+	Feature  string
+	Amount   int64 // given back; positive
+	At       time.Time
+	Reason   string
+	Actor    string
+	Entries  []engine.Entry // negative
+}
+
+// Corrections reads what has been given back of a take or an event.
+func (u *UsageTx) Corrections(env usher.Environment, ref, source string) ([]Correction, error) {
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT key, customer, feature, amount, at, reason, actor, entries FROM correction
+		WHERE ref = $1 AND source = $2 AND env = $3 ORDER BY at, key`, ref, source, string(env))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Correction
+	for rows.Next() {
+		c := Correction{Env: env, Ref: ref, Source: source}
+		var at int64
+		var entries []byte
+		if err := rows.Scan(&c.Key, &c.Customer, &c.Feature, &c.Amount, &at, &c.Reason, &c.Actor, &entries); err != nil {
+			return nil, err
+		}
+		c.At = fromMicros(at)
+		if c.Entries, _, err = ReadEntries(entries); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
+}
+
+// InsertCorrection stores a correction.
+func (u *UsageTx) InsertCorrection(c Correction) error {
+	_, err := exec(u.ctx, u.tx, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		c.Ref, c.Source, string(c.Env), c.Key, c.Customer, c.Feature, c.Amount, micros(c.At), c.Reason, c.Actor, AppendEntries(nil, c.Entries))
+	return err
+}
+
+// Op reads a stored take; nil where there is none.
+func (db *DB) Op(ctx context.Context, env usher.Environment, key string) (*Op, error) {
+	ops, err := db.Ops(ctx, []OpKey{{env, key}})
+	if err != nil {
+		return nil, err
+	}
+	if op, ok := ops[OpKey{env, key}]; ok {
+		return &op, nil
+	}
+	return nil, nil
+}
+
+// Event reads a stored event; nil where there is none.
+func (db *DB) Event(ctx context.Context, env usher.Environment, id, source string) (*EventRow, error) {
+	e, ok, err := one(ctx, db, func(r *sql.Rows, e *EventRow) error {
+		var at, received int64
+		err := r.Scan(&e.Customer, &e.Type, &at, &received, &e.Hash, &e.Data, &e.Entries)
+		e.Env, e.ID, e.Source, e.At, e.ReceivedAt = env, id, source, fromMicros(at), fromMicros(received)
+		return err
+	}, `SELECT customer, type, at, received_at, hash, data, entries FROM event WHERE id = $1 AND source = $2 AND env = $3`, id, source, string(env))
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &e, nil
+}

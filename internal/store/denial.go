@@ -1,0 +1,99 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// The outcomes of a denial.
+const (
+	OutcomeDenied   = "denied"   // nothing was taken
+	OutcomeWarned   = "warned"   // mode warn let it pass
+	OutcomeShadowed = "shadowed" // mode shadow let it pass
+	OutcomeExcess   = "excess"   // reported use beyond what is permitted (S14)
+)
+
+// DenialKey names one hour's denials of one kind.
+type DenialKey struct {
+	Holder
+	Feature string
+	Hour    int64 // its start in µs
+	Outcome string
+	Reason  usher.Reason
+}
+
+// DenialCount is how many there were, and what they asked for together.
+type DenialCount struct{ N, Amount int64 }
+
+// PutDenials adds to what is counted.
+func (u *UsageTx) PutDenials(counts map[DenialKey]DenialCount) error {
+	keys := make([]DenialKey, 0, len(counts))
+	for k := range counts {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(x, y DenialKey) int {
+		for _, c := range []int{strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)), strings.Compare(x.Feature, y.Feature),
+			int(min(max(x.Hour-y.Hour, -1), 1)), strings.Compare(x.Outcome, y.Outcome), strings.Compare(string(x.Reason), string(y.Reason))} {
+			if c != 0 {
+				return c
+			}
+		}
+		return 0
+	})
+	for part := range slices.Chunk(keys, 256) {
+		args := make([]any, 0, 8*len(part))
+		for _, k := range part {
+			args = append(args, k.Customer, string(k.Env), k.Feature, k.Hour, k.Outcome, string(k.Reason), counts[k].N, counts[k].Amount)
+		}
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO denial (customer, env, feature, hour_at, outcome, reason, n, amount) VALUES `+u.db.rows(len(part), 8)+`
+			ON CONFLICT (customer, env, feature, hour_at, outcome, reason) DO UPDATE SET n = denial.n + excluded.n,
+			amount = CASE WHEN denial.amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE denial.amount + excluded.amount END`, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DenialRow is what one customer was denied of one feature.
+type DenialRow struct {
+	Customer, Feature string
+	Outcome           string
+	Reason            usher.Reason
+	N, Amount         int64
+	First, Last       time.Time // starts of the first and the last hour
+}
+
+// Denials sums the hours that start in [from, until), per customer, feature,
+// outcome and reason, the most frequent first, at most n. Empty names are any.
+func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feature, outcome string, from, until time.Time, n int) ([]DenialRow, error) {
+	const giga = 1_000_000_000
+	// In two parts, so that no sum of amounts can overflow.
+	text := `SELECT customer, feature, outcome, reason, CAST(sum(n) AS BIGINT), CAST(sum(amount / 1000000000) AS BIGINT), CAST(sum(amount % 1000000000) AS BIGINT),
+		min(hour_at), max(hour_at) FROM denial WHERE env = $1 AND hour_at >= $2 AND hour_at < $3`
+	args := []any{string(env), micros(from), micros(until)}
+	for _, c := range []struct{ column, value string }{{"customer", customer}, {"feature", feature}, {"outcome", outcome}} {
+		if c.value != "" {
+			args = append(args, c.value)
+			text += ` AND ` + c.column + ` = $` + strconv.Itoa(len(args))
+		}
+	}
+	args = append(args, n)
+	text += ` GROUP BY customer, feature, outcome, reason ORDER BY 5 DESC, customer, feature, outcome, reason LIMIT $` + strconv.Itoa(len(args))
+	return list(ctx, db, func(r *sql.Rows, d *DenialRow) error {
+		var first, last, high, low int64
+		var reason string
+		err := r.Scan(&d.Customer, &d.Feature, &d.Outcome, &reason, &d.N, &high, &low, &first, &last)
+		if d.Amount = math.MaxInt64; high+low/giga < math.MaxInt64/giga {
+			d.Amount = high*giga + low
+		}
+		d.Reason, d.First, d.Last = usher.Reason(reason), fromMicros(first), fromMicros(last)
+		return err
+	}, text, args...)
+}

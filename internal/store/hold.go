@@ -1,0 +1,203 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+)
+
+// The states of a reservation.
+const (
+	HoldOpen     = "open"
+	HoldSettled  = "settled"
+	HoldReleased = "released"
+	HoldExpired  = "expired"
+)
+
+// HoldRow is a reservation as it is kept.
+type HoldRow struct {
+	Env  usher.Environment
+	Hold engine.Hold
+	// State is how it ended; an open one whose time is over is expired all the
+	// same, before anything has written so (S10).
+	State string
+}
+
+const holdColumns = `id, env, customer, feature, amount, at, expires_at, state, entries`
+
+func scanHold(row interface{ Scan(...any) error }, h *HoldRow) error {
+	var at, expires int64
+	var env string
+	var entries []byte
+	err := row.Scan(&h.Hold.ID, &env, &h.Hold.Customer, &h.Hold.Feature, &h.Hold.Amount, &at, &expires, &h.State, &entries)
+	if err != nil {
+		return err
+	}
+	h.Env, h.Hold.At, h.Hold.Expires = usher.Environment(env), fromMicros(at), fromMicros(expires)
+	h.Hold.Entries, _, err = ReadEntries(entries)
+	return err
+}
+
+// Hold reads a reservation; nil where there is none.
+func (db *DB) Hold(ctx context.Context, env usher.Environment, id string) (*HoldRow, error) {
+	h, ok, err := one(ctx, db, func(row *sql.Rows, h *HoldRow) error { return scanHold(row, h) },
+		`SELECT `+holdColumns+` FROM hold WHERE id = $1 AND env = $2`, id, string(env))
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &h, nil
+}
+
+// Hold reads as DB.Hold does, in the transaction.
+func (u *UsageTx) Hold(env usher.Environment, id string) (*HoldRow, error) {
+	var h HoldRow
+	err := scanHold(u.tx.QueryRowContext(u.ctx, `SELECT `+holdColumns+` FROM hold WHERE id = $1 AND env = $2`, id, string(env)), &h)
+	if err == sql.ErrNoRows {
+		return nil, nil
+	}
+	return &h, err
+}
+
+// InsertHolds stores new reservations.
+func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) error {
+	holds = slices.Clone(holds)
+	slices.SortFunc(holds, func(x, y engine.Hold) int { return strings.Compare(x.ID, y.ID) })
+	for part := range slices.Chunk(holds, 256) {
+		args := make([]any, 0, 10*len(part))
+		for i := range part {
+			h := &part[i]
+			args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, AppendEntries(nil, h.Entries))
+		}
+		if _, err := exec(u.ctx, u.tx, `INSERT INTO hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries) VALUES `+u.db.rows(len(part), 10), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CloseHold ends an open reservation, or one that has expired unsettled.
+func (u *UsageTx) CloseHold(env usher.Environment, id, state string, at time.Time) error {
+	_, err := exec(u.ctx, u.tx, `UPDATE hold SET state = $1, closed_at = $2 WHERE id = $3 AND env = $4`, state, micros(at), id, string(env))
+	return err
+}
+
+// Expire closes what ended by at of a customer's reservations and seats, so that
+// it is given back once.
+func (u *UsageTx) Expire(h Holder, at time.Time) error {
+	if _, err := exec(u.ctx, u.tx, `UPDATE hold SET state = 'expired', closed_at = expires_at WHERE customer = $1 AND env = $2 AND closed_at = 0 AND expires_at <= $3`,
+		h.Customer, string(h.Env), micros(at)); err != nil {
+		return err
+	}
+	_, err := exec(u.ctx, u.tx, `UPDATE seat SET released_at = expires_at WHERE customer = $1 AND env = $2 AND released_at = 0 AND expires_at < 9223372036854775807 AND expires_at <= $3`,
+		h.Customer, string(h.Env), micros(at))
+	return err
+}
+
+// lapses are the open reservations and the seats with an end of customers.
+const lapses = `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0 AND (customer, env) IN (VALUES %)
+	UNION ALL SELECT 1, customer, env, holder, feature, since, expires_at, pending, entries FROM
+		(SELECT customer, env, holder, feature, since, expires_at, pending, $E AS entries FROM seat
+		WHERE released_at = 0 AND expires_at < 9223372036854775807 AND (customer, env) IN (VALUES %)) AS s`
+
+type lapseRow struct {
+	kind        int
+	holder      Holder
+	id, feature string
+	at, expires int64
+	pending     int
+	entries     []byte
+}
+
+func (db *DB) lapsesSQL(n int) string {
+	empty := "x''"
+	if db.dialect == Postgres {
+		empty = `''::bytea`
+	}
+	text := strings.ReplaceAll(lapses, "$E", empty)
+	first, second := db.rows(n, 2), db.rows(n, 2)
+	if db.dialect == Postgres { // the same parameters twice
+		second = first
+	}
+	text = strings.Replace(text, "%", first, 1)
+	return strings.Replace(text, "%", second, 1)
+}
+
+func (db *DB) lapsesArgs(holders []Holder) []any {
+	args := make([]any, 0, 4*len(holders))
+	for _, h := range holders {
+		args = append(args, h.Customer, string(h.Env))
+	}
+	if db.dialect == SQLite {
+		args = append(args, args...)
+	}
+	return args
+}
+
+func scanLapse(rows *sql.Rows, r *lapseRow) error {
+	var env string
+	err := rows.Scan(&r.kind, &r.holder.Customer, &env, &r.id, &r.feature, &r.at, &r.expires, &r.pending, &r.entries)
+	r.holder.Env = usher.Environment(env)
+	return err
+}
+
+func (r *lapseRow) lapses() ([]engine.Lapse, error) {
+	if r.kind == 1 {
+		return []engine.Lapse{{ID: r.id, Bucket: engine.BucketKey{Feature: r.feature, Clock: engine.ClockSeats}, Used: r.pending == 0, Amount: 1, At: r.at, Expires: r.expires}}, nil
+	}
+	h := engine.Hold{ID: r.id, At: fromMicros(r.at), Expires: fromMicros(r.expires)}
+	var err error
+	if h.Entries, _, err = ReadEntries(r.entries); err != nil {
+		return nil, err
+	}
+	return h.Lapses(), nil
+}
+
+// Lapses reads what will end by itself of a customer's use.
+func (db *DB) Lapses(ctx context.Context, h Holder) ([]engine.Lapse, error) {
+	rows, err := list(ctx, db, scanLapse, db.lapsesSQL(1), db.lapsesArgs([]Holder{h})...)
+	if err != nil {
+		return nil, err
+	}
+	var all []engine.Lapse
+	for i := range rows {
+		l, err := rows[i].lapses()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l...)
+	}
+	return all, nil
+}
+
+// Lapses reads as DB.Lapses does, in the transaction, for several customers.
+func (u *UsageTx) Lapses(holders []Holder) (map[Holder][]engine.Lapse, error) {
+	all := map[Holder][]engine.Lapse{}
+	for part := range slices.Chunk(holders, 256) {
+		rows, err := u.tx.QueryContext(u.ctx, u.db.lapsesSQL(len(part)), u.db.lapsesArgs(part)...)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var r lapseRow
+			if err := scanLapse(rows, &r); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			l, err := r.lapses()
+			if err != nil {
+				rows.Close()
+				return nil, err
+			}
+			all[r.holder] = append(all[r.holder], l...)
+		}
+		if err := rows.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,85 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"math"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+)
+
+// Seat reads a holder's open seat; nil without one.
+func (u *UsageTx) Seat(h Holder, feature, holder string) (*engine.Seat, error) {
+	s := &engine.Seat{Holder: holder}
+	var pending, since, expires int64
+	err := u.tx.QueryRowContext(u.ctx, `SELECT pending, since, expires_at FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4 AND released_at = 0`,
+		h.Customer, string(h.Env), feature, holder).Scan(&pending, &since, &expires)
+	if err == sql.ErrNoRows {
+		return nil, nil
+	}
+	s.Pending, s.At, s.Expires = pending == 1, fromMicros(since), until(expires)
+	return s, err
+}
+
+// until is an end as a time; the zero time is none.
+func until(us int64) time.Time {
+	if us == math.MaxInt64 {
+		return time.Time{}
+	}
+	return fromMicros(us)
+}
+
+// PutSeat stores a holder's seat; the row before it, if any, has been closed.
+func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time) error {
+	pending, expires := 0, int64(math.MaxInt64)
+	if s.Pending {
+		pending = 1
+	}
+	if !s.Expires.IsZero() {
+		expires = micros(s.Expires)
+	}
+	_, err := exec(u.ctx, u.tx, `INSERT INTO seat (customer, env, feature, holder, n, pending, since, at, expires_at, released_at)
+		VALUES ($1, $2, $3, $4, (SELECT 1 + coalesce(max(n), 0) FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4), $5, $6, $7, $8, 0)`,
+		h.Customer, string(h.Env), feature, s.Holder, pending, micros(s.At), micros(at), expires)
+	return err
+}
+
+// KeepSeat moves the end of a holder's open seat.
+func (u *UsageTx) KeepSeat(h Holder, feature, holder string, expires time.Time) error {
+	_, err := exec(u.ctx, u.tx, `UPDATE seat SET expires_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
+		micros(expires), h.Customer, string(h.Env), feature, holder)
+	return err
+}
+
+// CloseSeat ends a holder's open seat.
+func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) error {
+	_, err := exec(u.ctx, u.tx, `UPDATE seat SET released_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
+		micros(at), h.Customer, string(h.Env), feature, holder)
+	return err
+}
+
+// Seats lists the open seats of a customer's feature that have not ended at an
+// instant, by since and holder, after the given ones, at most n; and how many
+// there are before the first of them.
+func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, feature string, now, after time.Time, holder string, n int) ([]engine.Seat, int64, error) {
+	from := int64(math.MinInt64)
+	if !after.IsZero() {
+		from = micros(after)
+	}
+	const held = `FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND released_at = 0 AND expires_at > $4 AND `
+	seats, err := list(ctx, db, func(r *sql.Rows, s *engine.Seat) error {
+		var pending, since, expires int64
+		err := r.Scan(&s.Holder, &pending, &since, &expires)
+		s.Pending, s.At, s.Expires = pending == 1, fromMicros(since), until(expires)
+		return err
+	}, `SELECT holder, pending, since, expires_at `+held+`(since, holder) > ($5, $6) ORDER BY since, holder LIMIT $7`,
+		customer, string(env), feature, micros(now), from, holder, n)
+	if err != nil {
+		return nil, 0, err
+	}
+	before, _, err := one(ctx, db, func(r *sql.Rows, n *int64) error { return r.Scan(n) },
+		`SELECT count(*) `+held+`(since, holder) <= ($5, $6)`, customer, string(env), feature, micros(now), from, holder)
+	return seats, before, err
+}

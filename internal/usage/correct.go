@@ -1,0 +1,238 @@
+package usage
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/meter"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// CorrectOp asks for units of a take or an event to be given back.
+type CorrectOp struct {
+	Ref     string       // the key of a consume or a reservation, or the id of an event
+	Source  string       // the event's source; "": Ref is a key
+	Feature string       // of an event that counted for several; else ""
+	Amount  usher.Number // to give back; required
+	Reason  string       // required
+	Key     string       // the idempotency key; required
+	Actor   string
+}
+
+const routeCorrect = "POST /v1/corrections"
+
+// maxReason is the longest reason, in bytes.
+const maxReason = 1000
+
+// original is what a correction refers to.
+type original struct {
+	customer, feature string
+	at                time.Time // the instant whose minute counts it
+	entries           []engine.Entry
+	dimensions        []meter.Dimension
+}
+
+// Correct gives units back to the allowances that a take or an event burned, in
+// the recorded order (S16). Nothing is edited: the correction is an entry of its
+// own. More than is left of the original is Refused, and so is a correction of a
+// correction.
+func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp) (usher.Decision, error) {
+	var problems []usher.Problem
+	bad := func(where, what string) {
+		problems = append(problems, usher.Problem{Location: "body." + where, Message: what})
+	}
+	if op.Amount == "" {
+		bad("amount", "must be there: the units to give back")
+	}
+	if op.Reason == "" || len(op.Reason) > maxReason {
+		bad("reason", "must be there, at most 1000 bytes: why is something given back?")
+	}
+	if op.Ref == "" {
+		bad("ref", `must be the key of a take, or {"source":…,"id":…} of an event`)
+	}
+	if len(problems) > 0 {
+		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid", Problems: problems}
+	}
+	if err := usher.CheckIdempotencyKey(op.Key); err != nil {
+		return usher.Decision{}, err
+	}
+	ref, o, err := u.original(ctx, env, op)
+	if err != nil {
+		return usher.Decision{}, err
+	}
+	f := u.cfg.Live.Book(env).Features[o.feature]
+	if f == nil {
+		return usher.Decision{}, usher.Errorf(usher.Refused, "the feature %s is not in the catalogue any more", o.feature)
+	}
+	t := &take{env: env, route: routeCorrect, key: op.Key, customer: o.customer, feature: o.feature}
+	if t.amount, err = units(f, op.Amount); err != nil {
+		return usher.Decision{}, err
+	}
+	if t.amount == 0 {
+		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
+			Problems: []usher.Problem{{Location: "body.amount", Message: "must be more than 0"}}}
+	}
+	t.hash = bodyHash(routeCorrect, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
+	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
+		// A key that has an answer already is not decided again: what is left has changed since.
+		earlier, err := b.tx.Corrections(env, ref, op.Source)
+		if err != nil {
+			return engine.Effect{}, err
+		}
+		entries := slices.Clone(o.entries)
+		for _, c := range earlier {
+			if c.Key == op.Key {
+				if b.ended[op.Key] {
+					return engine.Effect{}, usher.Errorf(usher.Conflict, "the correction %q was made long ago; its answer is no longer kept", op.Key)
+				}
+				b.ended[op.Key] = true
+				return engine.Effect{}, errTaken
+			}
+			if c.Feature == o.feature {
+				entries = append(entries, c.Entries...)
+			}
+		}
+		left := engine.Taken(o.feature, entries)
+		if t.amount > left {
+			return engine.Effect{}, usher.Errorf(usher.Refused, "only %s of the %s that were taken are left to give back",
+				usher.FormatQuantity(left, f.Precision), usher.FormatQuantity(engine.Taken(o.feature, o.entries), f.Precision))
+		}
+		h := t.holder()
+		keys := make([]engine.BucketKey, len(o.entries))
+		for i, e := range o.entries {
+			keys[i] = e.Bucket
+		}
+		if err := b.load(h, w, keys); err != nil {
+			return engine.Effect{}, err
+		}
+		if w.next.World.Known() {
+			if err := b.ready(h, w, o.feature, w.now); err != nil {
+				return engine.Effect{}, err
+			}
+		}
+		w.outside(o.at)
+		e := engine.Correct(w.next, t.customer, o.feature, entries, t.amount, w.now)
+		t.posting.at = o.at
+		back := &usher.Correction{Ref: op.Ref, Source: op.Source, Amount: t.amount, Left: left - t.amount}
+		for _, en := range e.Entries {
+			if en.Allowance == engine.EntryCap || en.Allowance == engine.EntryDrawn {
+				continue
+			}
+			d := usher.Deduction{Allowance: en.Allowance, Amount: -en.Amount}
+			if en.Bucket.Feature != o.feature {
+				d.Feature = en.Bucket.Feature
+				if p := u.cfg.Live.Book(env).Features[d.Feature]; p != nil {
+					d.Precision = p.Precision
+				}
+			}
+			back.Returned = append(back.Returned, d)
+		}
+		e.Decision.Correction = back
+		for _, d := range o.dimensions {
+			b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: o.feature, Dimension: d.Path, Value: d.Value}, o.at, -t.amount, 0)
+		}
+		return e, b.tx.InsertCorrection(store.Correction{Env: env, Ref: ref, Source: op.Source, Key: op.Key, Customer: t.customer, Feature: o.feature,
+			Amount: t.amount, At: w.now, Reason: op.Reason, Actor: op.Actor, Entries: e.Entries})
+	}
+	return u.take(ctx, t)
+}
+
+// original finds what a correction refers to, and the name under which its
+// corrections are kept.
+func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectOp) (string, *original, error) {
+	if op.Source != "" {
+		o, err := u.originalEvent(ctx, env, op)
+		return op.Ref, o, err
+	}
+	row, err := u.cfg.DB.Op(ctx, env, op.Ref)
+	if err != nil {
+		return "", nil, err
+	}
+	if row == nil || row.Key[0] > '~' {
+		return "", nil, usher.Errorf(usher.NotFound, "no take with the key %q", op.Ref)
+	}
+	ref := op.Ref
+	if row.Route == routeReserve {
+		d, _, err := decodeAnswer(row.Answer, row.At)
+		if err != nil {
+			return "", nil, err
+		}
+		if d.Reservation == nil {
+			return "", nil, usher.Errorf(usher.Refused, "%q was denied: there is nothing to give back", op.Ref)
+		}
+		ref = holdKey(d.Reservation.ID)
+		if row, err = u.cfg.DB.Op(ctx, env, ref); err != nil {
+			return "", nil, err
+		}
+		if row == nil || row.Route != routeSettle {
+			return "", nil, usher.Errorf(usher.Refused, "the reservation %s is not settled: there is nothing to give back; release it", d.Reservation.ID)
+		}
+	}
+	switch row.Route {
+	case routeConsume, routeSettle:
+	case routeCorrect:
+		return "", nil, usher.Errorf(usher.Refused, "%q is a correction: it is not corrected itself; consume or report again what was given back too much", op.Ref)
+	default:
+		return "", nil, usher.Errorf(usher.Refused, "%q is the key of %s: it took nothing that could be given back", op.Ref, row.Route)
+	}
+	_, p, err := decodeAnswer(row.Answer, row.At)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(p.entries) == 0 {
+		return "", nil, usher.Errorf(usher.Refused, "%q took nothing: there is nothing to give back", op.Ref)
+	}
+	if op.Feature != "" && op.Feature != row.Feature {
+		return "", nil, usher.Errorf(usher.Refused, "%q took of %s, not of %s", op.Ref, row.Feature, op.Feature)
+	}
+	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.at, entries: p.entries}, nil
+}
+
+func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op CorrectOp) (*original, error) {
+	row, err := u.cfg.DB.Event(ctx, env, op.Ref, op.Source)
+	if err != nil {
+		return nil, err
+	}
+	if row == nil {
+		return nil, usher.Errorf(usher.NotFound, "no event with source %q and id %q", op.Source, op.Ref)
+	}
+	list, err := decodeReadings(row.Entries)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	var found *original
+	for i := range list {
+		r := &list[i]
+		if !r.adds() || op.Feature != "" && r.feature != op.Feature {
+			continue
+		}
+		names = append(names, r.feature)
+		found = &original{customer: row.Customer, feature: r.feature, at: row.At, entries: r.entries, dimensions: r.dimensions}
+	}
+	switch {
+	case len(names) > 1:
+		return nil, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
+			Problems: []usher.Problem{{Location: "body.feature", Message: "the event counted for several features, so name one of " + listed(names)}}}
+	case found == nil && op.Feature != "":
+		return nil, usher.Errorf(usher.Refused, "the event counted nothing of %s that adds up: there is nothing to give back", op.Feature)
+	case found == nil:
+		return nil, usher.Errorf(usher.Refused, "the event counted nothing that adds up: there is nothing to give back; a gauge is corrected by its next value")
+	}
+	return found, nil
+}
+
+func listed(names []string) string {
+	s := ""
+	for i, n := range names {
+		if i > 0 {
+			s += ", "
+		}
+		s += n
+	}
+	return s
+}

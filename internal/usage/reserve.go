@@ -1,0 +1,194 @@
+package usage
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// The bounds of a reservation's life. Longer holds are better modelled as use
+// with a correction.
+const (
+	DefaultTTL = 5 * time.Minute
+	MaxTTL     = 7 * 24 * time.Hour
+)
+
+// ReserveOp is one reservation as asked.
+type ReserveOp struct {
+	ConsumeOp
+	TTL time.Duration // 0: DefaultTTL
+}
+
+const (
+	routeReserve = "POST /v1/reservations"
+	routeSettle  = "POST /v1/reservations/{id}/settle"
+	routeRelease = "POST /v1/reservations/{id}/release"
+)
+
+// Reserve holds an amount until it is settled, released or expires (S23). It
+// divides over the allowances as a consume would. A denial holds nothing and is
+// no error.
+func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp) (usher.Decision, error) {
+	if op.TTL == 0 {
+		op.TTL = DefaultTTL
+	}
+	if op.TTL < time.Second || op.TTL > MaxTTL {
+		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the reservation is not valid",
+			Problems: []usher.Problem{{Location: "body.ttl", Message: `must be between "1s" and "168h"`}}}
+	}
+	t, err := u.newTake(ctx, env, routeReserve, op.ConsumeOp, op.TTL.String())
+	if err != nil {
+		return usher.Decision{}, err
+	}
+	id := u.cfg.NewID("rsv_")
+	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
+		until := w.now.Add(op.TTL)
+		e, err := b.decide(t, w, engine.Op{Kind: engine.Reserve, Customer: t.customer, Feature: t.feature, Amount: t.amount, Hold: id, Until: until})
+		if err != nil || !e.Decision.Allowed {
+			return e, err
+		}
+		b.holds[env] = append(b.holds[env], engine.Hold{ID: id, Customer: t.customer, Feature: t.feature, Amount: t.amount, At: w.now, Expires: until, Entries: e.Entries})
+		e.Entries = nil // it is no use yet
+		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: t.amount, ExpiresAt: until, State: usher.ReservationOpen}
+		return e, nil
+	}
+	return u.take(ctx, t)
+}
+
+// holdKey is the key under which the end of a reservation is kept: one end, one
+// answer. No caller's key is like it: those are ASCII.
+func holdKey(id string) string { return "§" + id }
+
+// Settle ends a reservation with the true amount; "" is the amount held. It is
+// never refused for want of allowance: what nothing holds is booked as excess,
+// and what comes after the hold expired is booked all the same. The same
+// settlement again gives the first answer; another one is a Conflict.
+func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, amount usher.Number) (usher.Decision, error) {
+	t, held, err := u.end(ctx, env, id, routeSettle)
+	if err != nil {
+		return usher.Decision{}, err
+	}
+	t.amount = held.Hold.Amount
+	if f := u.cfg.Live.Book(env).Features[t.feature]; f != nil && amount != "" {
+		if t.amount, err = units(f, amount); err != nil {
+			return usher.Decision{}, err
+		}
+	}
+	t.hash = bodyHash(routeSettle, id, strconv.FormatInt(t.amount, 10))
+	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
+		h, err := b.open(env, id)
+		if err != nil {
+			return engine.Effect{}, err
+		}
+		if err := b.has(t.holder(), w, h); err != nil {
+			return engine.Effect{}, err
+		}
+		late := !w.now.Before(h.Expires)
+		if rest := t.amount - h.Amount; !engine.Fits(w.next, h.Feature, max(rest, 0), h.At) || late && !engine.Fits(w.next, h.Feature, t.amount, h.At) {
+			return engine.Effect{}, usher.Errorf(usher.Refused, "counting so much of %s would go beyond what can be counted", h.Feature)
+		}
+		e := engine.Settle(w.next, h, t.amount, w.now)
+		if e.Overflow {
+			return e, errOverflow
+		}
+		t.posting.at = h.At
+		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: h.Expires, State: usher.ReservationSettled, Settled: t.amount, Late: late}
+		return e, b.tx.CloseHold(env, id, store.HoldSettled, w.now)
+	}
+	return u.take(ctx, t)
+}
+
+// Release ends a reservation and gives back what it held. Again, or after it
+// expired, it gives back nothing and says so; after a settlement it is a
+// Conflict.
+func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (usher.Decision, error) {
+	t, _, err := u.end(ctx, env, id, routeRelease)
+	if err != nil {
+		return usher.Decision{}, err
+	}
+	t.hash = bodyHash(routeRelease, id)
+	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
+		h, err := b.open(env, id)
+		if err != nil {
+			return engine.Effect{}, err
+		}
+		if err := b.has(t.holder(), w, h); err != nil {
+			return engine.Effect{}, err
+		}
+		state := usher.ReservationReleased
+		if !w.now.Before(h.Expires) {
+			state = usher.ReservationExpired
+		}
+		e := engine.Release(w.next, h, w.now)
+		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: h.Expires, State: state}
+		return e, b.tx.CloseHold(env, id, string(state), w.now)
+	}
+	return u.take(ctx, t)
+}
+
+// end begins the take that ends a reservation. NotFound where there is none.
+func (u *Usage) end(ctx context.Context, env usher.Environment, id, route string) (*take, *store.HoldRow, error) {
+	if err := usher.CheckID("id", id); err != nil {
+		return nil, nil, err
+	}
+	held, err := u.cfg.DB.Hold(ctx, env, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if held == nil {
+		return nil, nil, usher.Errorf(usher.NotFound, "no reservation %q", id)
+	}
+	t := &take{env: env, route: route, key: holdKey(id), customer: held.Hold.Customer, feature: held.Hold.Feature}
+	t.reused = func(op store.Op) error {
+		if op.Route == routeRelease {
+			return usher.Errorf(usher.Conflict, "the reservation %s was released at %s; consume what was used after all", id, op.At.Format(time.RFC3339))
+		}
+		amount := strconv.FormatInt(op.Amount, 10)
+		if f := u.cfg.Live.Book(env).Features[op.Feature]; f != nil {
+			amount = usher.FormatQuantity(op.Amount, f.Precision)
+		}
+		return usher.Errorf(usher.Conflict, "the reservation %s was settled with %s at %s; a settlement is not changed: correct it with /v1/corrections, or consume the rest", id, amount, op.At.Format(time.RFC3339))
+	}
+	return t, held, nil
+}
+
+// open reads a reservation that has no end yet; errTaken where it has one, whose
+// answer is stored.
+func (b *batchRun) open(env usher.Environment, id string) (*engine.Hold, error) {
+	row, err := b.tx.Hold(env, id)
+	if err != nil {
+		return nil, err
+	}
+	if row == nil || b.ended[id] {
+		return nil, usher.Errorf(usher.Conflict, "the reservation %s ended long ago; its answer is no longer kept", id)
+	}
+	if row.State == store.HoldSettled || row.State == store.HoldReleased {
+		b.ended[id] = true
+		return nil, errTaken
+	}
+	return &row.Hold, nil
+}
+
+// has sees to it that a hold's buckets, and what its instant needs, are in
+// memory.
+func (b *batchRun) has(h store.Holder, w *world, hold *engine.Hold) error {
+	keys := make([]engine.BucketKey, len(hold.Entries))
+	for i, e := range hold.Entries {
+		keys[i] = e.Bucket
+	}
+	if err := b.load(h, w, keys); err != nil {
+		return err
+	}
+	if !w.next.World.Known() {
+		return nil
+	}
+	w.outside(hold.At)
+	if err := b.ready(h, w, hold.Feature, hold.At); err != nil {
+		return err
+	}
+	return b.ready(h, w, hold.Feature, w.now)
+}

@@ -1,0 +1,88 @@
+package usage
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// take is one caller's operation on its way through the writer.
+type take struct {
+	env      usher.Environment
+	route    string // names the call in stored answers, so that a key serves one kind of call
+	key      string // the idempotency key; "": the operation is idempotent by itself and no answer is kept
+	customer string
+	feature  string
+	amount   int64 // smallest units; what a denial is counted with
+	hash     []byte
+
+	// decide runs in the batch's transaction, maybe several times. An error with
+	// a code that blames the caller is the take's alone and stores nothing; so
+	// does errTaken, after which the stored answer is read.
+	decide func(*batchRun, *world) (engine.Effect, error)
+	// reused says what is wrong where the key has another call's answer; nil is
+	// the usual words.
+	reused func(store.Op) error
+
+	at       time.Time // when it was decided
+	posting  posting
+	decision usher.Decision
+	err      error
+}
+
+func (t *take) opKey() store.OpKey   { return store.OpKey{Env: t.env, Key: t.key} }
+func (t *take) holder() store.Holder { return store.Holder{Env: t.env, Customer: t.customer} }
+
+// take sends an operation through the writer.
+func (u *Usage) take(ctx context.Context, t *take) (usher.Decision, error) {
+	if err := u.submit(ctx, &request{take: t}); err != nil {
+		return usher.Decision{}, err
+	}
+	return t.decision, t.err
+}
+
+// bodyHash is what makes two calls the same (S13): the route and the parts of
+// the body but min_revision.
+func bodyHash(parts ...string) []byte {
+	h := sha256.New()
+	var n [8]byte
+	for _, s := range parts {
+		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
+		h.Write(n[:])
+		h.Write([]byte(s))
+	}
+	return h.Sum(nil)[:16]
+}
+
+// row is the take as it is kept.
+func (t *take) row() store.Op {
+	return store.Op{Env: t.env, Key: t.key, Route: t.route, BodyHash: t.hash, Customer: t.customer, Feature: t.feature,
+		At: t.at, Amount: t.amount, Answer: encodeAnswer(&t.decision, &t.posting, t.at)}
+}
+
+// answer gives a take the answer that is stored under its key, or an error
+// where that was to another call.
+func (t *take) answer(op store.Op) {
+	if op.Route != t.route || !bytes.Equal(op.BodyHash, t.hash) {
+		if t.reused != nil {
+			t.err = t.reused(op)
+			return
+		}
+		t.err = usher.Errorf(usher.KeyReused, "the idempotency key %q was used for another call (%s, at %s); use a new key for each operation",
+			t.key, op.Route, op.At.Format(time.RFC3339))
+		return
+	}
+	d, _, err := decodeAnswer(op.Answer, op.At)
+	if err != nil {
+		t.err = err
+		return
+	}
+	d.Customer, d.Feature, d.Replayed = op.Customer, op.Feature, true
+	t.decision = d
+}
