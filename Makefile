@@ -2,10 +2,10 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build run test check bench fuzz
+.PHONY: help build run test check bench bench-growth fuzz
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 build: ## bin/usher
 	CGO_ENABLED=0 go build -trimpath -o bin/usher ./cmd/usher
@@ -26,8 +26,11 @@ check: ## formatting, vet, staticcheck, no paths of somebody's machine
 		echo "SKIPPED: $(STATICCHECK) cannot be fetched or built here"; \
 	fi
 
-bench: ## the benchmarks that README.md quotes
-	go test -run '^$$' -bench 'B1|B2|At$$' -benchmem ./engine ./internal/calendar ./internal/api
+bench: ## every benchmark against its target, in about 6 minutes
+	go test -run '^$$' -bench 'B[1-7]|At$$' -benchmem -timeout 30m ./engine ./internal/calendar ./internal/api ./internal/bench | go run ./internal/bench
+
+bench-growth: ## the curves of docs/benchmarks.md
+	go test -run '^$$' -bench Growth -timeout 30m ./internal/bench | go run ./internal/bench -growth docs/benchmarks-growth
 
 fuzz: ## 20 s for each fuzz target
 	@set -e; grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file line name; do \

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/api"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/catalog"
+	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/testpg"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+func TestMain(m *testing.M) { testpg.Main(m) }
+
+const catalogue = `usher: 1
+meters:
+  tokens: {event: llm.completion, sum: data.tokens, dimensions: [data.model]}
+features:
+  sso:    {kind: switch}
+  calls:  {kind: metered}
+  tokens: {kind: metered, meter: tokens}
+plans:
+  free: {default: true, entitlements: {calls: {limit: 10, per: month}}}
+  pro:
+    entitlements:
+      sso: true
+      calls: {limit: 1000000000000, per: month}
+      tokens: {limit: 1000000000000, per: month, overage: unlimited}
+`
+
+// env is where everything happens.
+const env = usher.Production
+
+// world is a database and the rooms of a server over it, in this process.
+type world struct {
+	db        *store.DB
+	live      *live.Live
+	usage     *usage.Usage
+	auth      *auth.Service
+	customers *customers.Service
+	handler   *api.API
+	founding  string // the customer that is being made: ids are made of it
+	stop      func()
+}
+
+// open wires a server as cmd/usher does.
+func open(b testing.TB, dsn string) *world {
+	b.Helper()
+	ctx := context.Background()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	w := &world{}
+	node := fmt.Sprintf("bench-%d", time.Now().UnixNano())
+	var err error
+	w.db, err = store.Open(ctx, store.Config{DSN: dsn})
+	must(b, err)
+	w.live, err = live.New(ctx, live.Config{DB: w.db, Node: node, Log: log})
+	must(b, err)
+	w.usage = usage.New(usage.Config{DB: w.db, Live: w.live, Node: node, Log: log})
+	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
+	w.customers = customers.New(customers.Config{DB: w.db, Live: w.live, NewID: func(prefix string) string { return prefix + w.founding }})
+	w.handler = api.New(api.Config{DB: w.db, Live: w.live, Decide: decide.New(w.live), Usage: w.usage, Auth: w.auth,
+		Customers: w.customers, Catalog: catalog.New(catalog.Config{DB: w.db, Live: w.live}), Log: log, Version: "bench"})
+	running, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { w.live.Run(running); close(done) }()
+	stopped := false
+	w.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		if err := w.usage.Close(ctx); err != nil {
+			b.Error(err)
+		}
+		cancel()
+		<-done
+		w.auth.Close()
+		if err := w.db.Close(); err != nil {
+			b.Error(err)
+		}
+	}
+	b.Cleanup(w.stop)
+	return w
+}
+
+// customer names the n-th customer: names are all of one length.
+func customer(n int) string { return fmt.Sprintf("c%07d", n) }
+
+// found puts the catalogue in force and makes customers 0 to n-1 on the plan
+// pro, by the product's own functions.
+func (w *world) found(b testing.TB, n int) {
+	b.Helper()
+	ctx := context.Background()
+	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, catalog.Meta{}, []byte(catalogue), catalog.Options{})
+	must(b, err)
+	for i := range n {
+		w.founding = customer(i)
+		_, _, err := w.customers.PutCustomer(ctx, env, customers.Meta{}, customer(i), customers.CustomerInput{Name: "Company " + customer(i)})
+		must(b, err)
+		_, err = w.customers.Subscribe(ctx, env, customers.Meta{}, customer(i), customers.NewSubscription{Plan: "pro"})
+		must(b, err)
+	}
+}
+
+// key makes an API key of an application.
+func (w *world) key(b testing.TB) string {
+	b.Helper()
+	key, _, err := w.auth.Create(context.Background(), env, "bench", auth.RoleApp, time.Time{})
+	must(b, err)
+	return key
+}
+
+// listen serves h as the product does and returns its address.
+func listen(b testing.TB, h http.Handler) string {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(b, err)
+	s := api.NewServer("", h)
+	go s.Serve(l)
+	b.Cleanup(func() { s.Close() })
+	return l.Addr().String()
+}
+
+// bulk is the database without usher: for rows by the million. Run it where no
+// server has the file.
+func bulk(b testing.TB, dsn string, fill func(c *sql.Conn)) {
+	b.Helper()
+	postgres := strings.HasPrefix(dsn, "postgres")
+	driver, name := "pgx", dsn
+	if !postgres {
+		// Nothing here need survive a crash: it is built anew.
+		driver, name = "sqlite", "file:"+filepath.ToSlash(dsn)+"?_pragma=journal_mode(OFF)&_pragma=synchronous(OFF)&_pragma=cache_size(-400000)&_pragma=locking_mode(EXCLUSIVE)"
+	}
+	db, err := sql.Open(driver, name)
+	must(b, err)
+	defer db.Close()
+	c, err := db.Conn(b.Context())
+	must(b, err)
+	defer c.Close()
+	fill(c)
+	if postgres {
+		do(b, c, `ANALYZE`)
+		do(b, c, `CHECKPOINT`)
+		return
+	}
+	// Written now rather than in the middle of what is measured.
+	f, err := os.OpenFile(dsn, os.O_RDWR, 0)
+	must(b, err)
+	must(b, f.Sync())
+	must(b, f.Close())
+}
+
+func do(b testing.TB, c *sql.Conn, text string, args ...any) {
+	b.Helper()
+	if _, err := c.ExecContext(b.Context(), text, args...); err != nil {
+		b.Fatalf("%s: %v", text, err)
+	}
+}
+
+func columns(b testing.TB, c *sql.Conn, table string) []string {
+	b.Helper()
+	rows, err := c.QueryContext(b.Context(), `SELECT * FROM `+table+` LIMIT 0`)
+	must(b, err)
+	defer rows.Close()
+	names, err := rows.Columns()
+	must(b, err)
+	return names
+}
+
+// multiply adds rows to a table: for each n in 1…count a copy of its rows that
+// satisfy where, with the columns of change computed, and all others, whatever
+// they are, as they were.
+func multiply(b testing.TB, c *sql.Conn, table, where string, count int, change func(column string) string) {
+	b.Helper()
+	var exprs []string
+	names := columns(b, c, table)
+	for _, name := range names {
+		if e := change(name); e != "" {
+			exprs = append(exprs, e)
+		} else {
+			exprs = append(exprs, "m."+name)
+		}
+	}
+	do(b, c, `CREATE TEMP TABLE model AS SELECT * FROM `+table+` WHERE `+where)
+	do(b, c, fmt.Sprintf(`INSERT INTO %s (%s) WITH RECURSIVE series(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < %d)
+		SELECT %s FROM series, model m`, table, strings.Join(names, ", "), count, strings.Join(exprs, ", ")))
+	do(b, c, `DROP TABLE model`)
+}
+
+// multiplyCustomers makes customer n, for n in 1…count, of every row that names
+// customer 0, in whatever table, as if each had been made after the other by
+// step revisions. SQLite.
+func multiplyCustomers(b testing.TB, c *sql.Conn, count int, step int64) {
+	b.Helper()
+	var tables []string
+	rows, err := c.QueryContext(b.Context(), `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'`)
+	must(b, err)
+	for rows.Next() {
+		var name string
+		must(b, rows.Scan(&name))
+		tables = append(tables, name)
+	}
+	must(b, rows.Close())
+	for _, table := range tables {
+		var mentions []string
+		for _, name := range columns(b, c, table) {
+			mentions = append(mentions, fmt.Sprintf(`(typeof(%s) = 'text' AND instr(%s, '%s') > 0)`, name, name, customer(0)))
+		}
+		where := strings.Join(mentions, " OR ")
+		var found bool
+		must(b, c.QueryRowContext(b.Context(), `SELECT EXISTS (SELECT 1 FROM `+table+` WHERE `+where+`)`).Scan(&found))
+		if !found {
+			continue
+		}
+		multiply(b, c, table, where, count, func(column string) string {
+			if column == "revision" || column == "recorded_from" {
+				return fmt.Sprintf("m.%s + n * %d", column, step)
+			}
+			return fmt.Sprintf(`CASE WHEN typeof(m.%s) = 'text' AND instr(m.%s, '%s') > 0 THEN replace(m.%s, '%s', printf('c%%07d', n)) ELSE m.%s END`,
+				column, column, customer(0), column, customer(0), column)
+		})
+	}
+	do(b, c, `UPDATE environment SET revision = revision + $1 WHERE env = $2`, int64(count)*step, string(env))
+}
+
+// manyCustomers builds a SQLite file with so many customers, each on a plan
+// and with some use, and returns it with an application's key.
+func manyCustomers(b testing.TB, dir string, count int) (file, key string) {
+	b.Helper()
+	file = filepath.Join(dir, fmt.Sprintf("customers-%d.db", count))
+	w := open(b, file)
+	w.found(b, 1)
+	key = w.key(b)
+	revision := w.live.Revision(env)
+	d, err := w.usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first-" + customer(0), Amount: "3"})
+	must(b, err)
+	if !d.Allowed {
+		b.Fatalf("got %+v", d)
+	}
+	w.stop()
+	bulk(b, file, func(c *sql.Conn) { multiplyCustomers(b, c, count-1, 2) })
+	// Each decides as the first one does, and none is there beyond the last.
+	w = open(b, file)
+	defer w.stop()
+	for _, n := range []int{0, 1, count / 2, count - 1, count} {
+		d, err := decide.New(w.live).Check(b.Context(), env, decide.CheckQuery{Customer: customer(n), Feature: "calls"}, nil)
+		must(b, err)
+		if want := n < count; d.Allowed != want || want && (d.Used != 3 || d.Plan.Key != "pro") {
+			b.Fatalf("customer %d of %d: got %+v", n, count, d)
+		}
+	}
+	if got, want := w.live.Revision(env), revision+2*int64(count-1); got != want {
+		b.Fatalf("revision %d, want %d", got, want)
+	}
+	return file, key
+}
+
+func must(b testing.TB, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
