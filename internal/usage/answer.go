@@ -283,8 +283,6 @@ func (r *replays) get(k store.OpKey) (store.Op, bool) {
 	return op, ok
 }
 
-func (r *replays) put(t *take) { r.store(t.row()) }
-
 func (r *replays) store(op store.Op) {
 	k := store.OpKey{Env: op.Env, Key: op.Key}
 	r.mu.Lock()

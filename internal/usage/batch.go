@@ -46,7 +46,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			b.publish()
 			for _, t := range takes {
 				if t.err == nil && t.key != "" {
-					u.replays.put(t)
+					u.replays.store(t.stored)
 				}
 			}
 			return u.follow(followers)
@@ -153,7 +153,8 @@ type world struct {
 	now        time.Time
 	loaded     map[engine.BucketKey]bool // read under the lock, or known not to exist
 	opened     map[engine.BucketKey]bool
-	late       bool // use was booked outside the present windows: memory is read again
+	present    map[string]bool          // features whose needs at now are met
+	late       bool                     // use was booked outside the present windows: memory is read again
 }
 
 func (b *batchRun) environments() map[usher.Environment]bool {
@@ -195,7 +196,7 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 			b.worlds[h] = &world{}
 			return errStale
 		}
-		b.worlds[h] = &world{base: s, next: s.Clone(), now: now, loaded: map[engine.BucketKey]bool{}, opened: map[engine.BucketKey]bool{}}
+		b.worlds[h] = &world{base: s, next: s.Clone(), now: now, loaded: map[engine.BucketKey]bool{}, opened: map[engine.BucketKey]bool{}, present: map[string]bool{}}
 	}
 	if err := b.expire(holders); err != nil {
 		return err
@@ -206,7 +207,8 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 			return err
 		}
 		if t.key != "" && t.err == nil {
-			ops = append(ops, t.row())
+			t.stored = t.row()
+			ops = append(ops, t.stored)
 		}
 	}
 	for _, e := range bodies {
@@ -280,6 +282,12 @@ func (b *batchRun) publish() {
 // ready reads what a feature's decisions at an instant need and memory may not
 // have: on PostgreSQL all of it, since other nodes write too.
 func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time) error {
+	if at.Equal(w.now) {
+		if w.present[feature] {
+			return nil
+		}
+		w.present[feature] = true
+	}
 	keys, openings := w.next.World.Needs(feature, at)
 	missing := keys[:0:0]
 	all := b.u.cfg.DB.Dialect() == store.Postgres

@@ -32,6 +32,7 @@ type take struct {
 
 	at       time.Time // when it was decided
 	posting  posting
+	stored   store.Op // as the batch stored it
 	decision usher.Decision
 	err      error
 }

@@ -116,8 +116,13 @@ func start(t testing.TB, dsn string, c *clock) *node {
 	return n
 }
 
-// found sets up the catalogue and one customer.
+// found sets up the catalogue and customers.
 func (n *node) found(t testing.TB, c *clock, customers ...string) {
+	t.Helper()
+	n.apply(t, c, catalogue, customers...)
+}
+
+func (n *node) apply(t testing.TB, c *clock, catalogue string, customers ...string) {
 	t.Helper()
 	ctx := t.Context()
 	cat, err := catalogfile.Parse("test", []byte(catalogue))
