@@ -153,8 +153,8 @@ type world struct {
 	now        time.Time
 	loaded     map[engine.BucketKey]bool // read under the lock, or known not to exist
 	opened     map[engine.BucketKey]bool
-	present    map[string]bool          // features whose needs at now are met
-	late       bool                     // use was booked outside the present windows: memory is read again
+	present    map[string]bool // features whose needs at now are met
+	late       bool            // use was booked outside the present windows: memory is read again
 }
 
 func (b *batchRun) environments() map[usher.Environment]bool {
