@@ -215,6 +215,9 @@ func (l *load) remember(o *op, a answer) {
 		}
 	} else if a.allowed() {
 		o.allowed.Store(true)
+		if n := a.used(); n < 1 || n > l.limit(o.customer) {
+			l.errorf("key %s was given unit %d of a limit of %d: %s", o.key, n, l.limit(o.customer), a.body)
+		}
 		l.mu.Lock()
 		other, twice := l.took[o.customer][a.used()]
 		l.took[o.customer][a.used()] = o.key
@@ -234,7 +237,7 @@ func (l *load) errorf(format string, args ...any) {
 	l.errs++
 	n := l.errs
 	l.mu.Unlock()
-	if n <= 5 {
+	if n <= 10 {
 		l.t.Errorf(format, args...)
 	} else {
 		l.t.Fail()

@@ -24,6 +24,11 @@ func openPostgres(ctx context.Context, c Config) (_ *DB, err error) {
 	// to a hundred times slower, until autovacuum comes by; ANALYZE of the empty
 	// tables makes that worse. Planning anew costs 50 µs.
 	cfg.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+	// Where the server's own default is off, a crash loses commits that were
+	// answered. Who wants it stronger (remote_apply) says so in the address.
+	if cfg.RuntimeParams["synchronous_commit"] == "" {
+		cfg.RuntimeParams["synchronous_commit"] = "on"
+	}
 	pool := stdlib.OpenDB(*cfg)
 	conns := c.MaxConns
 	if conns == 0 {
