@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,66 +182,46 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 		all = all[:min(plantedSample, len(all))]
 	}
 
-	// The tests as they are must pass, or their failure would tell nothing.
-	var packages []string
-	tests := map[string][]string{}
+	// The tests as they are must pass, or their failure would tell nothing. Each
+	// is run once, when the first bug needs it.
+	packages := map[string]func() (testBinary, error){}
+	unfit := map[testTarget]func() string{} // "": it passes
 	for _, b := range all {
-		if !slices.Contains(packages, b.test.pkg) {
-			packages = append(packages, b.test.pkg)
+		at := b.test
+		if packages[at.pkg] == nil {
+			packages[at.pkg] = sync.OnceValues(func() (testBinary, error) { return compileTests(t, at.pkg, "") })
 		}
-		if !slices.Contains(tests[b.test.pkg], b.test.run) {
-			tests[b.test.pkg] = append(tests[b.test.pkg], b.test.run)
+		if unfit[at] == nil {
+			unfit[at] = sync.OnceValue(func() string {
+				bin, err := packages[at.pkg]()
+				if err != nil {
+					return fmt.Sprint("it does not compile: ", err)
+				}
+				return bin.test(t, at.run).unfit()
+			})
 		}
 	}
-	var mu sync.Mutex
-	unfit := map[testTarget]string{} // why a test cannot catch anything here
-	twoAtOnce(packages, func(pkg string) {
-		bin, err := compileTests(t, pkg, "")
-		if err != nil {
-			t.Errorf("%s does not compile without any bug: %v", pkg, err)
-		}
-		for _, run := range tests[pkg] {
-			o, why := testOutcome{}, "it does not compile"
-			if err == nil {
-				o = bin.test(t, run)
-				why = o.unfit()
-			}
-			if why == "" {
-				continue
-			}
-			mu.Lock()
-			unfit[testTarget{pkg, run}] = why
-			mu.Unlock()
-			if !o.skipped {
-				t.Errorf("%s %s, without any bug: %s\n%s", pkg, run, why, o.text)
-			}
-		}
-		bin.remove()
-	})
-	baseline := time.Since(began)
-
-	caught, skipped := 0, 0
+	var planted, caught, skipped atomic.Int64
 	twoAtOnce(all, func(b bug) {
-		if why := unfit[b.test]; why != "" {
-			mu.Lock()
-			skipped++
-			mu.Unlock()
-			t.Logf("planted: %s: %s: SKIPPED: %s: %s", b.name, b.rule, b.test, why)
-			return
-		}
-		start := time.Now()
-		by, err := b.try(t)
-		if err != nil {
-			t.Errorf("%s: %v\n\tbreaks: %s\n\tmust be caught by: %s", b.name, err, b.about, b.test)
-			return
-		}
-		mu.Lock()
-		caught++
-		mu.Unlock()
-		t.Logf("planted: %s: %s: caught by %s: %.1f s", b.name, b.rule, by, time.Since(start).Seconds())
+		t.Run(b.name, func(t *testing.T) {
+			planted.Add(1)
+			switch why := unfit[b.test](); {
+			case strings.HasPrefix(why, skippedHere):
+				skipped.Add(1)
+				t.Skipf("planted: %s: %s: SKIPPED: %s %s", b.name, b.rule, b.test, why)
+			case why != "":
+				t.Fatalf("%s, without any bug: %s", b.test, why)
+			}
+			start := time.Now()
+			by, err := b.try(t)
+			if err != nil {
+				t.Fatalf("%s: %v\n\tbreaks: %s\n\tmust be caught by: %s", b.name, err, b.about, b.test)
+			}
+			caught.Add(1)
+			t.Logf("planted: %s: %s: caught by %s: %.1f s", b.name, b.rule, by, time.Since(start).Seconds())
+		})
 	})
-	t.Logf("planted: %d of %d bugs caught, %d skipped: %.0f s, %.0f s of it without bugs", caught, len(all), skipped,
-		time.Since(began).Seconds(), baseline.Seconds())
+	t.Logf("planted: %d of %d bugs caught, %d skipped: %.0f s", caught.Load(), planted.Load(), skipped.Load(), time.Since(began).Seconds())
 }
 
 // try plants the bug in a copy, which the compiler reads in place of the file,
@@ -338,17 +319,19 @@ func (b testBinary) test(t *testing.T, run string) testOutcome {
 	return o
 }
 
+const skippedHere = "is skipped here"
+
 // unfit says why the test cannot catch a bug; "" is that it can.
 func (o testOutcome) unfit() string {
 	switch {
 	case o.passed:
 		return ""
 	case o.hung:
-		return "it hangs"
+		return "it hangs\n" + o.text
 	case o.skipped:
-		return "it is skipped here"
+		return skippedHere
 	case o.failed != "" || o.panicked:
-		return "it fails"
+		return "it fails\n" + o.text
 	}
 	return "there is no such test"
 }
