@@ -28,13 +28,14 @@ const (
 	WriteError Kind = iota + 1
 	SyncError
 	Full
+	ReadError
 )
 
 func (k Kind) String() string {
-	return [...]string{"none", "write error", "sync error", "disk full"}[k]
+	return [...]string{"none", "write error", "sync error", "disk full", "read error"}[k]
 }
 
-// Fault makes writes or syncs fail.
+// Fault makes writes, syncs or reads fail.
 type Fault struct {
 	Kind Kind
 	At   int64 // the first that fails, counted from Break; 1 is the next
@@ -59,6 +60,7 @@ type Disk struct {
 	fault  Fault
 	writes int64 // since Break
 	syncs  int64
+	reads  int64
 	failed int64 // steps that failed, since Break
 	steps  int64 // since the power came
 }
@@ -142,7 +144,7 @@ func (d *Disk) Steps() int64 {
 func (d *Disk) Break(f Fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fault, d.writes, d.syncs, d.failed = f, 0, 0, 0
+	d.fault, d.writes, d.syncs, d.reads, d.failed = f, 0, 0, 0, 0
 }
 
 // Failed is how many steps the fault failed.
@@ -248,7 +250,7 @@ func (d *Disk) step() (ok bool) {
 	return true
 }
 
-// hits reports whether the nth write or sync since Break fails.
+// hits reports whether the nth write, sync or read since Break fails.
 func (d *Disk) hits(k Kind, n int64) bool {
 	f := d.fault
 	hit := f.Kind == k && n >= f.At && (f.For == 0 || n < f.At+f.For)
@@ -409,7 +411,8 @@ func (h *handle) Close() error {
 func (h *handle) ReadAt(b []byte, at int64) (int, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
-	if h.disk.off {
+	h.disk.reads++
+	if h.disk.off || h.disk.hits(ReadError, h.disk.reads) {
 		return 0, sqlite3.IOERR_READ
 	}
 	if at >= int64(len(h.file.data)) {

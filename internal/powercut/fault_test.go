@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -57,7 +59,7 @@ func copyOf(w *witness) *witness {
 // what it says while and after the disk fails is what is stored.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	for i, kind := range []Kind{WriteError, SyncError, Full} {
+	for i, kind := range []Kind{WriteError, SyncError, Full, ReadError} {
 		t.Run(kind.String(), func(t *testing.T) {
 			t.Parallel()
 			began := time.Now()
@@ -121,6 +123,9 @@ func (s *steady) survive(t *testing.T, f Fault, rng *rand.Rand) (outcome, error)
 	d.Break(f)
 	var met atomic.Int64
 	w.work(ctx, p, "while", rng, 4, 20+int(f.At), func() bool { // until it is met, and some more
+		if f.Kind == ReadError { // memory answers most
+			p.live.Forget(usher.Sandbox, people[met.Load()%3])
+		}
 		return d.Failed() > 0 && met.Add(1) > 60
 	})
 	if rng.IntN(2) == 0 { // customers are read again while the disk fails
@@ -128,8 +133,10 @@ func (s *steady) survive(t *testing.T, f Fault, rng *rand.Rand) (outcome, error)
 			p.live.Forget(usher.Sandbox, who)
 		}
 	}
-	if err := w.same(ctx, p, d, s.dir); err != nil {
-		return o, err
+	if f.Kind != ReadError { // then nobody can look
+		if err := w.same(ctx, p, d, s.dir); err != nil {
+			return o, err
+		}
 	}
 	o.failed = d.Repair()
 	if err := w.same(ctx, p, d, s.dir); err != nil {
@@ -200,4 +207,29 @@ func (w *witness) same(ctx context.Context, p *process, d *Disk, dir string) err
 		}
 	}
 	return nil
+}
+
+// A change that the disk refuses says so, in words for the one and the other.
+func TestFaultsAreNamed(t *testing.T) {
+	s := newSteady(t)
+	for kind, words := range map[Kind]string{WriteError: "disk failed", SyncError: "disk failed", Full: "disk is full", ReadError: "disk failed"} {
+		w := copyOf(s.witness)
+		d := s.disk.Copy(s.dir, seed)
+		p, err := boot(t.Context(), d, s.dir, w.clock, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Break(Fault{Kind: kind, At: 1})
+		_, _, err = p.customers.PutCustomer(t.Context(), usher.Sandbox, customers.Meta{Actor: usher.Actor{Kind: "system"}}, "dora", customers.CustomerInput{})
+		if usher.ErrorCode(err) != usher.Unavailable || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: a change says %v, want code %q and %q", kind, err, usher.Unavailable, words)
+		}
+		if kind != ReadError {
+			if _, err := p.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "calls", Key: "one"}); usher.ErrorCode(err) != usher.Unavailable || !strings.Contains(err.Error(), words) {
+				t.Errorf("%s: a take says %v, want code %q and %q", kind, err, usher.Unavailable, words)
+			}
+		}
+		p.end()
+		d.Retire()
+	}
 }
