@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"strings"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/usage"
@@ -73,15 +72,7 @@ func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, err error
 	if ok && len(r.problems) == 0 {
 		r.id("body.customer", op.Customer)
 		r.id("body.feature", op.Feature)
-		switch {
-		case !inBody:
-			op.Key = key
-		case key != "" && key != op.Key:
-			r.note("body.key", "must be the same as the Idempotency-Key header, where both are sent")
-		}
-		if err := usher.CheckIdempotencyKey(op.Key); err != nil {
-			r.note("body.key", "%s", strings.TrimPrefix(err.Error(), "the idempotency key "))
-		}
+		op.Key = r.key(op.Key, inBody, key)
 	}
 	return op, r.err()
 }

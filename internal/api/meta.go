@@ -49,12 +49,15 @@ func (a *API) openapiPage(w http.ResponseWriter, _ *http.Request, c *call) {
 	a.write(w, c, b)
 }
 
-// write answers 200 with JSON.
+// write answers with JSON, and with 200 unless c.status says otherwise.
 func (a *API) write(w http.ResponseWriter, c *call, body []byte) {
 	h := w.Header()
 	h["Content-Type"] = jsonType
 	if len(body) > 2000 { // net/http counts what fits its buffer by itself
 		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
+	if c.status != http.StatusOK {
+		w.WriteHeader(c.status)
 	}
 	w.Write(body)
 }

@@ -81,12 +81,16 @@ type decisionDoc struct {
 	Sources    []string       `json:"sources,omitempty"`
 	Allowances []allowanceDoc `json:"allowances,omitempty"`
 	Caps       []capDoc       `json:"caps,omitempty"`
-	Consumed   usher.Number   `json:"consumed,omitempty" doc:"Of a consume"`
-	Deductions []deductionDoc `json:"deductions,omitempty" doc:"Of a consume: what it burned"`
-	Replayed   bool           `json:"replayed,omitempty" doc:"A stored answer"`
-	Degraded   bool           `json:"degraded,omitempty" doc:"Answered without the state that decides"`
-	AsOf       *time.Time     `json:"as_of,omitempty"`
-	Revision   int64          `json:"revision"`
+	Consumed   usher.Number   `json:"consumed,omitempty" doc:"Of a consume and a settlement"`
+	Deductions []deductionDoc `json:"deductions,omitempty" doc:"Of a consume and a settlement: what it burned"`
+	// Of the calls about them only.
+	Reservation *reservationDoc `json:"reservation,omitempty" doc:"What is held, or how that ended"`
+	Seat        *seatDoc        `json:"seat,omitempty" doc:"The holder's seat, where it has one"`
+	Correction  *correctionDoc  `json:"correction,omitempty" doc:"What was given back"`
+	Replayed    bool            `json:"replayed,omitempty" doc:"A stored answer"`
+	Degraded    bool            `json:"degraded,omitempty" doc:"Answered without the state that decides"`
+	AsOf        *time.Time      `json:"as_of,omitempty"`
+	Revision    int64           `json:"revision"`
 }
 
 type windowDoc struct {
@@ -123,6 +127,22 @@ type deductionDoc struct {
 	Amount    usher.Number `json:"amount"`
 }
 
+type reservationDoc struct {
+	ID        string       `json:"id"`
+	Amount    usher.Number `json:"amount" doc:"Held"`
+	ExpiresAt time.Time    `json:"expires_at"`
+	State     string       `json:"state,omitempty" enum:"open,settled,released,expired" doc:"Absent of a decision: open"`
+	Settled   usher.Number `json:"settled,omitempty" doc:"The true amount"`
+	Late      bool         `json:"late,omitempty" doc:"Settled after it had expired"`
+}
+
+type correctionDoc struct {
+	Ref      any            `json:"ref" doc:"The key of a take, or {source, id} of an event"`
+	Amount   usher.Number   `json:"amount" doc:"Given back"`
+	Left     usher.Number   `json:"left" doc:"What the take or the event still comes to"`
+	Returned []deductionDoc `json:"returned" doc:"To which allowance"`
+}
+
 type explanationDoc struct {
 	decisionDoc
 	Mode       string                  `json:"mode,omitempty"`
@@ -136,7 +156,7 @@ func (a *API) describe(op *huma.Operation, rt *route) {
 	of := func(v any) *huma.Schema { return schemas.Schema(reflect.TypeOf(v), true, op.OperationID) }
 	op.Parameters = rt.doc.params
 	if rt.doc.request != nil {
-		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{}}
+		op.RequestBody = &huma.RequestBody{Required: !rt.doc.optional, Content: map[string]*huma.MediaType{}}
 		for _, t := range rt.accept {
 			op.RequestBody.Content[t] = &huma.MediaType{Schema: of(rt.doc.request)}
 		}
@@ -156,6 +176,9 @@ func (a *API) describe(op *huma.Operation, rt *route) {
 	op.Responses = map[string]*huma.Response{
 		strconv.Itoa(status): ok,
 		"default":            {Description: "Error", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: of(problem{})}}},
+	}
+	if rt.doc.Also != 0 {
+		op.Responses[strconv.Itoa(rt.doc.Also)] = &huma.Response{Description: http.StatusText(rt.doc.Also), Content: ok.Content}
 	}
 }
 

@@ -24,7 +24,16 @@ func (a *API) routes() {
 	handle(a, "GET /v1/customers/{id}/entitlements", auth.PermDecide, entitlementsDoc, a.entitlements)
 	handle(a, "POST /v1/consume", auth.PermConsume, consumeDoc, a.consume)
 	handle(a, "POST /v1/events", auth.PermIngest, eventsDoc, a.events)
+	handle(a, "POST /v1/reservations", auth.PermConsume, reserveDoc, a.reserve)
+	handle(a, "GET /v1/reservations/{id}", auth.PermUsageRead, getReservationDoc, a.getReservation)
+	handle(a, "POST /v1/reservations/{id}/settle", auth.PermConsume, settleDoc, a.settle)
+	handle(a, "POST /v1/reservations/{id}/release", auth.PermConsume, releaseDoc, a.release)
+	handle(a, "PUT /v1/customers/{id}/seats/{feature}/{holder}", auth.PermSeat, putSeatDoc, a.putSeat)
+	handle(a, "DELETE /v1/customers/{id}/seats/{feature}/{holder}", auth.PermSeat, deleteSeatDoc, a.deleteSeat)
+	register(a, "GET /v1/customers/{id}/seats/{feature}", auth.PermSeatsRead, listSeatsDoc, a.listSeats)
+	handle(a, "POST /v1/corrections", auth.PermUsageWrite, correctDoc, a.correct)
 	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
+	handle(a, "GET /v1/denials", auth.PermUsageRead, denialsDoc, a.denials)
 
 	register(a, "PUT /v1/catalog", auth.PermCatalogWrite, putCatalogDoc, a.putCatalog)
 	handle(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
@@ -68,6 +77,7 @@ type doc struct {
 	Text    string // more, in Markdown
 	Tag     string
 	Status  int      // of success; 0 is 200
+	Also    int      // another status with the same body; 0 is none
 	MaxBody int64    // bytes; 0 is 1 MiB
 	Accept  []string // content types of the body; nil is application/json
 	// Raw leaves the body as it is: the input has RawBody []byte.
@@ -75,6 +85,7 @@ type doc struct {
 
 	params   []*huma.Param // of a hand-written route: what huma reads off a type
 	request  any           // a value of the body's type, or nil
+	optional bool          // the body may be left out
 	response any
 	produces string // content type of the response; "" is application/json
 }

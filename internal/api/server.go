@@ -103,14 +103,17 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mux.ServeHTTP(w, r)
 }
 
-// unclean reports whether a path has an empty segment before its end, or one
-// that is . or .. and not percent-encoded.
+// unclean reports whether a path has an empty segment, the last one included,
+// or one that is . or .. and not percent-encoded.
 func unclean(u *url.URL) bool {
 	p := cmp.Or(u.RawPath, u.Path)
+	if p == "/" {
+		return false
+	}
 	for rest, more := strings.TrimPrefix(p, "/"), true; more; {
 		var segment string
 		segment, rest, more = strings.Cut(rest, "/")
-		if segment == "." || segment == ".." || segment == "" && more {
+		if segment == "." || segment == ".." || segment == "" {
 			return true
 		}
 	}

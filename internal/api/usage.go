@@ -75,24 +75,32 @@ func readUsage(r *http.Request) (q usage.UsageQuery, err error) {
 	if err != nil {
 		return q, err
 	}
+	span, err := spanOf(p, known[:5])
+	q = usage.UsageQuery{Customer: p["customer"], Feature: p["feature"], From: span["from"], To: span["to"], Window: usher.Unit(p["window"]), GroupBy: p["group_by"]}
+	return q, err
+}
+
+// spanOf reads from and to, and notes each required parameter that is missing.
+func spanOf(p map[string]string, required []string) (map[string]time.Time, error) {
 	var wrong []usher.Problem
-	for _, name := range known[:5] {
+	for _, name := range required {
 		if p[name] == "" {
 			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be there"})
 		}
 	}
-	instant := func(name string) (t time.Time) {
-		if p[name] != "" {
-			var err error
-			if t, err = usher.ParseTime(p[name]); err != nil {
-				wrong = append(wrong, usher.Problem{Location: "query." + name, Message: err.Error()})
-			}
+	at := make(map[string]time.Time, 2)
+	for _, name := range []string{"from", "to"} {
+		if p[name] == "" {
+			continue
 		}
-		return t
+		t, err := usher.ParseTime(p[name])
+		if err != nil {
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: err.Error()})
+		}
+		at[name] = t
 	}
-	q = usage.UsageQuery{Customer: p["customer"], Feature: p["feature"], From: instant("from"), To: instant("to"), Window: usher.Unit(p["window"]), GroupBy: p["group_by"]}
 	if len(wrong) > 0 {
-		return q, invalids(wrong)
+		return nil, invalids(wrong)
 	}
-	return q, nil
+	return at, nil
 }

@@ -9,9 +9,11 @@ type Permission string
 // The permissions.
 const (
 	PermDecide         Permission = "decide"          // checks, explanations, entitlements
-	PermConsume        Permission = "consume"         // takes: use that is decided and counted at once
+	PermConsume        Permission = "consume"         // takes and reservations: use that is decided and counted at once
+	PermSeat           Permission = "seat"            // give and free seats
+	PermSeatsRead      Permission = "seats.read"      // who holds a seat
 	PermIngest         Permission = "ingest"          // events
-	PermUsageRead      Permission = "usage.read"      // what was used
+	PermUsageRead      Permission = "usage.read"      // what was used, held and denied
 	PermUsageWrite     Permission = "usage.write"     // corrections
 	PermCatalogRead    Permission = "catalog.read"    // the catalogue and its history
 	PermCatalogWrite   Permission = "catalog.write"   // apply a catalogue
@@ -23,14 +25,14 @@ const (
 
 // Permissions lists every permission.
 var Permissions = []Permission{
-	PermDecide, PermConsume, PermIngest, PermUsageRead, PermUsageWrite, PermCatalogRead, PermCatalogWrite,
+	PermDecide, PermConsume, PermSeat, PermSeatsRead, PermIngest, PermUsageRead, PermUsageWrite, PermCatalogRead, PermCatalogWrite,
 	PermCustomersRead, PermCustomersWrite, PermClockRead, PermClockWrite,
 }
 
 // The roles of API keys.
 const (
 	RoleAdmin = "admin" // everything
-	RoleApp   = "app"   // what a product needs at run time: decide, consume, report and read use
+	RoleApp   = "app"   // what a product needs at run time: decide, consume, reserve, seat, report and read use
 	RoleRead  = "read"  // every read, no write
 )
 
@@ -39,8 +41,8 @@ var Roles = []string{RoleAdmin, RoleApp, RoleRead}
 
 var permissions = map[string][]Permission{
 	RoleAdmin: Permissions,
-	RoleApp:   {PermDecide, PermConsume, PermIngest, PermUsageRead},
-	RoleRead:  {PermDecide, PermUsageRead, PermCatalogRead, PermCustomersRead, PermClockRead},
+	RoleApp:   {PermDecide, PermConsume, PermSeat, PermSeatsRead, PermIngest, PermUsageRead},
+	RoleRead:  {PermDecide, PermSeatsRead, PermUsageRead, PermCatalogRead, PermCustomersRead, PermClockRead},
 }
 
 // Allows reports whether a role has a permission. A role that does not exist

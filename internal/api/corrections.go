@@ -1,0 +1,178 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+// refIn is what a correction refers to.
+type refIn struct{}
+
+// Schema says that a reference is a key, or the two that name an event.
+func (refIn) Schema(huma.Registry) *huma.Schema {
+	text := &huma.Schema{Type: huma.TypeString}
+	return &huma.Schema{Description: "The key of a consume or a reservation, or an event's source and id", OneOf: []*huma.Schema{text,
+		{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"source": text, "id": text}, Required: []string{"source", "id"}}}}
+}
+
+type correctIn struct {
+	Ref     refIn        `json:"ref"`
+	Feature string       `json:"feature,omitempty" doc:"Of an event that counted for several"`
+	Amount  usher.Number `json:"amount" doc:"Units to give back, more than 0"`
+	Reason  string       `json:"reason" maxLength:"1000"`
+	Key     string       `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
+}
+
+type denialDoc struct {
+	Customer string       `json:"customer"`
+	Feature  string       `json:"feature"`
+	Outcome  string       `json:"outcome" enum:"denied,warned,shadowed,excess"`
+	Reason   string       `json:"reason"`
+	Count    int64        `json:"count"`
+	Amount   usher.Number `json:"amount" doc:"Asked for together"`
+	First    time.Time    `json:"first" doc:"Start of the first hour with one"`
+	Last     time.Time    `json:"last" doc:"Start of the last"`
+}
+
+type denialsOut struct {
+	Data []denialDoc `json:"data"`
+}
+
+var (
+	correctDoc = doc{ID: "correct", Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
+		Text:    "To the allowances that it burned, in the recorded order. Nothing is edited: a correction is an entry of its own. More than is left, and a correction of a correction, are a 422.",
+		request: correctIn{}, response: decisionDoc{}}
+	denialsDoc = doc{ID: "listDenials", Tag: "Use", Summary: "What was denied, or would have been", response: denialsOut{},
+		Text: "In the hours of [from, to), the most frequent first, at most 1,000.",
+		params: []*huma.Param{
+			{Name: "customer", In: "query", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "feature", In: "query", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "outcome", In: "query", Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"denied", "warned", "shadowed", "excess"}}},
+			{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+			{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+		}}
+)
+
+func (a *API) correct(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	var op usage.CorrectOp
+	var d usher.Decision
+	var err error
+	if s.in, err = a.readAll(r, c.route, s.in); err == nil {
+		op, err = readCorrect(&s.r, s.in, c.Key)
+	}
+	if err == nil {
+		op.Actor = c.Actor.String()
+		d, err = a.Usage.Correct(r.Context(), c.Env, op)
+		c.status = http.StatusCreated
+	}
+	a.taken(w, c, s, &d, err)
+}
+
+// readCorrect reads a correction's body; key is the header's.
+func readCorrect(r *reader, b []byte, key string) (op usage.CorrectOp, err error) {
+	r.reset(b)
+	inBody, referred := false, false
+	ok := r.object("body", func(name []byte) {
+		switch string(name) {
+		case "ref":
+			op.Ref, op.Source = r.ref("body.ref")
+			referred = true
+		case "feature":
+			op.Feature = r.string("body.feature")
+			r.id("body.feature", op.Feature)
+		case "amount":
+			op.Amount = r.number("body.amount")
+		case "reason":
+			op.Reason = r.string("body.reason")
+		case "key":
+			op.Key, inBody = r.string("body.key"), true
+		default:
+			r.unknown("body", name, "ref, feature, amount, reason, key")
+		}
+	})
+	if ok && len(r.problems) == 0 {
+		if !referred {
+			r.note("body.ref", "%s", refForm)
+		}
+		if op.Amount == "" {
+			r.note("body.amount", "must be there: the units to give back")
+		}
+		if op.Reason == "" {
+			r.note("body.reason", "must be there: why is something given back?")
+		}
+		op.Key = r.key(op.Key, inBody, key)
+	}
+	return op, r.err()
+}
+
+const refForm = `must be the key of a consume or a reservation, or {"source":…,"id":…} of an event`
+
+// ref reads what a correction refers to: a key, or an event's id and source.
+func (r *reader) ref(location string) (ref, source string) {
+	switch r.peek() {
+	case '"':
+		ref = r.string(location)
+		r.id(location, ref)
+	case '{':
+		ok := r.object(location, func(name []byte) {
+			switch string(name) {
+			case "source":
+				source = r.string(location + ".source")
+			case "id":
+				ref = r.string(location + ".id")
+			default:
+				r.unknown(location, name, "source, id")
+			}
+		})
+		if ok {
+			r.id(location+".source", source)
+			r.id(location+".id", ref)
+		}
+	default:
+		if r.peek() == 0 {
+			r.unexpected("a value")
+			return "", ""
+		}
+		got := r.kind()
+		if r.skip(); !r.broken {
+			r.note(location, "%s, got %s", refForm, got)
+		}
+	}
+	return ref, source
+}
+
+func (a *API) denials(w http.ResponseWriter, r *http.Request, c *call) {
+	p, err := parameters(r, "customer", "feature", "outcome", "from", "to")
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	span, err := spanOf(p, []string{"from", "to"})
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	list, err := a.Usage.Denials(r.Context(), c.Env, usage.DenialQuery{Customer: p["customer"], Feature: p["feature"], Outcome: p["outcome"], From: span["from"], To: span["to"]})
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	s := a.borrow()
+	defer a.giveBack(s)
+	s.out = append(s.out[:0], `{"data":[`...)
+	for i := range list {
+		if i > 0 {
+			s.out = append(s.out, ',')
+		}
+		s.out = list[i].AppendJSON(s.out)
+	}
+	s.out = append(s.out, ']', '}')
+	a.write(w, c, s.out)
+}

@@ -1,0 +1,125 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+type seatIn struct {
+	State     string     `json:"state,omitempty" enum:"active,pending" doc:"Default active. A pending holder is invited, and counts"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty" doc:"When the seat ends by itself; absent: it does not"`
+	TTL       string     `json:"ttl,omitempty" doc:"The same as a span from now, such as 90s, 30m or 24h, up to 8760h: a floating seat, which its holder keeps by asking again"`
+}
+
+type seatDoc struct {
+	Holder    string     `json:"holder"`
+	State     string     `json:"state" enum:"active,pending"`
+	Since     time.Time  `json:"since"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Excess    bool       `json:"excess,omitempty" doc:"It lies beyond the limit: those who came last do. In lists"`
+}
+
+type seatsIn struct {
+	ID      string `path:"id" doc:"The customer"`
+	Feature string `path:"feature" doc:"Of kind seats"`
+	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor  string `query:"cursor" doc:"The next_cursor of the page before"`
+}
+
+var (
+	seatParams = []*huma.Param{pathParam("id", "The customer"), pathParam("feature", "Of kind seats"), pathParam("holder", "Who sits, percent-encoded where it must be")}
+
+	putSeatDoc = doc{ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
+		Text:    "The same again changes nothing. A refused seat is a 200 with `allowed: false`; nobody who sits is ever evicted.",
+		request: seatIn{}, optional: true, response: decisionDoc{}, params: seatParams}
+	deleteSeatDoc = doc{ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
+		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, params: seatParams}
+	listSeatsDoc = doc{ID: "listSeats", Tag: "Seats", Summary: "Who holds a seat, those who came first first"}
+)
+
+// maxSeatTTL bounds a seat's ttl. What is longer has a date: expires_at.
+const maxSeatTTL = 365 * 24 * time.Hour
+
+func (a *API) putSeat(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	op := usage.SeatOp{Customer: r.PathValue("id"), Feature: r.PathValue("feature"), Holder: r.PathValue("holder")}
+	var d usher.Decision
+	err := a.readOptional(r, c, s, "state, expires_at, ttl", func(name []byte) bool {
+		switch string(name) {
+		case "state":
+			switch state := s.r.string("body.state"); {
+			case s.r.broken || state == string(usher.SeatActive):
+			case state == string(usher.SeatPending):
+				op.Pending = true
+			default:
+				s.r.note("body.state", "must be active or pending, got %s", clip(state))
+			}
+		case "expires_at":
+			op.ExpiresAt = s.r.time("body.expires_at")
+		case "ttl":
+			op.TTL = s.r.ttl("body.ttl", maxSeatTTL)
+		default:
+			return false
+		}
+		return true
+	}, "id", "feature", "holder")
+	if err == nil && op.TTL != 0 && !op.ExpiresAt.IsZero() {
+		err = invalid("body.ttl", "must not be sent with expires_at: one of them says when the seat ends")
+	}
+	if err == nil {
+		if d, err = a.Usage.PutSeat(r.Context(), c.Env, op); err == nil {
+			a.metrics.decided(&d)
+		}
+	}
+	a.taken(w, c, s, &d, err)
+}
+
+func (a *API) deleteSeat(w http.ResponseWriter, r *http.Request, c *call) {
+	var p reader
+	p.path(r, "id", "feature", "holder")
+	if len(p.problems) > 0 {
+		a.fail(w, c, invalids(p.problems))
+		return
+	}
+	d, err := a.Usage.DeleteSeat(r.Context(), c.Env, r.PathValue("id"), r.PathValue("feature"), r.PathValue("holder"))
+	switch {
+	case err != nil:
+	case d.Reason == usher.UnknownCustomer:
+		err = usher.Errorf(usher.NotFound, "no customer %q", d.Customer)
+	case d.Reason == usher.UnknownFeature:
+		err = usher.Errorf(usher.NotFound, "no feature %q", d.Feature)
+	}
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	c.status = http.StatusNoContent
+	w.WriteHeader(c.status)
+}
+
+func (a *API) listSeats(ctx context.Context, c *call, in *seatsIn) (*listOut[seatDoc], error) {
+	after, err := cursor(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	list, next, err := a.Usage.Seats(ctx, c.Env, in.ID, in.Feature, after, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	data := make([]seatDoc, len(list))
+	for i, s := range list {
+		data[i] = seatDoc{Holder: s.Holder, State: string(s.State), Since: s.Since.UTC(), Excess: s.Excess}
+		if !s.ExpiresAt.IsZero() {
+			end := s.ExpiresAt.UTC()
+			data[i].ExpiresAt = &end
+		}
+	}
+	return listed(data, next), nil
+}

@@ -1,0 +1,57 @@
+package usage
+
+import (
+	"context"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// Held is a reservation as it stands.
+type Held struct {
+	usher.Reservation
+	Customer, Feature string
+	Precision         int // of the quantities
+}
+
+// Reservation reads a reservation; NotFound where there is none. One whose time
+// is over is expired, before anything has written so. How much it was settled
+// with is known as long as the settlement's answer is kept; then it is 0.
+func (u *Usage) Reservation(ctx context.Context, env usher.Environment, id string) (*Held, error) {
+	if err := usher.CheckID("id", id); err != nil {
+		return nil, err
+	}
+	row, err := u.cfg.DB.Hold(ctx, env, id)
+	if err != nil {
+		return nil, err
+	}
+	if row == nil {
+		return nil, usher.Errorf(usher.NotFound, "no reservation %q", id)
+	}
+	h := &row.Hold
+	out := &Held{Customer: h.Customer, Feature: h.Feature,
+		Reservation: usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: h.Expires, State: usher.ReservationState(row.State)}}
+	if f := u.cfg.Live.Book(env).Features[h.Feature]; f != nil {
+		out.Precision = f.Precision
+	}
+	switch row.State {
+	case store.HoldSettled:
+		op, err := u.cfg.DB.Op(ctx, env, holdKey(id))
+		if err != nil || op == nil {
+			return out, err
+		}
+		d, _, err := decodeAnswer(op.Answer, op.At)
+		if err != nil {
+			return nil, err
+		}
+		if d.Reservation != nil {
+			out.Settled, out.Late = d.Reservation.Settled, d.Reservation.Late
+		}
+	case store.HoldReleased:
+	default:
+		if out.State = usher.ReservationOpen; !u.cfg.Live.Now(env).Before(h.Expires) {
+			out.State = usher.ReservationExpired
+		}
+	}
+	return out, nil
+}
