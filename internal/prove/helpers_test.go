@@ -113,10 +113,12 @@ type node struct {
 	log  *tail
 }
 
-// serve starts a node and returns once it listens. It is killed with the test.
-func serve(t *testing.T, dsn string) *node {
+// serve starts a node, with more flags perhaps, and returns once it listens. It
+// is killed with the test.
+func serve(t *testing.T, dsn string, flags ...string) *node {
 	t.Helper()
-	n := &node{Cmd: exec.Command(binary(t), "serve", "--json", "--log-level", "warn", "--db", dsn, "--listen", "127.0.0.1:0"), log: &tail{}}
+	args := append([]string{"serve", "--json", "--log-level", "warn", "--db", dsn, "--listen", "127.0.0.1:0"}, flags...)
+	n := &node{Cmd: exec.Command(binary(t), args...), log: &tail{}}
 	n.Stderr = n.log
 	out, err := n.StdoutPipe()
 	if err == nil {

@@ -74,6 +74,15 @@ plans: {all: {default: true, entitlements: {hot: {limit: %d, per: lifetime}, cal
 	for i := range spread + 1 {
 		manage(t, addr, key, "PUT", "/v1/customers/"+customer(i), "application/json", "{}")
 	}
+	c := &client{key: key}
+	defer c.close()
+	revision := check(t, c, addr, customer(0), "hot").Revision
+	for _, n := range nodes { // each has taken all of it in
+		body := fmt.Sprintf(`{"customer":%q,"feature":"hot","min_revision":%d}`, customer(0), revision)
+		if a, err := c.post(n.addr, "/v1/check", body); err != nil || !a.allowed() && hot > 0 {
+			t.Fatalf("check at another node: %d %s %v", a.status, a.body, err)
+		}
+	}
 	return l
 }
 

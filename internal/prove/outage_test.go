@@ -58,7 +58,7 @@ func TestDatabaseIsKilled(t *testing.T) {
 	seed, times := seed(t), size(2, 10)
 	r := rand.New(rand.NewPCG(seed, 3))
 	const each = 1000 // operations between two outages
-	pg := postgres(t, "fsync=on", "synchronous_commit=off")
+	pg := postgres(t, "synchronous_commit=off")
 	dsn, err := pg.NewDatabase(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestFailover(t *testing.T) {
 
 func failover(t *testing.T, r *rand.Rand) {
 	const each = 1000 // operations before and after
-	primary := postgres(t, "fsync=on")
+	primary := postgres(t)
 	if _, err := primary.NewDatabase(t.Context()); err != nil {
 		t.Fatal(err)
 	}
