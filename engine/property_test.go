@@ -175,7 +175,7 @@ func drawSteps(t *rapid.T) []step {
 }
 
 func newLedger() *ledger {
-	return &ledger{map[engine.BucketKey]engine.Bucket{}, map[engine.BucketKey]int64{}, map[string]bool{}}
+	return &ledger{buckets: map[engine.BucketKey]engine.Bucket{}, minutes: map[engine.BucketKey]int64{}, seen: map[string]bool{}, seats: map[string][]engine.Seat{}}
 }
 
 func (l *ledger) snapshot(w *engine.World, feature string, at time.Time) *engine.Snapshot {

@@ -66,19 +66,38 @@ type stage struct {
 	rev       int64
 	worlds    map[string]*engine.World // compiled since the last change
 	used      map[string]*ledger
+	takes     map[string]*taken // by the name that the story gives it
+	holds     []*held           // rsv_1 first
 }
 
-// ledger is one customer's use: buckets, and sums per minute of each clock.
+// ledger is one customer's use: buckets, sums per minute of each clock, what
+// ends by itself, and who sits.
 type ledger struct {
 	buckets map[engine.BucketKey]engine.Bucket
 	minutes map[engine.BucketKey]int64 // Start is the minute
 	seen    map[string]bool            // values of unique meters
+	lapses  []engine.Lapse
+	seats   map[string][]engine.Seat // by feature, those who came first first
+}
+
+// taken is a take or an event that may be corrected.
+type taken struct {
+	customer, feature string
+	at                time.Time
+	entries           []engine.Entry // its own, then those of its corrections
+}
+
+// held is a reservation.
+type held struct {
+	engine.Hold
+	end    string         // how it was ended: "settle 7", "release"; "" is open, or expired
+	answer usher.Decision // the one that ended it
 }
 
 const minute = 60_000_000
 
 func newStage(t testing.TB) *stage {
-	return &stage{t: t, customers: map[string]*usher.Customer{}, subs: map[string][]usher.Subscription{}, used: map[string]*ledger{},
+	return &stage{t: t, customers: map[string]*usher.Customer{}, subs: map[string][]usher.Subscription{}, used: map[string]*ledger{}, takes: map[string]*taken{},
 		worlds: map[string]*engine.World{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
@@ -258,7 +277,7 @@ func (r *stage) customer(id string, l story.Line) {
 			k.Anchor = anchor.Truncate(time.Minute)
 		}
 		r.customers[id] = &usher.Customer{ID: id, Timezone: zone, Anchor: anchor, CreatedAt: r.now, Clocks: []usher.Clock{k}}
-		r.used[id] = &ledger{map[engine.BucketKey]engine.Bucket{}, map[engine.BucketKey]int64{}, map[string]bool{}}
+		r.used[id] = newLedger()
 		return
 	}
 	last := c.Clocks[len(c.Clocks)-1]
@@ -422,7 +441,34 @@ func (r *stage) snapshot(id, feature string, at time.Time) *engine.Snapshot {
 		return engine.NewSnapshot(w, r.rev, nil, nil)
 	}
 	keys, openings := w.Needs(feature, at)
-	return engine.NewSnapshot(w, r.rev, l.load(keys), l.sums(openings))
+	s := engine.NewSnapshot(w, r.rev, l.load(keys), l.sums(openings))
+	s.SetLapses(l.lapses)
+	return s
+}
+
+// writer is a clone to take from: of now, of an instant before it, and of
+// buckets that an operation names itself. What has ended is given back.
+func (r *stage) writer(id, feature string, at time.Time, more ...engine.Entry) *engine.Snapshot {
+	w, l := r.world(id), r.used[id]
+	if l == nil {
+		return r.snapshot(id, feature, at).Clone()
+	}
+	keys, openings := w.Needs(feature, r.now)
+	k, o := w.Needs(feature, at)
+	keys, openings = append(keys, k...), append(openings, o...)
+	for _, e := range more {
+		keys = append(keys, e.Bucket)
+	}
+	for _, l := range l.lapses {
+		if l.Expires <= r.now.UnixMicro() {
+			keys = append(keys, l.Bucket)
+		}
+	}
+	s := engine.NewSnapshot(w, r.rev, l.load(keys), l.sums(openings))
+	s.SetLapses(l.lapses)
+	c := s.Clone()
+	c.Expire(r.now)
+	return c
 }
 
 // load finds, for each key, the clock's latest bucket that began by then.
@@ -460,6 +506,7 @@ func (l *ledger) keep(s *engine.Snapshot, e engine.Effect, at time.Time) {
 	for _, b := range s.Dirty() {
 		l.buckets[b.BucketKey] = b
 	}
+	l.lapses = s.Lapses()
 	us := at.UnixMicro()
 	for _, en := range e.Entries {
 		if en.Allowance == engine.EntryCap {
@@ -472,8 +519,21 @@ func (l *ledger) keep(s *engine.Snapshot, e engine.Effect, at time.Time) {
 // use runs a line that asks or takes.
 func (r *stage) use(who string, l story.Line) {
 	r.t.Helper()
+	switch l.Verb {
+	case "settle", "release":
+		r.end(l)
+		return
+	case "correct":
+		r.correct(l)
+		return
+	}
 	f := r.catalog.Features[l.Args[1]]
 	q := engine.Query{Customer: who, Feature: l.Args[1], Amount: 1}
+	switch l.Verb {
+	case "seat", "unseat", "seats":
+		r.seat(l, who, f)
+		return
+	}
 	if f != nil && len(l.Args) > 2 && !(l.Verb == "record" && r.unique(f)) {
 		q.Amount = r.amount(f, l.Args[2])
 	}
@@ -481,12 +541,11 @@ func (r *stage) use(who string, l story.Line) {
 	if t := r.maybe(l, "at"); t != nil {
 		at = *t
 	}
-	s := r.snapshot(who, q.Feature, at)
 	switch l.Verb {
 	case "check":
-		r.compare(l, f, engine.Decide(s, q, at))
+		r.compare(l, f, engine.Decide(r.snapshot(who, q.Feature, at), q, at))
 	case "explain":
-		x := engine.Explain(s, q, at)
+		x := engine.Explain(r.snapshot(who, q.Feature, at), q, at)
 		text, err := json.Marshal(x)
 		if err != nil {
 			r.fatal("%v", err)
@@ -496,15 +555,25 @@ func (r *stage) use(who string, l story.Line) {
 				r.t.Errorf("%s\n\tgot %s\n\twant it to contain %q", r.where, text, want)
 			}
 		}
-	case "consume":
+	case "consume", "reserve":
 		if f != nil && f.Kind.Counts() && r.book.Gauge(f) {
-			r.fatal("%s cannot be consumed (S33)", f.Key)
+			r.fatal("%s cannot be taken from (S33)", f.Key)
 		}
-		c := s.Clone()
-		e := engine.Take(c, engine.Op{Kind: engine.Consume, Customer: who, Feature: q.Feature, Amount: q.Amount}, at)
+		op := engine.Op{Kind: engine.Consume, Customer: who, Feature: q.Feature, Amount: q.Amount}
+		if l.Verb == "reserve" {
+			op.Kind, op.Hold, op.Until = engine.Reserve, fmt.Sprintf("rsv_%d", len(r.holds)+1), r.now.Add(r.ttl(l, 5*time.Minute))
+		}
+		c := r.writer(who, q.Feature, at)
+		e := engine.Take(c, op, at)
+		if l.Verb == "reserve" && e.Decision.Allowed {
+			r.holds = append(r.holds, &held{Hold: engine.Hold{ID: op.Hold, Customer: who, Feature: f.Key, Amount: op.Amount, At: at, Expires: op.Until, Entries: e.Entries}})
+			e.Decision.Reservation = &usher.Reservation{ID: op.Hold, Amount: op.Amount, ExpiresAt: op.Until, State: usher.ReservationOpen}
+			e.Entries = nil // it is no use yet
+		}
 		if l := r.used[who]; l != nil {
 			l.keep(c, e, at)
 		}
+		r.name(l, who, at, e)
 		r.compare(l, f, e.Decision)
 	case "record":
 		op := engine.Op{Kind: engine.Record, Customer: who, Feature: q.Feature, Amount: q.Amount}
@@ -512,20 +581,185 @@ func (r *stage) use(who string, l story.Line) {
 			op.Kind = engine.Level
 		}
 		if r.unique(f) {
-			from, _ := engine.GaugeWindow(s, f.Key, at)
+			from, _ := engine.GaugeWindow(r.snapshot(who, q.Feature, at), f.Key, at)
 			id := fmt.Sprint(f.Key, " ", from, " ", l.Args[2])
 			if r.used[who].seen[id] {
 				op.Amount = 0
 			}
 			r.used[who].seen[id] = true
 		}
-		c := s.Clone()
+		c := r.writer(who, q.Feature, at)
 		e := engine.Take(c, op, at)
 		if e.Overflow {
 			r.fatal("it overflows")
 		}
 		r.used[who].keep(c, e, at)
+		r.name(l, who, at, e)
 	}
+}
+
+// name keeps what a take did under the name that the story gives it.
+func (r *stage) name(l story.Line, who string, at time.Time, e engine.Effect) {
+	if as := l.Opts["as"]; as != "" {
+		r.takes[as] = &taken{who, l.Args[1], at, e.Entries}
+	}
+}
+
+func (r *stage) ttl(l story.Line, none time.Duration) time.Duration {
+	r.t.Helper()
+	if l.Opts["ttl"] == "" {
+		return none
+	}
+	d, err := time.ParseDuration(l.Opts["ttl"])
+	if err != nil {
+		r.fatal("%v", err)
+	}
+	return d
+}
+
+// failed compares an error's code.
+func (r *stage) failed(l story.Line, code usher.Code) {
+	r.t.Helper()
+	if got := string(code); l.Expect.Error != got {
+		r.t.Errorf("%s\n\tgot the error %s", r.where, got)
+	}
+}
+
+// end settles or releases a reservation: one end, one answer (S23).
+func (r *stage) end(l story.Line) {
+	r.t.Helper()
+	n, _ := strconv.Atoi(strings.TrimPrefix(l.Args[0], "rsv_"))
+	if n < 1 || n > len(r.holds) {
+		r.failed(l, usher.NotFound)
+		return
+	}
+	h := r.holds[n-1]
+	f, amount := r.feature(h.Feature), h.Amount
+	if len(l.Args) > 1 {
+		amount = r.amount(f, l.Args[1])
+	}
+	end := l.Verb
+	if end == "settle" {
+		end = fmt.Sprint("settle ", amount)
+	}
+	switch h.end {
+	case end:
+		r.compare(l, f, h.answer)
+		return
+	case "":
+	default:
+		r.failed(l, usher.Conflict)
+		return
+	}
+	c := r.writer(h.Customer, h.Feature, h.At, h.Entries...)
+	late := !r.now.Before(h.Expires)
+	shown := usher.Reservation{ID: h.ID, Amount: h.Amount, ExpiresAt: h.Expires, State: usher.ReservationReleased}
+	var e engine.Effect
+	if l.Verb == "settle" {
+		e = engine.Settle(c, &h.Hold, amount, r.now)
+		shown.State, shown.Settled, shown.Late = usher.ReservationSettled, amount, late
+		r.takes[h.ID] = &taken{h.Customer, h.Feature, h.At, e.Entries}
+	} else if e = engine.Release(c, &h.Hold, r.now); late {
+		shown.State = usher.ReservationExpired
+	}
+	e.Decision.Reservation = &shown
+	r.used[h.Customer].keep(c, e, h.At)
+	h.end, h.answer = end, e.Decision
+	r.compare(l, f, e.Decision)
+}
+
+// correct gives back units of what the story named (S16).
+func (r *stage) correct(l story.Line) {
+	r.t.Helper()
+	k := r.takes[l.Args[0]]
+	if k == nil {
+		r.failed(l, usher.NotFound)
+		return
+	}
+	f := r.feature(k.feature)
+	amount, left := r.amount(f, l.Args[1]), engine.Taken(k.feature, k.entries)
+	if amount > left || left == 0 {
+		r.failed(l, usher.Refused)
+		return
+	}
+	c := r.writer(k.customer, k.feature, r.now, k.entries...)
+	e := engine.Correct(c, k.customer, k.feature, k.entries, amount, r.now)
+	r.used[k.customer].keep(c, e, k.at)
+	k.entries = append(k.entries, e.Entries...)
+	back := &usher.Correction{Ref: l.Args[0], Amount: amount, Left: left - amount}
+	for _, en := range e.Entries {
+		if en.Allowance == engine.EntryCap || en.Allowance == engine.EntryDrawn {
+			continue
+		}
+		d := usher.Deduction{Allowance: en.Allowance, Amount: -en.Amount}
+		if en.Bucket.Feature != k.feature {
+			d.Feature, d.Precision = en.Bucket.Feature, r.feature(en.Bucket.Feature).Precision
+		}
+		back.Returned = append(back.Returned, d)
+	}
+	e.Decision.Correction = back
+	r.compare(l, f, e.Decision)
+}
+
+// seat gives, frees or lists places (S19, S22).
+func (r *stage) seat(l story.Line, who string, f *usher.Feature) {
+	r.t.Helper()
+	feature, u := l.Args[1], r.used[who]
+	if u == nil {
+		u = newLedger()
+	}
+	u.seats[feature] = slices.DeleteFunc(u.seats[feature], func(s engine.Seat) bool { return !s.Expires.IsZero() && !s.Expires.After(r.now) })
+	if l.Verb == "seats" {
+		d := engine.Decide(r.snapshot(who, feature, r.now), engine.Query{Customer: who, Feature: feature}, r.now)
+		var got []string
+		for i, s := range u.seats[feature] {
+			shown := usher.Seat{Holder: s.Holder, State: usher.SeatActive, Excess: !d.Unlimited && int64(i) >= d.Used+d.Reserved-d.Excess}
+			if s.Pending {
+				shown.State = usher.SeatPending
+			}
+			got = append(got, story.SeatWord(&shown))
+		}
+		if !slices.Equal(got, l.Expect.Seats) {
+			r.t.Errorf("%s\n\tgot %q", r.where, got)
+		}
+		return
+	}
+	holder := l.Args[2]
+	var was *engine.Seat
+	i := slices.IndexFunc(u.seats[feature], func(s engine.Seat) bool { return s.Holder == holder })
+	if i >= 0 {
+		was = &u.seats[feature][i]
+	}
+	c := r.writer(who, feature, r.now)
+	var e engine.Effect
+	switch {
+	case l.Verb == "seat":
+		want := engine.Seat{Holder: holder, Pending: l.Opts["state"] == string(usher.SeatPending), At: r.now}
+		if at := r.maybe(l, "expires_at"); at != nil {
+			want.Expires = *at
+		}
+		if ttl := r.ttl(l, 0); ttl != 0 {
+			want.Expires = r.now.Add(ttl)
+		}
+		if was != nil {
+			want.At = was.At
+		}
+		e = engine.Sit(c, who, feature, was, want, r.now)
+		switch {
+		case !e.Seated:
+		case was == nil:
+			u.seats[feature] = append(u.seats[feature], want)
+		default:
+			*was = want
+		}
+	case was == nil:
+		e.Decision = engine.Decide(c, engine.Query{Customer: who, Feature: feature}, r.now)
+	default:
+		e = engine.Leave(c, who, feature, *was, r.now)
+		u.seats[feature] = slices.Delete(u.seats[feature], i, i+1)
+	}
+	u.keep(c, e, r.now)
+	r.compare(l, f, e.Decision)
 }
 
 func (r *stage) unique(f *usher.Feature) bool {
@@ -542,7 +776,10 @@ func (r *stage) compare(l story.Line, f *usher.Feature, d usher.Decision) {
 		text, _ := json.Marshal(d)
 		r.t.Errorf("%s\n\tgot %s %s, want %s\n\tin %s", r.where, name, got, want, text)
 	}
-	if got := fmt.Sprint(d.Allowed, " ", d.Reason); got != fmt.Sprint(want.Allowed, " ", want.Reason) {
+	if want.Error != "" {
+		bad("answer", string(d.Reason), "the error "+want.Error)
+	}
+	if got := fmt.Sprint(d.Allowed, " ", d.Reason); want.Error == "" && got != fmt.Sprint(want.Allowed, " ", want.Reason) {
 		bad("answer", got, fmt.Sprint(want.Allowed, " ", want.Reason))
 	}
 	for _, field := range want.Fields {
@@ -551,13 +788,13 @@ func (r *stage) compare(l story.Line, f *usher.Feature, d usher.Decision) {
 		}
 	}
 	// Whatever a story looks at, a decision adds up (S34).
-	if len(d.Allowances) > 0 && !d.Unlimited && f.Draws == nil {
-		var used, limit, left, excess int64
+	if f != nil && len(d.Allowances) > 0 && !d.Unlimited && f.Draws == nil {
+		var used, reserved, limit, left, excess int64
 		for _, a := range d.Allowances {
-			used, limit, left, excess = used+a.Used, limit+a.Limit, left+a.Remaining, excess+a.Excess
+			used, reserved, limit, left, excess = used+a.Used, reserved+a.Reserved, limit+a.Limit, left+a.Remaining, excess+a.Excess
 		}
-		if used != d.Used || limit != d.Limit || left != d.Remaining || excess != d.Excess {
-			bad("sums over rows", fmt.Sprint(used, limit, left, excess), fmt.Sprint(d.Used, d.Limit, d.Remaining, d.Excess))
+		if used != d.Used || reserved != d.Reserved || limit != d.Limit || left != d.Remaining || excess != d.Excess {
+			bad("sums over rows", fmt.Sprint(used, reserved, limit, left, excess), fmt.Sprint(d.Used, d.Reserved, d.Limit, d.Remaining, d.Excess))
 		}
 	}
 }

@@ -63,15 +63,22 @@ func Figure(d *usher.Decision, name string) string {
 	case "sources":
 		return cmp.Or(strings.Join(d.Sources, ","), "-")
 	case "deductions":
-		var parts []string
-		for _, x := range d.Deductions {
-			precision := d.Precision
-			if x.Feature != "" {
-				precision = x.Precision
-			}
-			parts = append(parts, x.Allowance+":"+usher.FormatQuantity(x.Amount, precision))
+		return deductions(d, d.Deductions)
+	case "state", "amount", "settled", "late":
+		return reservation(d, name)
+	case "seat":
+		if d.Seat == nil {
+			return "-"
 		}
-		return cmp.Or(strings.Join(parts, ","), "-")
+		return SeatWord(d.Seat)
+	case "returned", "left":
+		if d.Correction == nil {
+			return "-"
+		}
+		if name == "left" {
+			return q(d.Correction.Left)
+		}
+		return deductions(d, d.Correction.Returned)
 	case "value":
 		var fields struct {
 			Value json.RawMessage `json:"value"`
@@ -95,6 +102,8 @@ func Figure(d *usher.Decision, name string) string {
 					return q(a.Limit)
 				case "used":
 					return q(a.Used)
+				case "reserved":
+					return q(a.Reserved)
 				case "remaining":
 					return q(a.Remaining)
 				case "overage":
@@ -126,4 +135,45 @@ func Figure(d *usher.Decision, name string) string {
 		return "-"
 	}
 	return "unknown figure"
+}
+
+func deductions(d *usher.Decision, list []usher.Deduction) string {
+	var parts []string
+	for _, x := range list {
+		precision := d.Precision
+		if x.Feature != "" {
+			precision = x.Precision
+		}
+		parts = append(parts, x.Allowance+":"+usher.FormatQuantity(x.Amount, precision))
+	}
+	return cmp.Or(strings.Join(parts, ","), "-")
+}
+
+func reservation(d *usher.Decision, name string) string {
+	r := d.Reservation
+	switch {
+	case r == nil:
+		return "-"
+	case name == "state":
+		return string(r.State)
+	case name == "amount":
+		return usher.FormatQuantity(r.Amount, d.Precision)
+	case name == "settled":
+		return usher.FormatQuantity(r.Settled, d.Precision)
+	case r.Late:
+		return ""
+	}
+	return "in time"
+}
+
+// SeatWord is a seat as a story writes it: "ann", "bob:pending", "cat:excess".
+func SeatWord(s *usher.Seat) string {
+	word := s.Holder
+	if s.State == usher.SeatPending {
+		word += ":pending"
+	}
+	if s.Excess {
+		word += ":excess"
+	}
+	return word
 }

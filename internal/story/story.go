@@ -15,19 +15,30 @@
 //	grant acme api_calls 5000 priority=50 kind=purchase effective_at=… expires_at=…
 //	void gr_1
 //	catalog second.yaml
-//	record acme api_calls 20 at=…
-//	consume acme api_calls 10 -> yes within_limit used=30 remaining=70 deductions=plan:pro@1:10
+//	record acme api_calls 20 at=… as=e1
+//	consume acme api_calls 10 as=k1 -> yes within_limit used=30 remaining=70 deductions=plan:pro@1:10
+//	correct k1 3 -> yes within_limit used=27 returned=plan:pro@1:3 left=7
+//	reserve acme api_calls 10 ttl=60s -> yes within_limit used=27 reserved=10 remaining=63
+//	settle rsv_1 7 -> yes within_limit used=34 reserved=0 state=settled
+//	release rsv_1 -> error conflict
+//	seat acme members ann state=pending expires_at=… ttl=… -> yes within_limit used=0 reserved=1
+//	seats acme members -> ann bob:pending cat:excess
+//	unseat acme members ann -> yes within_limit used=0
 //	check acme sso at=… -> no not_entitled
 //	explain acme sso -> contains "no plan"
 //
 // patch means the customer's newest subscription, of the family where one is
-// named. Overrides and grants are called ovr_1, gr_1, … in the order in which
-// the story makes them. A line that begins with # is a remark.
+// named. Overrides, grants and reservations are called ovr_1, gr_1, rsv_1, … in
+// the order in which the story makes them; as=k1 names a take or an event that is
+// corrected later. settle without an amount settles what is held. seats expects
+// all holders, those who came first first, or "nobody". A line that begins with
+// # is a remark.
 package story
 
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/tools/txtar"
@@ -55,8 +66,10 @@ type Line struct {
 type Expect struct {
 	Allowed  bool
 	Reason   string
+	Error    string   // a code such as "conflict" in place of an answer
 	Fields   []Field  // in the order written; a bare word has no value
 	Contains []string // of explain: what the trace must say
+	Seats    []string // of seats: "ann", "bob:pending", "cat:excess"; none is nobody
 }
 
 // Field is one expected figure: "used" "30", "row[plan:pro@1].limit" "100".
@@ -66,7 +79,12 @@ type Field struct{ Name, Value string }
 var verbs = map[string]int{
 	"at": 1, "customer": 1, "subscribe": 2, "patch": 1, "override": 3, "unoverride": 1, "grant": 3, "void": 1,
 	"catalog": 1, "record": 3, "consume": 3, "check": 2, "explain": 2,
+	"correct": 2, "reserve": 3, "settle": 1, "release": 1, "seat": 3, "seats": 2, "unseat": 3,
 }
+
+// silent lists the verbs without an arrow: what changes the world, not its use,
+// and events, which are never refused.
+var silent = []string{"at", "customer", "subscribe", "patch", "override", "unoverride", "grant", "void", "catalog", "record"}
 
 var (
 	rule   = regexp.MustCompile(`^S\d\d$`)
@@ -139,9 +157,8 @@ func parseLine(text string) (Line, error) {
 	if len(l.Args) < least {
 		return l, fmt.Errorf("%s needs %d arguments", l.Verb, least)
 	}
-	asks := l.Verb == "check" || l.Verb == "consume" || l.Verb == "explain"
-	if asks != arrow {
-		return l, fmt.Errorf("check, consume and explain have an arrow, nothing else has")
+	if slices.Contains(silent, l.Verb) == arrow {
+		return l, fmt.Errorf("%s have no arrow, all else has", strings.Join(silent, ", "))
 	}
 	if arrow {
 		e, err := parseExpect(l.Verb, split(after))
@@ -164,14 +181,27 @@ func parseExpect(verb string, words []string) (*Expect, error) {
 		}
 		return e, nil
 	}
+	if verb == "seats" {
+		if len(words) == 0 {
+			return nil, fmt.Errorf("seats expects holders, or nobody")
+		}
+		if words[0] != "nobody" {
+			e.Seats = words
+		}
+		return e, nil
+	}
+	if len(words) == 2 && words[0] == "error" {
+		e.Error = words[1]
+		return e, nil
+	}
 	if len(words) < 2 || words[0] != "yes" && words[0] != "no" {
-		return nil, fmt.Errorf("expected: yes|no REASON …")
+		return nil, fmt.Errorf("expected: yes|no REASON … or error CODE")
 	}
 	e.Allowed, e.Reason = words[0] == "yes", words[1]
 	for _, w := range words[2:] {
 		if m := field.FindStringSubmatch(w); m != nil {
 			e.Fields = append(e.Fields, Field{m[1], m[2]})
-		} else if w == "unlimited" {
+		} else if w == "unlimited" || w == "late" {
 			e.Fields = append(e.Fields, Field{Name: w})
 		} else {
 			return nil, fmt.Errorf("%q is no expectation such as used=5", w)
