@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/csv"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -82,10 +83,41 @@ var panels = []panel{
 	{"Check, in memory", "customers", "µs", []curve{{"p50-µs", "p50"}, {"p99-µs", "p99"}}},
 	{"Check, any customer", "customers", "µs", []curve{{"any-p50-µs", "p50"}, {"any-p99-µs", "p99"}}},
 	{"Ready after start", "customers", "ms", []curve{{"ready-ms", ""}}},
-	{"Memory before the first check", "customers", "MB", []curve{{"MB", ""}}},
-	{"Answers per second", "clients", "/s", []curve{{"checks/s", "check"}, {"consumes/s", "consume"}}},
+	{"Memory before a check", "customers", "MB", []curve{{"MB", ""}}},
+	{"Answers", "clients", "per second", []curve{{"checks/s", "check"}, {"consumes/s", "consume"}}},
 	{"Check", "clients", "µs", []curve{{"check-p50-µs", "p50"}, {"check-p99-µs", "p99"}}},
 	{"Consume", "clients", "µs", []curve{{"consume-p50-µs", "p50"}, {"consume-p99-µs", "p99"}}},
+}
+
+// tables writes the curves in Markdown, a table for each thing that grows.
+func tables(out io.Writer, points []point) {
+	for _, grows := range []string{"customers", "clients"} {
+		rows := [][]string{{grows}}
+		for _, p := range points {
+			if n := strconv.Itoa(p.n); p.grows == grows && !slices.ContainsFunc(rows, func(row []string) bool { return row[0] == n }) {
+				rows = append(rows, []string{n})
+			}
+		}
+		slices.SortStableFunc(rows[1:], func(x, y []string) int { return cmp.Or(len(x[0])-len(y[0]), strings.Compare(x[0], y[0])) })
+		for _, panel := range panels {
+			for _, c := range panel.curves {
+				if panel.grows != grows {
+					continue
+				}
+				rows[0] = append(rows[0], strings.TrimSpace(panel.title+" "+c.label)+", "+panel.unit)
+				for i, row := range rows[1:] {
+					at := slices.IndexFunc(points, func(p point) bool { return p.grows == grows && p.metric == c.metric && strconv.Itoa(p.n) == row[0] })
+					cell := ""
+					if at >= 0 {
+						cell = strconv.FormatFloat(points[at].value, 'f', 0, 64)
+					}
+					rows[i+1] = append(row, cell)
+				}
+			}
+		}
+		markdown(out, rows)
+		fmt.Fprintln(out)
+	}
 }
 
 // The look: every colour is an attribute, which any renderer knows, and a class,

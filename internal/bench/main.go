@@ -1,6 +1,6 @@
 // Command bench reads what Go's benchmarks print and says how it compares with
 // the targets, as a table; with -growth it keeps the growth curves as CSV and
-// draws them. It measures nothing itself: the benchmarks beside it do.
+// draws them, and prints them too. It measures nothing itself: the benchmarks beside it do.
 package main
 
 import (
@@ -39,6 +39,7 @@ func run(in io.Reader, out, progress io.Writer, growth string) error {
 	if err := os.WriteFile(growth+".csv", toCSV(points), 0o644); err != nil {
 		return err
 	}
+	tables(out, points)
 	return os.WriteFile(growth+".svg", draw(points), 0o644)
 }
 
@@ -120,7 +121,7 @@ func (t *target) met(v float64) bool {
 
 // table writes every target with what was measured, in Markdown.
 func table(out io.Writer, results []result) {
-	rows := [][]string{{"", "what", "target", "measured", ""}, {"---", "---", "---", "---", "---"}}
+	rows := [][]string{{"", "what", "target", "measured", ""}}
 	for _, t := range targets {
 		sign, measured, verdict := "≥", "not measured", ""
 		if t.atMost {
@@ -136,21 +137,27 @@ func table(out io.Writer, results []result) {
 		}
 		rows = append(rows, []string{t.name, t.what, sign + " " + fmt.Sprintf(t.show, t.bound), measured, verdict})
 	}
+	markdown(out, rows)
+}
+
+// markdown writes a table whose first row is its head.
+func markdown(out io.Writer, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell), 3)
 		}
 	}
-	for n, row := range rows {
+	line := func(row []string, fill string) {
 		fmt.Fprint(out, "|")
 		for i, cell := range row {
-			fill := " "
-			if n == 1 {
-				fill = "-"
-			}
 			fmt.Fprint(out, " ", cell, strings.Repeat(fill, widths[i]-utf8.RuneCountInString(cell)), " |")
 		}
 		fmt.Fprintln(out)
+	}
+	line(rows[0], " ")
+	line(make([]string, len(rows[0])), "-")
+	for _, row := range rows[1:] {
+		line(row, " ")
 	}
 }
