@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-
-	"github.com/google/uuid"
 )
 
 type checkCmd struct {
@@ -66,17 +64,12 @@ type consumeCmd struct {
 }
 
 func (c *consumeCmd) Run(a *app) error {
-	if c.IdempotencyKey == "" {
-		key, err := uuid.NewV7()
-		if err != nil {
-			return err
-		}
-		c.IdempotencyKey = key.String()
+	key, err := keyOr(c.IdempotencyKey)
+	if err != nil {
+		return err
 	}
-	d, err := a.ask("POST", "/v1/consume", body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "key", c.IdempotencyKey), a.showDecision)
-	if err != nil && exitCode(err) == exitFault { // whether it was taken is not known
-		fmt.Fprintf(a.err, "usher: the key was %s: the same command with --idempotency-key %s never takes twice\n", c.IdempotencyKey, c.IdempotencyKey)
-	}
+	d, err := a.ask("POST", "/v1/consume", body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "key", key), a.showDecision)
+	a.sayKey(err, key, "takes")
 	return verdict(d, err)
 }
 
@@ -109,16 +102,32 @@ func (a *app) showDecision(d object) {
 		line += " (degraded: the server could not decide)"
 	}
 	fmt.Fprintln(a.out, line)
+	a.showNumbers(d)
+}
+
+// showNumbers says what a decision counts.
+func (a *app) showNumbers(d object) {
 	limit := d.text("limit")
 	if d.bool("unlimited") {
 		limit = "unlimited"
 	}
 	replayed := ""
 	if d.bool("replayed") {
-		replayed = "a stored answer: this key came before"
+		replayed = "a stored answer: this came before"
+	}
+	reservation, holds, seat := "", "", ""
+	if r := d.object("reservation"); r != nil && r.text("state") == "" { // it is open
+		reservation, holds = r.text("id"), r.text("amount")+" until "+r.text("expires_at")
+	}
+	if s := d.object("seat"); s != nil {
+		seat = s.text("holder") + ", " + s.text("state") + " since " + s.text("since")
+		if end := s.text("expires_at"); end != "" {
+			seat += " until " + end
+		}
 	}
 	fields(a.out, "  ", "plan", d.text("plan"), "from", d.text("sources"), "limit", limit, "used", d.text("used"), "reserved", notZero(d.text("reserved")),
-		"overage", notZero(d.text("overage")), "excess", notZero(d.text("excess")), "window", d.window(), "consumed", d.text("consumed"), "replayed", replayed)
+		"overage", notZero(d.text("overage")), "excess", notZero(d.text("excess")), "window", d.window(), "consumed", d.text("consumed"), "replayed", replayed,
+		"reservation", reservation, "holds", holds, "seat", seat)
 	for _, u := range d.list("allowances") {
 		fmt.Fprintf(a.out, "  allowance %s: %s\n", u.text("allowance"), numbers(u))
 	}

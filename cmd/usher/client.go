@@ -158,6 +158,32 @@ func (a *app) ask(method, path string, v any, show func(object)) (object, error)
 	return o, nil
 }
 
+// all reads a list to its end. With --json it is printed.
+func (a *app) all(path string) ([]object, error) {
+	c, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	list := []object{}
+	q := url.Values{"limit": {"1000"}}
+	for {
+		_, page, err := c.call(a, "GET", path+"?"+q.Encode(), nil)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, page.list("data")...)
+		next := page.text("next_cursor")
+		if next == "" {
+			break
+		}
+		q.Set("cursor", next)
+	}
+	if a.cli.JSON {
+		return list, a.printJSON(map[string]any{"data": list})
+	}
+	return list, nil
+}
+
 // body builds a request of what was given: empty texts are left out.
 func body(pairs ...any) map[string]any {
 	m := map[string]any{}

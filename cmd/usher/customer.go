@@ -81,30 +81,13 @@ func (c *customerGetCmd) Run(a *app) error {
 type customerListCmd struct{}
 
 func (c *customerListCmd) Run(a *app) error {
-	cl, err := a.client()
-	if err != nil {
+	all, err := a.all("/v1/customers")
+	if err != nil || a.cli.JSON {
 		return err
 	}
-	rows, all := [][]string{}, []any{}
-	for cursor := ""; ; {
-		q := url.Values{"limit": {"1000"}}
-		if cursor != "" {
-			q.Set("cursor", cursor)
-		}
-		_, page, err := cl.call(a, "GET", "/v1/customers?"+q.Encode(), nil)
-		if err != nil {
-			return err
-		}
-		for _, o := range page.list("data") {
-			all = append(all, o)
-			rows = append(rows, []string{o.text("id"), o.text("name"), o.text("timezone"), o.text("created_at")})
-		}
-		if cursor = page.text("next_cursor"); cursor == "" {
-			break
-		}
-	}
-	if a.cli.JSON {
-		return a.printJSON(map[string]any{"data": all})
+	var rows [][]string
+	for _, o := range all {
+		rows = append(rows, []string{o.text("id"), o.text("name"), o.text("timezone"), o.text("created_at")})
 	}
 	return a.table("no customers", []string{"ID", "NAME", "TIMEZONE", "CREATED"}, rows)
 }

@@ -51,14 +51,20 @@ type cli struct {
 	Subscribe subscribeCmd `cmd:"" group:"Customers" help:"Subscribe a customer to a plan."`
 	Override  overrideCmd  `cmd:"" group:"Customers" help:"Make a reasoned exception for one customer."`
 	Grant     grantCmd     `cmd:"" group:"Customers" help:"Give a customer a one-off amount."`
+	Seat      seatCmd      `cmd:"" group:"Customers" help:"Who holds a customer's seats."`
 
 	Check   checkCmd   `cmd:"" group:"Decisions" help:"May this customer use this feature, this much? Exit code 0 is yes, 1 is no."`
 	Explain explainCmd `cmd:"" group:"Decisions" help:"Why is a check answered so?"`
 	Consume consumeCmd `cmd:"" group:"Decisions" help:"Decide and take, in one step."`
+	Reserve reserveCmd `cmd:"" group:"Decisions" help:"Decide and hold, until it is settled, released or expires."`
+	Settle  settleCmd  `cmd:"" group:"Decisions" help:"End a reservation with what was used in truth."`
+	Release releaseCmd `cmd:"" group:"Decisions" help:"End a reservation and give back what it held."`
 
-	Ingest ingestCmd `cmd:"" group:"Use" help:"Report use from files of CloudEvents (NDJSON) or CSV."`
-	Usage  usageCmd  `cmd:"" group:"Use" help:"What a customer used."`
-	Clock  clockCmd  `cmd:"" group:"Use" help:"The environment's time. Only a sandbox's can be set."`
+	Ingest  ingestCmd  `cmd:"" group:"Use" help:"Report use from files of CloudEvents (NDJSON) or CSV."`
+	Usage   usageCmd   `cmd:"" group:"Use" help:"What a customer used."`
+	Correct correctCmd `cmd:"" group:"Use" help:"Give back what was taken or reported by mistake."`
+	Denials denialsCmd `cmd:"" group:"Use" help:"What was denied, or would have been if its limit were enforced."`
+	Clock   clockCmd   `cmd:"" group:"Use" help:"The environment's time. Only a sandbox's can be set."`
 }
 
 // app is what a command works with.

@@ -18,28 +18,18 @@ type usageCmd struct {
 }
 
 func (c *usageCmd) Run(a *app) error {
-	if c.To == "" {
-		now, err := a.present()
-		if err != nil {
-			return err
-		}
-		c.To = now.UTC().Truncate(time.Minute).Add(time.Minute).Format(time.RFC3339)
+	from, to, err := a.span(c.From, c.To)
+	if err != nil {
+		return err
 	}
-	if c.From == "" {
-		to, err := time.Parse(time.RFC3339, c.To)
-		if err != nil {
-			return wrong("--to must be a time such as 2026-03-31T00:00:00Z, got %q", c.To)
-		}
-		c.From = to.AddDate(0, 0, -30).UTC().Format(time.RFC3339)
-	}
-	q := url.Values{"customer": {c.Customer}, "feature": {c.Feature}, "from": {c.From}, "to": {c.To}, "window": {c.Window}}
+	q := url.Values{"customer": {c.Customer}, "feature": {c.Feature}, "from": {from}, "to": {to}, "window": {c.Window}}
 	heading := []string{"START", "END", "VALUE"}
 	if c.GroupBy != "" {
 		q.Set("group_by", c.GroupBy)
 		heading = append(heading, strings.ToUpper(strings.TrimPrefix(c.GroupBy, "data.")))
 	}
 	var shown error
-	_, err := a.ask("GET", "/v1/usage?"+q.Encode(), nil, func(o object) {
+	_, err = a.ask("GET", "/v1/usage?"+q.Encode(), nil, func(o object) {
 		var rows [][]string
 		for _, p := range o.list("data") {
 			row := []string{p.text("start"), p.text("end"), p.text("value")}
@@ -54,6 +44,26 @@ func (c *usageCmd) Run(a *app) error {
 		err = shown
 	}
 	return err
+}
+
+// span fills in what --from and --to leave open: the 30 days that end with the
+// environment's present minute.
+func (a *app) span(from, to string) (string, string, error) {
+	if to == "" {
+		now, err := a.present()
+		if err != nil {
+			return "", "", err
+		}
+		to = now.UTC().Truncate(time.Minute).Add(time.Minute).Format(time.RFC3339)
+	}
+	if from == "" {
+		t, err := time.Parse(time.RFC3339, to)
+		if err != nil {
+			return "", "", wrong("--to must be a time such as 2026-03-31T00:00:00Z, got %q", to)
+		}
+		from = t.AddDate(0, 0, -30).UTC().Format(time.RFC3339)
+	}
+	return from, to, nil
 }
 
 // present is the environment's time, or this machine's where the key may not

@@ -1,0 +1,36 @@
+package main
+
+import "fmt"
+
+type correctCmd struct {
+	Ref            string `arg:"" help:"The key of the consume or reservation; with --source, the id of an event."`
+	Amount         string `env:"-" required:"" help:"How much to give back." placeholder:"N"`
+	Reason         string `env:"-" required:"" help:"Why; it is kept." placeholder:"TEXT"`
+	Source         string `env:"-" help:"The source of the event that REF is the id of." placeholder:"S"`
+	Feature        string `env:"-" help:"Of an event that counted for several, which." placeholder:"F"`
+	IdempotencyKey string `short:"k" env:"-" help:"Given back once per key; a new one where nothing is said." placeholder:"K"`
+}
+
+func (c *correctCmd) Run(a *app) error {
+	if c.Ref == "" {
+		return wrong("REF must not be empty: give the key of the consume or reservation, or with --source the id of an event")
+	}
+	key, err := keyOr(c.IdempotencyKey)
+	if err != nil {
+		return err
+	}
+	in := body("ref", c.Ref, "feature", c.Feature, "amount", c.Amount, "reason", c.Reason, "key", key)
+	if c.Source != "" {
+		in["ref"] = map[string]any{"source": c.Source, "id": c.Ref}
+	}
+	_, err = a.ask("POST", "/v1/corrections", in, func(d object) {
+		o := d.object("correction")
+		fmt.Fprintf(a.out, "gave back %s of %s; %s of it stay used\n", o.text("amount"), d.text("feature"), o.text("left"))
+		for _, u := range o.list("returned") {
+			fmt.Fprintf(a.out, "  returned %s to %s\n", u.text("amount"), u.text("allowance"))
+		}
+		a.showNumbers(d)
+	})
+	a.sayKey(err, key, "gives back")
+	return err
+}

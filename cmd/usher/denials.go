@@ -1,0 +1,36 @@
+package main
+
+import "net/url"
+
+type denialsCmd struct {
+	Customer string `env:"-" help:"Of this customer only." placeholder:"C"`
+	Feature  string `env:"-" help:"Of this feature only." placeholder:"F"`
+	Outcome  string `env:"-" help:"denied; warned or shadowed, which would have been denied; or excess, reported beyond every limit." placeholder:"O"`
+	From     string `env:"-" help:"From the hour of this instant on; 30 days before --to where nothing is said." placeholder:"T"`
+	To       string `env:"-" help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
+}
+
+func (c *denialsCmd) Run(a *app) error {
+	from, to, err := a.span(c.From, c.To)
+	if err != nil {
+		return err
+	}
+	q := url.Values{"from": {from}, "to": {to}}
+	for name, v := range map[string]string{"customer": c.Customer, "feature": c.Feature, "outcome": c.Outcome} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	var shown error
+	_, err = a.ask("GET", "/v1/denials?"+q.Encode(), nil, func(o object) {
+		var rows [][]string
+		for _, d := range o.list("data") {
+			rows = append(rows, []string{d.text("customer"), d.text("feature"), d.text("outcome"), d.text("reason"), d.text("count"), d.text("amount"), d.text("first"), d.text("last")})
+		}
+		shown = a.table("no denials", []string{"CUSTOMER", "FEATURE", "OUTCOME", "REASON", "COUNT", "AMOUNT", "FIRST HOUR", "LAST HOUR"}, rows)
+	})
+	if err == nil {
+		err = shown
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+package main
+
+import "fmt"
+
+type seatCmd struct {
+	Take seatTakeCmd `cmd:"" help:"Give a holder a seat, or change the one that it has. Exit code 1: no seat is free."`
+	Free seatFreeCmd `cmd:"" help:"Free a holder's seat at once."`
+	List seatListCmd `cmd:"" help:"List who holds a seat, those who came first first."`
+}
+
+// seatsOf names the seats of one feature.
+type seatsOf struct {
+	Customer string `arg:"" help:"The customer's id."`
+	Feature  string `arg:"" help:"The key of a feature of kind seats."`
+}
+
+func (s *seatsOf) path() (string, error) {
+	customer, err := segment(s.Customer, "CUSTOMER must not be empty: give the customer's id")
+	if err != nil {
+		return "", err
+	}
+	feature, err := segment(s.Feature, "FEATURE must not be empty: give the key of a feature of kind seats")
+	return "/v1/customers/" + customer + "/seats/" + feature, err
+}
+
+// seatOf names one seat.
+type seatOf struct {
+	seatsOf
+	Holder string `arg:"" help:"Who holds it: your id of a person, a device, a session."`
+}
+
+func (s *seatOf) path() (string, error) {
+	path, err := s.seatsOf.path()
+	if err != nil {
+		return "", err
+	}
+	holder, err := segment(s.Holder, "HOLDER must not be empty: say who holds the seat, by your id of a person, a device, a session")
+	return path + "/" + holder, err
+}
+
+type seatTakeCmd struct {
+	seatOf
+	Pending   bool   `env:"-" help:"Invited, not there yet. It counts."`
+	TTL       string `name:"ttl" env:"-" xor:"end" help:"The seat frees itself after this long, such as 2m, unless it is taken again before." placeholder:"SPAN"`
+	ExpiresAt string `env:"-" xor:"end" help:"The seat frees itself then." placeholder:"T"`
+}
+
+func (c *seatTakeCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	in := body("ttl", c.TTL, "expires_at", c.ExpiresAt)
+	if c.Pending {
+		in["state"] = "pending"
+	}
+	d, err := a.ask("PUT", path, in, a.showDecision)
+	return verdict(d, err)
+}
+
+type seatFreeCmd struct{ seatOf }
+
+func (c *seatFreeCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	if _, err := cl.send(a, "DELETE", path, "", nil); err != nil {
+		return err
+	}
+	if a.cli.JSON {
+		return a.printJSON(map[string]any{"holder": c.Holder, "state": "free"})
+	}
+	_, err = fmt.Fprintf(a.out, "%s holds no seat of %s at %s\n", c.Holder, c.Feature, c.Customer)
+	return err
+}
+
+type seatListCmd struct{ seatsOf }
+
+func (c *seatListCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	seats, err := a.all(path)
+	if err != nil || a.cli.JSON {
+		return err
+	}
+	var rows [][]string
+	for _, s := range seats {
+		limit, until := "within", s.text("expires_at")
+		if s.bool("excess") {
+			limit = "beyond"
+		}
+		if until == "" {
+			until = "freed"
+		}
+		rows = append(rows, []string{s.text("holder"), s.text("state"), limit, s.text("since"), until})
+	}
+	return a.table("nobody holds a seat", []string{"HOLDER", "STATE", "LIMIT", "SINCE", "UNTIL"}, rows)
+}
