@@ -132,6 +132,42 @@ func (s *Snapshot) opened(o *Opening, at int64) int64 {
 	return n
 }
 
+// reopen adds what entries posted at an earlier instant to the sums that the
+// windows of now open with: those were read before (S34).
+func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
+	f := s.World.features[feature]
+	if f == nil || !s.World.Known() {
+		return
+	}
+	minute := at.UnixMicro() - at.UnixMicro()%minuteµs
+	sums := map[BucketKey]int64{}
+	add := func(o *Opening) {
+		if o == nil || minute < o.From || minute >= o.Until {
+			return
+		}
+		n := s.openings[o.Key()]
+		for _, e := range entries {
+			if e.Allowance != EntryCap && e.Bucket.Feature == o.Feature && !slices.Contains(o.Except, e.Bucket.Clock) {
+				n = satAdd(n, e.Amount)
+			}
+		}
+		sums[o.Key()] = max(n, 0)
+	}
+	for ; f != nil; f = f.pool {
+		fr := s.World.frameAt(f, now.UnixMicro())
+		for i := range fr.rows {
+			add(fr.rows[i].opening)
+			if r := fr.rows[i].roll; r != nil {
+				add(r.opening)
+			}
+		}
+		for i := range fr.caps {
+			add(fr.caps[i].opening)
+		}
+	}
+	s.Open(sums)
+}
+
 func isCap(clock string) bool { return len(clock) > 4 && clock[:4] == "cap:" }
 
 // adjust changes a bucket's use and holds by themselves, in whatever window it
@@ -142,7 +178,7 @@ func (s *Snapshot) adjust(k BucketKey, used, reserved int64) {
 	if !ok {
 		return
 	}
-	b.Used, b.Reserved = max(b.Used+used, 0), max(b.Reserved+reserved, 0)
+	b.Used, b.Reserved = b.Used+used, b.Reserved+reserved // below zero is a bug, which the database refuses (I1)
 	if !b.Unlimited {
 		beyond := max(satAdd(satAdd(b.Used, b.Reserved), b.Opening)-b.Limit, 0)
 		b.Overage = min(b.Overage, beyond)
@@ -260,6 +296,7 @@ func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 		e.Overflow, e.Would = more.Overflow, more.Would
 		e.Entries = net(append(e.Entries, more.Entries...))
 	}
+	s.reopen(h.Feature, e.Entries, h.At, now)
 	e.after(s, h.Customer, h.Feature, now)
 	e.Decision.Taken, e.Decision.Consumed = true, amount
 	e.deduct(s, h.Feature)
@@ -282,15 +319,17 @@ func Release(s *Snapshot, h *Hold, now time.Time) Effect {
 
 // Correct gives amount units of a take back to the allowances that it burned,
 // in the recorded order (S16). entries are the take's, followed by those of the
-// corrections that it has had; amount is at most what Taken says they come to.
-// The entries of the effect are negative. The buckets must be in memory.
-func Correct(s *Snapshot, customer, feature string, entries []Entry, amount int64, now time.Time) Effect {
+// corrections that it has had; amount is at most what Taken says they come to;
+// at is the instant whose minute counts the take. The entries of the effect are
+// negative. The buckets must be in memory.
+func Correct(s *Snapshot, customer, feature string, entries []Entry, amount int64, at, now time.Time) Effect {
 	var e Effect
 	for _, en := range partOf(feature, net(entries), amount) {
 		s.adjust(en.Bucket, -en.Amount, 0)
 		en.Amount = -en.Amount
 		e.Entries = append(e.Entries, en)
 	}
+	s.reopen(feature, e.Entries, at, now)
 	e.after(s, customer, feature, now)
 	return e
 }
