@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,6 +32,7 @@ func TestScenarios(t *testing.T) {
 			"await": awaitCmd,
 			"login": loginCmd,
 			"exit":  exitCmd,
+			"note":  noteCmd,
 		},
 	})
 }
@@ -95,6 +97,21 @@ func exitCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// noteCmd keeps the one match of a pattern in the last standard output as a
+// variable: note NAME PATTERN.
+func noteCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: note NAME PATTERN")
+	}
+	pattern, err := regexp.Compile(args[1])
+	ts.Check(err)
+	found := pattern.FindAllString(ts.ReadFile("stdout"), -1)
+	if len(found) != 1 {
+		ts.Fatalf("%s matches %d times, want once: %q", args[1], len(found), found)
+	}
+	ts.Setenv(args[0], found[0])
 }
 
 // runUsher runs the command as its own process and returns what it prints.

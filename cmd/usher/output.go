@@ -94,11 +94,14 @@ func (o object) list(name string) []object {
 
 func (o object) object(name string) object { m, _ := o[name].(map[string]any); return m }
 
-// window reads "from … to …" of a decision's or an allowance's window.
+// window reads the span of a decision's or an allowance's window.
 func (o object) window() string {
 	w := o.object("window")
 	if w == nil {
 		return ""
+	}
+	if w.text("end") == "" { // a grant that does not end
+		return "from " + w.text("start") + " on"
 	}
 	return w.text("start") + " to " + w.text("end")
 }
