@@ -21,6 +21,7 @@ const spread = 64
 type op struct {
 	key      string
 	customer int           // 0 is the hot one
+	first    int           // the node that the first attempt begins at
 	hash     atomic.Uint64 // of the first answer, without "replayed"; 0: none was seen
 	allowed  atomic.Bool
 	fresh    atomic.Int32 // answers that were not replays: the taking itself
@@ -39,13 +40,13 @@ type load struct {
 	hot     int64 // limit of the hot customer
 	each    int64 // limit of each other one
 
-	ops     []op // room for all that may come
-	next    atomic.Int64
-	pending chan int64 // operations under way, for callers to ask for at the same time
-	stop    atomic.Bool
-	began   time.Time
+	ops    []op // room for all that may come
+	next   atomic.Int64
+	newest atomic.Int64 // index + 1 of an operation under way, for another client to ask for as well; 0: none
+	stop   atomic.Bool
+	began  time.Time
 
-	calls, retries, lost, refused, stopped atomic.Int64 // refused: 503
+	calls, retries, together, lost, refused, stopped atomic.Int64 // together: retries before the answer; refused: 503
 
 	mu   sync.Mutex
 	took [spread + 1]map[int64]string // the figure `used` of each granted unit, and its key
@@ -59,7 +60,7 @@ const base = 1_900_000_000_000 // ms: where the time of the keys begins
 func newLoad(t *testing.T, seed uint64, key string, clients, max int, hot, each int64, nodes ...*node) *load {
 	t.Helper()
 	l := &load{t: t, seed: seed, key: key, nodes: make([]atomic.Pointer[node], len(nodes)), clients: clients, hot: hot, each: each,
-		ops: make([]op, max), pending: make(chan int64, clients)}
+		ops: make([]op, max)}
 	for i, n := range nodes {
 		l.nodes[i].Store(n)
 	}
@@ -104,7 +105,7 @@ func (l *load) limit(customer int) int64 {
 
 // begin makes the next operation, or nil where enough have begun. Every other
 // one is the hot customer's. The key is a UUIDv7, and later ones sort later.
-func (l *load) begin() (int64, *op) {
+func (l *load) begin(client int) (int64, *op) {
 	if l.stop.Load() {
 		return 0, nil
 	}
@@ -114,6 +115,7 @@ func (l *load) begin() (int64, *op) {
 	}
 	r := rand.New(rand.NewPCG(l.seed, uint64(i)))
 	o := &l.ops[i]
+	o.first = client
 	if r.IntN(2) == 1 {
 		o.customer = 1 + r.IntN(spread)
 	}
@@ -136,31 +138,24 @@ func (l *load) run(calls int64) {
 			for !l.stop.Load() && (l.calls.Add(1) <= calls || calls == 0) {
 				switch n := r.IntN(100); {
 				case n < 15:
-					select {
-					case i := <-l.pending: // at the same time, at the next node
-						l.retries.Add(1)
-						l.ask(conn, &l.ops[i], c+1)
+					if i := l.newest.Swap(0); i > 0 {
+						l.again(conn, &l.ops[i-1])
 						continue
-					default:
 					}
 					fallthrough
 				case n < 30:
 					if begun := l.next.Load() - int64(l.clients); begun > 0 {
 						if o := &l.ops[r.Int64N(min(begun, int64(len(l.ops))))]; o.hash.Load() != 0 {
-							l.retries.Add(1)
-							l.ask(conn, o, c+1)
+							l.again(conn, o)
 							continue
 						}
 					}
 				}
-				i, o := l.begin()
+				i, o := l.begin(c)
 				if o == nil {
 					return
 				}
-				select {
-				case l.pending <- i:
-				default:
-				}
+				l.newest.Store(i + 1)
 				l.ask(conn, o, c)
 			}
 		})
@@ -169,6 +164,15 @@ func (l *load) run(calls int64) {
 	if calls > 0 {
 		l.calls.Store(min(l.calls.Load(), calls))
 	}
+}
+
+// again asks for an operation at another node than its first attempt.
+func (l *load) again(c *client, o *op) {
+	l.retries.Add(1)
+	if o.hash.Load() == 0 {
+		l.together.Add(1)
+	}
+	l.ask(c, o, o.first+1)
 }
 
 // restless is how long an operation may stay without an answer while databases
@@ -304,8 +308,11 @@ func (l *load) finish(replay bool) {
 	if demand[0] <= l.hot {
 		l.errorf("the hot limit of %d was not reached by %d operations: nothing was proved", l.hot, demand[0])
 	}
-	t.Logf("operations %d, calls %d, retries %d, without an answer %d, 503 %d, kills %d; granted %d, at their limit %d of %d customers; hot limit %d of %d asked; %.1f s, %.0f calls/s",
-		begun, l.calls.Load(), l.retries.Load(), l.lost.Load(), l.refused.Load(), l.stopped.Load(), all, full, spread+1, l.hot, demand[0], seconds, float64(l.calls.Load())/seconds)
+	if l.together.Load() == 0 || l.retries.Load() == l.together.Load() {
+		l.errorf("%d of %d retries were made before the answer: want some before it and some after", l.together.Load(), l.retries.Load())
+	}
+	t.Logf("operations %d, calls %d, retries %d (%d before the answer), without an answer %d, 503 %d, kills %d; granted %d, at their limit %d of %d customers; hot limit %d of %d asked; %.1f s, %.0f calls/s",
+		begun, l.calls.Load(), l.retries.Load(), l.together.Load(), l.lost.Load(), l.refused.Load(), l.stopped.Load(), all, full, spread+1, l.hot, demand[0], seconds, float64(l.calls.Load())/seconds)
 }
 
 // living is a node that serves.
