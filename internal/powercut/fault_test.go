@@ -75,7 +75,7 @@ func TestFaults(t *testing.T) {
 				if kind != Full && rng.IntN(2) == 0 {
 					f.For = 1 + rng.Int64N(3)
 				}
-				where := fmt.Sprintf("%s %d to %d (USHER_SEED=%d)", kind, f.At, f.At+f.For-1, seed)
+				where := fmt.Sprintf("%s from number %d on, for %d or (0) all (USHER_SEED=%d)", kind, f.At, f.For, seed)
 				o, err := base.survive(t, f, rng)
 				if err != nil {
 					t.Fatalf("%s: %v", where, err)

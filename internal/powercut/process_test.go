@@ -427,7 +427,9 @@ func (w *witness) audit(ctx context.Context, p *process, d *Disk, dir string) er
 	}{
 		{"rows", `SELECT 'op', count(*) FROM op UNION ALL SELECT 'event', count(*) FROM event`, rows},
 		{"used in buckets", `SELECT customer || ' ' || feature, sum(used) FROM bucket GROUP BY 1 HAVING sum(used) > 0`, want},
-		{"used in reports", `SELECT customer || ' ' || feature, sum(used) FROM rollup GROUP BY 1 HAVING sum(used) > 0`, want},
+		{"used by minute", `SELECT customer || ' ' || feature, sum(used) FROM rollup WHERE grain = 1 GROUP BY 1 HAVING sum(used) > 0`, want},
+		{"used by hour", `SELECT customer || ' ' || feature, sum(used) FROM rollup WHERE grain = 60 GROUP BY 1 HAVING sum(used) > 0`, want},
+		{"used by day", `SELECT customer || ' ' || feature, sum(used) FROM rollup WHERE grain = 1440 GROUP BY 1 HAVING sum(used) > 0`, want},
 		{"windows of exports", `SELECT customer || ' ' || start_at, used FROM bucket WHERE feature = 'exports' AND used > 0`, windows},
 	} {
 		got, err := sums(x.text)
