@@ -147,8 +147,19 @@ func (p *process) end() {
 // take is what one key was asked for, and its first answer.
 type take struct {
 	op     usage.ConsumeOp
+	hold   bool   // reserved first, then settled: the answer is the settlement's
 	answer string // "": none came
 	got    usher.Decision
+}
+
+// reserve holds an amount and settles it: two takes, either of which may be the
+// last before the power goes.
+func (p *process) reserve(ctx context.Context, env usher.Environment, op usage.ConsumeOp) (usher.Decision, error) {
+	d, err := p.usage.Reserve(ctx, env, usage.ReserveOp{ConsumeOp: op})
+	if err != nil || !d.Allowed {
+		return d, err
+	}
+	return p.usage.Settle(ctx, env, d.Reservation.ID, op.Amount)
 }
 
 // witness stands outside and remembers what was acknowledged.
@@ -190,7 +201,7 @@ func (w *witness) consume(ctx context.Context, p *process, op usage.ConsumeOp) e
 	w.mu.Lock()
 	t := w.takes[op.Key]
 	if t == nil {
-		t = &take{op: op}
+		t = &take{op: op, hold: strings.HasPrefix(op.Key, "hold-")}
 		w.takes[op.Key] = t
 		w.keys = append(w.keys, op.Key)
 		w.fresh = append(w.fresh, op.Key)
@@ -198,7 +209,11 @@ func (w *witness) consume(ctx context.Context, p *process, op usage.ConsumeOp) e
 	before := t.answer // answers that come while this one is under way may be either's first
 	w.mu.Unlock()
 	w.asked.Add(1)
-	d, err := p.usage.Consume(ctx, usher.Sandbox, op)
+	ask := p.usage.Consume
+	if t.hold {
+		ask = p.reserve
+	}
+	d, err := ask(ctx, usher.Sandbox, op)
 	if err != nil {
 		w.denied.Add(1)
 		if usher.ErrorCode(err) != usher.Unavailable {
@@ -293,6 +308,9 @@ func (w *witness) work(ctx context.Context, p *process, name string, rng *rand.R
 					feature := "exports"
 					if rng.IntN(3) == 0 {
 						feature = "calls"
+					}
+					if rng.IntN(3) == 0 {
+						id = "hold-" + id
 					}
 					_ = w.consume(ctx, p, usage.ConsumeOp{Customer: who, Feature: feature, Key: id, Amount: usher.Number(fmt.Sprint(1 + rng.IntN(3)))})
 				}
@@ -397,6 +415,9 @@ func (w *witness) audit(ctx context.Context, p *process, d *Disk, dir string) er
 			w.broken("key %s has no answer", k)
 			continue
 		}
+		if t.hold && t.got.Allowed {
+			rows["op"]++ // the settlement is one of its own
+		}
 		if t.got.Consumed == 0 {
 			continue
 		}
@@ -430,6 +451,8 @@ func (w *witness) audit(ctx context.Context, p *process, d *Disk, dir string) er
 		{"used by minute", `SELECT customer || ' ' || feature, sum(used) FROM rollup WHERE grain = 1 GROUP BY 1 HAVING sum(used) > 0`, want},
 		{"used by hour", `SELECT customer || ' ' || feature, sum(used) FROM rollup WHERE grain = 60 GROUP BY 1 HAVING sum(used) > 0`, want},
 		{"used by day", `SELECT customer || ' ' || feature, sum(used) FROM rollup WHERE grain = 1440 GROUP BY 1 HAVING sum(used) > 0`, want},
+		{"still held", `SELECT customer || ' ' || feature, sum(reserved) FROM bucket GROUP BY 1 HAVING sum(reserved) <> 0
+			UNION ALL SELECT 'open ' || state, count(*) FROM hold WHERE state = 'open' GROUP BY 1`, map[string]int64{}},
 		{"windows of exports", `SELECT customer || ' ' || start_at, used FROM bucket WHERE feature = 'exports' AND used > 0`, windows},
 	} {
 		got, err := sums(x.text)
