@@ -50,7 +50,8 @@ plans:
       credits: {limit: "5.000", per: month}
 `
 
-// world is a whole server on a fresh SQLite file, with one customer, acme.
+// world is a whole server on a fresh database, with one customer, acme, and one
+// with an odd id.
 type world struct {
 	t    testing.TB
 	api  *API
@@ -58,8 +59,13 @@ type world struct {
 	db   *store.DB
 	keys map[string]string // by role, of production; "sandbox" is an admin's there
 	log  *lockedBuffer
-	now  func() time.Time
+	past atomic.Int64 // nanoseconds from start until now, by the server's clock
 }
+
+func (w *world) now() time.Time { return start.Add(time.Duration(w.past.Load())) }
+
+// pass moves the server's clock, also back.
+func (w *world) pass(d time.Duration) { w.past.Add(int64(d)) }
 
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -80,7 +86,13 @@ func (l *lockedBuffer) String() string {
 
 var start = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
 
+// newWorld is one on a fresh SQLite file.
 func newWorld(t testing.TB) *world {
+	t.Helper()
+	return newWorldOn(t, filepath.Join(t.TempDir(), "usher.db"), testCatalog)
+}
+
+func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	t.Helper()
 	ctx := context.Background()
 	must := func(err error) {
@@ -89,15 +101,16 @@ func newWorld(t testing.TB) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{t: t, keys: map[string]string{}, log: &lockedBuffer{}, now: func() time.Time { return start }}
+	w := &world{t: t, keys: map[string]string{}, log: &lockedBuffer{}}
 	log := slog.New(slog.NewTextHandler(w.log, nil))
 	var err error
-	w.db, err = store.Open(ctx, store.Config{DSN: filepath.Join(t.TempDir(), "usher.db")})
+	w.db, err = store.Open(ctx, store.Config{DSN: dsn, MaxConns: 4})
 	must(err)
 	t.Cleanup(func() { w.db.Close() })
 	l, err := live.New(ctx, live.Config{DB: w.db, Now: w.now, Log: log})
 	must(err)
-	u := usage.New(usage.Config{DB: w.db, Live: l, Log: log})
+	var made atomic.Int64
+	u := usage.New(usage.Config{DB: w.db, Live: l, Log: log, NewID: func(prefix string) string { return prefix + strconv.FormatInt(made.Add(1), 10) }})
 	t.Cleanup(func() { u.Close(ctx) })
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	t.Cleanup(w.auth.Close)
@@ -107,14 +120,14 @@ func newWorld(t testing.TB) *world {
 	}
 	w.keys["sandbox"], _, err = w.auth.Create(ctx, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
 	must(err)
-	cat, err := catalogfile.Parse("test.yaml", []byte(testCatalog))
+	cat, err := catalogfile.Parse("test.yaml", []byte(catalogue))
 	must(err)
 	var plans []usher.PlanVersion
 	for _, p := range cat.Plans {
 		plans = append(plans, usher.PlanVersion{Version: 1, Plan: *p})
 	}
 	meta := store.Meta{Actor: "system", Action: "test", Object: "test", RequestID: "test", At: start.AddDate(0, -1, 0)}
-	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Meta: meta, Source: testCatalog, Canonical: testCatalog, Hash: "sha256:test", Plans: plans})
+	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Meta: meta, Source: catalogue, Canonical: catalogue, Hash: "sha256:test", Plans: plans})
 	must(err)
 	anchor := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	e, err := w.db.Environment(ctx, usher.Production)

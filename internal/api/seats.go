@@ -54,8 +54,9 @@ func (a *API) putSeat(w http.ResponseWriter, r *http.Request, c *call) {
 	err := a.readOptional(r, c, s, "state, expires_at, ttl", func(name []byte) bool {
 		switch string(name) {
 		case "state":
+			wrong := len(s.r.problems)
 			switch state := s.r.string("body.state"); {
-			case s.r.broken || state == string(usher.SeatActive):
+			case len(s.r.problems) > wrong || state == string(usher.SeatActive):
 			case state == string(usher.SeatPending):
 				op.Pending = true
 			default:
