@@ -185,7 +185,7 @@ func TestS16_ACorrectionGivesBack(t *testing.T) {
 	t.Parallel()
 	s := untouched(t, `{api: {kind: metered}}`, `{api: {limit: 10, per: month}}`)
 	e := engine.Take(s, engine.Op{Kind: engine.Record, Customer: "acme", Feature: "api", Amount: 14}, opened)
-	back := engine.Correct(s, "acme", "api", e.Entries, 5, opened)
+	back := engine.Correct(s, "acme", "api", e.Entries, 5, opened, opened)
 	stands(t, "5 of 14 given back", s, "api", opened, 9, 0)
 	if got := engine.Taken("api", append(e.Entries, back.Entries...)); got != 9 {
 		t.Errorf("entries come to %d, want 9: %+v", got, back.Entries)

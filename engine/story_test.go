@@ -568,7 +568,8 @@ func (r *stage) use(who string, l story.Line) {
 		if l.Verb == "reserve" && e.Decision.Allowed {
 			r.holds = append(r.holds, &held{Hold: engine.Hold{ID: op.Hold, Customer: who, Feature: f.Key, Amount: op.Amount, At: at, Expires: op.Until, Entries: e.Entries}})
 			e.Decision.Reservation = &usher.Reservation{ID: op.Hold, Amount: op.Amount, ExpiresAt: op.Until, State: usher.ReservationOpen}
-			e.Entries = nil // it is no use yet
+			r.takes[op.Hold] = &taken{customer: who, feature: f.Key} // nothing, as yet
+			e.Entries = nil                                          // it is no use yet
 		}
 		if l := r.used[who]; l != nil {
 			l.keep(c, e, at)
@@ -683,7 +684,7 @@ func (r *stage) correct(l story.Line) {
 		return
 	}
 	c := r.writer(k.customer, k.feature, r.now, k.entries...)
-	e := engine.Correct(c, k.customer, k.feature, k.entries, amount, r.now)
+	e := engine.Correct(c, k.customer, k.feature, k.entries, amount, k.at, r.now)
 	r.used[k.customer].keep(c, e, k.at)
 	k.entries = append(k.entries, e.Entries...)
 	back := &usher.Correction{Ref: l.Args[0], Amount: amount, Left: left - amount}
@@ -749,17 +750,24 @@ func (r *stage) seat(l story.Line, who string, f *usher.Feature) {
 		case !e.Seated:
 		case was == nil:
 			u.seats[feature] = append(u.seats[feature], want)
+			was = &want
 		default:
 			*was = want
 		}
-	case was == nil:
-		e.Decision = engine.Decide(c, engine.Query{Customer: who, Feature: feature}, r.now)
-	default:
+		if was != nil {
+			e.Decision.Seat = &usher.Seat{Holder: holder, State: usher.SeatActive}
+			if was.Pending {
+				e.Decision.Seat.State = usher.SeatPending
+			}
+		}
+	case was != nil:
 		e = engine.Leave(c, who, feature, *was, r.now)
 		u.seats[feature] = slices.Delete(u.seats[feature], i, i+1)
 	}
 	u.keep(c, e, r.now)
-	r.compare(l, f, e.Decision)
+	if l.Expect != nil {
+		r.compare(l, f, e.Decision)
+	}
 }
 
 func (r *stage) unique(f *usher.Feature) bool {

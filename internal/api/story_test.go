@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -77,7 +78,9 @@ type actor struct {
 	subs    map[string][][2]string // by customer: id and family, oldest first
 	ids     map[string]string      // ovr_1 → the id that the server gave
 	real    map[string]string      // and back
-	n       int
+	refs    map[string]any         // what a correction calls the takes and events that the story names
+	n       int                    // takes and events so far
+	held    int                    // reservations so far
 }
 
 func playHTTP(t *testing.T, file, dsn string) {
@@ -124,7 +127,7 @@ func newActor(t *testing.T, dsn, now string) *actor {
 	t.Cleanup(keys.Close)
 	key, _, err := keys.Create(ctx, usher.Sandbox, "story", auth.RoleAdmin, time.Time{})
 	must(err)
-	a := &actor{t: t, key: key, subs: map[string][][2]string{}, ids: map[string]string{}, real: map[string]string{}}
+	a := &actor{t: t, key: key, subs: map[string][][2]string{}, ids: map[string]string{}, real: map[string]string{}, refs: map[string]any{}}
 	made := 0
 	newID := func(prefix string) string { made++; return fmt.Sprintf("%s%06d", prefix, made) }
 	a.api = New(Config{DB: db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
@@ -137,6 +140,16 @@ func newActor(t *testing.T, dsn, now string) *actor {
 
 // call sends a request and returns the body; any other status is fatal.
 func (a *actor) call(status int, method, path string, body any) []byte {
+	a.t.Helper()
+	code, answer := a.exchange(method, path, body)
+	if code != status && !(status == 200 && code == 201) {
+		a.t.Fatalf("%s\n\t%s %s %+v: %d %s", a.where, method, path, body, code, answer)
+	}
+	return answer
+}
+
+// exchange sends a request and returns the status and the body.
+func (a *actor) exchange(method, path string, body any) (int, []byte) {
 	a.t.Helper()
 	text, contentType := []byte(nil), "application/json"
 	switch b := body.(type) {
@@ -156,10 +169,7 @@ func (a *actor) call(status int, method, path string, body any) []byte {
 	}
 	w := httptest.NewRecorder()
 	a.api.ServeHTTP(w, r)
-	if w.Code != status && !(status == 200 && w.Code == 201) {
-		a.t.Fatalf("%s\n\t%s %s %s: %d %s", a.where, method, path, text, w.Code, w.Body)
-	}
-	return w.Body.Bytes()
+	return w.Code, w.Body.Bytes()
 }
 
 // apply sends a catalogue. Features that a story reports use of get a meter,
@@ -287,8 +297,54 @@ func (a *actor) play(s *story.Story, l story.Line) {
 		a.call(204, "DELETE", "/v1/grants/"+a.ids[who], nil)
 	case "record":
 		a.record(l)
-	case "check", "consume", "explain":
+	case "check", "consume", "explain", "reserve":
 		a.ask(l)
+	case "settle", "release":
+		if len(l.Args) > 1 {
+			body["amount"] = l.Args[1]
+		}
+		a.decide(l, "POST", "/v1/reservations/"+cmp.Or(a.ids[who], who)+"/"+l.Verb, body)
+	case "correct":
+		a.n++
+		ref, ok := a.refs[who]
+		if !ok {
+			ref = who
+		}
+		a.decide(l, "POST", "/v1/corrections", map[string]any{"ref": ref, "amount": l.Args[1], "reason": "story", "key": fmt.Sprint("key-", a.n)})
+	case "seat":
+		copyOpts("state", "expires_at", "ttl")
+		a.decide(l, "PUT", base+"/seats/"+l.Args[1]+"/"+l.Args[2], body)
+	case "unseat":
+		a.call(204, "DELETE", base+"/seats/"+l.Args[1]+"/"+l.Args[2], nil)
+	case "seats":
+		a.seats(l, base)
+	default:
+		a.t.Fatalf("%s\n\tnobody plays %s", a.where, l.Verb)
+	}
+}
+
+// seats compares the whole list of holders, read in pages of two.
+func (a *actor) seats(l story.Line, base string) {
+	a.t.Helper()
+	var got []string
+	for cursor := ""; ; {
+		var page struct {
+			Data []usher.Seat `json:"data"`
+			Next string       `json:"next_cursor"`
+		}
+		text := a.call(200, "GET", base+"/seats/"+l.Args[1]+"?limit=2&cursor="+url.QueryEscape(cursor), nil)
+		if err := json.Unmarshal(text, &page); err != nil {
+			a.t.Fatalf("%s\n\t%s: %v", a.where, text, err)
+		}
+		for i := range page.Data {
+			got = append(got, story.SeatWord(&page.Data[i]))
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+	}
+	if !slices.Equal(got, l.Expect.Seats) {
+		a.t.Errorf("%s\n\tgot %q", a.where, got)
 	}
 }
 
@@ -324,6 +380,9 @@ func (a *actor) record(l story.Line) {
 		batch = append(batch, map[string]any{"specversion": "1.0", "id": fmt.Sprint(a.n), "source": "story", "type": m.Event, "subject": l.Args[0],
 			"time": cmp.Or(l.Opts["at"], a.now.Format(time.RFC3339Nano)), "data": data})
 	}
+	if as := l.Opts["as"]; as != "" {
+		a.refs[as] = map[string]any{"source": "story", "id": fmt.Sprint(a.n)}
+	}
 	for len(batch) > 0 {
 		n := min(len(batch), usage.MaxEvents)
 		var got usher.IngestResult
@@ -343,15 +402,28 @@ func (a *actor) ask(l story.Line) {
 	if at, ok := l.Opts["at"]; ok {
 		body["at"] = at
 	}
-	if l.Verb == "consume" {
+	path := l.Verb
+	switch l.Verb {
+	case "consume", "reserve":
 		a.n++
-		body["key"] = fmt.Sprint("key-", a.n)
-	}
-	text := a.call(http.StatusOK, "POST", "/v1/"+l.Verb, body)
-	for got, want := range a.real { // the server's ids as the story calls them
-		text = bytes.ReplaceAll(text, []byte(got), []byte(want))
-	}
-	if l.Verb == "explain" {
+		key := fmt.Sprint("key-", a.n)
+		body["key"] = key
+		if as := l.Opts["as"]; as != "" {
+			a.refs[as] = key
+		}
+		if l.Verb == "consume" {
+			break
+		}
+		path = "reservations"
+		if ttl := l.Opts["ttl"]; ttl != "" {
+			body["ttl"] = ttl
+		}
+		if l.Expect.Allowed {
+			a.held++
+			a.refs[fmt.Sprint("rsv_", a.held)] = key
+		}
+	case "explain":
+		text := a.named(a.call(http.StatusOK, "POST", "/v1/explain", body))
 		for _, want := range l.Expect.Contains {
 			if !strings.Contains(string(text), want) {
 				a.t.Errorf("%s\n\tgot %s\n\twant it to contain %q", a.where, text, want)
@@ -359,7 +431,34 @@ func (a *actor) ask(l story.Line) {
 		}
 		return
 	}
-	var d usher.Decision
+	d := a.decide(l, "POST", "/v1/"+path, body)
+	if d.Reservation != nil {
+		name := fmt.Sprint("rsv_", a.held)
+		a.ids[name], a.real[d.Reservation.ID] = d.Reservation.ID, name
+	}
+}
+
+// named is an answer with the server's ids as the story calls them.
+func (a *actor) named(text []byte) []byte {
+	for got, want := range a.real {
+		text = bytes.ReplaceAll(text, []byte(got), []byte(want))
+	}
+	return text
+}
+
+// decide sends a call that answers with a decision, and compares it.
+func (a *actor) decide(l story.Line, method, path string, body any) (d usher.Decision) {
+	a.t.Helper()
+	code, text := a.exchange(method, path, body)
+	text = a.named(text)
+	if code >= 400 || l.Expect.Error != "" {
+		var p struct{ Code string }
+		json.Unmarshal(text, &p)
+		if l.Expect.Error == "" || p.Code != l.Expect.Error {
+			a.t.Errorf("%s\n\tgot %d %s", a.where, code, text)
+		}
+		return d
+	}
 	if err := json.Unmarshal(text, &d); err != nil {
 		a.t.Fatalf("%s\n\t%s: %v", a.where, text, err)
 	}
@@ -371,4 +470,5 @@ func (a *actor) ask(l story.Line) {
 			a.t.Errorf("%s\n\tgot %s %s, want %s\n\tin %s", a.where, f.Name, got, f.Value, text)
 		}
 	}
+	return d
 }

@@ -23,7 +23,7 @@
 //	release rsv_1 -> error conflict
 //	seat acme members ann state=pending expires_at=… ttl=… -> yes within_limit used=0 reserved=1
 //	seats acme members -> ann bob:pending cat:excess
-//	unseat acme members ann -> yes within_limit used=0
+//	unseat acme members ann
 //	check acme sso at=… -> no not_entitled
 //	explain acme sso -> contains "no plan"
 //
@@ -82,9 +82,8 @@ var verbs = map[string]int{
 	"correct": 2, "reserve": 3, "settle": 1, "release": 1, "seat": 3, "seats": 2, "unseat": 3,
 }
 
-// silent lists the verbs without an arrow: what changes the world, not its use,
-// and events, which are never refused.
-var silent = []string{"at", "customer", "subscribe", "patch", "override", "unoverride", "grant", "void", "catalog", "record"}
+// silent lists the verbs without an arrow: what has no decision as its answer.
+var silent = []string{"at", "customer", "subscribe", "patch", "override", "unoverride", "grant", "void", "catalog", "record", "unseat"}
 
 var (
 	rule   = regexp.MustCompile(`^S\d\d$`)

@@ -115,7 +115,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 			}
 		}
 		w.outside(o.at)
-		e := engine.Correct(w.next, t.customer, o.feature, entries, t.amount, w.now)
+		e := engine.Correct(w.next, t.customer, o.feature, entries, t.amount, o.at, w.now)
 		t.posting.at = o.at
 		back := &usher.Correction{Ref: op.Ref, Source: op.Source, Amount: t.amount, Left: left - t.amount}
 		for _, en := range e.Entries {
