@@ -44,6 +44,7 @@ type load struct {
 	next   atomic.Int64
 	newest atomic.Int64 // index + 1 of an operation under way, for another client to ask for as well; 0: none
 	stop   atomic.Bool
+	over   atomic.Bool // the test has ended: what is not answered stays so
 	began  time.Time
 
 	calls, retries, together, lost, refused, stopped atomic.Int64 // together: retries before the answer; refused: 503
@@ -203,6 +204,9 @@ func (l *load) ask(c *client, o *op, node int) {
 				l.remember(o, a)
 				return
 			}
+		}
+		if l.over.Load() {
+			return
 		}
 		if time.Now().After(deadline) {
 			l.errorf("key %s: no answer within %v", o.key, restless)
@@ -377,6 +381,11 @@ func (l *load) until(n int64, ended <-chan struct{}) bool {
 // start runs the load beside the caller; the channel closes when it has ended.
 func (l *load) start(calls int64) (ended chan struct{}) {
 	ended = make(chan struct{})
+	l.t.Cleanup(func() { // of a test that failed on the way
+		l.stop.Store(true)
+		l.over.Store(true)
+		<-ended
+	})
 	go func() {
 		defer close(ended)
 		l.run(calls)
