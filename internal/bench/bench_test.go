@@ -292,7 +292,7 @@ func BenchmarkB5B6_Customers(b *testing.B) {
 		b.ReportMetric(ratio, "any-ratio")
 		b.ReportMetric(x, "any-p50-µs")
 		b.ReportMetric(big.gauge(b, "usher_customers_loaded"), "in-memory")
-		b.ReportMetric(big.rss(b), "MB-full")
+		b.ReportMetric(big.rss(b), "MB-after")
 		small.stop()
 		big.stop()
 	}

@@ -103,18 +103,19 @@ func open(b testing.TB, dsn string) *world {
 // customer names the n-th customer: names are all of one length.
 func customer(n int) string { return fmt.Sprintf("c%07d", n) }
 
-// found puts the catalogue in force and makes customers 0 to n-1 on the plan
-// pro, by the product's own functions.
+// found puts the catalogue in force and makes customers 0 to n-1, on the plan pro
+// for ten days, by the product's own functions.
 func (w *world) found(b testing.TB, n int) {
 	b.Helper()
 	ctx := context.Background()
 	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, catalog.Meta{}, []byte(catalogue), catalog.Options{})
 	must(b, err)
+	since := time.Now().UTC().Add(-10 * 24 * time.Hour).Truncate(time.Minute)
 	for i := range n {
 		w.founding = customer(i)
-		_, _, err := w.customers.PutCustomer(ctx, env, customers.Meta{}, customer(i), customers.CustomerInput{Name: "Company " + customer(i)})
+		_, _, err := w.customers.PutCustomer(ctx, env, customers.Meta{}, customer(i), customers.CustomerInput{Name: "Company " + customer(i), Anchor: &since})
 		must(b, err)
-		_, err = w.customers.Subscribe(ctx, env, customers.Meta{}, customer(i), customers.NewSubscription{Plan: "pro"})
+		_, err = w.customers.Subscribe(ctx, env, customers.Meta{}, customer(i), customers.NewSubscription{Plan: "pro", StartsAt: &since})
 		must(b, err)
 	}
 }
