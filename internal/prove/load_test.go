@@ -213,7 +213,7 @@ func (l *load) ask(c *client, o *op, node int) {
 			l.stop.Store(true)
 			return
 		}
-		time.Sleep(time.Duration(2+len(o.key)%3) * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
