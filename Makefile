@@ -15,6 +15,10 @@ run: build ## a server with a demo company, and what to try on it
 
 test: ## every test
 	go test ./...
+	cd internal/powercut && go test ./...
+
+prove: ## the proofs in full: never one unit over, never one lost (10 minutes; SEED=n repeats)
+	@internal/prove/prove.sh
 
 check: ## formatting, vet, staticcheck, no paths of somebody's machine
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
