@@ -80,6 +80,7 @@ It is served here; Ctrl-C stops it. In another terminal:
   %[5]s check acme api_calls --amount 10   # may they? yes
   %[5]s explain over-limit api_calls       # no, and why, and what would change it
   %[5]s consume acme exports               # decide and take, in one step
+  %[5]s seat list canceled members         # who sits, and who sits beyond the limit
   %[5]s usage acme api_calls --window day --group-by data.endpoint
 `
 
@@ -93,15 +94,19 @@ type demoCustomer struct {
 	status         usher.Status // set now
 	calls          int          // over the last 30 days
 	pages          int          // documents read over the last 30 days
+	members        []string     // who sits; taken before status is set
+	invited        []string     // who was asked and has not come
 }
 
 var demoCustomers = []demoCustomer{
-	{id: "acme", name: "Acme: pro, all well", plan: "pro", began: 100, zone: "America/New_York", calls: 2500, pages: 300},
+	{id: "acme", name: "Acme: pro, all well", plan: "pro", began: 100, zone: "America/New_York", calls: 2500, pages: 300,
+		members: []string{"ann", "bob"}, invited: []string{"cleo"}},
 	{id: "trial-ends", name: "Tria: the trial ends in two days", plan: "pro", began: 12, trial: 2, calls: 600, pages: 60},
 	{id: "over-limit", name: "Overton: out of API calls", plan: "free", began: 20, zone: "Europe/Berlin", calls: 1300},
 	{id: "past-due", name: "Pastoria: past due, in grace", plan: "pro", began: 45, status: usher.PastDueSt, calls: 1500},
 	{id: "suspended", name: "Susan & Co: suspended", plan: "pro", began: 60, status: usher.Suspended, calls: 800},
-	{id: "canceled", name: "Cancello: canceled", plan: "pro", began: 80, status: usher.Canceled, calls: 900},
+	{id: "canceled", name: "Cancello: canceled, with more members than it may have now", plan: "pro", began: 80, status: usher.Canceled, calls: 900,
+		members: []string{"carla", "carlo", "carmen"}},
 	{id: "exception", name: "Excepta: more retention by override", plan: "pro", began: 30, calls: 1200},
 	{id: "two-addons", name: "Addison: two call packs and the EU", plan: "pro", began: 50, calls: 2500,
 		addons: []customers.AddonInput{{Addon: "api-pack", Quantity: 2}, {Addon: "eu", Quantity: 1}}},
@@ -146,7 +151,9 @@ func (d *demo) make() (int, error) {
 			return n, err
 		}
 	}
-	return n, nil
+	_, err = d.usage.Reserve(d.ctx, demoEnv, usage.ReserveOp{TTL: usage.MaxTTL, // some is held by an export that runs
+		ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-running", Amount: "2"}})
+	return n, err
 }
 
 func (d *demo) days(n int) *time.Time { t := d.now.AddDate(0, 0, n); return &t }
@@ -161,6 +168,9 @@ func (d *demo) customer(meta customers.Meta, c *demoCustomer) error {
 	}
 	sub, err := d.customers.Subscribe(d.ctx, demoEnv, meta, c.id, in)
 	if err != nil {
+		return err
+	}
+	if err := d.seats(c); err != nil {
 		return err
 	}
 	if c.status != "" {
@@ -180,6 +190,28 @@ func (d *demo) customer(meta customers.Meta, c *demoCustomer) error {
 		_, err = d.customers.PatchSubscription(d.ctx, demoEnv, meta, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
 	}
 	return err
+}
+
+func (d *demo) seats(c *demoCustomer) error {
+	take := func(holder string, op usage.SeatOp) error {
+		op.Customer, op.Feature, op.Holder = c.id, "members", holder
+		r, err := d.usage.PutSeat(d.ctx, demoEnv, op)
+		if err == nil && !r.Allowed {
+			err = fmt.Errorf("no seat for %s: %s", holder, r.Reason)
+		}
+		return err
+	}
+	for _, h := range c.members {
+		if err := take(h, usage.SeatOp{}); err != nil {
+			return err
+		}
+	}
+	for _, h := range c.invited {
+		if err := take(h, usage.SeatOp{Pending: true, ExpiresAt: *d.days(7)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // events reports a month of use, the same for the same day.
