@@ -159,7 +159,10 @@ func (p *process) reserve(ctx context.Context, env usher.Environment, op usage.C
 	if err != nil || !d.Allowed {
 		return d, err
 	}
-	return p.usage.Settle(ctx, env, d.Reservation.ID, op.Amount)
+	held := d.Window
+	d, err = p.usage.Settle(ctx, env, d.Reservation.ID, op.Amount)
+	d.Window = held // where the use is booked, whenever it is settled
+	return d, err
 }
 
 // witness stands outside and remembers what was acknowledged.

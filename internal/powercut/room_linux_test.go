@@ -189,7 +189,8 @@ func TestDiskFull(t *testing.T) {
 	if err := os.Mkdir(disk, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=24m"); err != nil {
+	rounds := sized(2, 6)
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%dm", 16+6*rounds)); err != nil {
 		t.Skipf("SKIPPED: mounting a small disk needs root on Linux: %v", err)
 	}
 	defer func() {
@@ -234,10 +235,10 @@ func TestDiskFull(t *testing.T) {
 	run(env, "apply", "--yes", file)
 	run(env, "customer", "put", "acme")
 
-	rounds := sized(2, 6)
+	// Each piece is more than what SQLite's log holds and has to move first.
 	ballast := func(i int) string { return filepath.Join(disk, fmt.Sprint("ballast-", i)) }
 	for i := range rounds {
-		if err := os.WriteFile(ballast(i), make([]byte, 2<<20), 0o600); err != nil {
+		if err := os.WriteFile(ballast(i), make([]byte, 6<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
