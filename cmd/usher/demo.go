@@ -81,6 +81,7 @@ It is served here; Ctrl-C stops it. In another terminal:
   %[5]s explain over-limit api_calls       # no, and why, and what would change it
   %[5]s consume acme exports               # decide and take, in one step
   %[5]s seat list canceled members         # who sits, and who sits beyond the limit
+  %[5]s denials                            # what was denied, or reported beyond the limits
   %[5]s usage acme api_calls --window day --group-by data.endpoint
 `
 

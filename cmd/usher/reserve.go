@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/url"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -82,7 +83,7 @@ func segment(name, empty string) (string, error) {
 	case "":
 		return "", wrong("%s", empty)
 	case ".", "..": // a server cannot tell them from steps in the path
-		return "%2E%2E"[:3*len(name)], nil
+		return strings.ReplaceAll(name, ".", "%2E"), nil
 	}
 	return url.PathEscape(name), nil
 }
