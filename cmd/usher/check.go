@@ -135,8 +135,17 @@ func (a *app) showNumbers(d object) {
 		fmt.Fprintf(a.out, "  cap %s: %s\n", u.text("cap"), numbers(u))
 	}
 	for _, u := range d.list("deductions") {
-		fmt.Fprintf(a.out, "  took %s of %s\n", u.text("amount"), u.text("allowance"))
+		fmt.Fprintf(a.out, "  took %s of %s\n", share(u), u.text("allowance"))
 	}
+}
+
+// share is how much a deduction is, and of which pool where it is not of the
+// feature itself.
+func share(u object) string {
+	if pool := u.text("feature"); pool != "" {
+		return u.text("amount") + " " + pool
+	}
+	return u.text("amount")
 }
 
 func notZero(s string) string {

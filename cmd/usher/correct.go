@@ -27,7 +27,7 @@ func (c *correctCmd) Run(a *app) error {
 		o := d.object("correction")
 		fmt.Fprintf(a.out, "gave back %s of %s; %s of it stay used\n", o.text("amount"), d.text("feature"), o.text("left"))
 		for _, u := range o.list("returned") {
-			fmt.Fprintf(a.out, "  returned %s to %s\n", u.text("amount"), u.text("allowance"))
+			fmt.Fprintf(a.out, "  returned %s to %s\n", share(u), u.text("allowance"))
 		}
 		a.showNumbers(d)
 	})
