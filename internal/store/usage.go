@@ -334,17 +334,20 @@ func (u *UsageTx) PutBuckets(h Holder, buckets []engine.Bucket) error {
 // Merge says what becomes of a minute that has a rollup already.
 type Merge string
 
-// The merges: totals add up, max keeps the greater, last the later.
+// The merges: totals add up, max keeps the greater, last the later. Set
+// replaces: for repairs.
 const (
 	MergeAdd  Merge = "add"
 	MergeMax  Merge = "max"
 	MergeLast Merge = "last"
+	MergeSet  Merge = "set"
 )
 
 var mergeSQL = map[Merge]string{
 	MergeAdd:  `used = T.used + excluded.used`,
 	MergeMax:  `used = CASE WHEN excluded.used > T.used THEN excluded.used ELSE T.used END`,
 	MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
+	MergeSet:  `used = excluded.used, at = excluded.at`,
 }
 
 // RollupKey names one span of use.

@@ -112,7 +112,7 @@ func (b *batchRun) record(e *body) error {
 		if err != nil {
 			return err
 		}
-		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: now, Hash: hash, Data: string(ev.Data), Entries: encodeReadings(ledger)})
+		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: w.now, Hash: hash, Data: string(ev.Data), Entries: encodeReadings(ledger)})
 		stored[keys[i]] = hash
 		e.result.Accepted++
 	}

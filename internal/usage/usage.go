@@ -4,6 +4,7 @@
 package usage
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -34,6 +35,8 @@ type Config struct {
 	// Queue is how many requests may wait; one more is told to come back. 0 is
 	// 4,096.
 	Queue int
+	// Folding says when old answers are forgotten.
+	Folding Folding
 	// Log takes faults; nil is slog.Default().
 	Log *slog.Logger
 }
@@ -48,6 +51,8 @@ type Usage struct {
 	batches int64 // written by this node; owned by the writer
 	replays *replays
 	waiting atomic.Int64
+	folding sync.WaitGroup
+	unfold  context.CancelFunc // ends folding
 }
 
 // The most that one transaction takes.
@@ -74,6 +79,11 @@ func New(cfg Config) *Usage {
 	if cfg.NewID == nil {
 		cfg.NewID = func(prefix string) string { return prefix + uuid.Must(uuid.NewV7()).String() }
 	}
+	f := &cfg.Folding
+	f.First, f.Every, f.Pause = cmp.Or(f.First, 5*time.Minute), cmp.Or(f.Every, 24*time.Hour), cmp.Or(f.Pause, 100*time.Millisecond)
+	if f.Now == nil {
+		f.Now = time.Now
+	}
 	if cfg.Node == "" {
 		var b [8]byte
 		_, _ = rand.Read(b[:]) // never fails
@@ -81,6 +91,9 @@ func New(cfg Config) *Usage {
 	}
 	u := &Usage{cfg: cfg, queue: make(chan *request, cfg.Queue), done: make(chan struct{}), replays: newReplays(8192)}
 	go u.write()
+	ctx, cancel := context.WithCancel(context.Background())
+	u.unfold = cancel
+	u.folding.Go(func() { u.foldDaily(ctx) })
 	return u
 }
 
@@ -93,8 +106,10 @@ func (u *Usage) Close(ctx context.Context) error {
 		close(u.queue)
 	}
 	u.closing.Unlock()
+	u.unfold()
 	select {
 	case <-u.done:
+		u.folding.Wait() // its transactions are short, and have ended with their context
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+type fsckCmd struct {
+	DB     string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	Repair bool   `env:"-" help:"Rewrite what differs and follows from the ledger. A server of a SQLite file must be stopped; on PostgreSQL takes wait."`
+}
+
+func (c *fsckCmd) Run(a *app) (err error) {
+	db, err := store.Open(a, store.Config{DSN: c.DB, Beside: !c.Repair})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	began := time.Now()
+	o := usage.FsckOptions{Repair: c.Repair}
+	if a.tty.err {
+		o.Progress = func(doing string, rows int64) { fmt.Fprintf(a.err, "\r\x1b[K%s: %d", doing, rows) }
+	}
+	r, err := usage.Fsck(a, db, o)
+	if a.tty.err {
+		fmt.Fprint(a.err, "\r\x1b[K")
+	}
+	if err != nil {
+		return err
+	}
+	took := time.Since(began).Seconds()
+	if a.cli.JSON {
+		err = a.printJSON(struct {
+			usage.Report
+			Seconds float64 `json:"seconds"`
+		}{r, took})
+	} else {
+		err = printReport(a.out, &r, took)
+	}
+	if err == nil && r.Total > 0 {
+		return errNo
+	}
+	return err
+}
+
+func printReport(out io.Writer, r *usage.Report, seconds float64) error {
+	for _, d := range r.Mended {
+		fmt.Fprintln(out, "rewritten:", d)
+	}
+	if r.Repaired > 0 {
+		fmt.Fprintf(out, "%d rows were rewritten from the ledger; checked again:\n", r.Repaired)
+	}
+	for _, d := range r.Differences {
+		fmt.Fprintln(out, d)
+	}
+	if more := r.Total - int64(len(r.Differences)); more > 0 {
+		fmt.Fprintf(out, "… and %d more\n", more)
+	}
+	fmt.Fprintf(out, "ledger: %d takes, %d sums of older ones, %d events, %d corrections, %d reservations, %d seats held\n",
+		r.Takes, r.Folded, r.Events, r.Corrections, r.Holds, r.Seats)
+	fmt.Fprintf(out, "stored: %d buckets, %d rollups, %d seen values, %d hours of denials\n", r.Buckets, r.Rollups, r.Seen, r.Denials)
+	verdict := "they agree"
+	if r.Total > 0 {
+		derived := ""
+		for _, d := range r.Differences {
+			if d.Derived {
+				derived = "; with the server stopped, --repair rewrites what follows from the ledger"
+			}
+		}
+		verdict = fmt.Sprintf("differences: %d%s", r.Total, derived)
+	}
+	_, err := fmt.Fprintf(out, "%s (%.1f s)\n", verdict, seconds)
+	return err
+}

@@ -1,0 +1,256 @@
+package usage_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+// folder is a second usage room on a node's database, which folds by the clock.
+func (n *node) folder(t *testing.T, c *clock, f usage.Folding) *usage.Usage {
+	t.Helper()
+	f.Now = c.now
+	u := usage.New(usage.Config{DB: n.db, Live: n.live, Node: fmt.Sprintf("folder-%p", &f), Folding: f})
+	t.Cleanup(func() {
+		if err := u.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return u
+}
+
+// slow is a folder that only folds when it is told to.
+func (n *node) slow(t *testing.T, c *clock) *usage.Usage {
+	return n.folder(t, c, usage.Folding{First: 24 * time.Hour, Pause: time.Millisecond})
+}
+
+func (n *node) answers(t *testing.T) (count int64) {
+	t.Helper()
+	err := n.db.Scan(t.Context(), func(s *store.Scan) error {
+		return s.Ops(func(*store.Op) error { count++; return nil })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return count
+}
+
+func (n *node) agrees(t *testing.T, c *clock, when string) usage.Report {
+	t.Helper()
+	r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Now: c.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Total != 0 {
+		t.Errorf("%s: %v", when, r.Differences)
+	}
+	return r
+}
+
+// A key is good for 62 days. After that it is forgotten and its use stays: in
+// the limit, in the reports, in the ledger. A younger key still has its answer.
+func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		c := &clock{}
+		began := at(t, "2026-01-05T10:00:30Z")
+		c.set(began)
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		u := n.slow(t, c)
+		n.consume(t, "exports", "old", 20)
+		n.consume(t, "exports", "denied", 40)
+		n.consume(t, "api_calls", "calls", 7)
+		res, err := n.usage.Reserve(ctx, usher.Sandbox, usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "held", Amount: "9"}})
+		if err != nil || !res.Allowed {
+			t.Fatal(res, err)
+		}
+		if _, err := n.usage.Settle(ctx, usher.Sandbox, res.Reservation.ID, "4"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.usage.Correct(ctx, usher.Sandbox, usage.CorrectOp{Ref: "old", Amount: "2", Reason: "test", Key: "back", Actor: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		edge := began.Add(usage.Kept / 2)
+		c.set(edge)
+		n.consume(t, "exports", "young", 5)
+		before := n.agrees(t, c, "before")
+		if before.Takes != 7 || before.Folded != 0 {
+			t.Fatalf("before: %+v", before)
+		}
+
+		c.set(began.Add(usage.Kept)) // not older than 62 days
+		if k, err := u.Fold(ctx); err != nil || k != 0 {
+			t.Errorf("folded %d at 62 days, %v", k, err)
+		}
+		c.set(began.Add(usage.Kept + time.Microsecond))
+		if k, err := u.Fold(ctx); err != nil || k != 6 {
+			t.Errorf("folded %d, %v; want 6", k, err)
+		}
+		after := n.agrees(t, c, "after")
+		if after.Takes != 1 || after.Folded == 0 || after.Buckets != before.Buckets || after.Rollups != before.Rollups {
+			t.Errorf("after: %+v, before: %+v", after, before)
+		}
+		if k, err := u.Fold(ctx); err != nil || k != 0 {
+			t.Errorf("again: folded %d, %v", k, err)
+		}
+		again := n.deaf(t, c) // which remembers no key
+		if d := take(t, again, "young", "5"); !d.Replayed || d.Used != 27 {
+			t.Errorf("a young key: %+v", d)
+		}
+		if d := take(t, again, "old", "1"); d.Replayed || !d.Allowed || d.Used != 28 {
+			t.Errorf("a forgotten key is a new one: %+v", d)
+		}
+		points, err := n.usage.Query(ctx, usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", From: began, To: began.Add(time.Minute), Window: usher.Minute})
+		if err != nil || len(points) != 1 || points[0].Value != 22 {
+			t.Errorf("the minute of what is folded: %+v, %v; want 22", points, err)
+		}
+		// A folded row that is changed is found like any other.
+		if _, err := raw(t, dsn).ExecContext(ctx, `UPDATE folded SET amount = amount + 1 WHERE feature = 'exports'`); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := usage.Fsck(ctx, n.db, usage.FsckOptions{Now: c.now}); err != nil || r.Total == 0 {
+			t.Errorf("a changed folded row: %+v, %v", r, err)
+		}
+	})
+}
+
+// A whole life that is older than 62 days folds to a ledger that is as right.
+func TestI4_AFoldedLifeIsClean(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		l := newLife(t, dsn, 11)
+		for range 300 {
+			l.step()
+		}
+		half := l.c.now()
+		l.c.set(half.Add(40 * 24 * time.Hour))
+		for range 100 {
+			l.step()
+		}
+		before := l.clean("before")
+		l.c.set(half.Add(usage.Kept + time.Hour))
+		k, err := l.slow(t, l.c).Fold(t.Context())
+		if err != nil || k == 0 || k >= before.Takes {
+			t.Errorf("folded %d of %d, %v; want a part", k, before.Takes, err)
+		}
+		after := l.clean("after")
+		if after.Takes+k != before.Takes || after.Folded == 0 {
+			t.Errorf("folded %d; before %+v, after %+v", k, before, after)
+		}
+		for range 100 {
+			l.step()
+		}
+		l.clean("later")
+	})
+}
+
+// Two nodes that fold at once, while others take, fold each answer once; no take
+// fails or waits for the walk.
+func TestS13_TwoNodesFoldOnce(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		c := &clock{}
+		c.set(at(t, "2026-01-05T10:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		one, two := n.slow(t, c), n.slow(t, c)
+		const old = 3000
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				for j := range old / 100 {
+					if _, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: fmt.Sprintf("old-%d-%d", i, j)}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		c.set(c.now().Add(usage.Kept + time.Hour))
+		var folded, taken atomic.Int64
+		stop := make(chan struct{})
+		var takers sync.WaitGroup
+		for i := range 4 {
+			takers.Go(func() {
+				for j := 0; ; j++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if _, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: fmt.Sprintf("new-%d-%d", i, j)}); err != nil {
+						t.Error(err)
+						return
+					}
+					taken.Add(1)
+				}
+			})
+		}
+		for taken.Load() == 0 && !t.Failed() {
+			time.Sleep(time.Millisecond)
+		}
+		for _, u := range []*usage.Usage{one, two} {
+			wg.Go(func() {
+				for { // what one walk left to a faster one, the next has
+					k, err := u.Fold(ctx)
+					if err != nil {
+						t.Error(err)
+					}
+					if folded.Add(k); k == 0 {
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		close(stop)
+		takers.Wait()
+		if folded.Load() != old {
+			t.Errorf("folded %d answers of %d", folded.Load(), old)
+		}
+		if k := n.answers(t); k != taken.Load() {
+			t.Errorf("%d answers are kept, want the %d new ones", k, taken.Load())
+		}
+		n.agrees(t, c, "after")
+	})
+}
+
+// Nobody has to ask: a room folds by itself, again and again, and ends when it
+// is closed, in the middle of a walk too.
+func TestS13_FoldingGoesOnByItself(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		c := &clock{}
+		c.set(at(t, "2026-01-05T10:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		n.folder(t, c, usage.Folding{First: time.Millisecond, Every: time.Millisecond, Pause: time.Millisecond})
+		until := time.Now().Add(time.Minute)
+		for round := range 3 {
+			n.consume(t, "api_calls", fmt.Sprint("k", round), 1)
+			c.set(c.now().Add(usage.Kept + time.Hour))
+			for n.answers(t) > 0 {
+				if time.Now().After(until) {
+					t.Fatalf("round %d: the answer is still there", round)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+		asleep := usage.New(usage.Config{DB: n.db, Live: n.live, Folding: usage.Folding{Now: c.now, First: time.Nanosecond, Pause: 24 * time.Hour}})
+		n.consume(t, "api_calls", "last", 1)
+		time.Sleep(5 * time.Millisecond)
+		if err := asleep.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
