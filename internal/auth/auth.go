@@ -201,7 +201,7 @@ func (s *Service) look(ctx context.Context, e *entry, id string, now time.Time) 
 	if st != nil {
 		age := now.Sub(st.asked)
 		switch {
-		case 0 <= age && age < refreshAge:
+		case 0 <= age && age < refreshAge, 0 <= age && age < maxAge && now.Before(st.retryAt):
 			return st, nil
 		case 0 <= age && age < maxAge:
 			if e.busy.CompareAndSwap(false, true) {

@@ -94,12 +94,23 @@ func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQue
 // revision first gets state that is at least as new (S06).
 func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (usher.Decision, error) {
 	snap, query, at, err := s.prepare(ctx, env, q)
+	var asOf time.Time
 	if err != nil {
-		return s.unanswered(env, q, err)
+		if usher.ErrorCode(err) == usher.Unavailable && q.At.IsZero() {
+			snap, asOf = s.live.Remembered(env, q.Customer)
+		}
+		if snap == nil {
+			return s.unanswered(env, q, err)
+		}
+	} else if q.At.IsZero() {
+		asOf = s.live.AsOf()
 	}
 	query.Buf = buf
 	d := engine.Decide(snap, query, at)
 	d.Revision = revision
+	if !asOf.IsZero() {
+		d.Degraded, d.AsOf = true, asOf
+	}
 	return d, nil
 }
 

@@ -1,6 +1,7 @@
 package decide_test
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,11 +21,11 @@ features:
 plans: {free: {default: true, entitlements: {sso: true, docs: {limit: "1.50", per: month}}}}
 `
 
-func service(t *testing.T) (*decide.Service, *store.DB, int64) {
+func service(t *testing.T) (*decide.Service, *live.Live, int64) {
 	return serviceOn(t, filepath.Join(t.TempDir(), "u.db"))
 }
 
-func serviceOn(t *testing.T, dsn string) (*decide.Service, *store.DB, int64) {
+func serviceOn(t *testing.T, dsn string) (*decide.Service, *live.Live, int64) {
 	t.Helper()
 	db, err := store.Open(t.Context(), store.Config{DSN: dsn})
 	if err != nil {
@@ -51,7 +52,7 @@ func serviceOn(t *testing.T, dsn string) (*decide.Service, *store.DB, int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return decide.New(l), db, rev
+	return decide.New(l), l, rev
 }
 
 // A caller never sees older state than it asks for, and cannot ask for a state
@@ -102,7 +103,10 @@ func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, _, _ := serviceOn(t, dsn)
+	s, l, _ := serviceOn(t, dsn)
+	running, stop := context.WithCancel(t.Context())
+	defer stop()
+	go l.Run(running)
 	check := func(customer, feature string) usher.Decision {
 		t.Helper()
 		d, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: customer, Feature: feature}, nil)
@@ -115,8 +119,21 @@ func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
 		t.Errorf("before: %+v", d)
 	}
 	server.Stop()
-	if d := check("acme", "docs"); !d.Allowed || d.Degraded {
-		t.Errorf("a warm customer needs no database: %+v", d)
+	// A warm customer needs no database; once this node has noticed that it hears
+	// of no changes, the answer says since when.
+	for l.AsOf().IsZero() {
+		if d := check("acme", "docs"); !d.Allowed {
+			t.Fatalf("a warm customer needs no database: %+v", d)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if d := check("acme", "docs"); !d.Allowed || !d.Degraded || d.AsOf.IsZero() {
+		t.Errorf("a warm customer, behind: %+v", d)
+	}
+	// So does one whose use could not be written, and is to be read again.
+	l.Forget(usher.Sandbox, "acme")
+	if d := check("acme", "docs"); !d.Allowed || d.Reason != usher.WithinLimit || !d.Degraded || d.AsOf.IsZero() {
+		t.Errorf("a customer remembered: %+v", d)
 	}
 	if d := check("cold", "sso"); !d.Allowed || d.Reason != usher.ReasonUnavailable || !d.Degraded {
 		t.Errorf("fail: open: %+v", d)

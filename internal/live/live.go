@@ -42,6 +42,7 @@ type Live struct {
 	envs map[usher.Environment]*environment
 
 	batches map[string]int64 // newest usage batch seen, by node; owned by Run
+	asOf    atomic.Int64     // when other nodes' changes were last read, in µs, while they cannot be; else 0
 }
 
 // environment is one environment's part. revision is stored only after all that
@@ -70,6 +71,13 @@ type entry struct {
 	mu         sync.Mutex // one load at a time
 	generation atomic.Int64
 	state      atomic.Pointer[state]
+	old        atomic.Pointer[memory] // what was dropped, for want of better
+}
+
+// memory is a snapshot that may be out of date.
+type memory struct {
+	snapshot *engine.Snapshot
+	at       int64 // when it was still good, µs
 }
 
 // state is a snapshot and the span in which it answers without asking again.
@@ -196,7 +204,7 @@ func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 			}
 			// A migration touches customers under the catalogue's revision; a
 			// new edition drops every snapshot anyway.
-			e.drop(c.Customer)
+			l.drop(e, c.Customer)
 		}
 		if whole {
 			st, err := l.cfg.DB.Environment(ctx, env)
@@ -217,11 +225,36 @@ func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 }
 
 // drop forgets a customer's snapshot.
-func (e *environment) drop(customer string) {
+func (l *Live) drop(e *environment, customer string) {
 	if en, ok := e.customers.GetIfPresent(customer); ok {
 		en.generation.Add(1)
-		en.state.Store(nil)
+		if st := en.state.Swap(nil); st != nil {
+			en.old.Store(&memory{st.snapshot, l.cfg.Now().UnixMicro()})
+		}
 	}
+}
+
+// Remembered is the last that was known of a customer, and when it was still
+// good: for checks while the database does not answer (S06). nil is nothing.
+func (l *Live) Remembered(env usher.Environment, customer string) (*engine.Snapshot, time.Time) {
+	en, ok := l.envs[env].customers.GetIfPresent(customer)
+	if !ok {
+		return nil, time.Time{}
+	}
+	if m := en.old.Load(); m != nil && m.snapshot.World.Book() == l.Book(env) {
+		return m.snapshot, time.UnixMicro(m.at).UTC()
+	}
+	return nil, time.Time{}
+}
+
+// AsOf is when other nodes' changes were last read, while they cannot be; the
+// zero time where this node is up to date.
+func (l *Live) AsOf() time.Time {
+	us := l.asOf.Load()
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
 }
 
 // Snapshot is what decides for a customer at an instant. Where at is the
@@ -256,6 +289,7 @@ func (l *Live) Snapshot(ctx context.Context, env usher.Environment, customer str
 	span.snapshot = s
 	if en.generation.Load() == generation {
 		en.state.Store(&span)
+		en.old.Store(nil)
 		if en.generation.Load() != generation {
 			en.state.CompareAndSwap(&span, nil)
 		}
@@ -358,10 +392,13 @@ func (l *Live) Publish(env usher.Environment, customer string, base, next *engin
 }
 
 // Forget drops a customer's snapshot, so that it is read again.
-func (l *Live) Forget(env usher.Environment, customer string) { l.envs[env].drop(customer) }
+func (l *Live) Forget(env usher.Environment, customer string) { l.drop(l.envs[env], customer) }
 
 // Customers is how many customers are in memory.
 func (l *Live) Customers(env usher.Environment) int { return l.envs[env].customers.EstimatedSize() }
+
+// pollFor bounds how long reading other nodes' changes may take.
+const pollFor = 2 * time.Second
 
 // Run takes in other nodes' changes until ctx ends: revisions, clocks, and whose
 // usage changed. An error is logged once per outage and tried again.
@@ -372,16 +409,25 @@ func (l *Live) Run(ctx context.Context) {
 	}
 	t := time.NewTicker(l.cfg.PollInterval)
 	defer t.Stop()
-	down := false
+	down, good := false, l.cfg.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
-		err := l.poll(ctx)
+		began := l.cfg.Now()
+		asking, cancel := context.WithTimeout(ctx, pollFor)
+		err := l.poll(asking)
+		cancel()
 		if ctx.Err() != nil {
 			return
+		}
+		if err != nil {
+			l.asOf.Store(good.UnixMicro())
+		} else {
+			l.asOf.Store(0)
+			good = began
 		}
 		if err != nil && !down {
 			l.cfg.Log.Error("cannot read other nodes' changes; answers may be old until this works again", "error", err)
@@ -413,7 +459,7 @@ func (l *Live) poll(ctx context.Context) error {
 			if seen, ok := l.batches[b.Node]; ok && b.N != seen+1 && b.Node != l.cfg.Node {
 				for _, e := range l.envs { // missed some: whose usage changed is not known
 					for customer := range e.customers.Keys() {
-						e.drop(customer)
+						l.drop(e, customer)
 					}
 				}
 			}
@@ -423,7 +469,7 @@ func (l *Live) poll(ctx context.Context) error {
 			}
 			for env, customers := range b.Customers {
 				for _, c := range customers {
-					l.envs[env].drop(c)
+					l.drop(l.envs[env], c)
 				}
 			}
 		}

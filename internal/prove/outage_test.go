@@ -225,3 +225,35 @@ func TestDatabaseVanishes(t *testing.T) {
 	}
 	n.stop(t)
 }
+
+// TestLaggingNode: a node that has not yet taken in a catalogue, which another
+// has applied, takes whole units of what is new in it.
+func TestLaggingNode(t *testing.T) {
+	pg := postgres(t)
+	dsn, err := pg.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := create(t, dsn)
+	lagging, other := serve(t, dsn, "--poll-interval", "1h"), serve(t, dsn)
+	manage(t, other.addr, key, "PUT", "/v1/catalog", "application/yaml", `usher: 1
+features: {calls: {kind: metered, precision: 2}}
+plans: {all: {default: true, entitlements: {calls: {limit: 3, per: lifetime}}}}
+`)
+	manage(t, other.addr, key, "PUT", "/v1/customers/acme", "application/json", "{}")
+	c := &client{key: key}
+	defer c.close()
+	var granted int
+	for i := range 5 {
+		a, err := c.post(lagging.addr, "/v1/consume", fmt.Sprintf(`{"customer":"acme","feature":"calls","key":"k%d"}`, i))
+		if err != nil || a.status != http.StatusOK {
+			t.Fatalf("consume: %d %s %v", a.status, a.body, err)
+		}
+		if a.allowed() {
+			granted++
+		}
+	}
+	if granted != 3 {
+		t.Errorf("%d of 5 were granted, want the limit of 3", granted)
+	}
+}

@@ -266,10 +266,11 @@ func unavailable(err error) string {
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error
+	var closed interface{ SafeToRetry() bool } // of pgx: nothing was sent
 	switch {
 	case errors.As(err, &connect):
 		return "the database cannot be reached"
-	case errors.As(err, &network), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+	case errors.As(err, &network), errors.As(err, &closed) && closed.SafeToRetry(), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, net.ErrClosed), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
 		return "the connection to the database was lost"
 	}

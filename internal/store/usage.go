@@ -419,9 +419,10 @@ func (u *UsageTx) See(h Holder, feature, value string, minute int64) error {
 	return err
 }
 
-// Tell notes for other nodes whose usage this batch changed. On SQLite there
-// are none.
-func (u *UsageTx) Tell(node string, n int64, at time.Time, holders []Holder) error {
+// Tell notes for other nodes whose usage this batch changed, under the node's
+// next number. The database counts, because a node does not know whether a
+// commit whose answer it lost took place. On SQLite there are no other nodes.
+func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) error {
 	if u.db.dialect == SQLite {
 		return nil
 	}
@@ -433,7 +434,7 @@ func (u *UsageTx) Tell(node string, n int64, at time.Time, holders []Holder) err
 	if err != nil {
 		return err
 	}
-	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, $2, $3, $4)`, node, n, micros(at), string(body))
+	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, (SELECT 1 + coalesce(max(n), 0) FROM usage_batch WHERE node = $1), $2, $3)`, node, micros(at), string(body))
 	return err
 }
 

@@ -252,7 +252,7 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 	}
 	if len(changed) > 0 {
-		if err := tx.Tell(b.u.cfg.Node, b.u.batches+1, time.Now().UTC(), changed); err != nil {
+		if err := tx.Tell(b.u.cfg.Node, time.Now().UTC(), changed); err != nil {
 			return err
 		}
 	}
@@ -261,21 +261,16 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 
 // publish shows the committed use to checks of this node.
 func (b *batchRun) publish() {
-	told := false
 	for h, w := range b.worlds {
 		if w.next == nil || len(w.next.Dirty()) == 0 {
 			continue
 		}
-		told = true
 		if w.late {
 			b.u.cfg.Live.Forget(h.Env, h.Customer)
 			continue
 		}
 		w.next.Prune(w.now)
 		b.u.cfg.Live.Publish(h.Env, h.Customer, w.base, w.next.Clone())
-	}
-	if told {
-		b.u.batches++
 	}
 }
 

@@ -42,20 +42,13 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 	if err := u.reach(ctx, env, op.MinRevision); err != nil {
 		return nil, err
 	}
-	t := &take{env: env, route: route, key: op.Key, customer: op.Customer, feature: op.Feature}
-	book := u.cfg.Live.Book(env)
 	amount := op.Amount
 	if amount == "" {
 		amount = "1"
 	}
-	if f := book.Features[op.Feature]; f != nil {
-		if err := consumable(book, f); err != nil {
-			return nil, err
-		}
-		var err error
-		if t.amount, err = units(f, amount); err != nil {
-			return nil, err
-		}
+	t := &take{env: env, route: route, key: op.Key, customer: op.Customer, feature: op.Feature, asked: amount}
+	if err := t.read(u.cfg.Live.Book(env)); err != nil {
+		return nil, err
 	}
 	// 1 and "1.0" are the same amount whatever the precision.
 	if n, err := amount.Units(usher.MaxPrecision); err == nil {
@@ -63,6 +56,35 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 	}
 	t.hash = bodyHash(route, op.Customer, op.Feature, op.Member, extra, string(amount))
 	return t, nil
+}
+
+// read reads the amount by a book's feature, or says why it cannot be taken.
+func (t *take) read(book *engine.Book) (err error) {
+	t.book = book
+	f := book.Features[t.feature]
+	if f == nil {
+		return nil
+	}
+	if err := consumable(book, f); err != nil {
+		return err
+	}
+	t.amount, err = units(f, t.asked)
+	return err
+}
+
+// feature finds a feature, of a catalogue that another node has just applied too.
+func (u *Usage) feature(ctx context.Context, env usher.Environment, key string) (*usher.Feature, error) {
+	if f := u.cfg.Live.Book(env).Features[key]; f != nil {
+		return f, nil
+	}
+	if err := u.cfg.Live.Refresh(ctx, env); err != nil {
+		return nil, err
+	}
+	f := u.cfg.Live.Book(env).Features[key]
+	if f == nil {
+		return nil, usher.Errorf(usher.Refused, "the feature %s is not in the catalogue any more", key)
+	}
+	return f, nil
 }
 
 // reach returns once this node knows a revision (S06).
@@ -104,6 +126,12 @@ func consumable(book *engine.Book, f *usher.Feature) error {
 
 // decide applies an operation at the present of its environment.
 func (b *batchRun) decide(t *take, w *world, op engine.Op) (engine.Effect, error) {
+	if book := w.next.World.Book(); book != t.book { // another node may have applied it a moment ago
+		if err := t.read(book); err != nil {
+			return engine.Effect{}, err
+		}
+		op.Amount = t.amount
+	}
 	if w.next.World.Known() {
 		if err := b.ready(t.holder(), w, t.feature, w.now); err != nil {
 			return engine.Effect{}, err

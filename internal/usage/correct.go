@@ -64,9 +64,9 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	if err != nil {
 		return usher.Decision{}, err
 	}
-	f := u.cfg.Live.Book(env).Features[o.feature]
-	if f == nil {
-		return usher.Decision{}, usher.Errorf(usher.Refused, "the feature %s is not in the catalogue any more", o.feature)
+	f, err := u.feature(ctx, env, o.feature)
+	if err != nil {
+		return usher.Decision{}, err
 	}
 	t := &take{env: env, route: routeCorrect, key: op.Key, customer: o.customer, feature: o.feature}
 	if t.amount, err = units(f, op.Amount); err != nil {

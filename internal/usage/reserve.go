@@ -73,14 +73,18 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 		return usher.Decision{}, err
 	}
 	t.amount = held.Hold.Amount
-	if f := u.cfg.Live.Book(env).Features[t.feature]; f != nil && amount != "" {
+	if amount != "" {
+		f, err := u.feature(ctx, env, t.feature)
+		if err != nil {
+			return usher.Decision{}, err
+		}
 		if t.amount, err = units(f, amount); err != nil {
 			return usher.Decision{}, err
 		}
 	}
 	t.hash = bodyHash(routeSettle, id, strconv.FormatInt(t.amount, 10))
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		h, err := b.open(env, id)
+		h, err := b.open(env, id, w)
 		if err != nil {
 			return engine.Effect{}, err
 		}
@@ -96,7 +100,7 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 			return e, errOverflow
 		}
 		t.posting.at = h.At
-		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: h.Expires, State: usher.ReservationSettled, Settled: t.amount, Late: late}
+		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: usher.ReservationSettled, Settled: t.amount, Late: late}
 		return e, b.tx.CloseHold(env, id, store.HoldSettled, w.now)
 	}
 	return u.take(ctx, t)
@@ -106,13 +110,13 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 // expired, it gives back nothing and says so; after a settlement it is a
 // Conflict.
 func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (usher.Decision, error) {
-	t, _, err := u.end(ctx, env, id, routeRelease)
+	t, held, err := u.end(ctx, env, id, routeRelease)
 	if err != nil {
 		return usher.Decision{}, err
 	}
 	t.hash = bodyHash(routeRelease, id)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		h, err := b.open(env, id)
+		h, err := b.open(env, id, w)
 		if err != nil {
 			return engine.Effect{}, err
 		}
@@ -124,7 +128,7 @@ func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (
 			state = usher.ReservationExpired
 		}
 		e := engine.Release(w.next, h, w.now)
-		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: h.Expires, State: state}
+		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: state}
 		return e, b.tx.CloseHold(env, id, string(state), w.now)
 	}
 	return u.take(ctx, t)
@@ -157,8 +161,9 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, route string
 }
 
 // open reads a reservation that has no end yet; errTaken where it has one, whose
-// answer is stored.
-func (b *batchRun) open(env usher.Environment, id string) (*engine.Hold, error) {
+// answer is stored. One that gave back what it held has ended by now, also where
+// the clock went back since: it must not give it back again.
+func (b *batchRun) open(env usher.Environment, id string, w *world) (*engine.Hold, error) {
 	row, err := b.tx.Hold(env, id)
 	if err != nil {
 		return nil, err
@@ -169,6 +174,9 @@ func (b *batchRun) open(env usher.Environment, id string) (*engine.Hold, error) 
 	if row.State == store.HoldSettled || row.State == store.HoldReleased {
 		b.ended[id] = true
 		return nil, errTaken
+	}
+	if row.State == store.HoldExpired && w.now.Before(row.Hold.Expires) {
+		row.Hold.Expires = w.now
 	}
 	return &row.Hold, nil
 }

@@ -21,6 +21,8 @@ type take struct {
 	feature  string
 	amount   int64 // smallest units; what a denial is counted with
 	hash     []byte
+	asked    usher.Number // the amount as asked for, of a consume or a reservation
+	book     *engine.Book // by which it was read
 
 	// decide runs in the batch's transaction, maybe several times. An error with
 	// a code that blames the caller is the take's alone and stores nothing; so

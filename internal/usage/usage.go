@@ -48,7 +48,6 @@ type Usage struct {
 	done    chan struct{}
 	closing sync.RWMutex
 	closed  bool
-	batches int64 // written by this node; owned by the writer
 	replays *replays
 	waiting atomic.Int64
 	folding sync.WaitGroup
