@@ -47,9 +47,8 @@ func (u *Usage) Reservation(ctx context.Context, env usher.Environment, id strin
 		if d.Reservation != nil {
 			out.Settled, out.Late = d.Reservation.Settled, d.Reservation.Late
 		}
-	case store.HoldReleased:
-	default:
-		if out.State = usher.ReservationOpen; !u.cfg.Live.Now(env).Before(h.Expires) {
+	case store.HoldOpen:
+		if !u.cfg.Live.Now(env).Before(h.Expires) {
 			out.State = usher.ReservationExpired
 		}
 	}
