@@ -4,9 +4,13 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
 )
 
 // TestDocsRoutes: http.md lists exactly the routes of the OpenAPI document,
@@ -48,6 +52,45 @@ func TestDocsRoutes(t *testing.T) {
 	for pattern := range documented {
 		if !slices.Contains(table, pattern) {
 			t.Errorf("the OpenAPI document has %s, which is no route", pattern)
+		}
+	}
+}
+
+// TestDocsStates: terms.md says what each state of a reservation and of a seat
+// is, and each outcome of a denial; the OpenAPI document lists exactly these.
+func TestDocsStates(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/terms.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	schemas := newWorld(t).api.huma.OpenAPI().Components.Schemas.Map()
+	for _, c := range []struct {
+		schema, member string
+		want           []string
+	}{
+		{"Held", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled), string(usher.ReservationReleased), string(usher.ReservationExpired)}},
+		{"Reservation", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled), string(usher.ReservationReleased), string(usher.ReservationExpired)}},
+		{"Seat", "state", []string{string(usher.SeatActive), string(usher.SeatPending)}},
+		{"SeatIn", "state", []string{string(usher.SeatActive), string(usher.SeatPending)}},
+		{"Denial", "outcome", []string{store.OutcomeDenied, store.OutcomeWarned, store.OutcomeShadowed, store.OutcomeExcess}},
+	} {
+		s := schemas[c.schema]
+		if s == nil || s.Properties[c.member] == nil {
+			t.Errorf("the OpenAPI document has no %s.%s", c.schema, c.member)
+			continue
+		}
+		var got []string
+		for _, v := range s.Properties[c.member].Enum {
+			got = append(got, v.(string))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s.%s: got %q, want %q", c.schema, c.member, got, c.want)
+		}
+		for _, code := range c.want {
+			if !strings.Contains(string(page), "`"+code+"`") {
+				t.Errorf("terms.md does not explain `%s`", code)
+			}
 		}
 	}
 }

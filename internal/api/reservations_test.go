@@ -255,3 +255,21 @@ func TestBadReservations(t *testing.T) {
 	w.want(w.json("GET", "/v1/reservations/"+id, ``, "Authorization", "Bearer "+w.keys["sandbox"]), 404, problemBody(usher.NotFound, `no reservation "`+id+`"`))
 	w.want(w.json("GET", "/v1/reservations/%07", ``), 400, bad("path.id|must not contain control characters (U+0007)"))
 }
+
+// TestS23_FeatureGone: the feature was removed while some of it was held. An
+// amount that cannot be read is not taken for another one.
+func TestS23_FeatureGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		if got := w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":3,"ttl":"168h","key":"k"}`); got.Code != 201 {
+			t.Fatalf("got %d %s", got.Code, got.Body)
+		}
+		w.pass(29 * 24 * time.Hour) // nothing of it is in an open window
+		if got := w.do("PUT", "/v1/catalog", "application/yaml", "usher: 1\nfeatures: {sso: {kind: switch}}\nplans: {pro: {default: true, entitlements: {sso: true}}}\n"); got.Code != 200 {
+			t.Fatalf("got %d %s", got.Code, got.Body)
+		}
+		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":1}`), 422, problemBody(usher.Refused, "the feature calls is not in the catalogue any more"))
+		if got := w.json("POST", "/v1/reservations/rsv_1/release", ``); got.Code != 200 || !strings.Contains(got.Body.String(), `"state":"expired"`) {
+			t.Errorf("release: got %d %s, want 200, expired", got.Code, got.Body)
+		}
+	})
+}
