@@ -384,7 +384,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 			soonest, first = n.window.end, i
 		}
 	}
-	if fr.none && sum.used == 0 && fr.dead != "" {
+	if fr.none && sum.used == 0 && sum.reserved == 0 && fr.dead != "" {
 		return
 	}
 	d.Counted = true

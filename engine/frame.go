@@ -70,7 +70,6 @@ type capRow struct {
 type Opening struct {
 	Feature     string
 	Clock       string // of the window that opens
-	Start       int64
 	From, Until int64
 	Except      []string
 }
@@ -305,9 +304,10 @@ func clocked(slots []slot) []slot {
 
 // appeared returns what a clock opens with if it appeared inside its window:
 // the use of the span so far that no surviving bucket holds (S34). nil where
-// the clock was there from the window's start.
+// the clock was there from the window's start, and of seats, which have no
+// windows.
 func (w *World) appeared(f *feature, r *row, at int64) *Opening {
-	if f.gauge != "" {
+	if f.gauge != "" || f.def.Kind == usher.Seats {
 		return nil
 	}
 	clock := r.key.Clock
@@ -332,7 +332,7 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 			}
 		}
 		slices.Sort(except)
-		return &Opening{Feature: f.def.Key, Clock: clock, Start: r.key.Start, From: max(r.began, 0), Until: t, Except: slices.Compact(except)}
+		return &Opening{Feature: f.def.Key, Clock: clock, From: max(r.began, 0), Until: t, Except: slices.Compact(except)}
 	}
 	return nil
 }
@@ -344,7 +344,7 @@ func (w *World) capAppeared(f *feature, c *capRow, at int64) *Opening {
 		if w.hasCap(f, c.cap, t-1) || !w.hasCap(f, c.cap, t) {
 			continue
 		}
-		return &Opening{Feature: f.def.Key, Clock: c.key.Clock, Start: c.window.start, From: max(c.window.start, 0), Until: t - t%minuteµs}
+		return &Opening{Feature: f.def.Key, Clock: c.key.Clock, From: max(c.window.start, 0), Until: t - t%minuteµs}
 	}
 	return nil
 }

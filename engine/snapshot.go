@@ -52,6 +52,12 @@ func (s *Snapshot) Open(sums map[BucketKey]int64) {
 	s.openings = all
 }
 
+// Opened reports whether an opening's sum is in memory.
+func (s *Snapshot) Opened(k BucketKey) bool {
+	_, ok := s.openings[k]
+	return ok
+}
+
 // Has reports whether the bucket is in memory.
 func (s *Snapshot) Has(k BucketKey) bool { return find(s.use[k.Feature], k.Clock, k.Start) >= 0 }
 
@@ -200,8 +206,10 @@ func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 	return keys
 }
 
-// Key is the name under which NewSnapshot expects an opening's sum.
-func (o Opening) Key() BucketKey { return BucketKey{o.Feature, o.Clock, o.Start} }
+// Key is the name under which NewSnapshot expects an opening's sum. It tells
+// apart what one window opens with at different instants: a clock may go and
+// come back.
+func (o Opening) Key() BucketKey { return BucketKey{o.Feature, o.Clock, o.Until} }
 
 // window is the span as times; both zero without bounds.
 func (s span) window() usher.Window {
