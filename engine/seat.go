@@ -63,6 +63,8 @@ func Leave(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect
 			fr := s.World.frameAt(f, now)
 			s.figures(f, fr, buf, now)
 			s.bound(f, fr, buf, now)
+		} else { // nobody knows its sources any more: what was beyond them shrinks
+			s.adjust(BucketKey{f.def.Key, ClockSeats, 0}, 0, 0)
 		}
 	}
 	e.after(s, customer, feature, at)

@@ -70,6 +70,7 @@ plans:
 // life is a node whose customers do everything at random.
 type life struct {
 	*node
+	nodes     []*node // of one database: they take turns
 	t         *testing.T
 	c         *clock
 	rand      *rand.Rand
@@ -87,6 +88,10 @@ func newLife(t *testing.T, dsn string, seed uint64) *life {
 	c := &clock{}
 	c.set(at(t, "2026-03-27T10:00:00Z"))
 	l := &life{node: start(t, dsn, c), t: t, c: c, rand: rand.New(rand.NewPCG(seed, 1)), customers: []string{"acme", "umbrella", "zürich"}, count: map[string]int{}, codes: map[usher.Code]bool{}}
+	l.nodes = []*node{l.node}
+	if l.db.Dialect() == store.Postgres {
+		l.nodes = append(l.nodes, start(t, dsn, c))
+	}
 	cat, err := catalogfile.Parse("test", []byte(lifeCatalogue))
 	if err != nil {
 		t.Fatal(err)
@@ -100,9 +105,15 @@ func newLife(t *testing.T, dsn string, seed uint64) *life {
 		t.Fatal(err)
 	}
 	for _, id := range l.customers {
-		l.change(id, store.CustomerChange{Put: &usher.Customer{ID: id, CreatedAt: c.now(), Clocks: []usher.Clock{{From: c.now(), Anchor: c.now().Truncate(time.Minute)}}}})
+		l.put(id)
 	}
 	return l
+}
+
+func (l *life) put(id string) {
+	l.t.Helper()
+	now := l.c.now()
+	l.change(id, store.CustomerChange{Put: &usher.Customer{ID: id, CreatedAt: now, Clocks: []usher.Clock{{From: now, Anchor: now.Truncate(time.Minute)}}}})
 }
 
 func (l *life) change(customer string, ch store.CustomerChange) {
@@ -116,8 +127,10 @@ func (l *life) change(customer string, ch store.CustomerChange) {
 	if _, err := l.db.ChangeCustomer(l.t.Context(), ch); err != nil {
 		l.t.Fatal(err)
 	}
-	if err := l.live.Refresh(l.t.Context(), usher.Sandbox); err != nil {
-		l.t.Fatal(err)
+	for _, n := range l.nodes {
+		if err := n.live.Refresh(l.t.Context(), usher.Sandbox); err != nil {
+			l.t.Fatal(err)
+		}
 	}
 }
 
@@ -147,6 +160,7 @@ func (l *life) did(what string, d usher.Decision, err error) bool {
 func (l *life) step() {
 	ctx, r := l.t.Context(), l.rand
 	who := pick(r, l.customers...)
+	u := pick(r, l.nodes...).usage
 	now := l.c.now()
 	amount := func(n int) usher.Number { return usher.Number(fmt.Sprint(r.IntN(n))) }
 	counted := []string{"calls", "views", "exports", "reports", "tokens", "balance"}
@@ -156,7 +170,7 @@ func (l *life) step() {
 		if r.IntN(20) == 0 {
 			op.Customer = "ghost"
 		}
-		if d, err := l.usage.Consume(ctx, usher.Sandbox, op); l.did("consume", d, err) {
+		if d, err := u.Consume(ctx, usher.Sandbox, op); l.did("consume", d, err) {
 			l.keys = append(l.keys, op.Key)
 		}
 	case n < 55:
@@ -174,14 +188,14 @@ func (l *life) step() {
 				l.events = append(l.events, usage.CorrectOp{Ref: e.ID, Source: e.Source, Feature: f})
 			}
 		}
-		res, err := l.usage.Ingest(ctx, usher.Sandbox, list)
+		res, err := u.Ingest(ctx, usher.Sandbox, list)
 		if err != nil || len(res.Rejected) > 0 {
 			l.t.Fatalf("events: %+v, %v", res, err)
 		}
 		l.count["events"] += res.Accepted
 	case n < 65:
 		op := usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: who, Feature: pick(r, counted...), Key: l.id("r"), Amount: amount(9)}, TTL: time.Duration(1+r.IntN(200)) * time.Minute}
-		d, err := l.usage.Reserve(ctx, usher.Sandbox, op)
+		d, err := u.Reserve(ctx, usher.Sandbox, op)
 		if l.did("reserve", d, err) {
 			l.holds = append(l.holds, d.Reservation.ID)
 			l.keys = append(l.keys, op.Key)
@@ -191,13 +205,13 @@ func (l *life) step() {
 		id := l.holds[i]
 		l.holds = slices.Delete(l.holds, i, i+1)
 		if r.IntN(3) == 0 {
-			d, err := l.usage.Release(ctx, usher.Sandbox, id)
+			d, err := u.Release(ctx, usher.Sandbox, id)
 			if err == nil {
 				l.did("release, "+string(d.Reservation.State), usher.Decision{Allowed: true}, nil)
 			}
 			return
 		}
-		d, err := l.usage.Settle(ctx, usher.Sandbox, id, pick(r, "", amount(9), amount(30)))
+		d, err := u.Settle(ctx, usher.Sandbox, id, pick(r, "", amount(9), amount(30)))
 		if err != nil {
 			l.t.Fatal(err)
 		}
@@ -208,12 +222,12 @@ func (l *life) step() {
 			op.TTL = time.Duration(1+r.IntN(300)) * time.Minute
 		}
 		if r.IntN(4) == 0 {
-			d, err := l.usage.DeleteSeat(ctx, usher.Sandbox, who, "members", op.Holder)
+			d, err := u.DeleteSeat(ctx, usher.Sandbox, who, "members", op.Holder)
 			l.did("leave", usher.Decision{Allowed: true}, err)
 			_ = d
 			return
 		}
-		d, err := l.usage.PutSeat(ctx, usher.Sandbox, op)
+		d, err := u.PutSeat(ctx, usher.Sandbox, op)
 		l.did("sit", d, err)
 	case n < 91 && len(l.keys) > 0 && len(l.events) > 0:
 		op := usage.CorrectOp{Ref: pick(r, l.keys...), Amount: usher.Number(fmt.Sprint(1 + r.IntN(4))), Reason: "test", Key: l.id("c"), Actor: "test"}
@@ -222,7 +236,7 @@ func (l *life) step() {
 			e := pick(r, l.events...)
 			op.Ref, op.Source, op.Feature, op.Amount, what = e.Ref, e.Source, e.Feature, "1", "correct an event"
 		}
-		d, err := l.usage.Correct(ctx, usher.Sandbox, op)
+		d, err := u.Correct(ctx, usher.Sandbox, op)
 		if err == nil {
 			d.Allowed = true
 		}
@@ -245,6 +259,15 @@ func (l *life) step() {
 		l.change(who, store.CustomerChange{Grants: []usher.Grant{{ID: l.id("g"), Customer: who, Feature: pick(r, counted...), Amount: int64(r.IntN(30)), Kind: usher.Promotion,
 			Priority: 50, EffectiveAt: now, Reason: "test", CreatedBy: "test", CreatedAt: now}}})
 		l.count["grant"]++
+	case n < 98 && r.IntN(3) == 0: // deleted, and back after others have noticed
+		l.change(who, store.CustomerChange{Delete: true})
+		l.count["delete"]++
+		d, err := u.DeleteSeat(ctx, usher.Sandbox, who, "members", "h1")
+		l.did("leave", d, err)
+		if d, err := u.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: who, Feature: "calls", Key: l.id("k")}); err != nil || d.Allowed {
+			l.t.Fatal(d, err)
+		}
+		l.put(who)
 	default:
 		l.c.set(now.Add(time.Duration(1+r.IntN(400)) * time.Minute))
 		l.count["time"]++
@@ -593,4 +616,31 @@ func TestI4_RepairBesideARunningServer(t *testing.T) {
 	if r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Now: c.now}); err != nil || r.Total != 0 {
 		t.Errorf("after: %+v, %v", r, err)
 	}
+}
+
+// Seats beyond a lowered limit stay right while their holders leave, also when
+// the customer is gone by then.
+func TestI4_SeatsOfADeletedCustomerStayRight(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		l := newLife(t, dsn, 1)
+		for _, h := range []string{"a", "b"} {
+			if d, err := l.usage.PutSeat(ctx, usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: h}); err != nil || !d.Allowed {
+				t.Fatal(d, err)
+			}
+		}
+		zero := int64(0)
+		l.change("acme", store.CustomerChange{Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "members", Set: &usher.OverrideSet{Limit: &zero},
+			Reason: "test", CreatedBy: "test", CreatedAt: l.c.now()}}})
+		if d, err := l.usage.PutSeat(ctx, usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: "a", Pending: true}); err != nil || d.Excess != 2 {
+			t.Fatal(d, err)
+		}
+		l.clean("beyond the limit")
+		l.change("acme", store.CustomerChange{Delete: true})
+		if _, err := l.usage.DeleteSeat(ctx, usher.Sandbox, "acme", "members", "a"); err != nil {
+			t.Fatal(err)
+		}
+		l.clean("one left")
+	})
 }
