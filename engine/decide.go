@@ -353,8 +353,8 @@ func (s *Snapshot) capUse(list []Bucket, c *capRow, at int64) (used, left int64)
 	} else if b := find(list, c.key.Clock, c.key.Start); b >= 0 {
 		used = s.holds(list, b, at)
 	}
-	if c.opening != nil {
-		used = satAdd(used, s.opened(c.opening, at))
+	for _, o := range c.openings {
+		used = satAdd(used, s.opened(o, at))
 	}
 	return used, max(0, c.cap.Limit-used)
 }

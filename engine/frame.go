@@ -57,12 +57,12 @@ type part struct {
 }
 
 type capRow struct {
-	key     BucketKey
-	window  span
-	id      string
-	cap     usher.Cap
-	opening *Opening
-	use     usher.CapUse // the part of the answer that does not depend on use
+	key      BucketKey
+	window   span
+	id       string
+	cap      usher.Cap
+	openings []*Opening   // use while the cap was not there
+	use      usher.CapUse // the part of the answer that does not depend on use
 }
 
 // Opening asks for use that a window begins with: the sum of Feature's use over
@@ -200,7 +200,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			cr.key.Start = cr.window.start
 			narrow(cr.window)
 		}
-		cr.opening = w.capAppeared(f, &cr, at)
+		cr.openings = w.capAppeared(f, &cr, at)
 		fr.caps = append(fr.caps, cr)
 	}
 	for i := range fr.caps {
@@ -337,16 +337,21 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 	return nil
 }
 
-// capAppeared is the same for a cap, which counts all use of its window.
-func (w *World) capAppeared(f *feature, c *capRow, at int64) *Opening {
-	for i, cuts := 0, w.changesIn(c.window.start, at+1); i < len(cuts); i++ {
-		t := cuts[len(cuts)-1-i]
-		if w.hasCap(f, c.cap, t-1) || !w.hasCap(f, c.cap, t) {
-			continue
+// capAppeared is the same for a cap, which counts all use of its window: that of
+// every span in which it was not there. What it counted itself is in its bucket.
+func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
+	from, there := max(c.window.start, 0), w.hasCap(f, c.cap, c.window.start)
+	for _, t := range w.changesIn(c.window.start, at+1) {
+		has := w.hasCap(f, c.cap, t)
+		switch minute := t - t%minuteµs; {
+		case there && !has:
+			from = minute
+		case !there && has:
+			out = append(out, &Opening{Feature: f.def.Key, Clock: c.key.Clock, From: from, Until: minute})
 		}
-		return &Opening{Feature: f.def.Key, Clock: c.key.Clock, From: max(c.window.start, 0), Until: t - t%minuteµs}
+		there = has
 	}
-	return nil
+	return out
 }
 
 func (w *World) hasCap(f *feature, c usher.Cap, at int64) bool {

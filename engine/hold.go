@@ -162,7 +162,9 @@ func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
 			}
 		}
 		for i := range fr.caps {
-			add(fr.caps[i].opening)
+			for _, o := range fr.caps[i].openings {
+				add(o)
+			}
 		}
 	}
 	s.Open(sums)

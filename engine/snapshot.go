@@ -201,7 +201,9 @@ func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 			continue
 		}
 		keys = append(keys, c.key)
-		open(c.opening)
+		for _, o := range c.openings {
+			open(o)
+		}
 	}
 	return keys
 }
