@@ -52,7 +52,9 @@ type DB struct {
 	r       *sql.DB // reads; cannot write on SQLite
 	w       *sql.DB // writes: one connection on SQLite; on PostgreSQL the same as r
 	lock    *flock.Flock
-	stmts   sync.Map // SQLite: text → *sql.Stmt of r, because it compiles each statement anew
+	writing sync.Mutex              // SQLite: one batch at a time
+	kept    map[statement]*sql.Stmt // SQLite: of w; guarded by writing
+	stmts   sync.Map                // SQLite: text → *sql.Stmt of r, because it compiles each statement anew
 }
 
 // Open opens the database, brings its schema up to date, and, for SQLite, takes

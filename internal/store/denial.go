@@ -47,18 +47,14 @@ func (u *UsageTx) PutDenials(counts map[DenialKey]DenialCount) error {
 		}
 		return 0
 	})
-	for part := range slices.Chunk(keys, 256) {
-		args := make([]any, 0, 8*len(part))
-		for _, k := range part {
-			args = append(args, k.Customer, string(k.Env), k.Feature, k.Hour, k.Outcome, string(k.Reason), counts[k].N, counts[k].Amount)
-		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO denial (customer, env, feature, hour_at, outcome, reason, n, amount) VALUES `+u.db.rows(len(part), 8)+`
-			ON CONFLICT (customer, env, feature, hour_at, outcome, reason) DO UPDATE SET n = denial.n + excluded.n,
-			amount = CASE WHEN denial.amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE denial.amount + excluded.amount END`, args...); err != nil {
-			return err
-		}
+	args := make([]any, 0, 8*len(keys))
+	for _, k := range keys {
+		args = append(args, k.Customer, string(k.Env), k.Feature, k.Hour, k.Outcome, string(k.Reason), counts[k].N, counts[k].Amount)
 	}
-	return nil
+	_, err := u.insert(`denial (customer, env, feature, hour_at, outcome, reason, n, amount)`, "tttittii", args, `
+		ON CONFLICT (customer, env, feature, hour_at, outcome, reason) DO UPDATE SET n = denial.n + excluded.n,
+		amount = CASE WHEN denial.amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE denial.amount + excluded.amount END`)
+	return err
 }
 
 // DenialRow is what one customer was denied of one feature.

@@ -67,17 +67,13 @@ func (u *UsageTx) Hold(env usher.Environment, id string) (*HoldRow, error) {
 func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) error {
 	holds = slices.Clone(holds)
 	slices.SortFunc(holds, func(x, y engine.Hold) int { return strings.Compare(x.ID, y.ID) })
-	for part := range slices.Chunk(holds, 256) {
-		args := make([]any, 0, 10*len(part))
-		for i := range part {
-			h := &part[i]
-			args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, AppendEntries(nil, h.Entries))
-		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries) VALUES `+u.db.rows(len(part), 10), args...); err != nil {
-			return err
-		}
+	args := make([]any, 0, 10*len(holds))
+	for i := range holds {
+		h := &holds[i]
+		args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, AppendEntries(nil, h.Entries))
 	}
-	return nil
+	_, err := u.insert(`hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries)`, "ttttiiiitb", args, ``)
+	return err
 }
 
 // CloseHold ends an open reservation, or one that has expired unsettled.

@@ -27,7 +27,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{dialect: SQLite}
+	db := &DB{dialect: SQLite, kept: map[statement]*sql.Stmt{}}
 	defer func() {
 		if err != nil {
 			if db.w != nil {
@@ -53,7 +53,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	}
 	// FULL: with NORMAL a power cut loses commits that were answered.
 	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-16000)"}})
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)"}})
 	if err != nil {
 		return nil, err
 	}

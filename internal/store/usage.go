@@ -20,13 +20,27 @@ type UsageTx struct {
 	db  *DB
 	tx  *sql.Tx
 	ctx context.Context
+
+	wanted map[statement]string // SQLite: to be kept after the batch
 }
 
 // Usage runs fn in one transaction and commits what it wrote (S12). Where the
 // database asks for it, fn runs again from the start, so it must keep no state
 // of an earlier run. An error of fn rolls back and is returned as it is.
 func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) error {
-	return db.tx(ctx, func(tx *sql.Tx) error { return fn(&UsageTx{db, tx, ctx}) })
+	u := &UsageTx{db: db, ctx: ctx}
+	if db.dialect == SQLite {
+		db.writing.Lock()
+		defer db.writing.Unlock()
+	}
+	err := db.tx(ctx, func(tx *sql.Tx) error {
+		u.tx = tx
+		return fn(u)
+	})
+	if err == nil && len(u.wanted) > 0 {
+		db.keep(ctx, u.wanted)
+	}
+	return err
 }
 
 // Holder is one customer of one environment.
@@ -58,29 +72,21 @@ func (u *UsageTx) Lock(holders []Holder) (map[Holder]Head, error) {
 		lock = " FOR UPDATE"
 	}
 	heads := make(map[Holder]Head, len(holders))
-	for part := range slices.Chunk(holders, 256) {
-		args := make([]any, 0, 2*len(part))
-		for _, h := range part {
-			args = append(args, string(h.Env), h.Customer)
-		}
-		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN (VALUES `+u.db.rows(len(part), 2)+`) ORDER BY env, id`+lock, args...)
-		if err != nil {
-			return nil, err
-		}
-		for rows.Next() {
-			var env, id string
-			var h Head
-			var deleted int64
-			if err := rows.Scan(&env, &id, &h.Revision, &deleted); err != nil {
-				rows.Close()
-				return nil, err
-			}
-			h.Deleted = deleted != 0
-			heads[Holder{usher.Environment(env), id}] = h
-		}
-		if err := rows.Err(); err != nil {
-			return nil, err
-		}
+	args := make([]any, 0, 2*len(holders))
+	for _, h := range holders {
+		args = append(args, string(h.Env), h.Customer)
+	}
+	err := u.among(`SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN % ORDER BY env, id`+lock, "tt", args, func(rows *sql.Rows) error {
+		var env, id string
+		var h Head
+		var deleted int64
+		err := rows.Scan(&env, &id, &h.Revision, &deleted)
+		h.Deleted = deleted != 0
+		heads[Holder{usher.Environment(env), id}] = h
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	// After the locks: a catalogue that was applied before is seen.
 	rows, err := u.tx.QueryContext(u.ctx, `SELECT env, catalog_revision FROM environment`)
@@ -105,25 +111,58 @@ func (u *UsageTx) Lock(holders []Holder) (map[Holder]Head, error) {
 	return heads, rows.Err()
 }
 
-// Buckets reads as LoadBuckets does, in the transaction.
-func (u *UsageTx) Buckets(env usher.Environment, customer string, keys []engine.BucketKey) ([]engine.Bucket, error) {
-	var all []engine.Bucket
-	for part := range slices.Chunk(keys, keysAtOnce) {
-		args := []any{customer, string(env)}
-		for _, k := range part {
-			args = append(args, k.Feature, k.Clock, k.Start)
+// Buckets reads, for each key of each holder, the bucket of that feature and
+// clock that started last at or before the key's start; keys without one are
+// left out.
+func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (map[Holder][]engine.Bucket, error) {
+	all := make(map[Holder][]engine.Bucket, len(keys))
+	var args []any
+	for h, list := range keys {
+		for _, k := range list {
+			args = append(args, h.Customer, string(h.Env), k.Feature, k.Clock, k.Start)
 		}
-		rows, err := u.tx.QueryContext(u.ctx, latestBuckets(len(part)), args...)
+	}
+	if len(args) == 0 {
+		return all, nil
+	}
+	scan := func(rows *sql.Rows) error {
+		var h Holder
+		var env string
+		var b engine.Bucket
+		var unlimited int64
+		err := rows.Scan(&h.Customer, &env, &b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage, &b.Excess, &b.At)
+		h.Env, b.Unlimited = usher.Environment(env), unlimited == 1
+		all[h] = append(all[h], b)
+		return err
+	}
+	if u.db.dialect == Postgres {
+		rows, err := u.tx.QueryContext(u.ctx, `SELECT b.customer, b.env, b.feature, b.clock, b.start_at, b.end_at, b.unlimited, b.lim, b.opening, b.used, b.reserved, b.overage, b.excess, b.at
+			FROM `+unnest("tttti", 1)+` AS k (customer, env, feature, clock, start_at) CROSS JOIN LATERAL (SELECT * FROM bucket t
+			WHERE t.customer = k.customer AND t.env = k.env AND t.feature = k.feature AND t.clock = k.clock AND t.start_at <= k.start_at
+			ORDER BY t.start_at DESC LIMIT 1) AS b`, columns("tttti", args)...)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				return nil, err
+			}
+		}
+		return all, rows.Err()
+	}
+	for key := range slices.Chunk(args, 5) {
+		rows, err := u.prepared("bucket", 1, func() string {
+			return `SELECT customer, env, ` + bucketColumns + ` FROM bucket WHERE customer = ? AND env = ? AND feature = ? AND clock = ? AND start_at <= ? ORDER BY start_at DESC LIMIT 1`
+		}).query(key)
 		if err != nil {
 			return nil, err
 		}
 		for rows.Next() {
-			var b engine.Bucket
-			if err := scanBucket(rows, &b); err != nil {
+			if err := scan(rows); err != nil {
 				rows.Close()
 				return nil, err
 			}
-			all = append(all, b)
 		}
 		if err := rows.Err(); err != nil {
 			return nil, err
@@ -178,21 +217,12 @@ func (u *UsageTx) InsertOps(ops []Op) (int64, error) {
 		}
 		return strings.Compare(string(x.Env), string(y.Env))
 	})
-	var n int64
-	for part := range slices.Chunk(ops, 256) {
-		args := make([]any, 0, 9*len(part))
-		for i := range part {
-			o := &part[i]
-			args = append(args, o.Key, string(o.Env), o.Route, o.BodyHash, o.Customer, o.Feature, micros(o.At), o.Amount, o.Answer)
-		}
-		k, err := exec(u.ctx, u.tx, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES `+
-			u.db.rows(len(part), 9)+` ON CONFLICT (key, env) DO NOTHING`, args...)
-		if err != nil {
-			return 0, err
-		}
-		n += k
+	args := make([]any, 0, 9*len(ops))
+	for i := range ops {
+		o := &ops[i]
+		args = append(args, o.Key, string(o.Env), o.Route, o.BodyHash, o.Customer, o.Feature, micros(o.At), o.Amount, o.Answer)
 	}
-	return n, nil
+	return u.insert(`op (key, env, route, body_hash, customer, feature, at, amount, answer)`, "tttbttiib", args, `ON CONFLICT (key, env) DO NOTHING`)
 }
 
 // OpKey names a stored take.
@@ -254,31 +284,20 @@ type EventKey struct {
 // EventHashes reads the content hashes of the events that are stored already.
 func (u *UsageTx) EventHashes(keys []EventKey) (map[EventKey][]byte, error) {
 	found := map[EventKey][]byte{}
-	for part := range slices.Chunk(keys, 256) {
-		args := make([]any, 0, 3*len(part))
-		for _, k := range part {
-			args = append(args, k.ID, k.Source, string(k.Env))
-		}
-		rows, err := u.tx.QueryContext(u.ctx, `SELECT env, id, source, hash FROM event WHERE (id, source, env) IN (VALUES `+u.db.rows(len(part), 3)+`)`, args...)
-		if err != nil {
-			return nil, err
-		}
-		for rows.Next() {
-			var k EventKey
-			var env string
-			var hash []byte
-			if err := rows.Scan(&env, &k.ID, &k.Source, &hash); err != nil {
-				rows.Close()
-				return nil, err
-			}
-			k.Env = usher.Environment(env)
-			found[k] = hash
-		}
-		if err := rows.Err(); err != nil {
-			return nil, err
-		}
+	args := make([]any, 0, 3*len(keys))
+	for _, k := range keys {
+		args = append(args, k.ID, k.Source, string(k.Env))
 	}
-	return found, nil
+	err := u.among(`SELECT env, id, source, hash FROM event WHERE (id, source, env) IN %`, "ttt", args, func(rows *sql.Rows) error {
+		var k EventKey
+		var env string
+		var hash []byte
+		err := rows.Scan(&env, &k.ID, &k.Source, &hash)
+		k.Env = usher.Environment(env)
+		found[k] = hash
+		return err
+	})
+	return found, err
 }
 
 // InsertEvents stores events and returns how many were new; fewer than given
@@ -293,40 +312,32 @@ func (u *UsageTx) InsertEvents(events []EventRow) (int64, error) {
 		}
 		return strings.Compare(string(x.Env), string(y.Env))
 	})
-	var n int64
-	for part := range slices.Chunk(events, 256) {
-		args := make([]any, 0, 10*len(part))
-		for i := range part {
-			e := &part[i]
-			args = append(args, e.ID, e.Source, string(e.Env), e.Customer, e.Type, micros(e.At), micros(e.ReceivedAt), e.Hash, e.Data, e.Entries)
-		}
-		k, err := exec(u.ctx, u.tx, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries) VALUES `+
-			u.db.rows(len(part), 10)+` ON CONFLICT (id, source, env) DO NOTHING`, args...)
-		if err != nil {
-			return 0, err
-		}
-		n += k
+	args := make([]any, 0, 10*len(events))
+	for i := range events {
+		e := &events[i]
+		args = append(args, e.ID, e.Source, string(e.Env), e.Customer, e.Type, micros(e.At), micros(e.ReceivedAt), e.Hash, e.Data, e.Entries)
 	}
-	return n, nil
+	return u.insert(`event (id, source, env, customer, type, at, received_at, hash, data, entries)`, "tttttiibtb", args, `ON CONFLICT (id, source, env) DO NOTHING`)
 }
 
-// PutBuckets writes a customer's buckets as they are now.
-func (u *UsageTx) PutBuckets(h Holder, buckets []engine.Bucket) error {
-	for part := range slices.Chunk(buckets, 256) {
-		args := make([]any, 0, 14*len(part))
-		for _, b := range part {
-			unlimited := 0
+// PutBuckets writes customers' buckets as they are now.
+func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) error {
+	var args []any
+	for h, list := range buckets {
+		for i := range list {
+			b := &list[i]
+			unlimited := int64(0)
 			if b.Unlimited {
 				unlimited = 1
 			}
 			args = append(args, h.Customer, string(h.Env), b.Feature, b.Clock, b.Start, b.End, unlimited, b.Limit, b.Opening, b.Used, b.Reserved, b.Overage, b.Excess, b.At)
 		}
-		_, err := exec(u.ctx, u.tx, `INSERT INTO bucket (customer, env, `+bucketColumns+`) VALUES `+u.db.rows(len(part), 14)+`
-			ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited, lim = excluded.lim,
-			opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage, excess = excluded.excess, at = excluded.at`, args...)
-		if err != nil {
-			return fmt.Errorf("buckets of %s: %w", h.Customer, err)
-		}
+	}
+	_, err := u.insert(`bucket (customer, env, `+bucketColumns+`)`, "ttttiiiiiiiiii", args, `
+		ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited, lim = excluded.lim,
+		opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage, excess = excluded.excess, at = excluded.at`)
+	if err != nil {
+		return fmt.Errorf("buckets: %w", err)
 	}
 	return nil
 }
@@ -343,11 +354,19 @@ const (
 	MergeSet  Merge = "set"
 )
 
-var mergeSQL = map[Merge]string{
-	MergeAdd:  `used = T.used + excluded.used`,
-	MergeMax:  `used = CASE WHEN excluded.used > T.used THEN excluded.used ELSE T.used END`,
-	MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
-	MergeSet:  `used = excluded.used, at = excluded.at`,
+// mergeSQL is what becomes of a row, by table.
+var mergeSQL = map[string]map[Merge]string{"rollup": mergers("rollup"), "rollup_dim": mergers("rollup_dim")}
+
+func mergers(table string) map[Merge]string {
+	out := map[Merge]string{
+		MergeAdd:  `used = T.used + excluded.used`,
+		MergeMax:  `used = CASE WHEN excluded.used > T.used THEN excluded.used ELSE T.used END`,
+		MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
+	}
+	for m, text := range out {
+		out[m] = strings.ReplaceAll(text, "T.", table+".")
+	}
+	return out
 }
 
 // RollupKey names one span of use.
@@ -380,27 +399,22 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
 	if i := slices.IndexFunc(keys, func(k RollupKey) bool { return k.Dimension != "" }); i >= 0 {
 		byClock = keys[:i]
 	}
-	for part := range slices.Chunk(byClock, 256) {
-		args := make([]any, 0, 8*len(part))
-		for _, k := range part {
-			args = append(args, k.Customer, string(k.Env), k.Feature, int64(k.Grain), k.Start, k.Value, rollups[k].Used, rollups[k].At)
-		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup (customer, env, feature, grain, start_at, clock, used, at) VALUES `+u.db.rows(len(part), 8)+
-			` ON CONFLICT (customer, env, feature, grain, start_at, clock) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup."), args...); err != nil {
-			return err
-		}
+	args := make([]any, 0, 8*len(byClock))
+	for _, k := range byClock {
+		args = append(args, k.Customer, string(k.Env), k.Feature, int64(k.Grain), k.Start, k.Value, rollups[k].Used, rollups[k].At)
 	}
-	for part := range slices.Chunk(keys[len(byClock):], 256) {
-		args := make([]any, 0, 9*len(part))
-		for _, k := range part {
-			args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, int64(k.Grain), k.Value, k.Start, rollups[k].Used, rollups[k].At)
-		}
-		if _, err := exec(u.ctx, u.tx, `INSERT INTO rollup_dim (customer, env, feature, dimension, grain, value, start_at, used, at) VALUES `+u.db.rows(len(part), 9)+
-			` ON CONFLICT (customer, env, feature, dimension, grain, start_at, value) DO UPDATE SET `+strings.ReplaceAll(mergeSQL[m], "T.", "rollup_dim."), args...); err != nil {
-			return err
-		}
+	if _, err := u.insert(`rollup (customer, env, feature, grain, start_at, clock, used, at)`, "tttiitii", args,
+		` ON CONFLICT (customer, env, feature, grain, start_at, clock) DO UPDATE SET `+mergeSQL["rollup"][m]); err != nil {
+		return err
 	}
-	return nil
+	rest := keys[len(byClock):]
+	args = make([]any, 0, 9*len(rest))
+	for _, k := range rest {
+		args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, int64(k.Grain), k.Value, k.Start, rollups[k].Used, rollups[k].At)
+	}
+	_, err := u.insert(`rollup_dim (customer, env, feature, dimension, grain, value, start_at, used, at)`, "ttttitiii", args,
+		` ON CONFLICT (customer, env, feature, dimension, grain, start_at, value) DO UPDATE SET `+mergeSQL["rollup_dim"][m])
+	return err
 }
 
 // SeenWithin reports whether a unique meter saw value in the minutes of
@@ -438,12 +452,10 @@ func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) error {
 	return err
 }
 
-// rows is values from $1 on. On SQLite it has no numbers: each numbered
-// parameter is a name there, which is looked up along a list of all of them.
+// rows is values from $1 on, of statements that are not asked often.
 func (db *DB) rows(n, width int) string {
 	if db.dialect == Postgres {
 		return values(n, width, 1)
 	}
-	row := "(" + strings.Repeat("?,", width-1) + "?)"
-	return strings.Repeat(row+",", n-1) + row
+	return questions(n, width)
 }

@@ -26,7 +26,7 @@ func take(db *DB, t *testing.T, key string, used int64) error {
 			return fmt.Errorf("key %s is taken", key)
 		}
 		b := engine.Bucket{BucketKey: engine.BucketKey{Feature: "calls", Clock: "month", Start: micros(day(1))}, End: micros(day(30)), Limit: 100, Used: used}
-		if err := u.PutBuckets(h, []engine.Bucket{b}); err != nil {
+		if err := u.PutBuckets(map[Holder][]engine.Bucket{h: {b}}); err != nil {
 			return err
 		}
 		return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: h, Feature: "calls", Value: "month", Grain: Minute, Start: micros(day(1))}: {Used: 1}})

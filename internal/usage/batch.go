@@ -201,6 +201,9 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	if err := b.expire(holders); err != nil {
 		return err
 	}
+	if err := b.prefetch(takes, bodies); err != nil {
+		return err
+	}
 	ops := make([]store.Op, 0, len(takes))
 	for _, t := range takes {
 		if err := b.take(t); err != nil {
@@ -236,20 +239,18 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 	}
 	var changed []store.Holder
+	buckets := make(map[store.Holder][]engine.Bucket, len(holders))
 	for _, h := range holders {
 		if dirty := b.worlds[h].next.Dirty(); len(dirty) > 0 {
-			if err := tx.PutBuckets(h, dirty); err != nil {
-				return err
-			}
+			buckets[h] = dirty
 			changed = append(changed, h)
 		}
 	}
-	for m, r := range b.rollups {
-		if len(r) > 0 {
-			if err := tx.PutRollups(m, r); err != nil {
-				return err
-			}
-		}
+	if err := tx.PutBuckets(buckets); err != nil {
+		return err
+	}
+	if err := b.flush(); err != nil {
+		return err
 	}
 	if len(changed) > 0 {
 		if err := tx.Tell(b.u.cfg.Node, time.Now().UTC(), changed); err != nil {
@@ -284,69 +285,141 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 		w.present[feature] = true
 	}
 	keys, openings := w.next.World.Needs(feature, at)
-	missing := keys[:0:0]
-	all := b.u.cfg.DB.Dialect() == store.Postgres
-	for _, k := range keys {
-		if !w.loaded[k] && (all || !w.next.Has(k)) {
-			missing = append(missing, k)
-		}
-		w.loaded[k] = true
-	}
-	if err := b.read(h, w, missing); err != nil {
+	if err := b.load(h, w, keys); err != nil {
 		return err
 	}
 	unread := openings[:0:0]
 	for _, o := range openings {
-		if !w.opened[o.Key()] {
-			unread = append(unread, o)
-			w.opened[o.Key()] = true
+		k := o.Key()
+		// On SQLite what memory has is true, unless this batch booked something before it.
+		if w.opened[k] || !b.shared() && !w.late && w.next.Opened(k) {
+			continue
 		}
+		w.opened[k] = true
+		unread = append(unread, o)
 	}
-	if len(unread) > 0 {
-		sums, err := live.Openings(b.ctx, b.tx, h.Env, h.Customer, unread)
-		if err != nil {
+	if len(unread) == 0 {
+		return nil
+	}
+	if w.late { // the sums are to hold what this batch has booked
+		if err := b.flush(); err != nil {
 			return err
 		}
-		w.next.Open(sums)
+	}
+	sums, err := live.Openings(b.ctx, b.tx, h.Env, h.Customer, unread)
+	if err != nil {
+		return err
+	}
+	w.next.Open(sums)
+	return nil
+}
+
+// shared reports whether other nodes write to the database too.
+func (b *batchRun) shared() bool { return b.u.cfg.DB.Dialect() == store.Postgres }
+
+// flush writes the rollups that have come together.
+func (b *batchRun) flush() error {
+	for m, r := range b.rollups {
+		if len(r) > 0 {
+			if err := b.tx.PutRollups(m, r); err != nil {
+				return err
+			}
+			clear(r)
+		}
 	}
 	return nil
 }
 
-// load reads buckets that operations name themselves.
+// load reads buckets that memory may not have: on PostgreSQL all of them, since
+// other nodes write too.
 func (b *batchRun) load(h store.Holder, w *world, keys []engine.BucketKey) error {
-	var missing []engine.BucketKey
+	return b.read(map[store.Holder][]engine.BucketKey{h: b.missing(w, keys, nil)})
+}
+
+func (b *batchRun) missing(w *world, keys, missing []engine.BucketKey) []engine.BucketKey {
 	for _, k := range keys {
-		if !w.loaded[k] && (b.u.cfg.DB.Dialect() == store.Postgres || !w.next.Has(k)) {
-			missing = append(missing, k)
+		if !w.loaded[k] {
+			w.loaded[k] = true
+			if b.shared() || !w.next.Has(k) {
+				missing = append(missing, k)
+			}
 		}
-		w.loaded[k] = true
 	}
-	return b.read(h, w, missing)
+	return missing
 }
 
 // read puts buckets of the database into memory, but for those that the batch
 // has changed.
-func (b *batchRun) read(h store.Holder, w *world, keys []engine.BucketKey) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	found, err := b.tx.Buckets(h.Env, h.Customer, keys)
+func (b *batchRun) read(keys map[store.Holder][]engine.BucketKey) error {
+	found, err := b.tx.Buckets(keys)
 	if err != nil {
 		return err
 	}
-	for _, f := range found {
-		if !w.next.Has(f.BucketKey) || b.u.cfg.DB.Dialect() == store.Postgres && !w.dirty(f.BucketKey) {
-			w.next.Put(f)
+	for h, list := range found {
+		w := b.worlds[h]
+		for _, f := range list {
+			if !w.next.Has(f.BucketKey) || b.shared() && !w.dirty(f.BucketKey) {
+				w.next.Put(f)
+			}
 		}
 	}
 	return nil
+}
+
+// prefetch reads, on PostgreSQL, what the batch's operations need of the present
+// in one question instead of one for each customer.
+func (b *batchRun) prefetch(takes []*take, bodies []*body) error {
+	if !b.shared() {
+		return nil
+	}
+	keys := map[store.Holder][]engine.BucketKey{}
+	need := func(h store.Holder, feature string, at time.Time) {
+		if w := b.worlds[h]; w.next.World.Known() {
+			list, _ := w.next.World.Needs(feature, at)
+			if list = b.missing(w, list, keys[h]); len(list) > 0 {
+				keys[h] = list
+			}
+		}
+	}
+	for _, t := range takes {
+		need(t.holder(), t.feature, b.worlds[t.holder()].now)
+	}
+	type asked struct {
+		h    store.Holder
+		kind string
+		day  int64
+	}
+	seen := map[asked]bool{}
+	for _, e := range bodies {
+		for i := range e.events {
+			ev := &e.events[i]
+			h := store.Holder{Env: e.env, Customer: ev.Subject}
+			w := b.worlds[h]
+			at := ev.Time
+			if w == nil {
+				continue
+			}
+			if at.IsZero() {
+				at = w.now
+			}
+			if k := (asked{h, ev.Type, store.Hour.Start(at.UnixMicro())}); seen[k] {
+				continue
+			} else {
+				seen[k] = true
+			}
+			for _, f := range w.next.World.Book().Reading(ev.Type) {
+				need(h, f.Key, at)
+			}
+		}
+	}
+	return b.read(keys)
 }
 
 // expire gives back what has ended of the customers' reservations and seats,
 // before anything is decided, and closes it, so that it is given back once
 // (S10, S23).
 func (b *batchRun) expire(holders []store.Holder) error {
-	if b.u.cfg.DB.Dialect() == store.Postgres { // other nodes hold and end things too
+	if b.shared() { // other nodes hold and end things too
 		all, err := b.tx.Lapses(holders)
 		if err != nil {
 			return err
@@ -364,8 +437,10 @@ func (b *batchRun) expire(holders []store.Holder) error {
 			}
 			keys = append(keys, l.Bucket)
 		}
-		if err := b.load(h, w, keys); err != nil {
-			return err
+		if len(keys) > 0 {
+			if err := b.load(h, w, keys); err != nil {
+				return err
+			}
 		}
 		if w.next.Expire(w.now) {
 			if err := b.tx.Expire(h, w.now); err != nil {
@@ -381,7 +456,11 @@ func (b *batchRun) expire(holders []store.Holder) error {
 func (w *world) outside(at time.Time) {
 	if at.Before(w.now) {
 		if from, _ := w.next.World.Stable(w.now); at.Before(from) || w.now.Sub(at) > time.Minute {
-			w.late = true
+			if !w.late { // what was read of its present may be out of date
+				w.late = true
+				clear(w.present)
+				clear(w.opened)
+			}
 		}
 	}
 }

@@ -624,7 +624,7 @@ func (c *checker) bucket(h store.Holder, b engine.Bucket) error {
 		} else {
 			right.Overage, right.Excess = 0, 0
 		}
-		return tx.PutBuckets(h, []engine.Bucket{right})
+		return tx.PutBuckets(map[store.Holder][]engine.Bucket{h: {right}})
 	})
 }
 
@@ -757,7 +757,7 @@ func (c *checker) missing() error {
 			b := newBucket(engine.BucketKey{Feature: p.feature, Clock: name, Start: k.start}, v)
 			d.Ledger = figures(b, v.how)
 			d.Derived = v.used >= 0 && v.reserved >= 0
-			do = func(tx *store.UsageTx) error { return tx.PutBuckets(p.Holder, []engine.Bucket{b}) }
+			do = func(tx *store.UsageTx) error { return tx.PutBuckets(map[store.Holder][]engine.Bucket{p.Holder: {b}}) }
 		case k.kind <= ofDimDay:
 			d.Ledger = fmt.Sprint(v.used)
 			rk := store.RollupKey{Holder: p.Holder, Feature: p.feature, Value: name, Grain: grains[(k.kind-ofMinute)%3], Start: k.start}
