@@ -35,6 +35,18 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	}
 	takes, followers := u.known(takes)
 	ended := map[string]bool{}
+	if u.retries > 0 && len(takes) > 0 {
+		// Retries come in crowds, after an outage or a restart: looking for their
+		// answers first is cheaper then than to run batches twice.
+		n := len(takes)
+		var err error
+		if takes, err = u.replay(ctx, takes); err != nil {
+			return err
+		}
+		if len(takes) == n {
+			u.retries--
+		}
+	}
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
 			return u.follow(followers)
@@ -60,6 +72,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 				u.cfg.Live.Forget(h.Env, h.Customer)
 			}
 		case errors.Is(err, errTaken):
+			u.retries = 32
 			if takes, err = u.replay(ctx, takes); err != nil {
 				return err
 			}

@@ -49,6 +49,7 @@ type Usage struct {
 	closing sync.RWMutex
 	closed  bool
 	replays *replays
+	retries int // how many batches more are looked through for stored keys first; owned by the writer
 	waiting atomic.Int64
 	folding sync.WaitGroup
 	unfold  context.CancelFunc // ends folding
