@@ -150,8 +150,8 @@ func (u *Usage) uniques(ctx context.Context, env usher.Environment, q UsageQuery
 		w := windowOf(t)
 		windows = append(windows, w)
 		c := w
-		if c.Start.Before(from) {
-			c.Start = from
+		if c.Start.Before(t) { // before from, or where the zone has changed
+			c.Start = t
 		}
 		if c.End.After(to) {
 			c.End = to
