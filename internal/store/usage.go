@@ -58,8 +58,31 @@ type Head struct {
 }
 
 // Lock locks the customers' use against other nodes until the batch ends, in an
-// order that is the same everywhere, and reads where they stand.
-func (u *UsageTx) Lock(holders []Holder) (map[Holder]Head, error) {
+// order that is the same everywhere, and reads where they stand. On SQLite,
+// where nobody else writes, it returns nil where no environment has changed since
+// the revisions that the caller has taken in; nil stands for none.
+func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (map[Holder]Head, error) {
+	if u.db.dialect == SQLite && known != nil {
+		changed := false
+		rows, err := u.prepared("revisions", 1, func() string { return `SELECT env, revision FROM environment` }).query(nil)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var env string
+			var revision int64
+			if err := rows.Scan(&env, &revision); err != nil {
+				rows.Close()
+				return nil, err
+			}
+			if n, ok := known[usher.Environment(env)]; ok && n != revision {
+				changed = true
+			}
+		}
+		if err := rows.Err(); err != nil || !changed {
+			return nil, err
+		}
+	}
 	holders = slices.Clone(holders)
 	slices.SortFunc(holders, func(x, y Holder) int {
 		if c := strings.Compare(string(x.Env), string(y.Env)); c != 0 {

@@ -15,7 +15,7 @@ import (
 func take(db *DB, t *testing.T, key string, used int64) error {
 	h := Holder{usher.Production, "acme"}
 	return db.Usage(t.Context(), func(u *UsageTx) error {
-		if _, err := u.Lock([]Holder{h}); err != nil {
+		if _, err := u.Lock([]Holder{h}, nil); err != nil {
 			return err
 		}
 		n, err := u.InsertOps([]Op{{Env: h.Env, Key: key, Route: "POST /v1/consume", BodyHash: []byte{1}, Customer: "acme", Feature: "calls", At: day(1), Amount: 1, Answer: make([]byte, 3000)}})

@@ -195,7 +195,12 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 	}
 	holders := slices.Collect(maps.Keys(b.worlds))
-	heads, err := tx.Lock(holders)
+	// Read before any snapshot is taken: what is older than this is in none.
+	known := map[usher.Environment]int64{}
+	for _, h := range holders {
+		known[h.Env] = b.u.cfg.Live.Revision(h.Env)
+	}
+	heads, err := tx.Lock(holders, known)
 	if err != nil {
 		return err
 	}
@@ -468,7 +473,7 @@ func (b *batchRun) expire(holders []store.Holder) error {
 // present, it changes what memory holds of them.
 func (w *world) outside(at time.Time) {
 	if at.Before(w.now) {
-		if from, _ := w.next.World.Stable(w.now); at.Before(from) || w.now.Sub(at) > time.Minute {
+		if from, _ := w.next.World.Stable(w.now); at.Before(from) {
 			if !w.late { // what was read of its present may be out of date
 				w.late = true
 				clear(w.present)

@@ -105,7 +105,7 @@ func (n *node) together(t *testing.T, u *usage.Usage, requests ...func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		err := n.db.Usage(context.Background(), func(tx *store.UsageTx) error {
-			if _, err := tx.Lock([]store.Holder{{Env: usher.Sandbox, Customer: "acme"}}); err != nil {
+			if _, err := tx.Lock([]store.Holder{{Env: usher.Sandbox, Customer: "acme"}}, nil); err != nil {
 				return err
 			}
 			close(held)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,8 +30,11 @@ const MaxEvents = 10_000
 type body struct {
 	env    usher.Environment
 	events []usher.Event
-	result usher.IngestResult
-	err    error
+	// What can be said of each event by itself.
+	invalid []string // what is wrong with it; "" is nothing
+	hashes  [][]byte // of its content
+	result  usher.IngestResult
+	err     error
 }
 
 // Ingest records reported use (S14, S17): each event on its own, so that a bad
@@ -39,7 +43,12 @@ func (u *Usage) Ingest(ctx context.Context, env usher.Environment, events []ushe
 	if len(events) > MaxEvents {
 		return usher.IngestResult{}, usher.Errorf(usher.TooLarge, "at most %d events a request, this one has %d", MaxEvents, len(events))
 	}
-	b := &body{env: env, events: events}
+	b := &body{env: env, events: events, invalid: make([]string, len(events)), hashes: make([][]byte, len(events))}
+	for i := range events { // here, where many callers do it at once, and not in the one writer
+		if b.invalid[i] = invalid(&events[i]); b.invalid[i] == "" {
+			b.hashes[i] = contentHash(&events[i])
+		}
+	}
 	if len(events) == 0 {
 		return usher.IngestResult{Rejected: []usher.Rejection{}}, nil
 	}
@@ -67,11 +76,11 @@ func (b *batchRun) record(e *body) error {
 		reject := func(code, format string, args ...any) {
 			e.result.Rejected = append(e.result.Rejected, usher.Rejection{Index: i, Code: code, Message: fmt.Sprintf(format, args...)})
 		}
-		if problem := invalid(ev); problem != "" {
+		if problem := e.invalid[i]; problem != "" {
 			reject(usher.RejectInvalid, "%s", problem)
 			continue
 		}
-		hash := contentHash(ev)
+		hash := e.hashes[i]
 		if old, ok := stored[keys[i]]; ok {
 			if bytes.Equal(old, hash) {
 				e.result.Duplicates++
@@ -212,16 +221,17 @@ func invalid(e *usher.Event) string {
 // contentHash is what makes two events of one id the same: all they say, with
 // data compared as JSON text without white space.
 func contentHash(e *usher.Event) []byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "%q %q ", e.Type, e.Subject)
+	text := make([]byte, 0, 64+len(e.Type)+len(e.Subject)+len(e.Data))
+	text = append(strconv.AppendQuote(text, e.Type), ' ')
+	text = append(strconv.AppendQuote(text, e.Subject), ' ')
 	if !e.Time.IsZero() {
-		fmt.Fprintf(h, "%d ", e.Time.UnixMicro())
+		text = append(strconv.AppendInt(text, e.Time.UnixMicro(), 10), ' ')
 	}
-	var b bytes.Buffer
-	if json.Compact(&b, e.Data) == nil {
-		h.Write(b.Bytes())
-	} else {
-		h.Write([]byte(strings.TrimSpace(string(e.Data))))
+	b := bytes.NewBuffer(text)
+	if json.Compact(b, e.Data) != nil {
+		b.Truncate(len(text))
+		b.WriteString(strings.TrimSpace(string(e.Data)))
 	}
-	return h.Sum(nil)[:16]
+	sum := sha256.Sum256(b.Bytes())
+	return sum[:16]
 }
