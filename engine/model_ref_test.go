@@ -33,12 +33,11 @@ type refPhase struct {
 }
 
 type refGrant struct {
-	id, feature   string
-	amount        int64
-	priority      int
-	paid          bool
-	start, end    int64
-	neverEffected bool
+	id, feature string
+	amount      int64
+	priority    int
+	paid        bool
+	start, end  int64
 }
 
 // refAdd is an override: an amount added, or a deny.
