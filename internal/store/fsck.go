@@ -3,9 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"strings"
-	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/engine"
@@ -212,24 +210,6 @@ func (db *DB) Quiet(ctx context.Context, fn func() error) error {
 		return db.fault(err)
 	}
 	return fn()
-}
-
-// TellOnce notes for all nodes whose usage was rewritten, under a name that is
-// used once. On SQLite there are none.
-func (u *UsageTx) TellOnce(name string, at time.Time, holders []Holder) error {
-	if u.db.dialect == SQLite {
-		return nil
-	}
-	customers := map[usher.Environment][]string{}
-	for _, h := range holders {
-		customers[h.Env] = append(customers[h.Env], h.Customer)
-	}
-	body, err := json.Marshal(customers)
-	if err != nil {
-		return err
-	}
-	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, 1, $2, $3)`, name, micros(at), string(body))
-	return err
 }
 
 // DropRollup removes a span of use.

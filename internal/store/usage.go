@@ -385,6 +385,7 @@ func mergers(table string) map[Merge]string {
 		MergeAdd:  `used = T.used + excluded.used`,
 		MergeMax:  `used = CASE WHEN excluded.used > T.used THEN excluded.used ELSE T.used END`,
 		MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
+		MergeSet:  `used = excluded.used, at = excluded.at`,
 	}
 	for m, text := range out {
 		out[m] = strings.ReplaceAll(text, "T.", table+".")

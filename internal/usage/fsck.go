@@ -873,7 +873,7 @@ func (c *checker) mend(enough int) error {
 				return err
 			}
 		}
-		return tx.TellOnce("fsck-"+uuid.NewString(), time.Now().UTC(), slices.Collect(maps.Keys(holders)))
+		return tx.Tell("fsck-"+uuid.NewString(), time.Now().UTC(), slices.Collect(maps.Keys(holders)))
 	})
 	if err != nil {
 		return err
