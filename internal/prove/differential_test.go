@@ -242,6 +242,28 @@ func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, comp
 	return nil, compared, nil
 }
 
+// shown are answers from shortly before where they first differ.
+func shown(all []heard) (lines []string) {
+	from := len(all[0].text)
+	for _, h := range all {
+		i := 0
+		for i < min(from, len(h.text)) && h.text[i] == all[0].text[i] {
+			i++
+		}
+		if h.status < 300 {
+			from = i
+		}
+	}
+	for _, h := range all {
+		text := h.text
+		if cut := min(from-300, len(text)); cut > 0 {
+			text = "…" + text[cut:]
+		}
+		lines = append(lines, fmt.Sprintf("%-16s %d %s", h.who, h.status, text))
+	}
+	return lines
+}
+
 // heard is an answer without what may differ: revisions and request ids, and
 // which key an author had.
 type heard struct {
