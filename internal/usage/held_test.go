@@ -2,6 +2,7 @@ package usage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -396,6 +397,51 @@ func TestS26_WhatWouldHaveBeenDeniedIsCounted(t *testing.T) {
 			if d.Outcome != want || d.Count != 2 || d.Amount != 10 || d.Reason != usher.LimitReached {
 				t.Errorf("got %+v", d)
 			}
+		}
+	})
+}
+
+// A queue that is full says so at once, and when to come back; what was let in
+// is committed all the same.
+func TestAFullQueueSaysComeBack(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		c := &clock{}
+		c.set(at(t, "2026-03-10T12:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		u := usage.New(usage.Config{DB: n.db, Live: n.live, Node: "small", Queue: 3})
+		defer u.Close(context.Background())
+		consume := func(key string) (usher.Decision, error) {
+			return u.Consume(context.Background(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key})
+		}
+		n.together(t, u,
+			func() {
+				if d, err := consume("a"); err != nil || !d.Allowed {
+					t.Errorf("a: %+v, %v", d, err)
+				}
+			},
+			func() {
+				if d, err := consume("b"); err != nil || !d.Allowed {
+					t.Errorf("b: %+v, %v", d, err)
+				}
+			},
+			func() {
+				for u.Waiting() < 2 { // until both others wait
+					time.Sleep(time.Millisecond)
+				}
+				go consume("c") //nolint:errcheck // takes the last place
+				for u.Waiting() < 3 {
+					time.Sleep(time.Millisecond)
+				}
+				_, err := consume("d")
+				var e *usher.Error
+				if !errors.As(err, &e) || e.Code != usher.Unavailable || e.RetryAfter <= 0 {
+					t.Errorf("one too many: got %v, want to be told to come back", err)
+				}
+			})
+		if d := n.consume(t, "exports", "last", 0); d.Used < 3 {
+			t.Errorf("what was let in is not all there: %+v", d)
 		}
 	})
 }
