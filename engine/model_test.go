@@ -238,7 +238,7 @@ func (m *model) writer(feature string, instants []int64, more ...engine.Entry) *
 // run plays operations.
 func (m *model) run(n int) {
 	for done := m.counts["operations"] + n; m.counts["operations"] < done; {
-		m.now += pick[int64](m.rnd, 0, 0, 0, 0, 1, 1, 7, 60, 60*6, 60*24, 60*24*9)
+		m.pass()
 		m.changed = false
 		m.step()
 		if len(m.trail)%8 == 0 && !m.changed {
@@ -247,6 +247,31 @@ func (m *model) run(n int) {
 		m.ref.sweep(m.now)
 	}
 	m.books()
+}
+
+// pass lets time go by, now and then to the very instant at which something
+// begins or ends.
+func (m *model) pass() {
+	m.now += pick[int64](m.rnd, 0, 0, 0, 0, 1, 1, 7, 60, 60*6, 60*24, 60*24*9)
+	if m.rnd.IntN(8) > 0 {
+		return
+	}
+	next := int64(endOfTime)
+	for _, f := range modelFeatures {
+		for _, c := range m.ref.changes(f) {
+			if c > m.now {
+				next = min(next, c)
+			}
+		}
+	}
+	for _, h := range m.holds {
+		if h.ref.expires > m.now {
+			next = min(next, h.ref.expires)
+		}
+	}
+	if next-m.now < 60*24*9 {
+		m.now = next
+	}
 }
 
 func (m *model) step() {
