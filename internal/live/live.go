@@ -171,6 +171,13 @@ func (l *Live) Now(env usher.Environment) time.Time {
 	return l.cfg.Now().UTC().Truncate(time.Microsecond)
 }
 
+// TestClock is the instant that a sandbox's clock stands at; ok is false where
+// the environment lives in real time.
+func (l *Live) TestClock(env usher.Environment) (now time.Time, ok bool) {
+	us := l.envs[env].clock.Load()
+	return time.UnixMicro(us).UTC(), us != realTime
+}
+
 // Revision is the environment's newest revision that this node has taken in.
 func (l *Live) Revision(env usher.Environment) int64 { return l.envs[env].revision.Load() }
 

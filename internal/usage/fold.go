@@ -2,6 +2,7 @@ package usage
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/usher-sh/usher/engine"
@@ -58,6 +59,10 @@ func (u *Usage) Fold(ctx context.Context) (folded int64, err error) {
 		if err != nil || last == (store.OpKey{}) {
 			return folded, err
 		}
+		old = slices.DeleteFunc(old, func(o store.Op) bool { // what is young by a sandbox's own clock
+			now, ok := u.cfg.Live.TestClock(o.Env)
+			return ok && o.At.After(now.Add(-Kept))
+		})
 		for len(old) > 0 {
 			part := old[:min(len(old), foldWrites)]
 			old = old[len(part):]

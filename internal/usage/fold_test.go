@@ -254,3 +254,35 @@ func TestS13_FoldingGoesOnByItself(t *testing.T) {
 		}
 	})
 }
+
+// A sandbox that stands in the past keeps its keys for 62 days of its own time.
+func TestS13_ASandboxFoldsByItsOwnClock(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		c := &clock{}
+		c.set(at(t, "2026-01-05T10:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		u := n.slow(t, c)
+		set := func(s string) {
+			t.Helper()
+			if err := n.db.SetClock(ctx, usher.Sandbox, at(t, s), store.Meta{Actor: "system", Action: "clock.set", At: c.now()}); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.live.Refresh(ctx, usher.Sandbox); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set("2026-01-05T10:00:00Z")
+		n.consume(t, "exports", "old", 20)
+		c.set(at(t, "2026-09-01T00:00:00Z"))
+		if folded, err := u.Fold(ctx); err != nil || folded != 0 {
+			t.Fatalf("folded %d, %v; want the sandbox's key kept", folded, err)
+		}
+		set("2026-03-20T10:00:00Z")
+		if folded, err := u.Fold(ctx); err != nil || folded != 1 {
+			t.Fatalf("folded %d, %v; want 1", folded, err)
+		}
+	})
+}
