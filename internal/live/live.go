@@ -272,6 +272,9 @@ func (l *Live) Snapshot(ctx context.Context, env usher.Environment, customer str
 	now := l.Now(env)
 	if at.After(now) || now.Sub(at) > time.Second {
 		s, _, err := l.load(ctx, e, customer, at)
+		if err == nil && at.Before(now) {
+			s.Expire(now) // what has ended is gone from the past too, whether or not it was written
+		}
 		return s, err
 	}
 	us := at.UnixMicro()

@@ -231,11 +231,7 @@ func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, comp
 		compared += max(strings.Count(s.body, `"customer"`), 1)
 		for _, h := range heard[1:] {
 			if !h.same(heard[0]) {
-				d := &difference{step: s}
-				for _, h := range heard {
-					d.answers = append(d.answers, fmt.Sprintf("%-16s %d %s", h.who, h.status, h.text))
-				}
-				return d, compared, nil
+				return &difference{step: s, answers: shown(heard)}, compared, nil
 			}
 		}
 	}
