@@ -119,6 +119,9 @@ func (m *mirror) snapshot(id, feature string, at time.Time) *engine.Snapshot {
 	keys, openings := w.Needs(feature, at)
 	s := engine.NewSnapshot(w, 0, l.load(keys), l.sums(openings))
 	s.SetLapses(l.lapses)
+	if at.Before(m.now) {
+		s.Expire(m.now) // what has ended is gone from the past too
+	}
 	return s
 }
 

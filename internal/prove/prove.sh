@@ -17,7 +17,7 @@ prove() {
   code=$?
   if [[ $code != 0 ]]; then
     failed=$((failed + 1))
-    echo "$out"
+    tail -n 200 <<<"$out" | cut -c1-4000
     echo "FAILED  $1"
     return
   fi

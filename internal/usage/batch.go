@@ -474,11 +474,9 @@ func (b *batchRun) expire(holders []store.Holder) error {
 func (w *world) outside(at time.Time) {
 	if at.Before(w.now) {
 		if from, _ := w.next.World.Stable(w.now); at.Before(from) {
-			if !w.late { // what was read of its present may be out of date
-				w.late = true
-				clear(w.present)
-				clear(w.opened)
-			}
+			w.late = true
+			clear(w.present) // what was read of the openings may be out of date
+			clear(w.opened)
 		}
 	}
 }
@@ -508,6 +506,7 @@ func (b *batchRun) take(t *take) error {
 	t.posting.would, t.posting.outcome, t.posting.entries = e.Would, outcome(&e, t.route == routeSettle), e.Entries
 	t.decision = e.Decision
 	b.post(h, e.Entries, t.posting.at)
+	w.outside(t.posting.at)
 	b.deny(h, w, t.feature, t.posting.outcome, e.Would, t.amount, w.now)
 	return nil
 }
