@@ -84,6 +84,12 @@ type memory struct {
 type state struct {
 	snapshot    *engine.Snapshot
 	from, until int64 // µs
+	stale       int64 // since when another node may have used something, µs; 0: it has not
+}
+
+// holds reports whether st knows what decides at an instant, if not its use.
+func (st *state) holds(e *environment, us int64) bool {
+	return st != nil && st.from <= us && us < st.until && st.snapshot.World.Book() == e.book.Load().book
 }
 
 // New loads catalogues and clocks.
@@ -248,10 +254,26 @@ func (l *Live) Remembered(env usher.Environment, customer string) (*engine.Snaps
 	if !ok {
 		return nil, time.Time{}
 	}
+	if st := en.state.Load(); st != nil && st.stale != 0 {
+		return st.snapshot, time.UnixMicro(st.stale).UTC()
+	}
 	if m := en.old.Load(); m != nil && m.snapshot.World.Book() == l.Book(env) {
 		return m.snapshot, time.UnixMicro(m.at).UTC()
 	}
 	return nil, time.Time{}
+}
+
+// used notes that another node changed a customer's use. What else is known of
+// it stays.
+func (l *Live) used(e *environment, customer string) {
+	en, ok := e.customers.GetIfPresent(customer)
+	if !ok {
+		return
+	}
+	en.generation.Add(1)
+	if st := en.state.Load(); st != nil && st.stale == 0 && !en.state.CompareAndSwap(st, &state{st.snapshot, st.from, st.until, l.cfg.Now().UnixMicro()}) {
+		en.state.Store(nil)
+	}
 }
 
 // AsOf is when other nodes' changes were last read, while they cannot be; the
@@ -277,10 +299,20 @@ func (l *Live) Snapshot(ctx context.Context, env usher.Environment, customer str
 		}
 		return s, err
 	}
+	return l.present(ctx, e, customer, at, false)
+}
+
+// Base is the snapshot of the present that a writer begins with, which reads use
+// itself, under locks: here it may be old.
+func (l *Live) Base(ctx context.Context, env usher.Environment, customer string, now time.Time) (*engine.Snapshot, error) {
+	return l.present(ctx, l.envs[env], customer, now, true)
+}
+
+func (l *Live) present(ctx context.Context, e *environment, customer string, at time.Time, old bool) (*engine.Snapshot, error) {
 	us := at.UnixMicro()
 	en, ok := e.customers.GetIfPresent(customer)
 	if ok {
-		if st := en.state.Load(); st != nil && st.from <= us && us < st.until && st.snapshot.World.Book() == e.book.Load().book {
+		if st := en.state.Load(); st.holds(e, us) && (old || st.stale == 0) {
 			return st.snapshot, nil
 		}
 	} else {
@@ -288,15 +320,24 @@ func (l *Live) Snapshot(ctx context.Context, env usher.Environment, customer str
 	}
 	en.mu.Lock()
 	defer en.mu.Unlock()
-	if st := en.state.Load(); st != nil && st.from <= us && us < st.until && st.snapshot.World.Book() == e.book.Load().book {
+	st := en.state.Load()
+	if st.holds(e, us) && (old || st.stale == 0) {
 		return st.snapshot, nil
 	}
 	generation := en.generation.Load()
-	s, span, err := l.load(ctx, e, customer, at)
+	var s *engine.Snapshot
+	var span state
+	var err error
+	if st.holds(e, us) { // only its use is old
+		span = *st
+		s, err = l.use(ctx, e.name, customer, st.snapshot.World, st.snapshot.Revision, at)
+	} else {
+		s, span, err = l.load(ctx, e, customer, at)
+	}
 	if err != nil {
 		return nil, err
 	}
-	span.snapshot = s
+	span.snapshot, span.stale = s, 0
 	if en.generation.Load() == generation {
 		en.state.Store(&span)
 		en.old.Store(nil)
@@ -394,7 +435,7 @@ func (l *Live) Publish(env usher.Environment, customer string, base, next *engin
 	en.generation.Add(1)
 	st := en.state.Load()
 	if st != nil && st.snapshot == base && next != nil {
-		if en.state.CompareAndSwap(st, &state{snapshot: next, from: st.from, until: st.until}) {
+		if en.state.CompareAndSwap(st, &state{next, st.from, st.until, st.stale}) {
 			return
 		}
 	}
@@ -469,7 +510,7 @@ func (l *Live) poll(ctx context.Context) error {
 			if seen, ok := l.batches[b.Node]; ok && b.N != seen+1 && b.Node != l.cfg.Node {
 				for _, e := range l.envs { // missed some: whose usage changed is not known
 					for customer := range e.customers.Keys() {
-						l.drop(e, customer)
+						l.used(e, customer)
 					}
 				}
 			}
@@ -479,7 +520,7 @@ func (l *Live) poll(ctx context.Context) error {
 			}
 			for env, customers := range b.Customers {
 				for _, c := range customers {
-					l.drop(l.envs[env], c)
+					l.used(l.envs[env], c)
 				}
 			}
 		}

@@ -254,6 +254,18 @@ type OpKey struct {
 	Key string
 }
 
+const opsOf = `SELECT env, key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE (key, env) IN `
+
+func scanOp(rows *sql.Rows, found map[OpKey]Op) error {
+	var o Op
+	var env string
+	var at int64
+	err := rows.Scan(&env, &o.Key, &o.Route, &o.BodyHash, &o.Customer, &o.Feature, &at, &o.Amount, &o.Answer)
+	o.Env, o.At = usher.Environment(env), fromMicros(at)
+	found[OpKey{o.Env, o.Key}] = o
+	return err
+}
+
 // Ops reads the stored takes of keys; those without one are left out. Answers
 // of management calls under the same key are among them.
 func (db *DB) Ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
@@ -263,26 +275,31 @@ func (db *DB) Ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
 		for _, k := range part {
 			args = append(args, k.Key, string(k.Env))
 		}
-		rows, err := db.w.QueryContext(ctx, `SELECT env, key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE (key, env) IN (VALUES `+db.rows(len(part), 2)+`)`, args...)
+		rows, err := db.w.QueryContext(ctx, opsOf+`(VALUES `+db.rows(len(part), 2)+`)`, args...)
 		if err != nil {
 			return nil, db.fault(err)
 		}
 		for rows.Next() {
-			var o Op
-			var env string
-			var at int64
-			if err := rows.Scan(&env, &o.Key, &o.Route, &o.BodyHash, &o.Customer, &o.Feature, &at, &o.Amount, &o.Answer); err != nil {
+			if err := scanOp(rows, found); err != nil {
 				rows.Close()
 				return nil, db.fault(err)
 			}
-			o.Env, o.At = usher.Environment(env), fromMicros(at)
-			found[OpKey{o.Env, o.Key}] = o
 		}
 		if err := rows.Err(); err != nil {
 			return nil, db.fault(err)
 		}
 	}
 	return found, nil
+}
+
+// Ops reads as DB.Ops does, in the transaction.
+func (u *UsageTx) Ops(keys []OpKey) (map[OpKey]Op, error) {
+	found := map[OpKey]Op{}
+	args := make([]any, 0, 2*len(keys))
+	for _, k := range keys {
+		args = append(args, k.Key, string(k.Env))
+	}
+	return found, u.among(opsOf+`%`, "tt", args, func(rows *sql.Rows) error { return scanOp(rows, found) })
 }
 
 // EventRow is one event as it is kept.

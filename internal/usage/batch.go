@@ -35,18 +35,6 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	}
 	takes, followers := u.known(takes)
 	ended := map[string]bool{}
-	if u.retries > 0 && len(takes) > 0 {
-		// Retries come in crowds, after an outage or a restart: looking for their
-		// answers first is cheaper then than to run batches twice.
-		n := len(takes)
-		var err error
-		if takes, err = u.replay(ctx, takes); err != nil {
-			return err
-		}
-		if len(takes) == n {
-			u.retries--
-		}
-	}
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
 			return u.follow(followers)
@@ -57,9 +45,16 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 		case err == nil:
 			b.publish()
 			for _, t := range takes {
-				if t.err == nil && t.key != "" {
+				switch op, known := b.known[t.opKey()]; {
+				case known:
+					t.answer(op)
+					u.replays.store(op)
+				case t.err == nil && t.key != "":
 					u.replays.store(t.stored)
 				}
+			}
+			if len(b.known) == 0 && len(takes) > 0 && u.retries > 0 {
+				u.retries--
 			}
 			return u.follow(followers)
 		case errors.Is(err, errStale):
@@ -157,6 +152,7 @@ type batchRun struct {
 	rollups map[store.Merge]map[store.RollupKey]store.RollupValue
 	denials map[store.DenialKey]store.DenialCount
 	holds   map[usher.Environment][]engine.Hold // new reservations
+	known   map[store.OpKey]store.Op            // keys of the batch that had an answer already
 	ended   map[string]bool                     // reservations and corrections whose stored answers were looked for
 }
 
@@ -206,7 +202,7 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	}
 	for _, h := range holders {
 		now := b.u.cfg.Live.Now(h.Env)
-		s, err := b.u.cfg.Live.Snapshot(b.ctx, h.Env, h.Customer, now)
+		s, err := b.u.cfg.Live.Base(b.ctx, h.Env, h.Customer, now)
 		if err != nil {
 			return err
 		}
@@ -222,8 +218,25 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	if err := b.prefetch(takes, bodies); err != nil {
 		return err
 	}
+	// Retries come in crowds, after an outage or a restart. Looking for their
+	// answers first, under the locks, is cheaper then than to run batches twice.
+	b.known = nil
+	if b.u.retries > 0 && len(takes) > 0 {
+		keys := make([]store.OpKey, 0, len(takes))
+		for _, t := range takes {
+			if t.key != "" {
+				keys = append(keys, t.opKey())
+			}
+		}
+		if b.known, err = tx.Ops(keys); err != nil {
+			return err
+		}
+	}
 	ops := make([]store.Op, 0, len(takes))
 	for _, t := range takes {
+		if _, ok := b.known[t.opKey()]; ok && t.key != "" {
+			continue
+		}
 		if err := b.take(t); err != nil {
 			return err
 		}
