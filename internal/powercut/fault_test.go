@@ -64,7 +64,7 @@ func TestFaults(t *testing.T) {
 			t.Parallel()
 			began := time.Now()
 			base := newSteady(t)
-			moments := sized(20, 300)
+			moments := sized(20, 120)
 			var hit, unavailable, asked, again, restarts int
 			for k := 1; k <= moments; k++ {
 				rng := rand.New(rand.NewPCG(seed, uint64(i*1000+k)))
