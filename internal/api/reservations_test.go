@@ -263,8 +263,12 @@ func TestS23_FeatureGone(t *testing.T) {
 		if got := w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":3,"ttl":"168h","key":"k"}`); got.Code != 201 {
 			t.Fatalf("got %d %s", got.Code, got.Body)
 		}
-		w.pass(29 * 24 * time.Hour) // nothing of it is in an open window
-		if got := w.do("PUT", "/v1/catalog", "application/yaml", "usher: 1\nfeatures: {sso: {kind: switch}}\nplans: {pro: {default: true, entitlements: {sso: true}}}\n"); got.Code != 200 {
+		const without = "usher: 1\nfeatures: {sso: {kind: switch}}\nplans: {pro: {default: true, entitlements: {sso: true}}}\n"
+		if got := w.do("PUT", "/v1/catalog?migrate=all", "application/yaml", without); got.Code != 422 || !strings.Contains(got.Body.String(), "1 open reservations") {
+			t.Errorf("while it is held: got %d %s, want 422 that names the reservation", got.Code, got.Body)
+		}
+		w.pass(29 * 24 * time.Hour) // it has expired, and nothing of it is in an open window
+		if got := w.do("PUT", "/v1/catalog", "application/yaml", without); got.Code != 200 {
 			t.Fatalf("got %d %s", got.Code, got.Body)
 		}
 		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":1}`), 422, problemBody(usher.Refused, "the feature calls is not in the catalogue any more"))

@@ -254,6 +254,7 @@ func (r *refusal) words(feature string) (why []string) {
 	count(u.Overrides, "live overrides")
 	count(u.Grants, "live grants")
 	count(u.Buckets, "open windows with use")
+	count(u.Holds, "open reservations")
 	if len(why) > 0 {
 		why[len(why)-1] += " (customer " + u.Example + " for one)"
 	}

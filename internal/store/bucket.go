@@ -77,6 +77,7 @@ type FeatureUse struct {
 	Overrides int64  // that have not expired
 	Grants    int64  // neither expired nor voided
 	Buckets   int64  // with use or holds in a window that is open
+	Holds     int64  // open reservations, whatever window they count in
 	Example   string // the id of one of the customers
 }
 
@@ -92,6 +93,7 @@ func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Ti
 		UNION ALL SELECT 1, feature, count(*), min(customer) FROM grants WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY feature
 		UNION ALL SELECT 2, feature, count(*), min(customer) FROM bucket
 			WHERE env = $1 AND start_at <= $2 AND end_at > $2 AND (opening > 0 OR used > 0 OR reserved > 0) GROUP BY feature
+		UNION ALL SELECT 3, feature, count(*), min(customer) FROM hold WHERE env = $1 AND closed_at = 0 AND expires_at > $2 GROUP BY feature
 		ORDER BY 1, 2`, string(env), micros(now))
 	if err != nil {
 		return nil, err
@@ -106,6 +108,8 @@ func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Ti
 			u.Grants = r.n
 		case 2:
 			u.Buckets = r.n
+		case 3:
+			u.Holds = r.n
 		}
 		if u.Example == "" {
 			u.Example = r.example

@@ -168,6 +168,9 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 		if row, err = u.cfg.DB.Op(ctx, env, ref); err != nil {
 			return "", nil, err
 		}
+		if row != nil && row.Route == routeRelease {
+			return "", nil, usher.Errorf(usher.Refused, "the reservation %s was released: all that it held has been given back", d.Reservation.ID)
+		}
 		if row == nil || row.Route != routeSettle {
 			return "", nil, usher.Errorf(usher.Refused, "the reservation %s is not settled: there is nothing to give back; release it", d.Reservation.ID)
 		}
