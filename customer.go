@@ -64,6 +64,9 @@ type Subscription struct {
 	NoTrial     bool       `json:"no_trial,omitempty"`      // trial_ends_at was given as null
 	Phases      []Phase    `json:"phases"`                  // by At; the first is at StartsAt and names plan and add-ons
 	CreatedAt   time.Time  `json:"created_at"`
+	// EndsSet is when ends_at or trial_ends_at was last given after the creation:
+	// an end before it was not known to the use until then. Zero: never.
+	EndsSet time.Time `json:"ends_set,omitzero"`
 }
 
 // Phase is a change of a subscription that holds from At on.

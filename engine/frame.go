@@ -332,7 +332,9 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 			}
 		}
 		slices.Sort(except)
-		return &Opening{Feature: f.def.Key, Clock: clock, From: max(r.began, 0), Until: t, Except: slices.Compact(except)}
+		// One more than the instant: what a clock that is gone took right then, or
+		// until the change was known, is use of that span as well.
+		return &Opening{Feature: f.def.Key, Clock: clock, From: max(r.began, 0), Until: max(t, w.known[t]) + 1, Except: slices.Compact(except)}
 	}
 	return nil
 }
@@ -347,6 +349,9 @@ func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
 		case there && !has:
 			from = minute
 		case !there && has:
+			if m := w.known[t]; m > t { // it has counted since it was known
+				minute = m - m%minuteµs
+			}
 			out = append(out, &Opening{Feature: f.def.Key, Clock: c.key.Clock, From: from, Until: minute})
 		}
 		there = has

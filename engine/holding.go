@@ -221,6 +221,17 @@ type era struct {
 	held        []holding
 }
 
+// knownAt notes when the change at t was made, where it is dated back: until
+// then use followed what held before.
+func (w *World) knownAt(t int64, made time.Time) {
+	if m := made.UnixMicro(); m > t {
+		if w.known == nil {
+			w.known = map[int64]int64{}
+		}
+		w.known[t] = max(w.known[t], m)
+	}
+}
+
 type sourceKind uint8
 
 // In the order of precedence of CombineOverride, weakest first.
@@ -239,7 +250,16 @@ func (w *World) eras(f Facts) []era {
 	for i := range f.Subscriptions {
 		s := &f.Subscriptions[i]
 		first[s.Family] = FirstStart(f.Subscriptions, s.Family)
-		cuts = append(cuts, b.boundaries(s, first[s.Family], w.zone)...)
+		bounds := b.boundaries(s, first[s.Family], w.zone)
+		cuts = append(cuts, bounds...)
+		for _, t := range bounds {
+			w.knownAt(t, s.CreatedAt)
+		}
+		for _, end := range []*time.Time{s.EndsAt, s.TrialEndsAt} {
+			if end != nil && !s.EndsSet.IsZero() {
+				w.knownAt(end.UnixMicro(), s.EndsSet)
+			}
+		}
 	}
 	slices.Sort(cuts)
 	cuts = slices.Compact(cuts)

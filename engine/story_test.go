@@ -405,7 +405,7 @@ func (r *stage) patch(id string, l story.Line) {
 		ph.Addons = &a
 	}
 	if v := l.Opts["ends_at"]; v != "" {
-		s.EndsAt = r.maybe(l, "ends_at")
+		s.EndsAt, s.EndsSet = r.maybe(l, "ends_at"), r.now
 	}
 	if ph.Plan != nil || ph.Addons != nil || ph.Status != "" {
 		s.Phases = append(s.Phases, ph)

@@ -21,7 +21,8 @@ type World struct {
 	ticks    []tick
 	timeline []era
 	features map[string]*feature
-	changes  []int64 // every instant at which any source changes, ascending
+	changes  []int64         // every instant at which any source changes, ascending
+	known    map[int64]int64 // when a change that is dated in the past became known, by its instant
 }
 
 // feature is what the world holds for one feature.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/usher-sh/usher/internal/store"
@@ -16,6 +18,11 @@ type fsckCmd struct {
 }
 
 func (c *fsckCmd) Run(a *app) (err error) {
+	if !strings.Contains(c.DB, "://") { // opening to repair would create one
+		if info, err := os.Stat(c.DB); err != nil || info.Size() == 0 {
+			return wrong("there is no database %s: name the one that `usher serve` has", c.DB)
+		}
+	}
 	db, err := store.Open(a, store.Config{DSN: c.DB, Beside: !c.Repair})
 	if err != nil {
 		return err

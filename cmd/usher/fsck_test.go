@@ -23,6 +23,9 @@ func TestFsck(t *testing.T) {
 		return out + errs
 	}
 	run(exitUsage, "fsck")
+	if out := run(exitUsage, "fsck", "--repair", "--db", file); !strings.Contains(out, "there is no database") {
+		t.Errorf("repairing what is not there: %s", out)
+	}
 	if out := run(exitUsage, "fsck", "--db", file); !strings.Contains(out, "there is no database") {
 		t.Errorf("without a file: %s", out)
 	}

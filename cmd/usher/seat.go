@@ -75,7 +75,7 @@ func (c *seatFreeCmd) Run(a *app) error {
 	if a.cli.JSON {
 		return a.printJSON(map[string]any{"holder": c.Holder, "state": "free"})
 	}
-	_, err = fmt.Fprintf(a.out, "%s holds no seat of %s at %s\n", c.Holder, c.Feature, c.Customer)
+	_, err = fmt.Fprintf(a.out, "freed: %s has no seat of %s at %s\n", c.Holder, c.Feature, c.Customer)
 	return err
 }
 

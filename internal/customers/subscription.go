@@ -318,6 +318,9 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	}
 	h.trial(&p, &next, in.TrialEnd)
 	over := h.state(&next, h.now)
+	if in.EndsAt.Given || in.TrialEnd.Given {
+		next.EndsSet = h.now
+	}
 	if in.EndsAt.Given {
 		next.EndsAt = microp(in.EndsAt.At)
 		if next.EndsAt != nil && !next.EndsAt.After(next.StartsAt) {

@@ -54,6 +54,7 @@ type Holder struct {
 type Head struct {
 	Revision        int64 // of the customer's newest change
 	CatalogRevision int64
+	Clock           time.Time // of a sandbox whose clock is set; else zero
 	Deleted         bool
 }
 
@@ -112,21 +113,24 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (map
 		return nil, err
 	}
 	// After the locks: a catalogue that was applied before is seen.
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT env, catalog_revision FROM environment`)
+	rows, err := u.tx.QueryContext(u.ctx, `SELECT env, catalog_revision, clock_at FROM environment`)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var env string
-		var revision int64
-		if err := rows.Scan(&env, &revision); err != nil {
+		var revision, clock int64
+		if err := rows.Scan(&env, &revision, &clock); err != nil {
 			return nil, err
 		}
 		for _, h := range holders {
 			if string(h.Env) == env {
 				head := heads[h]
 				head.CatalogRevision = revision
+				if clock >= 0 {
+					head.Clock = fromMicros(clock)
+				}
 				heads[h] = head
 			}
 		}

@@ -206,6 +206,10 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		if err != nil {
 			return err
 		}
+		if clock, set := b.u.cfg.Live.TestClock(h.Env); heads != nil && set && !clock.Equal(heads[h].Clock) || heads != nil && !set && !heads[h].Clock.IsZero() {
+			b.worlds[h] = &world{} // another node has moved the sandbox's clock
+			return errStale
+		}
 		if head := heads[h]; head.Revision > s.Revision || head.CatalogRevision > s.Revision {
 			b.worlds[h] = &world{}
 			return errStale

@@ -32,6 +32,7 @@ const maxReason = 1000
 type original struct {
 	customer, feature string
 	at                time.Time // the instant whose minute counts it
+	recorded          time.Time // when it was; zero: for good, as events are
 	entries           []engine.Entry
 	dimensions        []meter.Dimension
 }
@@ -92,7 +93,8 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 				b.ended[op.Key] = true
 				return engine.Effect{}, errTaken
 			}
-			if c.Feature == o.feature {
+			// Of an older take whose key was forgotten and used again, they are none.
+			if c.Feature == o.feature && !c.At.Before(o.recorded) {
 				entries = append(entries, c.Entries...)
 			}
 		}
@@ -192,7 +194,7 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 	if op.Feature != "" && op.Feature != row.Feature {
 		return "", nil, usher.Errorf(usher.Refused, "%q took of %s, not of %s", op.Ref, row.Feature, op.Feature)
 	}
-	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.at, entries: p.entries}, nil
+	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.at, recorded: row.At, entries: p.entries}, nil
 }
 
 func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op CorrectOp) (*original, error) {

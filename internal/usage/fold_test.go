@@ -109,7 +109,7 @@ func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
 		if d := take(t, again, "old", "1"); d.Replayed || !d.Allowed || d.Used != 28 {
 			t.Errorf("a forgotten key is a new one: %+v", d)
 		}
-		points, err := n.usage.Query(ctx, usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", From: began, To: began.Add(time.Minute), Window: usher.Minute})
+		points, err := n.usage.Query(ctx, usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", From: began.Truncate(time.Minute), To: began.Add(time.Minute), Window: usher.Minute})
 		if err != nil || len(points) != 1 || points[0].Value != 22 {
 			t.Errorf("the minute of what is folded: %+v, %v; want 22", points, err)
 		}

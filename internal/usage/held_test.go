@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -443,5 +444,91 @@ func TestAFullQueueSaysComeBack(t *testing.T) {
 		if d := n.consume(t, "exports", "last", 0); d.Used < 3 {
 			t.Errorf("what was let in is not all there: %+v", d)
 		}
+	})
+}
+
+// Spans of a report that follow one another count nothing twice, wherever they
+// are cut.
+func TestUsageOfSpansAddsUp(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		c := &clock{}
+		c.set(at(t, "2026-03-10T12:00:10Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		n.consume(t, "exports", "a", 1)
+		c.set(at(t, "2026-03-10T12:00:50Z"))
+		n.consume(t, "exports", "b", 2)
+		total := int64(0)
+		cuts := []string{"2026-03-10T11:59:30Z", "2026-03-10T12:00:00Z", "2026-03-10T12:00:30Z", "2026-03-10T12:00:31Z", "2026-03-10T12:01:00Z", "2026-03-10T12:30:15Z"}
+		for i := 1; i < len(cuts); i++ {
+			points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", Window: usher.Hour, From: at(t, cuts[i-1]), To: at(t, cuts[i])})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range points {
+				total += p.Value
+			}
+		}
+		if total != 3 {
+			t.Errorf("the spans add up to %d, want 3", total)
+		}
+	})
+}
+
+// A sandbox's clock that one node has moved binds the next take on every node.
+func TestS11_AClockThatAnotherNodeMoved(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		if dsn[0] != 'p' {
+			t.Skip("a SQLite file has one node")
+		}
+		c := &clock{}
+		c.set(at(t, "2026-03-10T12:00:00Z"))
+		a := start(t, dsn, c)
+		a.found(t, c, "acme")
+		deaf := a.deaf(t, c)
+		for i, now := range []string{"2026-03-11T00:00:00Z", "2026-03-12T00:00:00Z"} {
+			if err := a.db.SetClock(t.Context(), usher.Sandbox, at(t, now), store.Meta{Actor: "system", Action: "clock.set", At: c.now()}); err != nil {
+				t.Fatal(err)
+			}
+			d, err := deaf.Reserve(t.Context(), usher.Sandbox, usage.ReserveOp{TTL: time.Hour, ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: fmt.Sprint("r", i)}})
+			if err != nil || !d.Reservation.ExpiresAt.Equal(at(t, now).Add(time.Hour)) {
+				t.Errorf("at %s: got %+v, %v", now, d.Reservation, err)
+			}
+		}
+	})
+}
+
+// A key that was forgotten and is used again has none of the old take's
+// corrections.
+func TestS16_OfAForgottenKey(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		c := &clock{}
+		c.set(at(t, "2026-01-05T12:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		u := n.slow(t, c)
+		correct := func(key, amount string) error {
+			_, err := n.usage.Correct(t.Context(), usher.Sandbox, usage.CorrectOp{Ref: "k", Amount: usher.Number(amount), Reason: "test", Key: key})
+			return err
+		}
+		n.consume(t, "api_calls", "k", 30)
+		if err := correct("c1", "20"); err != nil {
+			t.Fatal(err)
+		}
+		c.set(at(t, "2026-04-05T12:00:00Z"))
+		if folded, err := u.Fold(t.Context()); err != nil || folded != 2 {
+			t.Fatal(folded, err)
+		}
+		again := n.deaf(t, c)
+		if d, err := again.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: "k", Amount: "25"}); err != nil || d.Replayed || !d.Allowed {
+			t.Fatal(d, err)
+		}
+		if err := correct("c2", "10"); err != nil {
+			t.Error(err)
+		}
+		wantError(t, "more than is left", correct("c3", "16"), usher.Refused)
 	})
 }

@@ -11,14 +11,19 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// UsageQuery asks for the use of one feature over [From, To), cut to whole
-// minutes outwards.
+// UsageQuery asks for the use of one feature over [From, To), each moved on to
+// the next whole minute, so that spans that follow one another count nothing
+// twice.
 type UsageQuery struct {
 	Customer string
 	Feature  string
 	From, To time.Time
 	Window   usher.Unit // Minute, Hour, Day or Month; days and months in the customer's zone
 	GroupBy  string     // a dimension of the feature's meter; "" is none
+}
+
+func wholeMinute(t time.Time) time.Time {
+	return t.Add(time.Minute - time.Microsecond).Truncate(time.Minute)
 }
 
 // maxPoints bounds one answer: a month of minutes fits.
@@ -40,9 +45,9 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	if span == 0 {
 		bad("window", "must be minute, hour, day or month")
 	}
-	from, to := q.From.Truncate(time.Minute), q.To.Add(time.Minute-time.Microsecond).Truncate(time.Minute)
+	from, to := wholeMinute(q.From), wholeMinute(q.To)
 	switch {
-	case !from.Before(to):
+	case !q.From.Before(q.To):
 		bad("to", "must be after from")
 	case span > 0 && to.Sub(from)/span > maxPoints:
 		bad("window", "the span has too many windows for one answer: shorten it or ask for longer windows")

@@ -171,6 +171,9 @@ func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feat
 	permitted := int64(-1)
 	if !d.Unlimited {
 		permitted = d.Used + d.Reserved - d.Excess
+		if d.Excess == 0 { // another node may have seated somebody since
+			permitted += d.Remaining
+		}
 	}
 	next := ""
 	if len(held) > limit {
