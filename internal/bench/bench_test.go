@@ -26,11 +26,13 @@ const (
 // BenchmarkB3_Consume measures POST /v1/consume on SQLite that holds a million
 // takes already, against a bare handler that gets the same bytes.
 func BenchmarkB3_Consume(b *testing.B) {
-	b.Run("ordered", func(b *testing.B) { consumeRatio(b, pastUUID, orderedUUID) })
-	b.Run("random", func(b *testing.B) { consumeRatio(b, anyUUID, randomUUID) })
+	b.Run("ordered", func(b *testing.B) { consumeRatio(b, false, pastUUID, orderedUUID) })
+	b.Run("random", func(b *testing.B) { consumeRatio(b, false, anyUUID, randomUUID) })
+	b.Run("hot-ordered", func(b *testing.B) { consumeRatio(b, true, pastUUID, orderedUUID) })
+	b.Run("hot-random", func(b *testing.B) { consumeRatio(b, true, anyUUID, randomUUID) })
 }
 
-func consumeRatio(b *testing.B, stored string, uuid func([]byte, *rand.Rand)) {
+func consumeRatio(b *testing.B, hot bool, stored string, uuid func([]byte, *rand.Rand)) {
 	file := filepath.Join(b.TempDir(), "usher.db")
 	w := open(b, file)
 	w.found(b, clients)
@@ -48,7 +50,7 @@ func consumeRatio(b *testing.B, stored string, uuid func([]byte, *rand.Rand)) {
 	})
 	w = open(b, file)
 	ours, bare := listen(b, w.handler), listen(b, http.HandlerFunc(bareConsume))
-	l := consume(key, clients, false, uuid)
+	l := consume(key, clients, hot, uuid)
 	granted := int64(1)
 	rate := func(addr string, d time.Duration) float64 {
 		m := l.run(b, addr, d)
