@@ -320,7 +320,11 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 		if !slices.Contains(w.clocksAt(f, t), clock) {
 			continue
 		}
+		known := max(t, w.known[t])
 		except := append(w.clocksAt(f, t), clock, ClockDrawn) // what credits paid for is paid
+		if known > t {                                        // what was in force by then holds its own
+			except = append(except, w.clocksAt(f, known)...)
+		}
 		if w.rolls(f) {                                       // what was left of these clocks burns in buckets of its own
 			alive := except
 			for _, u := range append(w.changesIn(minMicro, t), t) {
@@ -334,7 +338,7 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 		slices.Sort(except)
 		// One more than the instant: what a clock that is gone took right then, or
 		// until the change was known, is use of that span as well.
-		return &Opening{Feature: f.def.Key, Clock: clock, From: max(r.began, 0), Until: max(t, w.known[t]) + 1, Except: slices.Compact(except)}
+		return &Opening{Feature: f.def.Key, Clock: clock, From: max(r.began, 0), Until: known + 1, Except: slices.Compact(except)}
 	}
 	return nil
 }
