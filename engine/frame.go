@@ -325,7 +325,7 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 		if known > t {                                        // what was in force by then holds its own
 			except = append(except, w.clocksAt(f, known)...)
 		}
-		if w.rolls(f) {                                       // what was left of these clocks burns in buckets of its own
+		if w.rolls(f) { // what was left of these clocks burns in buckets of its own
 			alive := except
 			for _, u := range append(w.changesIn(minMicro, t), t) {
 				for _, s := range clocked(w.rulesAt(f, u, nil).slots) {

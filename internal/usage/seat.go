@@ -104,7 +104,7 @@ func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer,
 				return engine.Effect{}, err
 			}
 		}
-		if was == nil {
+		if was == nil || !w.next.World.Known() { // a deleted customer's seats stay with it (S36)
 			return engine.Effect{Decision: engine.Decide(w.next, engine.Query{Customer: customer, Feature: feature}, w.now)}, nil
 		}
 		e := engine.Leave(w.next, customer, feature, *was, w.now)
