@@ -25,6 +25,8 @@ type CheckQuery struct {
 	Amount      usher.Number // "": 1
 	At          time.Time    // zero: now
 	MinRevision int64        // 0: any
+
+	present bool // At is the present, which a batch has read once
 }
 
 // Check answers one question (S01, S12: it takes nothing). buf lends memory to
@@ -49,8 +51,9 @@ func (s *Service) Batch(ctx context.Context, env usher.Environment, qs []CheckQu
 	for attempt := 0; ; attempt++ {
 		for i, q := range qs {
 			if q.At.IsZero() {
-				q.At = now
+				q.At, q.present = now, true
 			}
+			q.MinRevision = max(q.MinRevision, minRevision)
 			if out[i], err = s.check(ctx, env, q, revision, nil); err != nil {
 				return nil, err
 			}
@@ -95,14 +98,17 @@ func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQue
 func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (usher.Decision, error) {
 	snap, query, at, err := s.prepare(ctx, env, q)
 	var asOf time.Time
+	present := q.present || q.At.IsZero()
 	if err != nil {
-		if usher.ErrorCode(err) == usher.Unavailable && q.At.IsZero() {
+		if usher.ErrorCode(err) == usher.Unavailable && present {
 			snap, asOf = s.live.Remembered(env, q.Customer)
 		}
-		if snap == nil {
+		// What is remembered may be from before a change that the caller knows of.
+		if snap == nil || snap.Revision < q.MinRevision {
 			return s.unanswered(env, q, err)
 		}
-	} else if q.At.IsZero() {
+		revision = snap.Revision
+	} else if present {
 		asOf = s.live.AsOf()
 	}
 	query.Buf = buf

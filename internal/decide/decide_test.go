@@ -103,7 +103,7 @@ func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, l, _ := serviceOn(t, dsn)
+	s, l, rev := serviceOn(t, dsn)
 	running, stop := context.WithCancel(t.Context())
 	defer stop()
 	go l.Run(running)
@@ -135,10 +135,61 @@ func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
 	if d := check("acme", "docs"); !d.Allowed || d.Reason != usher.WithinLimit || !d.Degraded || d.AsOf.IsZero() {
 		t.Errorf("a customer remembered: %+v", d)
 	}
+	// Never older than was asked for: then the fail policy answers (S06).
+	newest, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "docs", MinRevision: rev}, nil)
+	if err != nil || newest.AsOf.IsZero() || newest.Revision != rev {
+		t.Errorf("of its own revision: %+v, %v", newest, err)
+	}
+	// A batch says so as well.
+	batch, err := s.Batch(t.Context(), usher.Sandbox, []decide.CheckQuery{{Customer: "acme", Feature: "docs"}, {Customer: "cold", Feature: "sso"}}, 0)
+	if err != nil || !batch[0].Allowed || !batch[0].Degraded || batch[0].AsOf.IsZero() || !batch[1].Degraded {
+		t.Errorf("a batch: %+v, %v", batch, err)
+	}
 	if d := check("cold", "sso"); !d.Allowed || d.Reason != usher.ReasonUnavailable || !d.Degraded {
 		t.Errorf("fail: open: %+v", d)
 	}
 	if d := check("cold", "docs"); d.Allowed || d.Reason != usher.ReasonUnavailable || !d.Degraded {
 		t.Errorf("fail: closed: %+v", d)
+	}
+}
+
+// What is remembered of a customer from before a change is of its own, older
+// revision, and never stands for a newer one that the caller asks for (S06).
+func TestS06_RememberedIsNeverPassedOffAsNewer(t *testing.T) {
+	t.Parallel()
+	server, err := testpg.Start()
+	if err != nil {
+		t.Skip("no PostgreSQL binaries: ", err)
+	}
+	defer server.Stop()
+	dsn, err := server.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, l, rev := serviceOn(t, dsn)
+	if d, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "docs"}, nil); err != nil || !d.Allowed {
+		t.Fatal(d, err)
+	}
+	db, err := store.Open(t.Context(), store.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	newer, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Meta: store.Meta{Actor: "system", Action: "test", At: time.Now()}, Customer: "acme", Basis: rev, BasisCatalog: l.CatalogRevision(usher.Sandbox),
+		Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "docs", Deny: true, Reason: "fraud", CreatedBy: "test", CreatedAt: time.Now()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
+		t.Fatal(err)
+	}
+	server.Stop()
+	d, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "docs"}, nil)
+	if err != nil || !d.Degraded || d.AsOf.IsZero() || d.Revision != rev {
+		t.Errorf("from memory: %+v, %v; want revision %d, marked", d, err, rev)
+	}
+	d, err = s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "docs", MinRevision: newer}, nil)
+	if err != nil || d.Allowed || d.Reason != usher.ReasonUnavailable {
+		t.Errorf("asked for revision %d: %+v, %v; want the fail policy", newer, d, err)
 	}
 }

@@ -72,6 +72,7 @@ func (t *take) row() store.Op {
 // answer gives a take the answer that is stored under its key, or an error
 // where that was to another call.
 func (t *take) answer(op store.Op) {
+	t.err = nil // of an earlier attempt at the batch
 	if op.Route != t.route || !bytes.Equal(op.BodyHash, t.hash) {
 		if t.reused != nil {
 			t.err = t.reused(op)
