@@ -26,31 +26,41 @@ const (
 	SeatLimitReached    Reason = "seat_limit_reached"
 	LimitReached        Reason = "limit_reached"
 	ReasonUnavailable   Reason = "unavailable"
+	UnknownMember       Reason = "unknown_member"
+	UnknownPermission   Reason = "unknown_permission"
+	NoRole              Reason = "no_role"
+	ConditionFailed     Reason = "condition_failed"
+	NoSeat              Reason = "no_seat"
 )
 
 // Reasons lists every reason: first those that allow, then those that deny in
-// the order of S37, then unavailable, which can be either.
+// the order of S37, with those about members where A01 puts them, then
+// unavailable, which can be either.
 var Reasons = []Reason{
 	Granted, WithinLimit, ReasonOverage, ReasonUnlimited, Warned, Shadowed,
-	UnknownCustomer, UnknownFeature, Revoked, ReasonSuspended, TrialEnded, SubscriptionEnded, NotStarted, NotEntitled,
-	CapReached, InsufficientCredits, SeatLimitReached, LimitReached, ReasonUnavailable,
+	UnknownCustomer, UnknownMember, UnknownPermission, NoRole, ConditionFailed,
+	UnknownFeature, Revoked, ReasonSuspended, TrialEnded, SubscriptionEnded, NotStarted, NotEntitled,
+	NoSeat, CapReached, InsufficientCredits, SeatLimitReached, LimitReached, ReasonUnavailable,
 }
 
 // Decision is the answer to "may this customer use this feature, this much,
 // now?". Quantities are in smallest units of the feature; Precision says how
 // many of their digits stand after the point.
 type Decision struct {
-	Allowed   bool
-	Reason    Reason
-	Customer  string
-	Feature   string
-	Kind      Kind   // "" where the feature is unknown
-	Value     *Value // config
-	Type      ConfigType
-	Plan      Ref // zero unless exactly one plan gives the feature (S04)
-	Rule      Combine
-	Sources   []string // what the answer used; nil where Plan says it all
-	Precision int
+	Allowed    bool
+	Reason     Reason
+	Customer   string
+	Feature    string // "" where a permission was asked for that names none, or several
+	Member     string // who of the customer asked; "" is the customer itself
+	Permission string // what of the member was asked; ""
+	Legs       *Legs  // of a decision about a member; else nil
+	Kind       Kind   // "" where the feature is unknown
+	Value      *Value // config
+	Type       ConfigType
+	Plan       Ref // zero unless exactly one plan gives the feature (S04)
+	Rule       Combine
+	Sources    []string // what the answer used; nil where Plan says it all
+	Precision  int
 
 	Counted   bool  // the numbers below mean something
 	Unlimited bool  // Limit and Remaining do not apply

@@ -25,7 +25,18 @@ func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 	b = strconv.AppendBool(b, d.Allowed)
 	b = appendString(append(b, `,"reason":`...), string(d.Reason))
 	b = appendString(append(b, `,"customer":`...), d.Customer)
-	b = appendString(append(b, `,"feature":`...), d.Feature)
+	if d.Feature != "" || d.Permission == "" {
+		b = appendString(append(b, `,"feature":`...), d.Feature)
+	}
+	if d.Member != "" {
+		b = appendString(append(b, `,"member":`...), d.Member)
+	}
+	if d.Permission != "" {
+		b = appendString(append(b, `,"permission":`...), d.Permission)
+	}
+	if d.Legs != nil {
+		b = d.Legs.appendJSON(append(b, `,"legs":`...))
+	}
 	if d.Kind != "" {
 		b = appendString(append(b, `,"kind":`...), string(d.Kind))
 	}
@@ -264,6 +275,9 @@ type (
 		Reason     Reason          `json:"reason"`
 		Customer   string          `json:"customer"`
 		Feature    string          `json:"feature"`
+		Member     string          `json:"member"`
+		Permission string          `json:"permission"`
+		Legs       *Legs           `json:"legs"`
 		Kind       Kind            `json:"kind"`
 		Value      json.RawMessage `json:"value"`
 		Limit      wireQuantity    `json:"limit"`
@@ -403,6 +417,7 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	}
 	*d = Decision{
 		Allowed: *w.Allowed, Reason: w.Reason, Customer: w.Customer, Feature: w.Feature, Kind: w.Kind,
+		Member: w.Member, Permission: w.Permission, Legs: w.Legs,
 		Plan: w.Plan, Rule: w.Rule, Sources: w.Sources, Precision: w.Used.precision,
 		Counted: w.Used.there, Unlimited: w.Unlimited, Limit: w.Limit.units, Used: w.Used.units,
 		Reserved: w.Reserved.units, Remaining: w.Remaining.units, Overage: w.Overage.units, Excess: w.Excess.units,
@@ -503,4 +518,14 @@ func (e *Explanation) UnmarshalJSON(b []byte) error {
 	*e = Explanation{Decision: d, Considered: w.Considered, Combined: d.Rule, Mode: w.Mode,
 		Allowances: d.Allowances, Caps: d.Caps, Changes: w.Changes}
 	return nil
+}
+
+// appendJSON appends the legs in their fixed order.
+func (l *Legs) appendJSON(b []byte) []byte {
+	b = append(append(b, `{"role":"`...), l.Role...)
+	b = append(append(b, `","plan":"`...), l.Plan...)
+	b = append(append(b, `","seat":"`...), l.Seat...)
+	b = append(append(b, `","limit":"`...), l.Limit...)
+	b = append(append(b, `","condition":"`...), l.Condition...)
+	return append(b, `"}`...)
 }

@@ -9,6 +9,11 @@ type Catalog struct {
 	Features map[string]*Feature `json:"features,omitempty"`
 	Plans    map[string]*Plan    `json:"plans,omitempty"`
 	Addons   map[string]*Addon   `json:"addons,omitempty"`
+
+	Permissions map[string]*Permission `json:"permissions,omitempty"`
+	Roles       map[string]*Role       `json:"roles,omitempty"`
+	CustomRoles *CustomRoles           `json:"custom_roles,omitempty"` // nil: customers make none
+	Separation  map[string]*Separation `json:"separation,omitempty"`
 }
 
 // Plan is what is sold. Plans of one family exclude each other per customer.

@@ -23,8 +23,7 @@ import (
 
 // call is one request: who makes it, where, and what became of it.
 type call struct {
-	Env       usher.Environment
-	Actor     usher.Actor
+	auth.Identity
 	RequestID string
 	// Key is the Idempotency-Key header, already checked; "" where there is none.
 	Key string
@@ -142,12 +141,12 @@ func (a *API) identify(w http.ResponseWriter, r *http.Request, c *call) bool {
 		header = list[0]
 	}
 	var err error
-	c.Env, c.Actor, err = a.Auth.Authenticate(r.Context(), header)
+	c.Identity, err = a.Auth.Authenticate(r.Context(), header)
 	if err != nil {
 		a.fail(w, c, err)
 		return false
 	}
-	if !auth.Allows(c.Actor.Role, c.route.Perm) {
+	if !c.Allows(c.route.Perm) {
 		a.fail(w, c, usher.Errorf(usher.Forbidden, "a key of role %q may not do this: it takes the permission %q", c.Actor.Role, c.route.Perm))
 		return false
 	}

@@ -144,34 +144,50 @@ var (
 	errRevoked = usher.Errorf(usher.Unauthenticated, "the API key was revoked")
 )
 
+// Identity is who calls, where, and what they may do.
+type Identity struct {
+	Env   usher.Environment
+	Actor usher.Actor
+	// Customer is a key's own: the one that AuthZEN takes where a request names
+	// none, and the only one that SCIM serves. "" is none.
+	Customer string
+	// Properties is whether what the request says about members and resources
+	// may override what is stored about them, in conditions (A10).
+	Properties bool
+}
+
+// Allows reports whether the caller has a permission.
+func (i *Identity) Allows(p Permission) bool { return Allows(i.Actor.Role, p) }
+
 // Authenticate reads an Authorization header. It returns Unauthenticated unless
 // that holds a live key, and Unavailable where the database cannot say.
-func (s *Service) Authenticate(ctx context.Context, header string) (usher.Environment, usher.Actor, error) {
+func (s *Service) Authenticate(ctx context.Context, header string) (Identity, error) {
 	scheme, key, ok := strings.Cut(header, " ")
 	if !ok || !strings.EqualFold(scheme, "Bearer") {
-		return "", usher.Actor{}, errKey
+		return Identity{}, errKey
 	}
 	n, ok := parseKey(key)
 	if !ok {
-		return "", usher.Actor{}, errKey
+		return Identity{}, errKey
 	}
 	now := s.c.Now()
 	e := s.entry(n.ID)
 	st, err := s.look(ctx, e, n.ID, now)
 	if err != nil {
-		return "", usher.Actor{}, err
+		return Identity{}, err
 	}
 	h := hash(n.Secret)
 	switch k := &st.key; {
 	case !st.found || k.Env != n.Env || subtle.ConstantTimeCompare(h[:], k.Hash) != 1:
-		return "", usher.Actor{}, errKey
+		return Identity{}, errKey
 	case !k.RevokedAt.IsZero():
-		return "", usher.Actor{}, errRevoked
+		return Identity{}, errRevoked
 	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
-		return "", usher.Actor{}, errExpired
+		return Identity{}, errExpired
 	}
 	s.touch(e, n.ID, now)
-	return st.key.Env, usher.Actor{Kind: "key", ID: st.key.ID, Role: st.key.Role}, nil
+	k := &st.key
+	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties}, nil
 }
 
 func (s *Service) entry(id string) *entry {

@@ -64,7 +64,8 @@ func (h *house) create(t *testing.T, env usher.Environment, role string, expires
 // refused wants an Unauthenticated error that says detail.
 func refused(t *testing.T, s *Service, header, detail string) {
 	t.Helper()
-	env, actor, err := s.Authenticate(context.Background(), header)
+	who, err := s.Authenticate(context.Background(), header)
+	env, actor := who.Env, who.Actor
 	if usher.ErrorCode(err) != usher.Unauthenticated || !strings.Contains(err.Error(), detail) || env != "" || actor != (usher.Actor{}) {
 		t.Errorf("got %q, %v, %v, want no access: %s", env, actor, err, detail)
 	}
@@ -72,7 +73,7 @@ func refused(t *testing.T, s *Service, header, detail string) {
 
 func accepted(t *testing.T, s *Service, key string) {
 	t.Helper()
-	if _, _, err := s.Authenticate(context.Background(), "Bearer "+key); err != nil {
+	if _, err := s.Authenticate(context.Background(), "Bearer "+key); err != nil {
 		t.Errorf("got %v, want access", err)
 	}
 }
@@ -85,7 +86,8 @@ func TestAuthenticate(t *testing.T) {
 	for _, env := range usher.Environments {
 		for _, role := range Roles {
 			key, k := h.create(t, env, role, time.Time{})
-			gotEnv, actor, err := h.Authenticate(t.Context(), "bEaReR "+key)
+			who, err := h.Authenticate(t.Context(), "bEaReR "+key)
+			gotEnv, actor := who.Env, who.Actor
 			if want := (usher.Actor{Kind: "key", ID: k.ID, Role: role}); err != nil || gotEnv != env || actor != want {
 				t.Errorf("got %q, %v, %v, want %q, %v", gotEnv, actor, err, env, want)
 			}
@@ -218,12 +220,12 @@ func TestNoDatabase(t *testing.T) {
 		h.clock.pass(maxAge)
 		accepted(t, h.Service, key)
 	}
-	_, _, err := h.Authenticate(t.Context(), "Bearer "+unseen)
+	_, err := h.Authenticate(t.Context(), "Bearer "+unseen)
 	if usher.ErrorCode(err) == usher.Unauthenticated || err == nil {
 		t.Errorf("got %v, want that it cannot be told", err)
 	}
 	h.clock.pass(outage)
-	if _, _, err := h.Authenticate(t.Context(), "Bearer "+key); usher.ErrorCode(err) != usher.Unavailable {
+	if _, err := h.Authenticate(t.Context(), "Bearer "+key); usher.ErrorCode(err) != usher.Unavailable {
 		t.Errorf("after a long outage: got %v, want unavailable", err)
 	}
 	n, _ := ParseKey(key)
@@ -349,7 +351,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := s.Authenticate(context.Background(), "Bearer "+key); err != nil {
+		if _, err := s.Authenticate(context.Background(), "Bearer "+key); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -21,13 +21,17 @@ type APIKey struct {
 	ExpiresAt  time.Time // zero: never
 	RevokedAt  time.Time // zero: not
 	LastUsedAt time.Time // zero: never
+
+	Customer     string // the key's own; "" is none
+	NoProperties bool   // it may not send properties of members and resources
 }
 
-const selectKey = `SELECT id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at FROM api_key WHERE `
+const selectKey = `SELECT id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties FROM api_key WHERE `
 
 func scanKey(row *sql.Rows, k *APIKey) error {
-	var created, expires, revoked, used int64
-	err := row.Scan(&k.ID, &k.Env, &k.Name, &k.Role, &k.Hash, &created, &expires, &revoked, &used)
+	var created, expires, revoked, used, bare int64
+	err := row.Scan(&k.ID, &k.Env, &k.Name, &k.Role, &k.Hash, &created, &expires, &revoked, &used, &k.Customer, &bare)
+	k.NoProperties = bare != 0
 	k.CreatedAt, k.ExpiresAt, k.RevokedAt, k.LastUsedAt = fromMicros(created), fromZeroMicros(expires), fromZeroMicros(revoked), fromZeroMicros(used)
 	return err
 }
@@ -35,9 +39,9 @@ func scanKey(row *sql.Rows, k *APIKey) error {
 // CreateKey stores a new key; Conflict where its id is taken.
 func (db *DB) CreateKey(ctx context.Context, k APIKey) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
-		_, err := exec(ctx, tx, `INSERT INTO api_key (id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, k.ID, string(k.Env), k.Name, k.Role, k.Hash,
-			micros(k.CreatedAt), zeroMicros(k.ExpiresAt), zeroMicros(k.RevokedAt), zeroMicros(k.LastUsedAt))
+		_, err := exec(ctx, tx, `INSERT INTO api_key (id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, k.ID, string(k.Env), k.Name, k.Role, k.Hash,
+			micros(k.CreatedAt), zeroMicros(k.ExpiresAt), zeroMicros(k.RevokedAt), zeroMicros(k.LastUsedAt), k.Customer, bit(k.NoProperties))
 		if duplicate(err) {
 			return usher.Errorf(usher.Conflict, "there is a key %q already", k.ID)
 		}
@@ -88,3 +92,11 @@ func (db *DB) TouchKeys(ctx context.Context, used map[string]time.Time) error {
 }
 
 func noKey(id string) error { return usher.Errorf(usher.NotFound, "no key %q", id) }
+
+// bit is how a flag is stored.
+func bit(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

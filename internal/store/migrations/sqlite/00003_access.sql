@@ -1,0 +1,89 @@
+-- +goose Up
+-- Who a customer's people are and what they may do. Rows are dated as those of
+-- 00002 are: what was known from recorded_from on, up to recorded_until.
+
+ALTER TABLE api_key ADD COLUMN customer TEXT NOT NULL DEFAULT '';
+ALTER TABLE api_key ADD COLUMN no_properties INTEGER NOT NULL DEFAULT 0;
+
+-- The revision of the newest change to a customer's directory; what changes it
+-- says what it was computed from.
+ALTER TABLE customer ADD COLUMN access_revision INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE member (
+  env            TEXT    NOT NULL,
+  customer       TEXT    NOT NULL,
+  id             TEXT    NOT NULL,
+  active         INTEGER NOT NULL CHECK (active IN (0, 1)),
+  body           TEXT    NOT NULL,
+  recorded_from  INTEGER NOT NULL,
+  recorded_until INTEGER CHECK (recorded_until > recorded_from)
+) STRICT;
+CREATE UNIQUE INDEX member_now ON member (customer, env, id) WHERE recorded_until IS NULL;
+CREATE INDEX member_then ON member (customer, env, id, recorded_from);
+CREATE INDEX member_by_id ON member (id, env) WHERE recorded_until IS NULL; -- whose is it?
+
+CREATE TABLE groups (
+  env            TEXT    NOT NULL,
+  customer       TEXT    NOT NULL,
+  id             TEXT    NOT NULL,
+  body           TEXT    NOT NULL,
+  recorded_from  INTEGER NOT NULL,
+  recorded_until INTEGER CHECK (recorded_until > recorded_from)
+) STRICT;
+CREATE UNIQUE INDEX groups_now ON groups (customer, env, id) WHERE recorded_until IS NULL;
+
+CREATE TABLE membership (
+  env            TEXT    NOT NULL,
+  customer       TEXT    NOT NULL,
+  grp            TEXT    NOT NULL,
+  is_group       INTEGER NOT NULL CHECK (is_group IN (0, 1)), -- what is in it
+  holder         TEXT    NOT NULL,
+  recorded_from  INTEGER NOT NULL,
+  recorded_until INTEGER CHECK (recorded_until > recorded_from)
+) STRICT;
+CREATE UNIQUE INDEX membership_now ON membership (customer, env, grp, is_group, holder) WHERE recorded_until IS NULL;
+CREATE INDEX membership_holder ON membership (customer, env, holder, is_group, recorded_until);
+
+CREATE TABLE custom_role (
+  env            TEXT    NOT NULL,
+  customer       TEXT    NOT NULL,
+  id             TEXT    NOT NULL,
+  body           TEXT    NOT NULL,
+  recorded_from  INTEGER NOT NULL,
+  recorded_until INTEGER CHECK (recorded_until > recorded_from)
+) STRICT;
+CREATE UNIQUE INDEX custom_role_now ON custom_role (customer, env, id) WHERE recorded_until IS NULL;
+
+CREATE TABLE assignment (
+  env            TEXT    NOT NULL,
+  customer       TEXT    NOT NULL,
+  id             TEXT    NOT NULL,
+  is_group       INTEGER NOT NULL CHECK (is_group IN (0, 1)),
+  holder         TEXT    NOT NULL,
+  role           TEXT    NOT NULL,
+  resource_type  TEXT    NOT NULL,
+  resource_id    TEXT    NOT NULL,
+  from_at        INTEGER NOT NULL,
+  until_at       INTEGER NOT NULL,
+  body           TEXT    NOT NULL,
+  recorded_from  INTEGER NOT NULL,
+  recorded_until INTEGER CHECK (recorded_until > recorded_from)
+) STRICT;
+CREATE UNIQUE INDEX assignment_now ON assignment (customer, env, id) WHERE recorded_until IS NULL;
+CREATE INDEX assignment_holder ON assignment (customer, env, holder, is_group, recorded_until);
+CREATE INDEX assignment_role ON assignment (customer, env, role) WHERE recorded_until IS NULL;
+
+CREATE TABLE resource (
+  env            TEXT    NOT NULL,
+  customer       TEXT    NOT NULL,
+  type           TEXT    NOT NULL,
+  id             TEXT    NOT NULL,
+  body           TEXT    NOT NULL,
+  recorded_from  INTEGER NOT NULL,
+  recorded_until INTEGER CHECK (recorded_until > recorded_from)
+) STRICT;
+CREATE UNIQUE INDEX resource_now ON resource (customer, env, type, id) WHERE recorded_until IS NULL;
+CREATE INDEX resource_then ON resource (customer, env, type, id, recorded_from);
+CREATE INDEX resource_by_id ON resource (id, type, env) WHERE recorded_until IS NULL;
+
+CREATE INDEX seat_of ON seat (customer, env, holder) WHERE released_at = 0;
