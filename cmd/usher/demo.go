@@ -47,7 +47,7 @@ func (c *demoCmd) Run(a *app) (err error) {
 		return usher.Errorf(usher.Conflict, "%s is there already: the demo wants a new file; `usher serve --db %s` serves this one", db, db)
 	}
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	s, err := open(a, db, 0, log)
+	s, err := open(a, settings{DB: db, PublicURL: "http://" + listener.Addr().String()}, log)
 	if err != nil {
 		return err
 	}

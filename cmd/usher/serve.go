@@ -36,6 +36,7 @@ type serveCmd struct {
 	DB           string        `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
 	Listen       string        `help:"Where to listen; port 0 takes a free one; ${default} where nothing is said." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	PortFile     string        `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
+	PublicURL    string        `name:"public-url" help:"Where clients and browsers reach this server; http:// and the listen address where nothing is said." placeholder:"https://usher.example.com"`
 	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
 }
@@ -47,7 +48,11 @@ func (c *serveCmd) Run(a *app) error {
 	}
 	defer listener.Close()
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: c.LogLevel}))
-	s, err := open(a, c.DB, c.PollInterval, log)
+	public, err := publicURL(c.PublicURL, listener)
+	if err != nil {
+		return err
+	}
+	s, err := open(a, settings{DB: c.DB, Poll: c.PollInterval, PublicURL: public}, log)
 	if err != nil {
 		return err
 	}
@@ -100,26 +105,46 @@ type server struct {
 	background sync.WaitGroup
 }
 
+// settings is what a server is made of.
+type settings struct {
+	DB        string
+	Poll      time.Duration // 0 is live's default
+	PublicURL string        // scheme and host, without a path
+}
+
+// publicURL is where the server is reached, by scheme and host. What a request
+// says about that, its Host header for one, is never asked.
+func publicURL(given string, l net.Listener) (string, error) {
+	if given == "" {
+		return "http://" + l.Addr().String(), nil
+	}
+	u, err := url.Parse(given)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", wrong("--public-url must be a scheme and a host without a path, such as https://usher.example.com")
+	}
+	return u.Scheme + "://" + strings.ToLower(u.Host), nil
+}
+
 // open wires a server over a database, which it creates where there is none.
-func open(ctx context.Context, dsn string, poll time.Duration, log *slog.Logger) (*server, error) {
-	db, err := store.Open(ctx, store.Config{DSN: dsn})
+func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
+	db, err := store.Open(ctx, store.Config{DSN: c.DB})
 	if err != nil {
 		return nil, err
 	}
 	var node [8]byte
 	rand.Read(node[:])
 	name := hex.EncodeToString(node[:])
-	l, err := live.New(ctx, live.Config{DB: db, PollInterval: poll, Node: name, Log: log})
+	l, err := live.New(ctx, live.Config{DB: db, PollInterval: c.Poll, Node: name, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	s := &server{db: db, live: l, log: log}
 	s.usage = usage.New(usage.Config{DB: db, Live: l, Node: name, Log: log})
-	s.auth = auth.New(auth.Config{DB: db, Log: log})
+	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL})
 	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), Metrics: gauges(s.usage, l)})
+		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, Metrics: gauges(s.usage, l)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })

@@ -70,7 +70,7 @@ func TestTrace(t *testing.T) {
 		want[place{customer, "tokens", minute}] += tokens
 	}
 	run := func(t *testing.T, dsn string) {
-		s, err := open(t.Context(), dsn, 0, slog.New(slog.DiscardHandler))
+		s, err := open(t.Context(), settings{DB: dsn}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

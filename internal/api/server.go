@@ -40,6 +40,9 @@ type Config struct {
 	Catalog   *catalog.Service
 	Log       *slog.Logger // nil is silent; one line per request at debug level
 	Version   string       // of the program, for the OpenAPI document
+	// PublicURL is scheme and host of where usher is reached, without a path:
+	// absolute addresses are made of it, never of a request's Host header.
+	PublicURL string
 	// Metrics are further collectors for /metrics.
 	Metrics []prometheus.Collector
 }

@@ -24,6 +24,8 @@ type Config struct {
 	Now    func() time.Time // real time, also where the sandbox has a test clock (S11); nil is time.Now
 	Random io.Reader        // where keys come from; nil is crypto/rand
 	Log    *slog.Logger     // nil is silent
+	// PublicURL is scheme and host of where browsers reach usher, without a path.
+	PublicURL string
 }
 
 // How long what is known about a key is used. A revocation is seen by the next
