@@ -1,0 +1,351 @@
+package access
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// Facts is what is known about one member.
+type Facts struct {
+	Member *usher.Member // nil: nobody knows them
+	// Assignments are the member's own and those of the groups that it is in,
+	// directly or through groups.
+	Assignments []usher.Assignment
+	Seats       []Seat // that it sits in now; invitations are not among them
+}
+
+// Seat is a seat that a member holds.
+type Seat struct {
+	Feature string
+	Expires time.Time // zero: it does not end by itself
+}
+
+// Subject is one member, compiled. It never changes.
+type Subject struct {
+	Facts
+	roles  *Roles
+	always bits    // given everywhere, for good, without conditions or seats
+	since  int64   // from when on, µs
+	grants []grant // the rest of what holds everywhere
+	scoped map[scope][]grant
+	asks   bool // some grant has conditions
+}
+
+type scope struct{ resourceType, resourceID string } // id "": every resource of the type
+
+// grant is one term of one assignment's role.
+type grant struct {
+	*term
+	from, until int64 // µs
+	assignment  int
+}
+
+// Subject compiles a member. at is when most questions are about: any instant is
+// answered right, and those from at on fastest.
+func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
+	s := &Subject{Facts: f, roles: rs, always: rs.book.none(), since: math.MinInt64}
+	for i := range f.Assignments {
+		a := &f.Assignments[i]
+		r := rs.find(a.Role)
+		if r == nil || r.custom && rs.book.roles[a.Role] != nil {
+			continue
+		}
+		g := grant{from: math.MinInt64, until: math.MaxInt64, assignment: i}
+		if !a.From.IsZero() {
+			g.from = a.From.UnixMicro()
+		}
+		if a.Until != nil {
+			g.until = a.Until.UnixMicro()
+		}
+		for j := range r.terms {
+			g.term = &r.terms[j]
+			s.asks = s.asks || len(g.when) > 0
+			if a.ResourceType != "" {
+				if s.scoped == nil {
+					s.scoped = map[scope][]grant{}
+				}
+				k := scope{a.ResourceType, a.ResourceID}
+				s.scoped[k] = append(s.scoped[k], g)
+				continue
+			}
+			if g.until == math.MaxInt64 && g.from <= at.UnixMicro() && len(g.when) == 0 && len(g.seats) == 0 {
+				s.always.or(g.bits)
+				s.since = max(s.since, g.from)
+			}
+			s.grants = append(s.grants, g)
+		}
+	}
+	return s
+}
+
+// Question is one question about a member.
+type Question struct {
+	Permission   string
+	ResourceType string // "": about no resource, where scoped assignments do not count
+	ResourceID   string
+	At           time.Time
+	// Stored and Said are read by conditions: what is registered about the
+	// resource, and what the caller says, which overrides it key by key.
+	Stored map[string]any
+	Said   *Said
+}
+
+// Said is what a caller says about those that it asks about. Any may be nil.
+type Said struct {
+	Subject, Action, Resource, Context map[string]any
+}
+
+// Answer is what the legs about the member say.
+type Answer struct {
+	// Reason is the first that fails of member, role and condition; "" where
+	// none does. Whether a seat failed is in Seat, which comes after the plan.
+	Reason     usher.Reason
+	Role       usher.Leg
+	Condition  usher.Leg
+	Seat       usher.Leg
+	Permission *usher.Permission // nil: unknown
+}
+
+// Conditional reports whether any of the member's roles has a condition, so that
+// Stored is read.
+func (s *Subject) Conditional() bool { return s.asks }
+
+// Active reports whether the member is there and may do anything at all.
+func (s *Subject) Active() bool { return s.Member != nil && s.Member.Active }
+
+// Decide answers a question. The permission is given where any of the roles in
+// force, directly or through groups, in scope, gives it (A03): of the ways in
+// which they do, one whose conditions hold and whose seats are held is enough.
+// It allocates only where a condition is evaluated.
+func (s *Subject) Decide(q *Question) Answer {
+	a := Answer{Role: usher.LegFail, Condition: usher.LegNone, Seat: usher.LegNone}
+	i, known := s.roles.book.bit[q.Permission]
+	switch {
+	case !s.Active():
+		a.Reason = usher.UnknownMember
+	case !known:
+		a.Reason = usher.UnknownPermission
+	}
+	if !known {
+		return a
+	}
+	a.Permission = s.roles.book.perms[i]
+	if s.Member == nil {
+		return a
+	}
+	at := q.At.UnixMicro()
+	if at >= s.since && s.always.has(i) {
+		a.Role = usher.LegPass
+		return a
+	}
+	best := s.try(q, s.grants, i, at, shut, &a)
+	if best < open && q.ResourceType != "" && s.scoped != nil {
+		if best = s.try(q, s.scoped[scope{q.ResourceType, ""}], i, at, best, &a); best < open && q.ResourceID != "" {
+			best = s.try(q, s.scoped[scope{q.ResourceType, q.ResourceID}], i, at, best, &a)
+		}
+	}
+	switch {
+	case a.Reason != "":
+	case best == shut:
+		a.Reason = usher.NoRole
+	case a.Condition == usher.LegFail:
+		a.Reason = usher.ConditionFailed
+	}
+	return a
+}
+
+// How far a way leads, worst first.
+const (
+	shut     = iota // no role gives it
+	doubtful        // a condition fails
+	seatless        // a seat is missing
+	open
+)
+
+// try looks for a better way among some grants than the best so far.
+func (s *Subject) try(q *Question, list []grant, i int, at int64, best int, a *Answer) int {
+	for j := range list {
+		g := &list[j]
+		if !g.bits.has(i) || at < g.from || g.until <= at {
+			continue
+		}
+		condition, seat, rank := usher.LegNone, usher.LegNone, open
+		if len(g.seats) > 0 {
+			if seat = usher.LegPass; !s.sits(g.seats, at) {
+				seat, rank = usher.LegFail, seatless
+			}
+		}
+		if len(g.when) > 0 {
+			if condition = usher.LegPass; rank > best && !s.holds(q, g.when) {
+				condition, rank = usher.LegFail, doubtful
+			}
+		}
+		if rank > best {
+			best = rank
+			a.Role, a.Condition, a.Seat = usher.LegPass, condition, seat
+			if best == open {
+				break
+			}
+		}
+	}
+	return best
+}
+
+func (s *Subject) sits(features []string, at int64) bool {
+	for _, f := range features {
+		if !slices.ContainsFunc(s.Seats, func(x Seat) bool { return x.Feature == f && (x.Expires.IsZero() || at < x.Expires.UnixMicro()) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// holds reports whether every condition is true. One that errors is not.
+func (s *Subject) holds(q *Question, when []string) bool {
+	r := s.request(q)
+	for _, text := range when {
+		f := s.roles.book.conds[text]
+		if f == nil {
+			return false
+		}
+		if ok, err := f(r); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Subject) request(q *Question) *usher.AccessRequest {
+	_, action := SplitPermission(q.Permission)
+	r := &usher.AccessRequest{
+		Subject:  usher.Entity{Type: s.Member.Type, ID: s.Member.ID, Properties: s.Member.Properties},
+		Action:   action,
+		Resource: usher.Entity{Type: q.ResourceType, ID: q.ResourceID, Properties: q.Stored},
+		Now:      q.At.UTC(),
+	}
+	if q.Said != nil {
+		r.Subject.Properties = overlay(r.Subject.Properties, q.Said.Subject)
+		r.Resource.Properties = overlay(r.Resource.Properties, q.Said.Resource)
+		r.ActionProperties, r.Context = q.Said.Action, q.Said.Context
+	}
+	return r
+}
+
+// overlay is stored properties with what was said over them, key by key.
+func overlay(stored, said map[string]any) map[string]any {
+	if len(stored) == 0 {
+		return said
+	}
+	if len(said) == 0 {
+		return stored
+	}
+	all := maps.Clone(stored)
+	maps.Copy(all, said)
+	return all
+}
+
+// SplitPermission splits a permission at its last dot: what it is done to, and
+// what is done.
+func SplitPermission(key string) (resourceType, action string) {
+	if i := strings.LastIndexByte(key, '.'); i >= 0 {
+		return key[:i], key[i+1:]
+	}
+	return "", key
+}
+
+// Holds lists the permissions that the member can have at an instant without
+// conditions and wherever it acts: what it may hand on (A05). Seats do not
+// matter for that.
+func (s *Subject) Holds(at time.Time) map[string]bool {
+	all := map[string]bool{}
+	if !s.Active() {
+		return all
+	}
+	us := at.UnixMicro()
+	for i := range s.grants {
+		if g := &s.grants[i]; len(g.when) == 0 && g.from <= us && us < g.until {
+			for _, key := range s.roles.book.names(g.bits) {
+				all[key] = true
+			}
+		}
+	}
+	return all
+}
+
+// Trace is one assignment that was considered, and what came of it.
+type Trace struct {
+	Assignment usher.Assignment
+	Outcome    Outcome
+	Conditions []string // of the way that was looked at, and that failed or held
+	Seats      []string // the same
+}
+
+// Outcome is what became of an assignment.
+type Outcome string
+
+// The outcomes, nearest to a yes first.
+const (
+	Gives       Outcome = "gives"        // it is enough
+	SeatMissing Outcome = "seat_missing" // it would be with the seats
+	Untrue      Outcome = "condition_failed"
+	NotYet      Outcome = "not_started"
+	Over        Outcome = "ended"
+	Elsewhere   Outcome = "out_of_scope" // of other resources
+	Irrelevant  Outcome = "not_given"    // its role does not give the permission
+	NoSuchRole  Outcome = "unknown_role"
+)
+
+// Explain says of each assignment what came of it, in the order of Facts.
+func (s *Subject) Explain(q *Question) []Trace {
+	all := make([]Trace, len(s.Assignments))
+	i, known := s.roles.book.bit[q.Permission]
+	at := q.At.UnixMicro()
+	for j := range s.Assignments {
+		x := &s.Assignments[j]
+		t := &all[j]
+		*t = Trace{Assignment: *x, Outcome: Irrelevant}
+		r := s.roles.find(x.Role)
+		if r == nil || r.custom && s.roles.book.roles[x.Role] != nil {
+			t.Outcome = NoSuchRole
+			continue
+		}
+		if !known || !r.sum(s.roles.book).has(i) {
+			continue
+		}
+		switch {
+		case x.ResourceType != "" && (x.ResourceType != q.ResourceType || x.ResourceID != "" && x.ResourceID != q.ResourceID):
+			t.Outcome = Elsewhere
+			continue
+		case !x.From.IsZero() && q.At.Before(x.From):
+			t.Outcome = NotYet
+			continue
+		case x.Until != nil && !q.At.Before(*x.Until):
+			t.Outcome = Over
+			continue
+		}
+		best := shut
+		for k := range r.terms {
+			g := &r.terms[k]
+			if !g.bits.has(i) {
+				continue
+			}
+			rank, outcome := open, Gives
+			switch {
+			case len(g.when) > 0 && !s.holds(q, g.when):
+				rank, outcome = doubtful, Untrue
+			case !s.sits(g.seats, at):
+				rank, outcome = seatless, SeatMissing
+			}
+			if rank > best {
+				best = rank
+				t.Outcome, t.Conditions, t.Seats = outcome, g.when, g.seats
+			}
+		}
+	}
+	return all
+}
