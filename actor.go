@@ -2,8 +2,8 @@ package usher
 
 // Actor is who does something. Every write has one.
 type Actor struct {
-	Kind string `json:"kind"` // "key" or "system"
-	ID   string `json:"id"`   // the API key's id; "" for the system
+	Kind string `json:"kind"` // "key", "system", or "cli": who works on the database itself
+	ID   string `json:"id"`   // the API key's id; "" for the others
 	Role string `json:"role,omitempty"`
 }
 

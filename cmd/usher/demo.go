@@ -56,7 +56,7 @@ func (c *demoCmd) Run(a *app) (err error) {
 	var key string
 	events, err := (&demo{server: s, ctx: a, now: time.Now().UTC().Truncate(time.Second)}).make()
 	if err == nil {
-		key, _, err = s.auth.Create(a, usher.Sandbox, "demo", auth.RoleAdmin, time.Time{})
+		key, _, err = s.auth.Create(a, actorCLI, usher.Sandbox, "demo", auth.RoleAdmin, time.Time{})
 	}
 	if err != nil {
 		return errors.Join(err, s.close())

@@ -20,6 +20,9 @@ type keyDB struct {
 	DB string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
 }
 
+// actorCLI is who works on the database itself: whoever may open it.
+var actorCLI = usher.Actor{Kind: "cli"}
+
 // with opens the database beside the server that may own it.
 func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
 	db, err := store.Open(a, store.Config{DSN: k.DB, Beside: true})
@@ -51,7 +54,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 		}
 	}
 	return c.with(a, func(s *auth.Service) error {
-		key, k, err := s.Create(a, usher.Environment(c.Env), c.Name, c.Role, expires)
+		key, k, err := s.Create(a, actorCLI, usher.Environment(c.Env), c.Name, c.Role, expires)
 		if err != nil {
 			return err
 		}
@@ -116,7 +119,7 @@ func (c *keyRevokeCmd) Run(a *app) error {
 		if k, err := auth.ParseKey(id); err == nil { // the whole key was given
 			id = k.ID
 		}
-		if err := s.Revoke(a, id); err != nil {
+		if err := s.Revoke(a, actorCLI, id); err != nil {
 			return err
 		}
 		if a.cli.JSON {

@@ -293,7 +293,7 @@ func writeFile(name string, content []byte) error {
 func firstKeys(a *app, s *auth.Service) error {
 	keys := map[usher.Environment]string{}
 	for _, env := range usher.Environments {
-		key, _, err := s.Create(a, env, "first", auth.RoleAdmin, time.Time{})
+		key, _, err := s.Create(a, actorCLI, env, "first", auth.RoleAdmin, time.Time{})
 		if err != nil {
 			return err
 		}

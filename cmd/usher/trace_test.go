@@ -77,7 +77,7 @@ func TestTrace(t *testing.T) {
 		defer s.close()
 		web := httptest.NewServer(s.handler)
 		defer web.Close()
-		key, _, err := s.auth.Create(t.Context(), usher.Sandbox, "", auth.RoleAdmin, time.Time{})
+		key, _, err := s.auth.Create(t.Context(), actorCLI, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -115,10 +115,10 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	t.Cleanup(w.auth.Close)
 	for _, role := range auth.Roles {
-		w.keys[role], _, err = w.auth.Create(ctx, usher.Production, role, role, time.Time{})
+		w.keys[role], _, err = w.auth.Create(ctx, usher.Actor{Kind: "cli"}, usher.Production, role, role, time.Time{})
 		must(err)
 	}
-	w.keys["sandbox"], _, err = w.auth.Create(ctx, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
+	w.keys["sandbox"], _, err = w.auth.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
 	must(err)
 	cat, err := catalogfile.Parse("test.yaml", []byte(catalogue))
 	must(err)

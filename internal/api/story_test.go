@@ -125,7 +125,7 @@ func newActor(t *testing.T, dsn, now string) *actor {
 	t.Cleanup(func() { u.Close(ctx) })
 	keys := auth.New(auth.Config{DB: db})
 	t.Cleanup(keys.Close)
-	key, _, err := keys.Create(ctx, usher.Sandbox, "story", auth.RoleAdmin, time.Time{})
+	key, _, err := keys.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "story", auth.RoleAdmin, time.Time{})
 	must(err)
 	a := &actor{t: t, key: key, subs: map[string][][2]string{}, ids: map[string]string{}, real: map[string]string{}, refs: map[string]any{}}
 	made := 0

@@ -90,7 +90,7 @@ func (s *Service) Close() {
 
 // Create makes and stores a key. This is the only time that it is seen. The
 // zero expires is never.
-func (s *Service) Create(ctx context.Context, env usher.Environment, name, role string, expires time.Time) (key string, k store.APIKey, err error) {
+func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k store.APIKey, err error) {
 	switch {
 	case !slices.Contains(usher.Environments, env):
 		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
@@ -112,7 +112,7 @@ func (s *Service) Create(ctx context.Context, env usher.Environment, name, role 
 	}
 	h := hash(n.Secret)
 	k = store.APIKey{ID: n.ID, Env: env, Name: name, Role: role, Hash: h[:], CreatedAt: now, ExpiresAt: expires}
-	if err := s.c.DB.CreateKey(ctx, k); err != nil {
+	if err := s.c.DB.CreateKey(ctx, k, store.Meta{Actor: by.String(), At: now}); err != nil {
 		return "", store.APIKey{}, err
 	}
 	s.forget(n.ID)
@@ -126,8 +126,8 @@ func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]store.APIK
 
 // Revoke ends a key for good: at once on this node, within a second on others.
 // NotFound where there is no such key.
-func (s *Service) Revoke(ctx context.Context, id string) error {
-	err := s.c.DB.RevokeKey(ctx, id, s.c.Now())
+func (s *Service) Revoke(ctx context.Context, by usher.Actor, id string) error {
+	err := s.c.DB.RevokeKey(ctx, id, store.Meta{Actor: by.String(), At: s.c.Now()})
 	s.forget(id)
 	return err
 }

@@ -54,7 +54,7 @@ func newHouse(t *testing.T) *house {
 
 func (h *house) create(t *testing.T, env usher.Environment, role string, expires time.Time) (string, store.APIKey) {
 	t.Helper()
-	key, k, err := h.Create(t.Context(), env, "a name", role, expires)
+	key, k, err := h.Create(t.Context(), usher.Actor{Kind: "cli"}, env, "a name", role, expires)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestRevocationIsSeenWithinASecond(t *testing.T) {
 	key, k := h.create(t, usher.Production, RoleApp, time.Time{})
 	accepted(t, h.Service, key)
 	accepted(t, other, key)
-	if err := h.Revoke(t.Context(), k.ID); err != nil {
+	if err := h.Revoke(t.Context(), usher.Actor{Kind: "cli"}, k.ID); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, h.Service, "Bearer "+key, "revoked")
@@ -183,7 +183,7 @@ func TestRevocationIsSeenWithinASecond(t *testing.T) {
 	if maxAge >= time.Second {
 		t.Errorf("what is known is used for %v, want less than a second", maxAge)
 	}
-	if err := h.Revoke(t.Context(), "nobody"); usher.ErrorCode(err) != usher.NotFound {
+	if err := h.Revoke(t.Context(), usher.Actor{Kind: "cli"}, "nobody"); usher.ErrorCode(err) != usher.NotFound {
 		t.Errorf("got %v, want not_found", err)
 	}
 }
@@ -199,7 +199,7 @@ func TestKeyMadeElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, h.Service, "Bearer "+key, generic)
-	if _, _, err := other.Create(t.Context(), usher.Production, "", RoleRead, time.Time{}); err != nil {
+	if _, _, err := other.Create(t.Context(), usher.Actor{Kind: "cli"}, usher.Production, "", RoleRead, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	accepted(t, other, key)
@@ -289,7 +289,7 @@ func TestCreateRefuses(t *testing.T) {
 		"name":        {usher.Production, "a\nb", RoleApp, time.Time{}},
 		"past":        {usher.Production, "", RoleApp, h.clock.now()},
 	} {
-		if _, _, err := h.Create(t.Context(), c.env, c.name, c.role, c.expires); usher.ErrorCode(err) != usher.Invalid {
+		if _, _, err := h.Create(t.Context(), usher.Actor{Kind: "cli"}, c.env, c.name, c.role, c.expires); usher.ErrorCode(err) != usher.Invalid {
 			t.Errorf("%s: got %v, want invalid", name, err)
 		}
 	}
@@ -310,7 +310,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := h.Revoke(t.Context(), k.ID); err != nil {
+	if err := h.Revoke(t.Context(), usher.Actor{Kind: "cli"}, k.ID); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, h.Service, "Bearer "+key, "revoked")
@@ -345,7 +345,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	defer db.Close()
 	s := New(Config{DB: db})
 	defer s.Close()
-	key, _, err := s.Create(context.Background(), usher.Production, "", RoleApp, time.Time{})
+	key, _, err := s.Create(context.Background(), usher.Actor{Kind: "cli"}, usher.Production, "", RoleApp, time.Time{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (w *world) found(b testing.TB, n int) {
 // key makes an API key of an application.
 func (w *world) key(b testing.TB) string {
 	b.Helper()
-	key, _, err := w.auth.Create(context.Background(), env, "bench", auth.RoleApp, time.Time{})
+	key, _, err := w.auth.Create(context.Background(), usher.Actor{Kind: "cli"}, env, "bench", auth.RoleApp, time.Time{})
 	must(b, err)
 	return key
 }

@@ -318,7 +318,7 @@ func open(dsn, name string, newID func(string) string) (*place, error) {
 	p.keys = auth.New(auth.Config{DB: p.db})
 	p.http = httptest.NewServer(api.New(api.Config{DB: p.db, Live: p.live, Decide: decide.New(p.live), Usage: p.use, Auth: p.keys,
 		Customers: customers.New(customers.Config{DB: p.db, Live: p.live, NewID: newID}), Catalog: catalog.New(catalog.Config{DB: p.db, Live: p.live})}))
-	if p.key, _, err = p.keys.Create(ctx, usher.Sandbox, "differential", auth.RoleAdmin, time.Time{}); err != nil {
+	if p.key, _, err = p.keys.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "differential", auth.RoleAdmin, time.Time{}); err != nil {
 		p.close()
 		return nil, err
 	}

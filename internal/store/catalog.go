@@ -75,7 +75,7 @@ type CatalogChange struct {
 // has changed since the basis (S31 is checked against all of it).
 func (db *DB) ApplyCatalog(ctx context.Context, c CatalogChange) (revision int64, err error) {
 	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
-		revision, err = applyCatalog(ctx, tx, &c)
+		revision, err = db.applyCatalog(ctx, tx, &c)
 		return err
 	})
 	if err != nil {
@@ -84,7 +84,7 @@ func (db *DB) ApplyCatalog(ctx context.Context, c CatalogChange) (revision int64
 	return revision, nil
 }
 
-func applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (int64, error) {
+func (db *DB) applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (int64, error) {
 	revision, env, err := raise(ctx, tx, c.Env)
 	if err != nil {
 		return 0, err
@@ -94,9 +94,6 @@ func applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (int64, err
 	}
 	if env.Revision != c.Basis {
 		return 0, ErrStale
-	}
-	if err := record(ctx, tx, c.Env, revision, "", c.Meta); err != nil {
-		return 0, err
 	}
 	if _, err := exec(ctx, tx, `UPDATE environment SET catalog_revision = revision WHERE env = $1`, string(c.Env)); err != nil {
 		return 0, err
@@ -131,7 +128,10 @@ func applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (int64, err
 		}
 		part = part[n:]
 	}
-	return revision, storeAnswer(ctx, tx, c.Env, revision, c.Answer)
+	if err := storeAnswer(ctx, tx, c.Env, revision, c.Answer); err != nil {
+		return 0, err
+	}
+	return revision, db.record(ctx, tx, c.Env, revision, "", c.Meta)
 }
 
 func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, table string, ref usher.Ref, v any) error {

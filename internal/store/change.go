@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -15,6 +16,13 @@ type Meta struct {
 	Object    string // the id or key of what was changed; opaque, no personal data
 	RequestID string
 	At        time.Time // in the environment's clock (S11)
+
+	// What follows is in the audit log only.
+	Reason string // why, in the words of who did it; "" where nobody said
+	// Before and After are what changed, as JSON objects as the API shows them;
+	// nil is nothing. They never hold personal data: of names, metadata and
+	// properties they say only that they changed.
+	Before, After json.RawMessage
 }
 
 // Change is one step of an environment's revision (S06).
@@ -49,8 +57,14 @@ func (db *DB) RevisionAt(ctx context.Context, env usher.Environment, t time.Time
 	return revision, err
 }
 
-func record(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string, m Meta) error {
+// record notes a change in the history and in the audit log. It is the only way
+// to either, so that no revision is without its audit row, and the last step of
+// a transaction, as audit is.
+func (db *DB) record(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string, m Meta) error {
 	_, err := exec(ctx, tx, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`, string(env), revision, micros(m.At), m.Actor, m.Action, customer, m.Object, m.RequestID)
-	return err
+	if err != nil {
+		return err
+	}
+	return db.audit(ctx, tx, AuditEntry{Env: env, Customer: customer, Revision: revision, Meta: m})
 }

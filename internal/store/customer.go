@@ -243,7 +243,7 @@ func (c *CustomerChange) check() error {
 	return nil
 }
 
-// The lock order is environment, customer, key: the one that all changes take.
+// The lock order is environment, customer, key, audit log: the one that all changes take.
 func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange) (int64, error) {
 	revision, env, err := raise(ctx, tx, c.Env)
 	if err != nil {
@@ -262,9 +262,6 @@ func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange)
 	}
 	if c.Put == nil && (basis == 0 || deleted != 0) {
 		return 0, usher.Errorf(usher.NotFound, "no customer %q", c.Customer)
-	}
-	if err := record(ctx, tx, c.Env, revision, c.Customer, c.Meta); err != nil {
-		return 0, err
 	}
 	switch {
 	case c.Put != nil:
@@ -296,7 +293,10 @@ func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange)
 	if err := replace(ctx, tx, c.Env, revision, "grants", datedGrants(c.Grants)); err != nil {
 		return 0, err
 	}
-	return revision, storeAnswer(ctx, tx, c.Env, revision, c.Answer)
+	if err := storeAnswer(ctx, tx, c.Env, revision, c.Answer); err != nil {
+		return 0, err
+	}
+	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Meta)
 }
 
 func putCustomer(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, c *usher.Customer) error {

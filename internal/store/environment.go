@@ -93,7 +93,7 @@ func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time
 			return err
 		}
 		meta.At = now
-		return record(ctx, tx, env, revision, "", meta)
+		return db.record(ctx, tx, env, revision, "", meta)
 	})
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,7 +74,7 @@ func TestS06_ChangesSayWhoAndWhat(t *testing.T) {
 		apply(t, db, CatalogChange{Hash: "one"})
 		got, err := db.ChangesSince(t.Context(), env, 0)
 		want := []Change{{1, "acme", meta("test", day(1))}, {2, "", meta("catalog.apply", day(1))}}
-		if err != nil || len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 		for i := range maxChanges {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -36,8 +37,9 @@ func scanKey(row *sql.Rows, k *APIKey) error {
 	return err
 }
 
-// CreateKey stores a new key; Conflict where its id is taken.
-func (db *DB) CreateKey(ctx context.Context, k APIKey) error {
+// CreateKey stores a new key; Conflict where its id is taken. Who makes it is in
+// m, whose action and object are filled in.
+func (db *DB) CreateKey(ctx context.Context, k APIKey, m Meta) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		_, err := exec(ctx, tx, `INSERT INTO api_key (id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, k.ID, string(k.Env), k.Name, k.Role, k.Hash,
@@ -45,7 +47,19 @@ func (db *DB) CreateKey(ctx context.Context, k APIKey) error {
 		if duplicate(err) {
 			return usher.Errorf(usher.Conflict, "there is a key %q already", k.ID)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		after := keyShown{Role: k.Role, Customer: k.Customer, NoProperties: k.NoProperties}
+		if !k.ExpiresAt.IsZero() {
+			after.ExpiresAt = &k.ExpiresAt
+		}
+		e := AuditEntry{Env: k.Env, Customer: k.Customer, Meta: m}
+		e.Action, e.Object = "key.create", k.ID
+		if e.After, err = json.Marshal(after); err != nil {
+			return err
+		}
+		return db.audit(ctx, tx, e)
 	})
 }
 
@@ -63,15 +77,34 @@ func (db *DB) Keys(ctx context.Context, env usher.Environment) ([]APIKey, error)
 	return list(ctx, db, scanKey, selectKey+`env = $1 ORDER BY created_at, id`, string(env))
 }
 
-// RevokeKey revokes a key for good; the first revocation's time stays. NotFound
-// where there is no such key.
-func (db *DB) RevokeKey(ctx context.Context, id string, at time.Time) error {
+// keyShown is what the audit log says of a key. Its name may be a person's.
+type keyShown struct {
+	Role         string     `json:"role"`
+	Customer     string     `json:"customer,omitempty"`
+	NoProperties bool       `json:"no_properties,omitempty"`
+	ExpiresAt    *time.Time `json:"expires_at,omitempty"`
+}
+
+// RevokeKey revokes a key for good at m.At; the first revocation's time stays,
+// and a second one changes nothing. NotFound where there is no such key. Who
+// does it is in m, whose action and object are filled in.
+func (db *DB) RevokeKey(ctx context.Context, id string, m Meta) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
-		n, err := exec(ctx, tx, `UPDATE api_key SET revoked_at = CASE WHEN revoked_at = 0 THEN $2 ELSE revoked_at END WHERE id = $1`, id, micros(at))
-		if err == nil && n == 0 {
-			err = noKey(id)
+		e := AuditEntry{Meta: m}
+		e.Action, e.Object = "key.revoke", id
+		var revoked int64
+		err := tx.QueryRowContext(ctx, `UPDATE api_key SET last_used_at = last_used_at WHERE id = $1 RETURNING env, customer, revoked_at`, id).
+			Scan(&e.Env, &e.Customer, &revoked) // the row's lock, too
+		switch {
+		case err == sql.ErrNoRows:
+			return noKey(id)
+		case err != nil || revoked != 0:
+			return err
 		}
-		return err
+		if _, err := exec(ctx, tx, `UPDATE api_key SET revoked_at = $2 WHERE id = $1`, id, micros(m.At)); err != nil {
+			return err
+		}
+		return db.audit(ctx, tx, e)
 	})
 }
 

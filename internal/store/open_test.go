@@ -78,7 +78,7 @@ func TestOneProcessOwnsAFile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("beside the owner: %v", err)
 	}
-	if err := beside.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)}); err != nil {
+	if err := beside.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)}, Meta{Actor: "cli", At: day(1)}); err != nil {
 		t.Errorf("a key beside the owner: %v", err)
 	}
 	beside.Close()

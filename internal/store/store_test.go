@@ -99,7 +99,7 @@ func change(t *testing.T, db *DB, c CustomerChange) int64 {
 	if c.Env == "" {
 		c.Env = env
 	}
-	if c.Meta == (Meta{}) {
+	if c.Meta.Actor == "" {
 		c.Meta = meta("test", day(1))
 	}
 	s := load(t, db, c.Env, c.Customer, 0)
@@ -131,7 +131,7 @@ func apply(t *testing.T, db *DB, c CatalogChange) int64 {
 	if c.Env == "" {
 		c.Env = env
 	}
-	if c.Meta == (Meta{}) {
+	if c.Meta.Actor == "" {
 		c.Meta = meta("catalog.apply", day(1))
 	}
 	e, err := db.Environment(t.Context(), c.Env)
