@@ -23,12 +23,16 @@ type Meta struct {
 	// nil is nothing. They never hold personal data: of names, metadata and
 	// properties they say only that they changed.
 	Before, After json.RawMessage
+
+	directory bool // the change is to a customer's directory
 }
 
 // Change is one step of an environment's revision (S06).
 type Change struct {
 	Revision int64
 	Customer string // "": the environment itself: its catalogue or its clock
+	// Directory: only who the customer's people are and what they may do.
+	Directory bool
 	Meta
 }
 
@@ -39,14 +43,14 @@ const maxChanges = 1000
 // in order, at most 1,000: a full answer means ask again. Revisions are dense,
 // and one that is read has all before it committed.
 func (db *DB) ChangesSince(ctx context.Context, env usher.Environment, revision int64) ([]Change, error) {
-	return list(ctx, db, scanChange, `SELECT revision, customer, at, actor, action, object, request_id
+	return list(ctx, db, scanChange, `SELECT revision, customer, access, at, actor, action, object, request_id
 		FROM change WHERE env = $1 AND revision > $2 ORDER BY revision LIMIT $3`, string(env), revision, int64(maxChanges))
 }
 
 func scanChange(row *sql.Rows, c *Change) error {
-	var at int64
-	err := row.Scan(&c.Revision, &c.Customer, &at, &c.Actor, &c.Action, &c.Object, &c.RequestID)
-	c.At = fromMicros(at)
+	var at, access int64
+	err := row.Scan(&c.Revision, &c.Customer, &access, &at, &c.Actor, &c.Action, &c.Object, &c.RequestID)
+	c.At, c.Directory = fromMicros(at), access != 0
 	return err
 }
 
@@ -61,8 +65,8 @@ func (db *DB) RevisionAt(ctx context.Context, env usher.Environment, t time.Time
 // to either, so that no revision is without its audit row, and the last step of
 // a transaction, as audit is.
 func (db *DB) record(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string, m Meta) error {
-	_, err := exec(ctx, tx, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`, string(env), revision, micros(m.At), m.Actor, m.Action, customer, m.Object, m.RequestID)
+	_, err := exec(ctx, tx, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id, access)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, string(env), revision, micros(m.At), m.Actor, m.Action, customer, m.Object, m.RequestID, bit(m.directory))
 	if err != nil {
 		return err
 	}

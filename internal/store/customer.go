@@ -348,6 +348,9 @@ func deleteCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange, revision
 	if err := closeClocks(ctx, tx, c.Env, c.Customer, revision); err != nil {
 		return err
 	}
+	if err := closeDirectory(ctx, tx, c.Env, revision, c.Customer); err != nil {
+		return err
+	}
 	// What the change itself names or closes is left to it: closing is once.
 	for _, t := range []struct {
 		table string

@@ -73,7 +73,7 @@ func TestS06_ChangesSayWhoAndWhat(t *testing.T) {
 		put(t, db, "acme")
 		apply(t, db, CatalogChange{Hash: "one"})
 		got, err := db.ChangesSince(t.Context(), env, 0)
-		want := []Change{{1, "acme", meta("test", day(1))}, {2, "", meta("catalog.apply", day(1))}}
+		want := []Change{{1, "acme", false, meta("test", day(1))}, {2, "", false, meta("catalog.apply", day(1))}}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}

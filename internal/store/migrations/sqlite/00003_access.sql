@@ -14,11 +14,15 @@ CREATE TABLE member (
   customer       TEXT    NOT NULL,
   id             TEXT    NOT NULL,
   active         INTEGER NOT NULL CHECK (active IN (0, 1)),
+  user_name      TEXT    NOT NULL, -- the property userName in lower case; empty: none
+  external_id    TEXT    NOT NULL, -- the property externalId; empty: none
   body           TEXT    NOT NULL,
   recorded_from  INTEGER NOT NULL,
   recorded_until INTEGER CHECK (recorded_until > recorded_from)
 ) STRICT;
 CREATE UNIQUE INDEX member_now ON member (customer, env, id) WHERE recorded_until IS NULL;
+CREATE INDEX member_user_name ON member (customer, env, user_name) WHERE recorded_until IS NULL AND user_name <> '';
+CREATE INDEX member_external_id ON member (customer, env, external_id) WHERE recorded_until IS NULL AND external_id <> '';
 CREATE INDEX member_then ON member (customer, env, id, recorded_from);
 CREATE INDEX member_by_id ON member (id, env) WHERE recorded_until IS NULL; -- whose is it?
 
@@ -26,11 +30,14 @@ CREATE TABLE groups (
   env            TEXT    NOT NULL,
   customer       TEXT    NOT NULL,
   id             TEXT    NOT NULL,
+  name           TEXT    NOT NULL, -- the title in lower case
+  external_id    TEXT    NOT NULL, -- the property externalId; empty: none
   body           TEXT    NOT NULL,
   recorded_from  INTEGER NOT NULL,
   recorded_until INTEGER CHECK (recorded_until > recorded_from)
 ) STRICT;
 CREATE UNIQUE INDEX groups_now ON groups (customer, env, id) WHERE recorded_until IS NULL;
+CREATE INDEX groups_name ON groups (customer, env, name) WHERE recorded_until IS NULL;
 
 CREATE TABLE membership (
   env            TEXT    NOT NULL,
@@ -87,3 +94,6 @@ CREATE INDEX resource_then ON resource (customer, env, type, id, recorded_from);
 CREATE INDEX resource_by_id ON resource (id, type, env) WHERE recorded_until IS NULL;
 
 CREATE INDEX seat_of ON seat (customer, env, holder) WHERE released_at = 0;
+
+-- 1: the change is to a customer's directory, and touches nothing that it bought.
+ALTER TABLE change ADD COLUMN access INTEGER NOT NULL DEFAULT 0;
