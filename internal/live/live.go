@@ -54,6 +54,9 @@ type environment struct {
 	clock     atomic.Int64 // test clock in µs; realTime is none
 	book      atomic.Pointer[edition]
 	customers *otter.Cache[string, *entry]
+
+	watching sync.Mutex
+	watchers map[chan struct{}]bool
 }
 
 // edition is a catalogue revision, compiled.
@@ -234,6 +237,35 @@ func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 			e.setClock(st.Clock)
 		}
 		e.revision.Store(known)
+		e.tell()
+	}
+}
+
+// Watch signals after the environment's revision has moved on this node: once
+// for any number of changes that nobody has received yet. stop ends it.
+func (l *Live) Watch(env usher.Environment) (changed <-chan struct{}, stop func()) {
+	e, c := l.envs[env], make(chan struct{}, 1)
+	e.watching.Lock()
+	defer e.watching.Unlock()
+	if e.watchers == nil {
+		e.watchers = map[chan struct{}]bool{}
+	}
+	e.watchers[c] = true
+	return c, func() {
+		e.watching.Lock()
+		defer e.watching.Unlock()
+		delete(e.watchers, c)
+	}
+}
+
+func (e *environment) tell() {
+	e.watching.Lock()
+	defer e.watching.Unlock()
+	for c := range e.watchers {
+		select {
+		case c <- struct{}{}:
+		default: // it has not looked since the last one
+		}
 	}
 }
 
