@@ -1,0 +1,101 @@
+package auth
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// ticketFor is how long a ticket is good: from one to two of these, so that
+// tickets made within one of them are the same text.
+const ticketFor = time.Hour
+
+// maxTicket bounds a ticket in bytes.
+const maxTicket = 4 << 10
+
+// errTicket says the same for every ticket that does not hold.
+var errTicket = usher.Errorf(usher.Unauthenticated, "the ticket is not valid, or no longer: ask for a new one")
+
+// Ticket makes a text that may stand in an address, where a key must not: it
+// says that the caller's key lets whoever shows it do what scope names, for one
+// to two hours and while the key is live. It is signed with what every node
+// knows of the key, so any node can check it; nothing is stored. Only a key can
+// make one: Forbidden for anybody else.
+func (s *Service) Ticket(ctx context.Context, i *Identity, scope string) (string, error) {
+	if i.Actor.Kind != "key" {
+		return "", usher.Errorf(usher.Forbidden, "only an API key can make a ticket")
+	}
+	now := s.c.Now()
+	st, err := s.look(ctx, s.entry(i.Actor.ID), i.Actor.ID, now)
+	if err != nil {
+		return "", err
+	}
+	if !st.found {
+		return "", errKey
+	}
+	until := now.Truncate(ticketFor).Add(2 * ticketFor)
+	body := i.Actor.ID + "." + strconv.FormatInt(until.Unix(), 36) + "." + base64.RawURLEncoding.EncodeToString([]byte(scope))
+	return body + "." + base64.RawURLEncoding.EncodeToString(sign(st.key.Hash, body)), nil
+}
+
+// Redeem reads a ticket. It returns Unauthenticated unless the ticket is whole,
+// in time, and of a live key, and Unavailable where the database cannot say.
+func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope string, until time.Time, err error) {
+	cut := strings.LastIndexByte(ticket, '.')
+	if cut < 0 || len(ticket) > maxTicket {
+		return i, "", until, errTicket
+	}
+	body := ticket[:cut]
+	id, rest, _ := strings.Cut(body, ".")
+	expires, encoded, ok := strings.Cut(rest, ".")
+	if !ok || len(id) != idLen {
+		return i, "", until, errTicket
+	}
+	mac, err := base64.RawURLEncoding.Strict().DecodeString(ticket[cut+1:])
+	if err != nil {
+		return i, "", until, errTicket
+	}
+	now := s.c.Now()
+	st, err := s.look(ctx, s.entry(id), id, now)
+	if err != nil {
+		return i, "", until, err
+	}
+	k := &st.key
+	if !st.found || !hmac.Equal(mac, sign(k.Hash, body)) {
+		return i, "", until, errTicket
+	}
+	// From here on the text is our own.
+	at, err := strconv.ParseInt(expires, 36, 64)
+	if err != nil {
+		return i, "", until, errTicket
+	}
+	plain, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil {
+		return i, "", until, errTicket
+	}
+	until = time.Unix(at, 0)
+	switch {
+	case !now.Before(until):
+		return i, "", until, errTicket
+	case !k.RevokedAt.IsZero():
+		return i, "", until, errRevoked
+	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
+		return i, "", until, errExpired
+	}
+	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties}, string(plain), until, nil
+}
+
+// sign is the mark of a ticket's text by a key, of which the hash is a secret to
+// all but the servers.
+func sign(keyHash []byte, body string) []byte {
+	m := hmac.New(sha256.New, keyHash)
+	m.Write([]byte("usher ticket 1\n"))
+	m.Write([]byte(body))
+	return m.Sum(nil)
+}
