@@ -15,6 +15,7 @@ const (
 	Invalid            Code = "invalid"                // 400: malformed or mistyped input
 	Unauthenticated    Code = "unauthenticated"        // 401: no key, or none that is valid
 	Forbidden          Code = "forbidden"              // 403: the key may not do this
+	StepUpRequired     Code = "step_up_required"       // 403: a session must prove again who sits there
 	NotFound           Code = "not_found"              // 404: no such management object
 	Conflict           Code = "conflict"               // 409: the state does not allow it now
 	KeyReused          Code = "key_reused"             // 409: an idempotency key came with another body (S13)
@@ -31,7 +32,7 @@ const (
 
 // Codes maps every code to its HTTP status.
 var Codes = map[Code]int{
-	Invalid: 400, Unauthenticated: 401, Forbidden: 403, NotFound: 404, Conflict: 409, KeyReused: 409,
+	Invalid: 400, Unauthenticated: 401, Forbidden: 403, StepUpRequired: 403, NotFound: 404, Conflict: 409, KeyReused: 409,
 	PreconditionFailed: 412, TooLarge: 413, UnsupportedMedia: 415, Refused: 422, InUse: 422,
 	NotConsumable: 422, RateLimited: 429, Internal: 500, Unavailable: 503,
 }
