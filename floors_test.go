@@ -23,13 +23,13 @@ const module = "github.com/usher-sh/usher"
 // folder with Go files that is not here is a room that nobody planned: give it a
 // floor here, with a reason, in the same change.
 var floors = [][]string{
-	0: {"."},                                                                                                                             // nouns
-	1: {"engine", "internal/calendar", "internal/catalogfile", "internal/meter", "internal/access", "internal/testpg", "internal/story"}, // pure: values in, values out
-	2: {"internal/store", "internal/stripe", "internal/hubspot", "internal/salesforce", "client"},                                        // the outside world
-	3: {"internal/live", "internal/usage", "internal/customers", "internal/auth"},                                                        // state and changes that floor 4 shares
-	4: {"internal/decide", "internal/catalog", "internal/bridge", "internal/report", "internal/lifecycle"},                               // what the system does
-	5: {"internal/api", "internal/console"},                                                                                              // doors: decide nothing
-	6: {"cmd/usher", "ushertest", "internal/prove", "internal/bench"},                                                                    // wiring; proofs and benchmarks of the whole
+	0: {"."},                                                                                                                                               // nouns
+	1: {"engine", "internal/calendar", "internal/catalogfile", "internal/meter", "internal/access", "internal/audit", "internal/testpg", "internal/story"}, // pure: values in, values out
+	2: {"internal/store", "internal/stripe", "internal/hubspot", "internal/salesforce", "client"},                                                          // the outside world
+	3: {"internal/live", "internal/usage", "internal/customers", "internal/auth"},                                                                          // state and changes that floor 4 shares
+	4: {"internal/decide", "internal/catalog", "internal/bridge", "internal/report", "internal/lifecycle"},                                                 // what the system does
+	5: {"internal/api", "internal/console"},                                                                                                                // doors: decide nothing
+	6: {"cmd/usher", "cmd/usher-verify", "ushertest", "internal/prove", "internal/bench"},                                                                  // wiring; proofs and benchmarks of the whole
 }
 
 // neighbours are the imports within one floor that are allowed.
@@ -45,6 +45,12 @@ var forTests = []string{"internal/testpg", "internal/story"}
 
 // standardOnly are the rooms that may import the standard library and usher only.
 var standardOnly = []string{".", "engine", "internal/calendar"}
+
+// onlyIn are the modules that one room alone may import: what others need of
+// them, that room hands out as values of our own.
+var onlyIn = map[string]string{
+	"cel.dev/": "internal/catalogfile", // conditions: access gets functions
+}
 
 // public are the rooms that people import: everything exported there is a
 // promise and says so in a doc comment.
@@ -195,6 +201,8 @@ func (f file) breaches() (lines []string) {
 			add("imports %s: only tests and ushertest may", name)
 		case !own && strings.Contains(first, ".") && slices.Contains(standardOnly, f.room):
 			add("imports %s: this room imports the standard library and usher only", name)
+		case keeper(name) != "" && keeper(name) != f.room:
+			add("imports %s: only %s may", name, keeper(name))
 		case !own:
 		case slices.Contains(forTests, room) && f.room != "ushertest":
 			add("imports %s: only tests and ushertest may", room)
@@ -214,6 +222,16 @@ func (f file) breaches() (lines []string) {
 		}
 	}
 	return lines
+}
+
+// keeper is the one room that may import a package, or "".
+func keeper(name string) string {
+	for module, room := range onlyIn {
+		if strings.HasPrefix(name, module) {
+			return room
+		}
+	}
+	return ""
 }
 
 // undocumented lists what f exports without a word: functions, methods of
@@ -312,6 +330,9 @@ func TestFloorsChecker(t *testing.T) {
 				"internal/meter/a.go":    pkg("meter", "go.yaml.in/yaml/v4"),
 			},
 			want: []string{"b.go: imports go.yaml.in/yaml/v4: this room", "engine/a.go: imports github.com/google/uuid: this room", "internal/calendar/a.go: imports golang.org/x/text/language: this room"}},
+		"a module of one room": {
+			files: map[string]string{"internal/access/a.go": pkg("access", "cel.dev/cel-go/cel"), "internal/catalogfile/a.go": pkg("catalogfile", "cel.dev/cel-go/cel")},
+			want:  []string{"internal/access/a.go: imports cel.dev/cel-go/cel: only internal/catalogfile may"}},
 		"a module that begins like ours is third party": {
 			files: map[string]string{"engine/a.go": pkg("engine", module+"x/y")}, want: []string{"this room imports the standard library and usher only"}},
 		"unplanned room":          {files: map[string]string{"internal/billing/a.go": pkg("billing")}, want: []string{"internal/billing: is not a planned room"}},

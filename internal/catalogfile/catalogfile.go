@@ -19,10 +19,23 @@ const (
 	MaxDepth = 32
 	// MaxNodes is how many keys and values a file may hold.
 	MaxNodes = 200_000
-	// MaxEntries is how many meters, features, plans or add-ons a file may hold.
+	// MaxEntries is how many meters, features, plans or add-ons a file may hold, each.
 	MaxEntries = 10_000
 	// MaxExtends is how many plans one chain of extends may join.
 	MaxExtends = 64
+	// MaxPermissions is how many permissions a file may hold.
+	MaxPermissions = 2000
+	// MaxRoles is how many roles a file may hold.
+	MaxRoles = 1000
+	// MaxPatterns is how many permissions with a * a role may list.
+	MaxPatterns = 64
+	// MaxIncludes is how many roles a role may include, with what those include.
+	MaxIncludes = 64
+	// MaxWays is how many different sets of conditions and seats a role may
+	// have, counting every way through what it includes.
+	MaxWays = 64
+	// MaxSeparations is how many rules of separated duties a file may hold.
+	MaxSeparations = 100
 	// MaxProblems is how many problems one error lists before "… and N more".
 	MaxProblems = 100
 

@@ -25,9 +25,11 @@ const (
 )
 
 // Diff lists what makes new of old, in the order of the file: first what is not
-// in plans, then each plan, then add-ons. Equal catalogues have no changes. A
-// nil catalogue is an empty one. Plans and add-ons are compared as the file
-// says them; where a plan inherits a change, the text names the plan.
+// in plans, then each plan, then add-ons, then who may do what. Equal catalogues
+// have no changes. A nil catalogue is an empty one. Plans and add-ons are
+// compared as the file says them; where a plan inherits a change, the text names
+// the plan. Of each role it says what it gains and loses in effect, also where
+// its own words are the same.
 func Diff(old, new *usher.Catalog) []Change {
 	if old == nil {
 		old = &usher.Catalog{}
@@ -46,6 +48,7 @@ func Diff(old, new *usher.Catalog) []Change {
 	things(d, "features", "feature", old.Features, new.Features, d.feature)
 	things(d, "plans", "plan", old.Plans, new.Plans, d.plan)
 	things(d, "addons", "add-on", old.Addons, new.Addons, d.addon)
+	d.access()
 	return d.changes
 }
 
@@ -53,6 +56,7 @@ type differ struct {
 	old, new *usher.Catalog
 	heirs    map[string][]string // in new: plan → the plans that extend it
 	changes  []Change
+	effects  *effects // what each role gives; nil until asked
 }
 
 func (d *differ) note(action, path, format string, args ...any) {
@@ -79,7 +83,8 @@ func (d *differ) field(path, name, words, old, new string) {
 	}
 }
 
-var sectionWords = map[string]string{"meters": "meter", "features": "feature", "plans": "plan", "addons": "add-on"}
+var sectionWords = map[string]string{"meters": "meter", "features": "feature", "plans": "plan", "addons": "add-on",
+	"permissions": "permission", "roles": "role", "separation": "separation"}
 
 // things compares two sections by key. compare tells of nil for what is absent.
 func things[T any](d *differ, section, what string, old, new map[string]*T, compare func(path string, old, new *T)) {

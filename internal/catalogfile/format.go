@@ -28,6 +28,14 @@ func Format(c *usher.Catalog) []byte {
 		top.add("features", formatAll(c.Features, formatFeature))
 		top.add("plans", formatAll(c.Plans, func(p *usher.Plan) *tree { return formatPlan(c, p) }))
 		top.add("addons", formatAll(c.Addons, func(a *usher.Addon) *tree { return formatAddon(c, a) }))
+		top.add("permissions", formatAll(c.Permissions, formatPermission))
+		top.add("roles", formatAll(c.Roles, formatRole))
+		if c.CustomRoles != nil {
+			custom := &tree{}
+			custom.text("ceiling", c.CustomRoles.Ceiling)
+			top.add("custom_roles", custom)
+		}
+		top.add("separation", formatAll(c.Separation, formatSeparation))
 	}
 	w.fields(top, 0, false)
 	return []byte(w.b.String())
@@ -152,6 +160,45 @@ func formatAddon(c *usher.Catalog, a *usher.Addon) *tree {
 	t := &tree{}
 	t.text("title", a.Title)
 	t.add("entitlements", formatEntitlements(c, a.Entitlements))
+	return t
+}
+
+func formatPermission(p *usher.Permission) *tree {
+	t := &tree{}
+	t.text("title", p.Title)
+	switch {
+	case len(p.Features) == 1:
+		t.text("feature", p.Features[0])
+	case len(p.Features) > 1:
+		t.add("feature", texts(p.Features))
+		if p.Any {
+			t.add("features", bare(anyWord))
+		}
+	}
+	if p.Risk != usher.RiskLow {
+		t.text("risk", string(p.Risk))
+	}
+	return t
+}
+
+func formatRole(r *usher.Role) *tree {
+	t := &tree{}
+	t.text("title", r.Title)
+	if len(r.Includes) > 0 {
+		t.add("includes", texts(r.Includes))
+	}
+	if len(r.Permissions) > 0 {
+		t.add("permissions", texts(r.Permissions))
+	}
+	t.text("seat", r.Seat)
+	t.text("when", r.When)
+	return t
+}
+
+func formatSeparation(s *usher.Separation) *tree {
+	t := &tree{}
+	t.text("title", s.Title)
+	t.add("roles", texts(s.Roles))
 	return t
 }
 

@@ -18,6 +18,8 @@ type parser struct {
 	cat    *usher.Catalog
 	clocks []clockUse
 	bare   []bareUse
+	whens  map[string][]string // what is wrong with each condition's text
+	means  map[string]bool     // whether each pattern means a permission
 }
 
 // clockUse is one window that an entitlement names for a feature whose meter
@@ -37,7 +39,7 @@ type bareUse struct {
 	i       int
 }
 
-var sections = []string{"usher", "timezone", "meters", "features", "plans", "addons"}
+var sections = []string{"usher", "timezone", "meters", "features", "plans", "addons", "permissions", "roles", "custom_roles", "separation"}
 
 func (p *parser) catalog(root *node) {
 	if root.kind != mapNode {
@@ -54,17 +56,23 @@ func (p *parser) catalog(root *node) {
 	if n := root.get("timezone"); n != nil {
 		p.cat.Timezone = p.timezone(n)
 	}
-	p.cat.Meters = section(p, root.get("meters"), "meter", p.meter)
-	p.cat.Features = section(p, root.get("features"), "feature", p.feature)
+	p.cat.Meters = section(p, root.get("meters"), "meter", MaxEntries, p.meter)
+	p.cat.Features = section(p, root.get("features"), "feature", MaxEntries, p.feature)
 	p.checkFeatures(root.get("features"))
-	p.cat.Plans = section(p, root.get("plans"), "plan", p.plan)
+	p.cat.Plans = section(p, root.get("plans"), "plan", MaxEntries, p.plan)
 	p.checkPlans(root.get("plans"))
-	p.cat.Addons = section(p, root.get("addons"), "add-on", p.addon)
+	p.cat.Addons = section(p, root.get("addons"), "add-on", MaxEntries, p.addon)
 	p.checkClocks()
+	p.cat.Permissions = section(p, root.get("permissions"), "permission", MaxPermissions, p.permission)
+	p.cat.Roles = section(p, root.get("roles"), "role", MaxRoles, p.role)
+	p.cat.Separation = section(p, root.get("separation"), "separation rule", MaxSeparations, p.separation)
+	p.cat.CustomRoles = p.customRoles(root.get("custom_roles"))
+	p.checkRoles(root.get("roles"), root.get("separation"))
 }
 
-// section reads a map of things by key. An absent or empty one is nil.
-func section[T any](p *parser, n *node, what string, read func(key string, n *node) *T) map[string]*T {
+// section reads a map of at most most things by key. An absent or empty one is
+// nil.
+func section[T any](p *parser, n *node, what string, most int, read func(key string, n *node) *T) map[string]*T {
 	if n == nil || n.class() == isNothing {
 		return nil
 	}
@@ -72,8 +80,8 @@ func section[T any](p *parser, n *node, what string, read func(key string, n *no
 		p.bad(n, "must be a map of %ss by key, %s", what, n.got())
 		return nil
 	}
-	if len(n.keys) > MaxEntries {
-		p.bad(n, "may hold at most %d %ss, this one holds %d", MaxEntries, what, len(n.keys))
+	if len(n.keys) > most {
+		p.bad(n, "may hold at most %d %ss, this one holds %d", most, what, len(n.keys))
 		return nil
 	}
 	if len(n.keys) == 0 {
