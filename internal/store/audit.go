@@ -2,9 +2,15 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
 )
 
 // AuditEntry is one write, to be noted in the audit log.
@@ -15,10 +21,281 @@ type AuditEntry struct {
 	Meta
 }
 
+// sameClock is how far an environment's time may be from the server's and still
+// be the same: the one was read a moment before the other.
+const sameClock = time.Minute
+
 // audit appends e to the audit log, in the transaction of the write itself. It
 // is the last lock that a transaction takes (environment, customer, key, audit),
 // so call it after every other statement that may wait for another writer.
 // record calls it for every write that makes a revision.
 func (db *DB) audit(ctx context.Context, tx *sql.Tx, e AuditEntry) error {
+	a, err := db.auditTail(ctx, tx)
+	if err != nil {
+		return err
+	}
+	return a.append(ctx, tx, db.entry(&e))
+}
+
+func (db *DB) entry(e *AuditEntry) audit.Entry {
+	row := audit.Entry{At: db.now(), Env: string(e.Env), Actor: e.Actor, Action: e.Action, Customer: e.Customer, Object: e.Object,
+		Reason: e.Reason, Before: e.Before, After: e.After, Revision: e.Revision, RequestID: e.RequestID}
+	if off := row.At.Sub(e.At); !e.At.IsZero() && (off > sameClock || off < -sameClock) {
+		at := e.At
+		row.Clock = &at
+	}
+	return row
+}
+
+// auditTail is the end of the log, locked, and who signs it.
+type auditTail struct {
+	tree   *audit.Tree
+	signer *audit.Signer
+}
+
+// auditTail locks the log until the end of the transaction. It is one row, 63
+// hashes at most, and no more work for a long log than for a short one.
+func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
+	lock := ""
+	if db.dialect == Postgres {
+		lock = " FOR UPDATE"
+	}
+	var size int64
+	var key string
+	if err := tx.QueryRowContext(ctx, `SELECT size, key FROM audit_head WHERE one = 1`+lock).Scan(&size, &key); err != nil {
+		return nil, err
+	}
+	a := &auditTail{}
+	hashes, err := auditHashes(ctx, tx.QueryContext, audit.Frontier(size))
+	if err == nil {
+		a.tree, err = audit.NewTree(size, hashes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var announce bool
+	if a.signer, announce, err = db.auditSigner(ctx, tx, key); err != nil {
+		return nil, err
+	}
+	if announce {
+		err = a.append(ctx, tx, audit.KeyEntry(a.signer.Public(), db.now()))
+	}
+	return a, err
+}
+
+// append adds a row and replaces the signed checkpoint.
+func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error {
+	n := a.tree.Size()
+	e.N = n
+	leaf, err := e.Encode()
+	if err != nil {
+		return err
+	}
+	hashes, err := a.tree.Add(leaf)
+	if err != nil {
+		return err
+	}
+	root, err := a.tree.Root()
+	if err != nil {
+		return err
+	}
+	note, err := a.signer.Checkpoint(audit.Checkpoint{Size: n + 1, Root: root})
+	if err != nil {
+		return err
+	}
+	if _, err := exec(ctx, tx, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		n, leaf, micros(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object); err != nil {
+		return err
+	}
+	args := make([]any, 0, 2*len(hashes))
+	for k := range hashes {
+		args = append(args, audit.First(n)+int64(k), hashes[k][:])
+	}
+	if _, err := exec(ctx, tx, `INSERT INTO audit_hash (i, hash) VALUES `+values(len(hashes), 2, 1), args...); err != nil {
+		return err
+	}
+	_, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`, n+1, root[:], note, a.signer.Public())
+	return err
+}
+
+// auditSigner is who signs a log whose newest public key is the given one, and
+// whether that has to be announced first. The key comes from outside, or is made
+// at first use and kept in the database.
+func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit.Signer, announce bool, err error) {
+	if given := db.signKey; given != nil {
+		if given.Public() == key {
+			return given, false, nil
+		}
+		var old bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE action = $1 AND object = $2)`, audit.ActionKey, given.Public()).Scan(&old); err != nil {
+			return nil, false, err
+		}
+		if old {
+			return nil, false, usher.Errorf(usher.Refused, "the audit log is signed by a newer key, %s, and the one given is retired: give the newer one", key)
+		}
+		_, err := exec(ctx, tx, `DELETE FROM audit_key`) // it never signs again
+		return given, true, err
+	}
+	if kept := db.keptKey.Load(); kept != nil && kept.Public() == key {
+		return kept, false, nil
+	}
+	var private string
+	err = tx.QueryRowContext(ctx, `SELECT private FROM audit_key WHERE one = 1`).Scan(&private)
+	switch {
+	case err == sql.ErrNoRows && key == "":
+		if s, err = audit.NewKey(rand.Reader); err == nil {
+			_, err = exec(ctx, tx, `INSERT INTO audit_key (one, private) VALUES (1, $1)`, s.Private())
+		}
+		return s, true, err // remembered once it is read back, committed
+	case err == sql.ErrNoRows:
+		return nil, false, noAuditKey(key)
+	case err != nil:
+		return nil, false, err
+	}
+	if s, err = audit.ParseKey(private); err != nil {
+		return nil, false, err
+	}
+	if key != "" && s.Public() != key {
+		return nil, false, noAuditKey(key)
+	}
+	db.keptKey.Store(s)
+	return s, key == "", nil
+}
+
+func noAuditKey(public string) error {
+	return usher.Errorf(usher.Refused, "the audit log is signed with %s, whose private half is not in the database: give it with --audit-key or USHER_AUDIT_KEY", public)
+}
+
+// checkAuditKey refuses to work with a log that could not be signed.
+func (db *DB) checkAuditKey(ctx context.Context) error {
+	head, err := db.AuditHead(ctx)
+	if err != nil || db.signKey != nil || head.Key == "" {
+		return err
+	}
+	var private string
+	switch err := db.w.QueryRowContext(ctx, `SELECT private FROM audit_key WHERE one = 1`).Scan(&private); {
+	case err == sql.ErrNoRows:
+		return noAuditKey(head.Key)
+	case err != nil:
+		return db.fault(err)
+	}
 	return nil
+}
+
+type queryFunc func(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+
+// auditHashes reads stored hashes by their indexes; those that are not there are
+// left out.
+func auditHashes(ctx context.Context, query queryFunc, indexes []int64) (map[int64]audit.Hash, error) {
+	found := make(map[int64]audit.Hash, len(indexes))
+	if len(indexes) == 0 {
+		return found, nil
+	}
+	args := make([]any, len(indexes))
+	for i := range indexes {
+		args[i] = indexes[i]
+	}
+	rows, err := query(ctx, `SELECT i, hash FROM audit_hash WHERE i IN (`+strings.Trim(values(1, len(args), 1), "()")+`)`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var i int64
+		var b []byte
+		if err := rows.Scan(&i, &b); err != nil {
+			return nil, err
+		}
+		var h audit.Hash
+		copy(h[:], b)
+		found[i] = h
+	}
+	return found, rows.Err()
+}
+
+// AuditHead is where the audit log stands.
+type AuditHead struct {
+	Size int64  // rows
+	Note string // the newest signed checkpoint; "": there are no rows yet
+	Key  string // the public key that signed it
+}
+
+func scanAuditHead(row *sql.Rows, h *AuditHead) error { return row.Scan(&h.Size, &h.Note, &h.Key) }
+
+const selectAuditHead = `SELECT size, note, key FROM audit_head WHERE one = 1`
+
+// AuditHead reads where the audit log stands.
+func (db *DB) AuditHead(ctx context.Context) (AuditHead, error) {
+	h, _, err := one(ctx, db, scanAuditHead, selectAuditHead)
+	return h, err
+}
+
+// AuditQuery says which rows of the audit log are wanted. A zero field asks for
+// nothing.
+type AuditQuery struct {
+	Envs     []usher.Environment // any of these; "" is the installation
+	Actor    string
+	Action   string // exactly, or all that begin with it where it ends in "."
+	Customer string
+	Object   string
+	From     time.Time // at or after
+	To       time.Time // before
+	Before   int64     // a place: only rows before it; 0: from the newest
+}
+
+// where is the query's condition and its values, which begin at $1.
+func (q *AuditQuery) where() (text string, args []any) {
+	var all []string
+	add := func(condition string, v any) {
+		args = append(args, v)
+		all = append(all, strings.ReplaceAll(condition, "?", "$"+strconv.Itoa(len(args))))
+	}
+	if len(q.Envs) > 0 {
+		var one []string
+		for _, env := range q.Envs {
+			args = append(args, string(env))
+			one = append(one, "$"+strconv.Itoa(len(args)))
+		}
+		all = append(all, `env IN (`+strings.Join(one, ", ")+`)`)
+	}
+	if q.Actor != "" {
+		add(`actor = ?`, q.Actor)
+	}
+	if prefix, ok := strings.CutSuffix(q.Action, "."); ok {
+		add(`action >= ?`, q.Action)
+		add(`action < ?`, prefix+"/") // what follows "." in the order of bytes
+	} else if q.Action != "" {
+		add(`action = ?`, q.Action)
+	}
+	if q.Customer != "" {
+		add(`customer = ? AND customer <> ''`, q.Customer)
+	}
+	if q.Object != "" {
+		add(`object = ?`, q.Object)
+	}
+	if !q.From.IsZero() {
+		add(`at >= ?`, micros(q.From))
+	}
+	if !q.To.IsZero() {
+		add(`at < ?`, micros(q.To))
+	}
+	if q.Before > 0 {
+		add(`n < ?`, q.Before)
+	}
+	if len(all) == 0 {
+		return "", nil
+	}
+	return ` WHERE ` + strings.Join(all, ` AND `), args
+}
+
+// Audit reads up to limit rows of the audit log, newest first.
+func (db *DB) Audit(ctx context.Context, q AuditQuery, limit int) ([]audit.Entry, error) {
+	text, args := q.where()
+	return list(ctx, db, func(row *sql.Rows, e *audit.Entry) error {
+		var leaf []byte
+		if err := row.Scan(&leaf); err != nil {
+			return err
+		}
+		return json.Unmarshal(leaf, e)
+	}, `SELECT leaf FROM audit`+text+` ORDER BY n DESC LIMIT $`+strconv.Itoa(len(args)+1), append(args, int64(limit))...)
 }

@@ -11,11 +11,14 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
 )
 
 // Config says which database to open and how.
@@ -33,6 +36,11 @@ type Config struct {
 	// and the mode of transactions. Nil is the driver that is built in; proofs
 	// put in one whose files fail.
 	OpenSQLite func(uri string) (*sql.DB, error)
+	// AuditKey is the private key that signs the audit log, as audit.ParseKey
+	// reads it. "": one is made at first use and kept in the database.
+	AuditKey string
+	// Now is real time, for the audit log; nil is time.Now.
+	Now func() time.Time
 }
 
 // Dialect is a kind of database.
@@ -52,6 +60,11 @@ type DB struct {
 	r       *sql.DB // reads; cannot write on SQLite
 	w       *sql.DB // writes: one connection on SQLite; on PostgreSQL the same as r
 	lock    *flock.Flock
+	now     func() time.Time
+
+	signKey *audit.Signer                // given from outside; nil: kept in the database
+	keptKey atomic.Pointer[audit.Signer] // as it was read there
+
 	writing sync.Mutex              // SQLite: one batch at a time
 	kept    map[statement]*sql.Stmt // SQLite: of w; guarded by writing
 	stmts   sync.Map                // SQLite: text → *sql.Stmt of r, because it compiles each statement anew
@@ -62,6 +75,30 @@ type DB struct {
 // Conflict; a database of a newer usher is Refused; a path that cannot be a
 // database is Invalid; one that cannot be reached is Unavailable.
 func Open(ctx context.Context, c Config) (*DB, error) {
+	var key *audit.Signer
+	if c.AuditKey != "" {
+		var err error
+		if key, err = audit.ParseKey(c.AuditKey); err != nil {
+			return nil, usher.Errorf(usher.Invalid, "%s", err)
+		}
+	}
+	db, err := open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	db.signKey, db.now = key, c.Now
+	if db.now == nil {
+		db.now = time.Now
+	}
+	if !c.Beside { // beside, only a write needs the key, and says so
+		if err := db.checkAuditKey(ctx); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+	}
+	return db, nil
+}
+
+func open(ctx context.Context, c Config) (*DB, error) {
 	switch {
 	case strings.HasPrefix(c.DSN, "postgres://"), strings.HasPrefix(c.DSN, "postgresql://"):
 		return openPostgres(ctx, c)

@@ -1,0 +1,238 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
+)
+
+// hourKey is an hour of an environment, by the environment's own clock.
+type hourKey struct {
+	env   usher.Environment
+	start int64 // µs
+}
+
+const hourMicros = int64(time.Hour / time.Microsecond)
+
+func (k hourKey) object() string { return fromMicros(k.start).Format(time.RFC3339) }
+
+func readHour(e *audit.Entry) (k hourKey, h audit.Hour, err error) {
+	at, err := time.Parse(time.RFC3339, e.Object)
+	if err == nil {
+		err = json.Unmarshal(e.After, &h)
+	}
+	if err != nil || at.UnixMicro()%hourMicros != 0 {
+		return k, h, fmt.Errorf("it should say what was used in an hour, and cannot be read")
+	}
+	return hourKey{usher.Environment(e.Env), at.UnixMicro()}, h, nil
+}
+
+// hourSums adds up the ledger's rows of many hours in one pass over each table.
+type hourSums struct {
+	takes, events, corrections map[hourKey]*audit.Sum
+}
+
+func newHourSums() *hourSums {
+	return &hourSums{map[hourKey]*audit.Sum{}, map[hourKey]*audit.Sum{}, map[hourKey]*audit.Sum{}}
+}
+
+func (s *hourSums) hour(k hourKey) audit.Hour {
+	return audit.Hour{Takes: s.takes[k].Rows(), Events: s.events[k].Rows(), Corrections: s.corrections[k].Rows()}
+}
+
+// keys lists the hours that have rows, oldest first.
+func (s *hourSums) keys() []hourKey {
+	all := map[hourKey]bool{}
+	for _, m := range []map[hourKey]*audit.Sum{s.takes, s.events, s.corrections} {
+		for k := range m {
+			all[k] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(all), func(a, b hourKey) int {
+		return cmp.Or(cmp.Compare(a.start, b.start), strings.Compare(string(a.env), string(b.env)))
+	})
+}
+
+func sumTo(m map[hourKey]*audit.Sum, k hourKey, fields ...[]byte) {
+	s := m[k]
+	if s == nil {
+		s = new(audit.Sum)
+		m[k] = s
+	}
+	s.Add(fields...)
+}
+
+func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+
+func hourOf(us int64) int64 { return us - (us%hourMicros+hourMicros)%hourMicros }
+
+// add reads env's rows that were written in [from, until) in µs: takes that are
+// not folded yet, events and corrections.
+func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Environment, from, until int64) error {
+	each := func(to map[hourKey]*audit.Sum, text string, scan func(*sql.Rows) (at int64, fields [][]byte, err error)) error {
+		rows, err := q(ctx, text, string(env), from, until)
+		if err != nil {
+			return db.fault(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			at, fields, err := scan(rows)
+			if err != nil {
+				return db.fault(err)
+			}
+			if fields != nil {
+				sumTo(to, hourKey{env, hourOf(at)}, fields...)
+			}
+		}
+		return db.fault(rows.Err())
+	}
+	err := each(s.takes, `SELECT key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE env = $1 AND at >= $2 AND at < $3`, func(rows *sql.Rows) (int64, [][]byte, error) {
+		var key, route, customer, feature string
+		var hash, answer []byte
+		var at, amount int64
+		err := rows.Scan(&key, &route, &hash, &customer, &feature, &at, &amount, &answer)
+		if strings.HasPrefix(string(answer), answerMark) { // of a management call, which has its own row
+			return 0, nil, err
+		}
+		return at, [][]byte{[]byte(key), []byte(route), hash, []byte(customer), []byte(feature), number(at), number(amount), answer}, err
+	})
+	if err != nil {
+		return err
+	}
+	err = each(s.events, `SELECT id, source, customer, type, at, received_at, hash, data, entries FROM event WHERE env = $1 AND received_at >= $2 AND received_at < $3`, func(rows *sql.Rows) (int64, [][]byte, error) {
+		var id, source, customer, kind, data string
+		var hash, entries []byte
+		var at, received int64
+		err := rows.Scan(&id, &source, &customer, &kind, &at, &received, &hash, &data, &entries)
+		return received, [][]byte{[]byte(id), []byte(source), []byte(customer), []byte(kind), number(at), number(received), hash, []byte(data), entries}, err
+	})
+	if err != nil {
+		return err
+	}
+	return each(s.corrections, `SELECT ref, source, key, customer, feature, amount, at, reason, actor, entries FROM correction WHERE env = $1 AND at >= $2 AND at < $3`, func(rows *sql.Rows) (int64, [][]byte, error) {
+		var ref, source, key, customer, feature, reason, actor string
+		var entries []byte
+		var amount, at int64
+		err := rows.Scan(&ref, &source, &key, &customer, &feature, &amount, &at, &reason, &actor, &entries)
+		return at, [][]byte{[]byte(ref), []byte(source), []byte(key), []byte(customer), []byte(feature), number(amount), number(at), []byte(reason), []byte(actor), entries}, err
+	})
+}
+
+// AuditHours adds a row to the audit log for every hour of env that had use,
+// ended by until, and has none yet, and returns how many. until is by env's
+// clock, and so long ago that nobody writes use of before it any more. Nodes may
+// do so at once: one of them adds the row of an hour.
+func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.Time) (added int64, err error) {
+	last, _, err := one(ctx, db, func(row *sql.Rows, s *string) error { return row.Scan(s) },
+		`SELECT object FROM audit WHERE action = $1 AND env = $2 ORDER BY object DESC LIMIT 1`, audit.ActionHour, string(env))
+	if err != nil {
+		return 0, err
+	}
+	from := int64(-1 << 62)
+	if last != "" {
+		at, err := time.Parse(time.RFC3339, last)
+		if err != nil {
+			return 0, err
+		}
+		from = at.UnixMicro() + hourMicros
+	}
+	sums := newHourSums()
+	if err := sums.add(ctx, db, db.query, env, from, hourOf(micros(until))); err != nil {
+		return 0, err
+	}
+	for _, k := range sums.keys() {
+		after, err := json.Marshal(sums.hour(k))
+		if err != nil {
+			return added, err
+		}
+		err = db.tx(ctx, func(tx *sql.Tx) error {
+			a, err := db.auditTail(ctx, tx)
+			if err != nil {
+				return err
+			}
+			var done bool // under the lock
+			if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE action = $1 AND env = $2 AND object = $3)`,
+				audit.ActionHour, string(env), k.object()).Scan(&done); err != nil || done {
+				return err
+			}
+			return a.append(ctx, tx, db.entry(&AuditEntry{Env: env, Meta: Meta{Actor: "system", Action: audit.ActionHour, Object: k.object(), After: after}}))
+		})
+		if err != nil {
+			return added, err
+		}
+		added++
+	}
+	return added, nil
+}
+
+// keepTakes is how long takes are there at least, before they are folded.
+const keepTakes = 62 * 24 * time.Hour
+
+// usage compares the ledger with what the log says of every hour.
+func (v *auditVerifier) usage(now time.Time) error {
+	clocks := map[usher.Environment]int64{}
+	rows, err := v.tx.QueryContext(v.ctx, `SELECT env, clock_at FROM environment`)
+	if err != nil {
+		return v.db.fault(err)
+	}
+	for rows.Next() {
+		var env string
+		var clock int64
+		if err := rows.Scan(&env, &clock); err != nil {
+			rows.Close()
+			return v.db.fault(err)
+		}
+		clocks[usher.Environment(env)] = clock
+	}
+	if err := rows.Err(); err != nil {
+		return v.db.fault(err)
+	}
+	sums := newHourSums()
+	newest := map[usher.Environment]int64{}
+	for k := range v.hours {
+		newest[k.env] = max(newest[k.env], k.start+hourMicros)
+	}
+	for env, until := range newest {
+		if err := sums.add(v.ctx, v.db, v.tx.QueryContext, env, -1<<62, until); err != nil {
+			return err
+		}
+	}
+	for _, k := range sums.keys() {
+		if _, ok := v.hours[k]; !ok {
+			h := sums.hour(k)
+			v.Add(audit.UsageHour, "%s, hour of %s: the ledger has %d takes, %d events and %d corrections, and the log says nothing of them",
+				k.env, k.object(), h.Takes.Rows, h.Events.Rows, h.Corrections.Rows)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(v.hours), func(a, b hourKey) int { return cmp.Compare(v.at[a], v.at[b]) }) {
+		want, got := v.hours[k], sums.hour(k)
+		v.Hours++
+		same := func(what string, got, want audit.Rows) {
+			if got != want {
+				v.Add(audit.UsageHour, "%s, hour of %s: its %s have changed since leaf %d: %d rows then, %d now", k.env, k.object(), what, v.at[k], want.Rows, got.Rows)
+			}
+		}
+		// Takes of this hour may be folded only where it is older than they are
+		// kept, by the server's time and the environment's.
+		oldest := now.Add(-keepTakes).UnixMicro()
+		if clock := clocks[k.env]; clock != none {
+			oldest = min(oldest, clock-keepTakes.Microseconds())
+		}
+		if k.start >= oldest {
+			same("takes", got.Takes, want.Takes)
+		}
+		same("events", got.Events, want.Events)
+		same("corrections", got.Corrections, want.Corrections)
+	}
+	return nil
+}
