@@ -115,7 +115,11 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	t.Cleanup(w.auth.Close)
 	for _, role := range auth.Roles {
-		w.keys[role], _, err = w.auth.Create(ctx, usher.Actor{Kind: "cli"}, usher.Production, role, role, time.Time{})
+		n := auth.NewKey{Name: role, Role: role}
+		if role == auth.RoleSCIM {
+			n.Customer = "acme"
+		}
+		w.keys[role], _, err = w.auth.CreateKey(ctx, auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, n)
 		must(err)
 	}
 	w.keys["sandbox"], _, err = w.auth.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "", auth.RoleAdmin, time.Time{})

@@ -8,10 +8,8 @@ import (
 	"crypto/subtle"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -45,28 +43,13 @@ const (
 
 // Service authenticates. Its methods are safe for concurrent use.
 type Service struct {
-	c     Config
-	mu    sync.RWMutex
-	known map[string]*entry
+	c         Config
+	keys      *cache[store.APIKey]
+	operators *cache[store.Operator]
 
 	running sync.WaitGroup
 	ctx     context.Context // of what runs beside the calls
 	stop    context.CancelFunc
-}
-
-// entry is what is known about one id.
-type entry struct {
-	mu      sync.Mutex // one refresh at a time
-	state   atomic.Pointer[state]
-	busy    atomic.Bool  // a refresh runs beside the calls
-	touched atomic.Int64 // Unix seconds when last use was last written
-}
-
-type state struct {
-	key     store.APIKey
-	found   bool
-	asked   time.Time // when the database answered
-	retryAt time.Time // not before, where it did not
 }
 
 // New makes a Service. It starts nothing until the first call.
@@ -77,8 +60,10 @@ func New(c Config) *Service {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{c: c, known: make(map[string]*entry)}
+	s := &Service{c: c}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.keys = newCache(s, "API key", c.DB.Key)
+	s.operators = newCache(s, "operator", c.DB.Operator)
 	return s
 }
 
@@ -86,56 +71,6 @@ func New(c Config) *Service {
 func (s *Service) Close() {
 	s.running.Wait()
 	s.stop()
-}
-
-// Create makes and stores a key. This is the only time that it is seen. The
-// zero expires is never.
-func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k store.APIKey, err error) {
-	switch {
-	case !slices.Contains(usher.Environments, env):
-		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
-	case !slices.Contains(Roles, role):
-		return "", k, usher.Errorf(usher.Invalid, "no role %q: it is one of %s", role, strings.Join(Roles, ", "))
-	case name != "":
-		if err := usher.CheckID("the name of a key", name); err != nil {
-			return "", k, err
-		}
-	}
-	now := s.c.Now().UTC().Truncate(time.Microsecond)
-	expires = expires.UTC().Truncate(time.Microsecond)
-	if !expires.IsZero() && !expires.After(now) {
-		return "", k, usher.Errorf(usher.Invalid, "the key would expire at %s, which has passed", expires.Format(time.RFC3339))
-	}
-	key, n, err := newKey(env, s.c.Random)
-	if err != nil {
-		return "", k, err
-	}
-	h := hash(n.Secret)
-	k = store.APIKey{ID: n.ID, Env: env, Name: name, Role: role, Hash: h[:], CreatedAt: now, ExpiresAt: expires}
-	if err := s.c.DB.CreateKey(ctx, k, store.Meta{Actor: by.String(), At: now}); err != nil {
-		return "", store.APIKey{}, err
-	}
-	s.forget(n.ID)
-	return key, k, nil
-}
-
-// Keys lists env's keys, revoked and expired ones too, oldest first.
-func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]store.APIKey, error) {
-	return s.c.DB.Keys(ctx, env)
-}
-
-// Revoke ends a key for good: at once on this node, within a second on others.
-// NotFound where there is no such key.
-func (s *Service) Revoke(ctx context.Context, by usher.Actor, id string) error {
-	err := s.c.DB.RevokeKey(ctx, id, store.Meta{Actor: by.String(), At: s.c.Now()})
-	s.forget(id)
-	return err
-}
-
-func (s *Service) forget(id string) {
-	s.mu.Lock()
-	delete(s.known, id)
-	s.mu.Unlock()
 }
 
 // errKey says the same for a missing, malformed and unknown key, so that ids
@@ -146,7 +81,8 @@ var (
 	errRevoked = usher.Errorf(usher.Unauthenticated, "the API key was revoked")
 )
 
-// Identity is who calls, where, and what they may do.
+// Identity is who calls, where, and what they may do. The zero Identity may do
+// nothing.
 type Identity struct {
 	Env   usher.Environment
 	Actor usher.Actor
@@ -156,10 +92,21 @@ type Identity struct {
 	// Properties is whether what the request says about members and resources
 	// may override what is stored about them, in conditions (A10).
 	Properties bool
+	// Rate is the key's own limit of calls.
+	Rate store.Rate
+
+	perms permSet
+	roles []store.OperatorRole // an operator's; read only
 }
 
 // Allows reports whether the caller has a permission.
-func (i *Identity) Allows(p Permission) bool { return Allows(i.Actor.Role, p) }
+func (i *Identity) Allows(p Permission) bool { return i.perms.has(p) }
+
+// identityOf is who a live key is.
+func identityOf(k *store.APIKey) Identity {
+	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties, Rate: k.Rate,
+		perms: gives(k.Role, k.Env)}
+}
 
 // Authenticate reads an Authorization header. It returns Unauthenticated unless
 // that holds a live key, and Unavailable where the database cannot say.
@@ -173,13 +120,13 @@ func (s *Service) Authenticate(ctx context.Context, header string) (Identity, er
 		return Identity{}, errKey
 	}
 	now := s.c.Now()
-	e := s.entry(n.ID)
-	st, err := s.look(ctx, e, n.ID, now)
+	e := s.keys.entry(n.ID)
+	st, err := s.keys.look(ctx, e, n.ID, now)
 	if err != nil {
 		return Identity{}, err
 	}
 	h := hash(n.Secret)
-	switch k := &st.key; {
+	switch k := &st.value; {
 	case !st.found || k.Env != n.Env || subtle.ConstantTimeCompare(h[:], k.Hash) != 1:
 		return Identity{}, errKey
 	case !k.RevokedAt.IsZero():
@@ -188,93 +135,11 @@ func (s *Service) Authenticate(ctx context.Context, header string) (Identity, er
 		return Identity{}, errExpired
 	}
 	s.touch(e, n.ID, now)
-	k := &st.key
-	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties}, nil
-}
-
-func (s *Service) entry(id string) *entry {
-	s.mu.RLock()
-	e := s.known[id]
-	s.mu.RUnlock()
-	if e != nil {
-		return e
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.known[id]; e != nil {
-		return e
-	}
-	if len(s.known) >= maxKnown {
-		clear(s.known)
-	}
-	e = new(entry)
-	s.known[id] = e
-	return e
-}
-
-// look returns what is known about an id, not older than maxAge unless the
-// database does not answer.
-func (s *Service) look(ctx context.Context, e *entry, id string, now time.Time) (*state, error) {
-	st := e.state.Load()
-	if st != nil {
-		age := now.Sub(st.asked)
-		switch {
-		case 0 <= age && age < refreshAge, 0 <= age && age < maxAge && now.Before(st.retryAt):
-			return st, nil
-		case 0 <= age && age < maxAge:
-			if e.busy.CompareAndSwap(false, true) {
-				s.running.Go(func() {
-					defer e.busy.Store(false)
-					e.mu.Lock()
-					defer e.mu.Unlock()
-					s.ask(s.ctx, e, id, now)
-				})
-			}
-			return st, nil
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if newer := e.state.Load(); newer != st && newer.usable(now) {
-		return newer, nil // another call asked meanwhile
-	}
-	if st != nil && st.usable(now) {
-		return st, nil
-	}
-	return s.ask(ctx, e, id, now)
-}
-
-// usable reports whether st holds without asking.
-func (st *state) usable(now time.Time) bool {
-	age := now.Sub(st.asked)
-	return age < maxAge && age > -maxAge || st.found && age < outage && now.Before(st.retryAt)
-}
-
-// ask asks the database and remembers the answer. The caller holds e.mu.
-func (s *Service) ask(ctx context.Context, e *entry, id string, now time.Time) (*state, error) {
-	// A client that hangs up must not fail the others that wait for this.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askFor)
-	defer cancel()
-	k, err := s.c.DB.Key(ctx, id)
-	if err == nil || usher.ErrorCode(err) == usher.NotFound {
-		st := &state{key: k, found: err == nil, asked: now}
-		e.state.Store(st)
-		return st, nil
-	}
-	old := e.state.Load()
-	if old == nil || !old.found || now.Sub(old.asked) >= outage {
-		s.c.Log.Error("an API key could not be looked up", "key", id, "error", err)
-		return nil, &usher.Error{Code: usher.Unavailable, Detail: "the API key cannot be checked now, try again", RetryAfter: retryAfter}
-	}
-	s.c.Log.Warn("an API key could not be looked up; what was known about it holds", "key", id, "error", err)
-	st := *old
-	st.retryAt = now.Add(retryAfter)
-	e.state.Store(&st)
-	return &st, nil
+	return identityOf(&st.value), nil
 }
 
 // touch notes the use of a key, beside the call, at most once in touchEvery.
-func (s *Service) touch(e *entry, id string, now time.Time) {
+func (s *Service) touch(e *entry[store.APIKey], id string, now time.Time) {
 	last, at := e.touched.Load(), now.Unix()
 	if at-last < int64(touchEvery/time.Second) || !e.touched.CompareAndSwap(last, at) {
 		return

@@ -1,15 +1,20 @@
 package auth
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
 )
 
 // A key is "usk_<environment>_<id>_<secret><checksum>". The secret is 256 bits,
@@ -82,4 +87,191 @@ func newKey(env usher.Environment, random io.Reader) (key string, n KeyName, err
 func hash(secret string) [sha256.Size]byte {
 	var buf [64]byte // keeps the secret off the heap
 	return sha256.Sum256(append(buf[:0], secret...))
+}
+
+// NewKey is what is said about a key that is made.
+type NewKey struct {
+	Name         string
+	Role         string    // one of Roles
+	ExpiresAt    time.Time // zero: never
+	Customer     string    // its own; "" is none; the role scim needs one
+	NoProperties bool      // it may not send properties of members and resources
+	Rate         store.Rate
+}
+
+// MaxRate bounds a key's own limit of calls.
+const MaxRate = 1_000_000
+
+// DefaultGrace is how long a rotated key goes on where nobody says, MaxGrace how
+// long at most.
+const (
+	DefaultGrace = 24 * time.Hour
+	MaxGrace     = 90 * 24 * time.Hour
+)
+
+// By is who makes a change, and in which request.
+type By struct {
+	usher.Actor
+	RequestID string
+}
+
+func (b By) meta(now time.Time) store.Meta {
+	return store.Meta{Actor: b.Actor.String(), RequestID: b.RequestID, At: now}
+}
+
+// now is real time as it is stored.
+func (s *Service) now() time.Time { return s.c.Now().UTC().Truncate(time.Microsecond) }
+
+// Create makes a key of which only a name and a role are said.
+func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k store.APIKey, err error) {
+	return s.CreateKey(ctx, By{Actor: by}, env, NewKey{Name: name, Role: role, ExpiresAt: expires})
+}
+
+// CreateKey makes and stores a key. This is the only time that it is seen.
+func (s *Service) CreateKey(ctx context.Context, by By, env usher.Environment, n NewKey) (key string, k store.APIKey, err error) {
+	if !slices.Contains(usher.Environments, env) {
+		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
+	}
+	now := s.now()
+	if err := n.check(now); err != nil {
+		return "", k, err
+	}
+	key, k, err = s.freshKey(env, now)
+	if err != nil {
+		return "", k, err
+	}
+	k.Name, k.Role, k.ExpiresAt, k.Customer, k.NoProperties, k.Rate = n.Name, n.Role, cut(n.ExpiresAt), n.Customer, n.NoProperties, n.Rate
+	if err := s.c.DB.CreateKey(ctx, k, by.meta(now)); err != nil {
+		return "", store.APIKey{}, err
+	}
+	s.keys.forget(k.ID)
+	return key, k, nil
+}
+
+func cut(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+func (n *NewKey) check(now time.Time) error {
+	var wrong []usher.Problem
+	note := func(location, format string, args ...any) {
+		wrong = append(wrong, usher.Problem{Location: location, Message: fmt.Sprintf(format, args...)})
+	}
+	if !slices.Contains(Roles, n.Role) {
+		note("role", "no role %q: it is one of %s", n.Role, strings.Join(Roles, ", "))
+	}
+	if n.Name != "" {
+		if err := usher.CheckID("the name of a key", n.Name); err != nil {
+			note("name", "%s", err)
+		}
+	}
+	if n.Customer != "" {
+		if err := usher.CheckID("the customer of a key", n.Customer); err != nil {
+			note("customer", "%s", err)
+		}
+	} else if n.Role == RoleSCIM {
+		note("customer", "a key of role scim serves one customer: say which")
+	}
+	if expires := cut(n.ExpiresAt); !n.ExpiresAt.IsZero() && !expires.After(now) {
+		note("expires_at", "the key would expire at %s, which has passed", expires.Format(time.RFC3339))
+	}
+	for what, v := range map[string]int64{"rate.per_second": n.Rate.PerSecond, "rate.burst": n.Rate.Burst} {
+		if v < 0 || v > MaxRate {
+			note(what, "must be 0, which is the server's own limit, to %d", MaxRate)
+		}
+	}
+	return problems(wrong)
+}
+
+// problems is an Invalid error of them, or nil where there is none.
+func problems(list []usher.Problem) error {
+	switch len(list) {
+	case 0:
+		return nil
+	case 1:
+		return &usher.Error{Code: usher.Invalid, Detail: list[0].Location + ": " + list[0].Message, Problems: list}
+	}
+	slices.SortStableFunc(list, func(a, b usher.Problem) int { return strings.Compare(a.Location, b.Location) })
+	return &usher.Error{Code: usher.Invalid, Detail: fmt.Sprintf("%d problems", len(list)), Problems: list}
+}
+
+func (s *Service) freshKey(env usher.Environment, now time.Time) (string, store.APIKey, error) {
+	key, n, err := newKey(env, s.c.Random)
+	if err != nil {
+		return "", store.APIKey{}, err
+	}
+	h := hash(n.Secret)
+	return key, store.APIKey{ID: n.ID, Env: env, Hash: h[:], CreatedAt: now}, nil
+}
+
+// RotateKey makes a key like another, which ends after grace. The new one
+// expires at expires; zero is never. NotFound where env has no such key; Refused
+// where it has ended; Conflict where it was rotated already and both live.
+func (s *Service) RotateKey(ctx context.Context, by By, env usher.Environment, id string, grace time.Duration, expires time.Time) (key string, k store.APIKey, err error) {
+	now := s.now()
+	switch {
+	case grace < 0 || grace > MaxGrace:
+		return "", k, problems([]usher.Problem{{Location: "grace", Message: fmt.Sprintf("must be from 0s to %s", span(MaxGrace))}})
+	case !expires.IsZero() && !expires.After(now):
+		return "", k, problems([]usher.Problem{{Location: "expires_at", Message: "the key would expire at " + cut(expires).Format(time.RFC3339) + ", which has passed"}})
+	}
+	key, next, err := s.freshKey(env, now)
+	if err != nil {
+		return "", k, err
+	}
+	next.ExpiresAt = cut(expires)
+	k, err = s.c.DB.RotateKey(ctx, env, id, next, now.Add(grace), by.meta(now))
+	if err != nil {
+		return "", store.APIKey{}, err
+	}
+	s.keys.forget(id)
+	s.keys.forget(k.ID)
+	return key, k, nil
+}
+
+// span is a duration for people.
+func span(d time.Duration) string {
+	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
+}
+
+// Key reads a key of env; NotFound where it has none of that id.
+func (s *Service) Key(ctx context.Context, env usher.Environment, id string) (store.APIKey, error) {
+	k, err := s.c.DB.Key(ctx, id)
+	if err == nil && k.Env != env {
+		return store.APIKey{}, usher.Errorf(usher.NotFound, "no key %q", id)
+	}
+	return k, err
+}
+
+// Keys lists env's keys, revoked and expired ones too, oldest first.
+func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]store.APIKey, error) {
+	return s.c.DB.Keys(ctx, env)
+}
+
+// Revoke ends a key for good, whatever its environment: at once on this node,
+// within a second on others. NotFound where there is no such key.
+func (s *Service) Revoke(ctx context.Context, by usher.Actor, id string) error {
+	return s.RevokeKey(ctx, By{Actor: by}, id)
+}
+
+// RevokeKey is Revoke within a request.
+func (s *Service) RevokeKey(ctx context.Context, by By, id string) error {
+	err := s.c.DB.RevokeKey(ctx, id, by.meta(s.now()))
+	s.keys.forget(id)
+	return err
+}
+
+// MayMake returns Forbidden unless the caller may make such a key: one of its
+// own environment that does no more than itself, for no longer than an operator
+// may do it, and where the caller is a key with a customer, for that one only.
+func (i *Identity) MayMake(n NewKey) error {
+	need := gives(n.Role, i.Env)
+	if missing := need &^ i.lasting(i.Env, n.ExpiresAt); missing != 0 {
+		return usher.Errorf(usher.Forbidden, "a key of role %q may do more than you, or for longer: %s", n.Role, missing.text())
+	}
+	if i.Customer != "" && n.Customer != i.Customer {
+		return usher.Errorf(usher.Forbidden, "your key is of the customer %q, and makes keys for that one only", i.Customer)
+	}
+	if i.Actor.Kind == "key" && !i.Properties && !n.NoProperties {
+		return usher.Errorf(usher.Forbidden, "your key may not send properties, and makes keys that may not either: send \"properties\": false")
+	}
+	return nil
 }

@@ -32,7 +32,7 @@ func (s *Service) Ticket(ctx context.Context, i *Identity, scope string) (string
 		return "", usher.Errorf(usher.Forbidden, "only an API key can make a ticket")
 	}
 	now := s.c.Now()
-	st, err := s.look(ctx, s.entry(i.Actor.ID), i.Actor.ID, now)
+	st, err := s.keys.look(ctx, s.keys.entry(i.Actor.ID), i.Actor.ID, now)
 	if err != nil {
 		return "", err
 	}
@@ -41,7 +41,7 @@ func (s *Service) Ticket(ctx context.Context, i *Identity, scope string) (string
 	}
 	until := now.Truncate(ticketFor).Add(2 * ticketFor)
 	body := i.Actor.ID + "." + strconv.FormatInt(until.Unix(), 36) + "." + base64.RawURLEncoding.EncodeToString([]byte(scope))
-	return body + "." + base64.RawURLEncoding.EncodeToString(sign(st.key.Hash, body)), nil
+	return body + "." + base64.RawURLEncoding.EncodeToString(sign(st.value.Hash, body)), nil
 }
 
 // Redeem reads a ticket. It returns Unauthenticated unless the ticket is whole,
@@ -62,11 +62,11 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope 
 		return i, "", until, errTicket
 	}
 	now := s.c.Now()
-	st, err := s.look(ctx, s.entry(id), id, now)
+	st, err := s.keys.look(ctx, s.keys.entry(id), id, now)
 	if err != nil {
 		return i, "", until, err
 	}
-	k := &st.key
+	k := &st.value
 	if !st.found || !hmac.Equal(mac, sign(k.Hash, body)) {
 		return i, "", until, errTicket
 	}
@@ -88,7 +88,7 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope 
 	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
 		return i, "", until, errExpired
 	}
-	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties}, string(plain), until, nil
+	return identityOf(k), string(plain), until, nil
 }
 
 // sign is the mark of a ticket's text by a key, of which the hash is a secret to

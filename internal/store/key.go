@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -25,13 +26,21 @@ type APIKey struct {
 
 	Customer     string // the key's own; "" is none
 	NoProperties bool   // it may not send properties of members and resources
+	Rate         Rate   // its own limit of calls
+	Line         string // the id of the first key of a line of rotation; "" is the key itself
 }
 
-const selectKey = `SELECT id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties FROM api_key WHERE `
+// Rate bounds how often a key may call.
+type Rate struct {
+	PerSecond int64 `json:"per_second"` // calls; 0 is the server's own limit
+	Burst     int64 `json:"burst"`      // calls at once; 0 is the server's own
+}
+
+const selectKey = `SELECT id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties, rate_per_second, rate_burst, line FROM api_key WHERE `
 
 func scanKey(row *sql.Rows, k *APIKey) error {
 	var created, expires, revoked, used, bare int64
-	err := row.Scan(&k.ID, &k.Env, &k.Name, &k.Role, &k.Hash, &created, &expires, &revoked, &used, &k.Customer, &bare)
+	err := row.Scan(&k.ID, &k.Env, &k.Name, &k.Role, &k.Hash, &created, &expires, &revoked, &used, &k.Customer, &bare, &k.Rate.PerSecond, &k.Rate.Burst, &k.Line)
 	k.NoProperties = bare != 0
 	k.CreatedAt, k.ExpiresAt, k.RevokedAt, k.LastUsedAt = fromMicros(created), fromZeroMicros(expires), fromZeroMicros(revoked), fromZeroMicros(used)
 	return err
@@ -41,26 +50,87 @@ func scanKey(row *sql.Rows, k *APIKey) error {
 // m, whose action and object are filled in.
 func (db *DB) CreateKey(ctx context.Context, k APIKey, m Meta) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
-		_, err := exec(ctx, tx, `INSERT INTO api_key (id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, k.ID, string(k.Env), k.Name, k.Role, k.Hash,
-			micros(k.CreatedAt), zeroMicros(k.ExpiresAt), zeroMicros(k.RevokedAt), zeroMicros(k.LastUsedAt), k.Customer, bit(k.NoProperties))
-		if duplicate(err) {
-			return usher.Errorf(usher.Conflict, "there is a key %q already", k.ID)
+		if err := insertKey(ctx, tx, k); err != nil {
+			return err
+		}
+		return db.auditKey(ctx, tx, k, "key.create", m)
+	})
+}
+
+func insertKey(ctx context.Context, tx *sql.Tx, k APIKey) error {
+	_, err := exec(ctx, tx, `INSERT INTO api_key (id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties, rate_per_second, rate_burst, line)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`, k.ID, string(k.Env), k.Name, k.Role, k.Hash,
+		micros(k.CreatedAt), zeroMicros(k.ExpiresAt), zeroMicros(k.RevokedAt), zeroMicros(k.LastUsedAt), k.Customer, bit(k.NoProperties), k.Rate.PerSecond, k.Rate.Burst, k.Line)
+	if duplicate(err) {
+		return usher.Errorf(usher.Conflict, "there is a key %q already", k.ID)
+	}
+	return err
+}
+
+func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string, m Meta) (err error) {
+	after := keyShown{Role: k.Role, Customer: k.Customer, NoProperties: k.NoProperties, Line: k.Line}
+	if k.Rate != (Rate{}) {
+		after.Rate = &k.Rate
+	}
+	if !k.ExpiresAt.IsZero() {
+		after.ExpiresAt = &k.ExpiresAt
+	}
+	e := AuditEntry{Env: k.Env, Customer: k.Customer, Meta: m}
+	e.Action, e.Object = action, k.ID
+	if e.After, err = json.Marshal(after); err != nil {
+		return err
+	}
+	return db.audit(ctx, tx, e)
+}
+
+// RotateKey stores next beside the key with an id, which ends at until, or when
+// it would have ended anyway. next gets what the old key has, but for its id,
+// hash and times. NotFound where env has no such key; Refused where it has
+// ended; Conflict where two keys of its line live.
+func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, next APIKey, until time.Time, m Meta) (made APIKey, err error) {
+	err = db.tx(ctx, func(tx *sql.Tx) error {
+		var old APIKey
+		var expires, revoked, bare int64
+		err := tx.QueryRowContext(ctx, `SELECT name, role, customer, no_properties, rate_per_second, rate_burst, line, expires_at, revoked_at FROM api_key WHERE id = $1 AND env = $2`, id, string(env)).
+			Scan(&old.Name, &old.Role, &old.Customer, &bare, &old.Rate.PerSecond, &old.Rate.Burst, &old.Line, &expires, &revoked)
+		if err == sql.ErrNoRows {
+			return noKey(id)
 		}
 		if err != nil {
 			return err
 		}
-		after := keyShown{Role: k.Role, Customer: k.Customer, NoProperties: k.NoProperties}
-		if !k.ExpiresAt.IsZero() {
-			after.ExpiresAt = &k.ExpiresAt
-		}
-		e := AuditEntry{Env: k.Env, Customer: k.Customer, Meta: m}
-		e.Action, e.Object = "key.create", k.ID
-		if e.After, err = json.Marshal(after); err != nil {
+		line := cmp.Or(old.Line, id)
+		// One rotation of a line at a time; what was read above is read again.
+		if _, err := exec(ctx, tx, `UPDATE api_key SET line = line WHERE id = $1`, line); err != nil {
 			return err
 		}
-		return db.audit(ctx, tx, e)
+		if err := tx.QueryRowContext(ctx, `SELECT expires_at, revoked_at FROM api_key WHERE id = $1`, id).Scan(&expires, &revoked); err != nil {
+			return err
+		}
+		if revoked != 0 || expires != 0 && expires <= micros(m.At) {
+			return usher.Errorf(usher.Refused, "the key %q has ended: make a new one", id)
+		}
+		var live int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM api_key WHERE (line = $1 OR id = $1) AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2)`,
+			line, micros(m.At)).Scan(&live); err != nil {
+			return err
+		}
+		if live >= 2 {
+			return usher.Errorf(usher.Conflict, "the key %q was rotated, and both keys live: revoke one, or wait for the old one to end", id)
+		}
+		if ends := micros(until); expires == 0 || ends < expires {
+			if _, err := exec(ctx, tx, `UPDATE api_key SET expires_at = $2 WHERE id = $1`, id, ends); err != nil {
+				return err
+			}
+		}
+		made = next
+		made.Env, made.Name, made.Role, made.Customer, made.NoProperties, made.Rate, made.Line = env, old.Name, old.Role, old.Customer, bare != 0, old.Rate, line
+		if err := insertKey(ctx, tx, made); err != nil {
+			return err
+		}
+		return db.auditKey(ctx, tx, made, "key.rotate", m)
 	})
+	return made, err
 }
 
 // Key reads a key, revoked and expired ones too; NotFound where there is none.
@@ -82,6 +152,8 @@ type keyShown struct {
 	Role         string     `json:"role"`
 	Customer     string     `json:"customer,omitempty"`
 	NoProperties bool       `json:"no_properties,omitempty"`
+	Rate         *Rate      `json:"rate,omitempty"`
+	Line         string     `json:"line,omitempty"` // which key it follows
 	ExpiresAt    *time.Time `json:"expires_at,omitempty"`
 }
 
