@@ -13,6 +13,7 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
@@ -198,8 +199,9 @@ func compile(text string) (usher.Condition, []string) {
 		return nil, []string{fmt.Sprintf("may cost more than can be bounded: over lists of %d texts it takes %s steps, and may take %d", usualItems, steps(usual.Max), maxEstimate)}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if worst, err := env.EstimateCost(checked, sizes{MaxItems, MaxText}); err != nil || worst.Max > MaxCost {
-		options = append(options, cel.CostTracking(sizes{}), cel.CostLimit(MaxCost)) // else nothing it reads can make it cost that much
+	worst, err := env.EstimateCost(checked, sizes{MaxItems, MaxText})
+	if err != nil || worst.Max > MaxCost || grows(checked.NativeRep().Expr()) {
+		options = append(options, cel.CostTracking(sizes{}), cel.CostLimit(MaxCost)) // else nothing that it reads makes it cost that much
 	}
 	program, err := env.Program(checked, options...)
 	if err != nil {
@@ -211,7 +213,7 @@ func compile(text string) (usher.Condition, []string) {
 		}
 		out, _, err := program.Eval((*request)(r))
 		if err != nil {
-			return false, err
+			return false, errors.New(shorten(err.Error()))
 		}
 		is, ok := out.(types.Bool)
 		if !ok {
@@ -245,10 +247,7 @@ func words(issues *cel.Issues) (all []string) {
 		if before, _, found := strings.Cut(message, " expecting "); found {
 			message = before
 		}
-		const most = 200
-		if len(message) > most {
-			message = strings.ToValidUTF8(message[:most], "") + "…"
-		}
+		message = shorten(message)
 		if column := e.Location.Column(); column >= 0 {
 			message = fmt.Sprintf("character %d: %s", column+1, message)
 		}
@@ -257,6 +256,15 @@ func words(issues *cel.Issues) (all []string) {
 		}
 	}
 	return all
+}
+
+// shorten cuts a message that quotes much.
+func shorten(message string) string {
+	const most = 200
+	if len(message) <= most {
+		return message
+	}
+	return strings.ToValidUTF8(message[:most], "") + "…"
 }
 
 // loops is how deep comprehensions nest, those within ranges included.
@@ -288,6 +296,15 @@ func loops(e ast.Expr) int {
 		below(c.IterRange())
 	}
 	return deepest
+}
+
+// grows reports whether e loops or makes texts and lists longer, which an
+// estimate does not see where types are known at run time only.
+func grows(e ast.Expr) (does bool) {
+	ast.PostOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) {
+		does = does || e.Kind() == ast.ComprehensionKind || e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.Add
+	}))
+	return does
 }
 
 // literals refuses what must be known before a request is: patterns and time
@@ -369,12 +386,22 @@ func (sizes) EstimateCallCost(_, overload string, _ *cost.AstNode, _ []cost.AstN
 	return &cost.CallEstimate{CostEstimate: cost.FixedCostEstimate(zoneCost)}
 }
 
-// CallCost is what a call did cost, where CEL does not know it.
-func (sizes) CallCost(_, overload string, _ []ref.Val, _ ref.Val) *uint64 {
-	if !strings.HasSuffix(overload, "_with_tz") {
+// CallCost is what a call did cost, where CEL does not know it: it takes a step
+// for + of what has a type at run time only, however long the text that it makes.
+func (sizes) CallCost(function, overload string, _ []ref.Val, result ref.Val) *uint64 {
+	n := uint64(1)
+	switch {
+	case strings.HasSuffix(overload, "_with_tz"):
+		n = zoneCost
+	case function == operators.Add:
+		if s, ok := result.(types.String); ok {
+			n += uint64(len(s)) / 10
+		} else if b, ok := result.(types.Bytes); ok {
+			n += uint64(len(b)) / 10
+		}
+	default:
 		return nil
 	}
-	n := uint64(zoneCost)
 	return &n
 }
 
@@ -389,10 +416,11 @@ func (bounded) NativeToValue(v any) ref.Val {
 			return types.NewErr("a text of %d bytes: conditions read at most %d", len(t), MaxText)
 		}
 		return types.String(t)
-	case map[string]any:
-		if t == nil {
-			v = noProperties
+	case json.Number:
+		if len(t) > MaxText {
+			return types.NewErr("a number of %d bytes: conditions read at most %d", len(t), MaxText)
 		}
+	case map[string]any:
 		if err := measure(t); err != nil {
 			return err
 		}
@@ -407,8 +435,6 @@ func (bounded) NativeToValue(v any) ref.Val {
 	}
 	return types.DefaultTypeAdapter.NativeToValue(v)
 }
-
-var noProperties = map[string]any{}
 
 func tooMany() ref.Val { return types.NewErr("more than %d values: conditions read no more", MaxItems) }
 
