@@ -35,6 +35,10 @@ func (a *API) routes() {
 	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
 	handle(a, "GET /v1/denials", auth.PermUsageRead, denialsDoc, a.denials)
 
+	handle(a, "POST /ofrep/v1/evaluate/flags/{key}", auth.PermDecide, ofrepFlagDoc, a.ofrepFlag)
+	handle(a, "POST /ofrep/v1/evaluate/flags", auth.PermDecide, ofrepBulkDoc, a.ofrepBulk)
+	handleStream(a, "GET /ofrep/v1/events", auth.PermDecide, ofrepEventsDoc, a.ofrepEvents)
+
 	register(a, "PUT /v1/catalog", auth.PermCatalogWrite, putCatalogDoc, a.putCatalog)
 	handle(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
 	register(a, "GET /v1/catalog/revisions", auth.PermCatalogRead, listCatalogRevisionsDoc, a.listCatalogRevisions)

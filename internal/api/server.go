@@ -43,6 +43,9 @@ type Config struct {
 	// PublicURL is scheme and host of where usher is reached, without a path:
 	// absolute addresses are made of it, never of a request's Host header.
 	PublicURL string
+	// CORSOrigins are the origins whose pages may call OFREP from a browser;
+	// nil is none.
+	CORSOrigins []string
 	// Metrics are further collectors for /metrics.
 	Metrics []prometheus.Collector
 }
@@ -63,6 +66,7 @@ type API struct {
 	openapi  func() ([]byte, error)
 	pool     sync.Pool
 	lost     http.HandlerFunc // answers paths that name nothing
+	streams  streams
 }
 
 // New makes the handler of every route.
@@ -91,6 +95,9 @@ func (a *API) on(pattern string, h http.HandlerFunc) {
 
 // ServeHTTP answers one request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(a.CORSOrigins) > 0 && strings.HasPrefix(r.URL.Path, "/ofrep/") && a.crossOrigin(w, r) {
+		return
+	}
 	if r.Method == http.MethodPost {
 		if h := a.direct[r.URL.Path]; h != nil { // what the mux would find, sooner
 			h(w, r)

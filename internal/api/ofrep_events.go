@@ -1,0 +1,290 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+)
+
+// Change events for OFREP: a stream per browser that says only "ask again"
+// (server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+const (
+	inactivitySeconds = 120                    // after which a hidden page lets go of its stream
+	heartbeat         = 15 * time.Second       // keeps proxies from cutting a silent stream
+	lookEvery         = time.Second            // how soon a revoked key is noticed
+	gatherFor         = 100 * time.Millisecond // changes that come together are told once
+	maxStreams        = 10_000                 // of a process
+	maxStreamsPerKey  = 2_000
+)
+
+// streams are those that are open.
+type streams struct {
+	mu     sync.Mutex
+	closed bool
+	ending chan struct{}
+	open   int
+	byKey  map[string]int
+}
+
+// enter counts one more stream; leave ends its place.
+func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending == nil {
+		s.ending, s.byKey = make(chan struct{}), map[string]int{}
+	}
+	switch {
+	case s.closed:
+		return nil, nil, &usher.Error{Code: usher.Unavailable, Detail: "the server is stopping, try again", RetryAfter: time.Second}
+	case s.open >= maxStreams || s.byKey[key] >= maxStreamsPerKey:
+		return nil, nil, &usher.Error{Code: usher.RateLimited, RetryAfter: time.Minute,
+			Detail: "too many change streams are open: at most " + strconv.Itoa(maxStreamsPerKey) + " of a key, and " + strconv.Itoa(maxStreams) + " of a server"}
+	}
+	s.open++
+	s.byKey[key]++
+	return s.ending, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.open--
+		if s.byKey[key]--; s.byKey[key] == 0 {
+			delete(s.byKey, key)
+		}
+	}, nil
+}
+
+// EndStreams ends the change streams that are open and refuses new ones, so that
+// a server which stops does not wait for them.
+func (a *API) EndStreams() {
+	s := &a.streams
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	if s.ending == nil {
+		s.ending = make(chan struct{})
+	}
+	close(s.ending)
+}
+
+const ofrepEventsPath = "/ofrep/v1/events"
+
+var ofrepEventsDoc = doc{ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
+	Text:     "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket and needs no key.",
+	produces: "text/event-stream", response: "",
+	params: []*huma.Param{
+		{Name: "ticket", In: "query", Description: "From the bulk answer; instead of a key", Schema: &huma.Schema{Type: huma.TypeString}},
+		{Name: "targetingKey", In: "query", Description: "The customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
+		{Name: "member", In: "query", Description: "Who of the customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
+		{Name: "Last-Event-ID", In: "header", Description: "The last event that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
+	}}
+
+// handleStream adds a hand-written route that a ticket opens too.
+func handleStream(a *API, pattern string, perm auth.Permission, d doc, h func(http.ResponseWriter, *http.Request, *call)) {
+	rt := a.row(pattern, perm, d)
+	op := a.operation(rt)
+	a.describe(op, rt)
+	a.huma.OpenAPI().AddOperation(op)
+	a.on(pattern, a.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
+		if r.URL.Query().Has("ticket") || a.identify(w, r, c) {
+			h(w, r, c)
+		}
+	}))
+}
+
+// streamURL is where who asks is told of changes; "" where nobody can be: what
+// is no key has no ticket. It is the same text for an hour, and while nothing
+// changes.
+func (a *API) streamURL(r *http.Request, c *call, ask ofrepAsk, seen string) string {
+	if a.PublicURL == "" {
+		return ""
+	}
+	ticket, err := a.Auth.Ticket(r.Context(), &c.Identity, strings.Join([]string{"ofrep", ask.customer, ask.member, seen}, "\x00"))
+	if err != nil {
+		return ""
+	}
+	return a.PublicURL + ofrepEventsPath + "?ticket=" + url.QueryEscape(ticket)
+}
+
+// fingerprint is a short text that differs where what somebody gets differs: a
+// value, a limit, a yes or no. Use alone does not change it.
+func fingerprint(list []usher.Decision) string {
+	h := sha256.New()
+	var b []byte
+	for i := range list {
+		d := list[i]
+		d.Used, d.Reserved, d.Remaining, d.Overage, d.Excess = 0, 0, 0, 0, 0
+		d.Revision, d.AsOf, d.Degraded, d.Window, d.Allowances, d.Caps, d.Sources = 0, time.Time{}, false, nil, nil, nil, nil
+		b = d.AppendJSON(b[:0])
+		h.Write(append(b, '\n'))
+	}
+	var sum [sha256.Size]byte
+	return base64.RawURLEncoding.EncodeToString(h.Sum(sum[:0])[:12])
+}
+
+// listener is who is told.
+type listener struct {
+	ask   ofrepAsk
+	seen  string // the fingerprint of what it has
+	until time.Time
+	// still is nil while the key that it came with is live.
+	still func(context.Context) error
+}
+
+func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
+	l, err := a.listener(r, c)
+	if err != nil {
+		a.ofrepFail(w, c, "", err)
+		return
+	}
+	ending, leave, err := a.streams.enter(c.Actor.ID)
+	if err != nil {
+		a.ofrepFail(w, c, "", err)
+		return
+	}
+	defer leave()
+	changed, stop := a.Live.Watch(c.Env)
+	defer stop()
+	// The limits of other routes would end a stream after seconds.
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Time{})
+	h := w.Header()
+	h["Content-Type"] = []string{"text/event-stream"}
+	h["Cache-Control"] = noStore
+	h["X-Accel-Buffering"] = []string{"no"} // proxies must not gather events
+	w.WriteHeader(http.StatusOK)
+	began := true
+	c.wrote = &began
+	// A client that does not read is cut off, not waited for.
+	send := func(text string) bool {
+		control.SetWriteDeadline(time.Now().Add(heartbeat + 10*time.Second))
+		_, err := w.Write([]byte(text))
+		return err == nil && control.Flush() == nil
+	}
+	if !send("retry: 2000\n\n") {
+		return
+	}
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	gather := time.NewTimer(0) // at once: it may have changed since the caller asked
+	defer gather.Stop()
+	var quiet time.Duration
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-ending:
+			return
+		case <-changed:
+			gather.Reset(gatherFor)
+			continue
+		case <-look.C:
+			if !time.Now().Before(l.until) && !l.until.IsZero() {
+				return
+			}
+			if err := l.still(r.Context()); err != nil && usher.ErrorCode(err) != usher.Unavailable {
+				return
+			}
+			if quiet += lookEvery; quiet < heartbeat {
+				continue
+			}
+			quiet = 0
+			if !send(":\n\n") {
+				return
+			}
+			// What changes by itself, with time or use, is found here.
+		case <-gather.C:
+		}
+		revision := a.Live.Revision(c.Env)
+		list, err := a.everything(r, c.Env, l.ask)
+		if err != nil {
+			continue // told when it can be answered
+		}
+		now := fingerprint(list)
+		if now == l.seen || degraded(list) {
+			continue
+		}
+		first := l.seen == ""
+		l.seen = now
+		if first {
+			continue // nothing to compare with
+		}
+		etag := now + "." + strconv.FormatInt(revision, 10)
+		if !send("id: " + etag + "\nevent: message\ndata: {\"type\":\"refetchEvaluation\",\"etag\":\"\\\"" + etag + "\\\"\",\"lastModified\":" +
+			strconv.FormatInt(a.Live.Now(c.Env).Unix(), 10) + "}\n\n") {
+			return
+		}
+	}
+}
+
+// degraded reports whether an answer is from memory while the database is away:
+// that is no change to tell of.
+func degraded(list []usher.Decision) bool {
+	for i := range list {
+		if list[i].Degraded {
+			return true
+		}
+	}
+	return false
+}
+
+// listener reads who wants to be told, from a ticket or from a key and the query.
+func (a *API) listener(r *http.Request, c *call) (l listener, err error) {
+	known := []string{"targetingKey", "member"}
+	byTicket := r.URL.Query().Has("ticket")
+	if byTicket {
+		known = []string{"ticket"}
+	}
+	query, err := parameters(r, known...)
+	if err != nil {
+		return l, err
+	}
+	if byTicket {
+		var scope string
+		if c.Identity, scope, l.until, err = a.Auth.Redeem(r.Context(), query["ticket"]); err != nil {
+			return l, err
+		}
+		parts := strings.Split(scope, "\x00")
+		if !c.Allows(c.route.Perm) || len(parts) != 4 || parts[0] != "ofrep" {
+			return l, usher.Errorf(usher.Forbidden, "this ticket is for something else")
+		}
+		l.ask, l.seen = ofrepAsk{parts[1], parts[2]}, parts[3]
+		l.still = func(ctx context.Context) error {
+			_, _, _, err := a.Auth.Redeem(ctx, query["ticket"])
+			return err
+		}
+	} else {
+		l.ask = ofrepAsk{query["targetingKey"], query["member"]}
+		for name, id := range map[string]string{"targetingKey": l.ask.customer, "member": l.ask.member} {
+			if name == "member" && id == "" {
+				continue
+			}
+			if err := usher.CheckID("", id); err != nil {
+				return l, invalid("query."+name, "%s", strings.TrimSpace(err.Error()))
+			}
+		}
+		header := r.Header.Get("Authorization")
+		l.still = func(ctx context.Context) error {
+			_, err := a.Auth.Authenticate(ctx, header)
+			return err
+		}
+	}
+	// The id of the last event begins with what its reader has.
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		l.seen, _, _ = strings.Cut(id, ".")
+	}
+	return l, ofCustomer(&c.Identity, l.ask.customer)
+}
