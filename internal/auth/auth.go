@@ -24,6 +24,13 @@ type Config struct {
 	Log    *slog.Logger     // nil is silent
 	// PublicURL is scheme and host of where browsers reach usher, without a path.
 	PublicURL string
+	OIDC      OIDC // the identity provider that operators log in with; zero is none
+	// RateLimit is how many calls a second a key may make that has no limit of
+	// its own, with as many at once; 0 is any number.
+	RateLimit float64
+	// Hash derives a key of 32 bytes from a password; nil is argon2id. A test
+	// counts what it is asked.
+	Hash func(password, salt []byte) []byte
 }
 
 // How long what is known about a key is used. A revocation is seen by the next
@@ -46,6 +53,7 @@ type Service struct {
 	c         Config
 	keys      *cache[store.APIKey]
 	operators *cache[store.Operator]
+	*doors
 
 	running sync.WaitGroup
 	ctx     context.Context // of what runs beside the calls
@@ -60,7 +68,7 @@ func New(c Config) *Service {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{c: c}
+	s := &Service{c: c, doors: newDoors(c)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.keys = newCache(s, "API key", c.DB.Key)
 	s.operators = newCache(s, "operator", c.DB.Operator)

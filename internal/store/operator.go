@@ -262,7 +262,8 @@ func (db *DB) DeleteOperator(ctx context.Context, id string, m Meta) error {
 		if err != nil {
 			return err
 		}
-		for _, text := range []string{`DELETE FROM operator WHERE id = $1`, `DELETE FROM operator_role WHERE operator = $1`} {
+		for _, text := range []string{`DELETE FROM operator WHERE id = $1`, `DELETE FROM operator_role WHERE operator = $1`,
+			`DELETE FROM operator_password WHERE operator = $1`, `DELETE FROM operator_subject WHERE operator = $1`, `DELETE FROM session WHERE operator = $1`} {
 			if _, err := exec(ctx, tx, text, id); err != nil {
 				return err
 			}

@@ -1,0 +1,420 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// How long a session lives, and how long a proof of who sits there holds.
+const (
+	SessionIdle     = 30 * time.Minute // without a call
+	SessionAbsolute = 12 * time.Hour   // from the login on
+	ProofHolds      = 10 * time.Minute // for what is of high risk
+
+	touchSession = time.Minute // how often a call is noted; so idle ends up to this early
+)
+
+// How an operator came in.
+const (
+	MethodPassword = "password"
+	MethodOIDC     = "oidc"
+)
+
+// Session is an operator's live session. What the browser holds is not in it.
+type Session struct {
+	store.Session
+}
+
+// IdleEnds is when the session ends unless it is used.
+func (s *Session) IdleEnds() time.Time { return s.SeenAt.Add(SessionIdle) }
+
+// Ends is when the session ends in any case.
+func (s *Session) Ends() time.Time { return s.CreatedAt.Add(SessionAbsolute) }
+
+// Proved reports whether the operator proved who they are lately enough for
+// what is of high risk.
+func (s *Session) Proved(now time.Time) bool {
+	return !s.ProvedAt.IsZero() && now.Sub(s.ProvedAt) < ProofHolds
+}
+
+// Visit is what is known of a call that asks to be let in.
+type Visit struct {
+	Address   string // of the network: "192.0.2.1"
+	RequestID string
+	// Cookie is the session that the browser has so far, which the new one
+	// replaces; "" is none.
+	Cookie string
+}
+
+// doors is what lets operators in.
+type doors struct {
+	passwords *passwords
+	accounts  *counters // failed passwords by account
+	addresses *counters // and by address
+	strangers *strangers
+	limiters  limiters
+	provider  provider
+
+	refused struct { // logins of accounts that there are not, for the audit log
+		sync.Mutex
+		n  int
+		at time.Time
+	}
+}
+
+func newDoors(c Config) *doors {
+	return &doors{passwords: newPasswords(c.Hash, c.Random), accounts: newCounters(nil), addresses: newCounters(nil), strangers: newStrangers(nil),
+		provider: provider{c: c.OIDC}}
+}
+
+var (
+	errSession = usher.Errorf(usher.Unauthenticated, "there is no live session: log in")
+	// errLogin is all that a login without success ever says: whether there is
+	// such an account, and whether it waits after too many attempts, is not told.
+	errLogin = usher.Errorf(usher.Unauthenticated, "the email or the password is wrong, or there were too many attempts: try again in some minutes")
+)
+
+// secret makes a cookie of 256 bits and the id of its session.
+func (s *Service) secret() (cookie, id string, err error) {
+	random := s.c.Random
+	if random == nil {
+		random = rand.Reader
+	}
+	var raw [secretBytes + idBytes]byte
+	if _, err := io.ReadFull(random, raw[:]); err != nil {
+		return "", "", err
+	}
+	return text32.EncodeToString(raw[:secretBytes]), "ses_" + text32.EncodeToString(raw[secretBytes:]), nil
+}
+
+// randomID makes an opaque id.
+func (s *Service) randomID(prefix string) string {
+	var raw [idBytes]byte
+	rand.Read(raw[:])
+	return prefix + text32.EncodeToString(raw[:])
+}
+
+// Session reads the session that a cookie stands for. Unauthenticated where
+// there is none, or it has ended: by itself, by a logout, or by somebody who
+// ended it, on whichever node. The database is asked each time.
+func (s *Service) Session(ctx context.Context, cookie string) (*Session, error) {
+	if len(cookie) != secretLen {
+		return nil, errSession
+	}
+	h := hash(cookie)
+	stored, err := s.c.DB.Session(ctx, h[:])
+	if usher.ErrorCode(err) == usher.NotFound {
+		return nil, errSession
+	}
+	if err != nil {
+		return nil, err
+	}
+	now := s.c.Now()
+	out := &Session{stored}
+	if !out.EndedAt.IsZero() || !now.Before(out.IdleEnds()) || !now.Before(out.Ends()) {
+		return nil, errSession
+	}
+	if now.Sub(out.SeenAt) >= touchSession {
+		// A call that cannot be noted is answered all the same: the session then
+		// ends sooner, not later.
+		if err := s.c.DB.TouchSession(ctx, h[:], now); err != nil {
+			s.c.Log.Warn("the use of a session was not noted", "session", out.ID, "error", err)
+		} else {
+			out.SeenAt = now
+		}
+	}
+	return out, nil
+}
+
+// begin makes a session of an operator who has been let in, in place of the one
+// that the browser had: what was known before a login is worth nothing after it.
+func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, proved time.Time, after any) (cookie string, out *Session, err error) {
+	now := s.c.Now().UTC().Truncate(time.Microsecond)
+	cookie, id, err := s.secret()
+	if err != nil {
+		return "", nil, err
+	}
+	h := hash(cookie)
+	out = &Session{store.Session{Hash: h[:], ID: id, Operator: op, Method: method, Login: login, CreatedAt: now, ProvedAt: proved, SeenAt: now}}
+	var old []byte
+	if len(v.Cookie) == secretLen {
+		sum := hash(v.Cookie)
+		old = sum[:]
+	}
+	if err := s.c.DB.StartSession(ctx, out.Session, old, s.note(v, op, "session.start", id, now, after)); err != nil {
+		return "", nil, err
+	}
+	return cookie, out, nil
+}
+
+// follow makes a session in place of a live one, after a proof at proved.
+func (s *Service) follow(ctx context.Context, v Visit, old *Session, login string, proved time.Time) (cookie string, out *Session, err error) {
+	now := s.c.Now().UTC().Truncate(time.Microsecond)
+	cookie, id, err := s.secret()
+	if err != nil {
+		return "", nil, err
+	}
+	h := hash(cookie)
+	next := old.Session
+	next.Hash, next.ID, next.Login, next.ProvedAt, next.SeenAt = h[:], id, login, proved, now
+	if err := s.c.DB.FollowSession(ctx, next, old.Hash, s.note(v, old.Operator, "session.step_up", id, now, nil)); err != nil {
+		return "", nil, err
+	}
+	return cookie, &Session{next}, nil
+}
+
+// note is an audit row of a session, with opaque ids only.
+func (s *Service) note(v Visit, op, action, object string, at time.Time, after any) store.Meta {
+	m := store.Meta{Actor: usher.Actor{Kind: "operator", ID: op}.String(), Action: action, Object: object, RequestID: v.RequestID, At: at}
+	if op == "" {
+		m.Actor = "system"
+	}
+	if after != nil {
+		m.After, _ = json.Marshal(after) // numbers and words
+	}
+	return m
+}
+
+// Owner makes the first owner, or a further one, for the holder of a one-time
+// token, gives them a password and logs them in. Unauthenticated where the token
+// is not valid; Invalid where the password cannot be taken, which does not use
+// up the token.
+func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperator, password string) (cookie string, out *Session, err error) {
+	if err := checkPassword(password, op.Email, op.Name); err != nil {
+		return "", nil, err
+	}
+	if op.Email == "" {
+		return "", nil, usher.Errorf(usher.Invalid, "an email is required: it is what one logs in with")
+	}
+	now := s.c.Now()
+	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
+		return "", nil, tooMany(wait)
+	}
+	s.addresses.failed(block(v.Address), addressTries, now) // until it is known to be none
+	stored, err := s.passwords.hash(ctx, password)
+	if err != nil {
+		return "", nil, err
+	}
+	made, err := s.RedeemOwnerToken(ctx, token, op)
+	if err != nil {
+		return "", nil, err
+	}
+	s.addresses.succeeded(block(v.Address))
+	now = s.c.Now().UTC().Truncate(time.Microsecond)
+	// Should this fail, the token is spent on an owner who cannot log in, and
+	// `usher operator token` makes another one.
+	if err := s.c.DB.SetPassword(ctx, made.ID, stored, s.note(v, made.ID, "password.set", made.ID, now, nil)); err != nil {
+		return "", nil, err
+	}
+	return s.begin(ctx, v, made.ID, MethodPassword, "", now, nil)
+}
+
+// addressTries are the failures of one address that cost nothing; an office may
+// share one.
+const addressTries = 20
+
+func tooMany(wait time.Duration) error {
+	return &usher.Error{Code: usher.RateLimited, Detail: "there were too many failed attempts from this network: wait", RetryAfter: wait}
+}
+
+// Login lets an operator in by password. An unknown account, one without a
+// password, a wrong password and an account that waits after too many attempts
+// get the same answer after the same work: Unauthenticated. RateLimited is about
+// the address alone.
+func (s *Service) Login(ctx context.Context, v Visit, email, password string) (cookie string, out *Session, err error) {
+	now := s.c.Now()
+	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
+		return "", nil, tooMany(wait)
+	}
+	var op, stored string
+	if email != "" && len(email) <= 255 {
+		if op, stored, err = s.c.DB.PasswordOf(ctx, email); err != nil {
+			return "", nil, err
+		}
+	}
+	before, err := s.try(ctx, v, strings.ToLower(email), op, stored, password, now)
+	if err != nil {
+		return "", nil, err
+	}
+	var after any
+	if before > 0 {
+		after = map[string]int32{"failures": before}
+	}
+	proved := s.c.Now().UTC().Truncate(time.Microsecond)
+	return s.begin(ctx, v, op, MethodPassword, "", proved, after)
+}
+
+// try compares a password. Each try counts as a failure until it is known to be
+// none, so that many at once are not more than one after the other.
+func (s *Service) try(ctx context.Context, v Visit, account, op, stored, password string, now time.Time) (before int32, err error) {
+	where := block(v.Address)
+	var n int32
+	var wait time.Duration
+	locked := s.accounts.wait(account, now) > 0
+	if locked {
+		stored = ""
+	} else {
+		n, wait = s.accounts.failed(account, freeTries, now)
+	}
+	s.addresses.failed(where, addressTries, now)
+	ok, err := s.passwords.matches(ctx, stored, password)
+	if err != nil {
+		return 0, err
+	}
+	if ok {
+		s.addresses.forgive(where)
+		return s.accounts.succeeded(account) - 1, nil
+	}
+	s.noteRefused(v, op, n, wait, now)
+	return 0, errLogin
+}
+
+// noteRefused puts failed logins into the audit log beside the call, so that
+// they take no time of it: the first of a row and each that makes an account
+// wait; those of accounts that there are not are counted together, once a
+// minute. So nobody can fill the log by guessing.
+func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, now time.Time) {
+	var m store.Meta
+	switch {
+	case op == "":
+		r := &s.refused
+		r.Lock()
+		r.n++
+		n := r.n
+		due := now.Sub(r.at) >= time.Minute
+		if due {
+			r.n, r.at = 0, now
+		}
+		r.Unlock()
+		if !due {
+			return
+		}
+		m = s.note(v, "", "session.refuse", "", now, map[string]int{"failures": n})
+	case wait > 0:
+		m = s.note(v, op, "session.lockout", op, now, map[string]int64{"failures": int64(n), "seconds": int64(wait / time.Second)})
+	case n == 1:
+		m = s.note(v, op, "session.refuse", op, now, map[string]int32{"failures": n})
+	default:
+		return
+	}
+	m.Actor = "system" // whoever it was, it was not the operator
+	s.running.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, askFor)
+		defer cancel()
+		if err := s.c.DB.NoteSession(ctx, m); err != nil {
+			s.c.Log.Warn("failed logins were not noted in the audit log", "error", err)
+		}
+	})
+}
+
+// Prove lets the operator of a session prove by password who they are, and gives
+// the session a new cookie. Refused where the operator has no password: they
+// prove it at the identity provider.
+func (s *Service) Prove(ctx context.Context, v Visit, old *Session, password string) (cookie string, out *Session, err error) {
+	now := s.c.Now()
+	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
+		return "", nil, tooMany(wait)
+	}
+	if old.Method != MethodPassword {
+		return "", nil, usher.Errorf(usher.Refused, "this session came from the identity provider: prove it there, with an empty body")
+	}
+	stored, err := s.c.DB.Password(ctx, old.Operator)
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err := s.try(ctx, v, "operator:"+old.Operator, old.Operator, stored, password, now); err != nil {
+		return "", nil, err
+	}
+	return s.follow(ctx, v, old, "", s.c.Now().UTC().Truncate(time.Microsecond))
+}
+
+// Logout ends a session for good, on every node.
+func (s *Service) Logout(ctx context.Context, v Visit, old *Session) error {
+	return s.c.DB.EndSession(ctx, old.Session, s.note(v, old.Operator, "session.end", old.ID, s.c.Now(), nil))
+}
+
+// EndSessions ends all sessions of an operator and says how many there were.
+func (s *Service) EndSessions(ctx context.Context, by usher.Actor, requestID, op string) (int64, error) {
+	return s.c.DB.EndSessions(ctx, op, store.Meta{Actor: by.String(), Action: "session.end_all", Object: op, RequestID: requestID, At: s.c.Now()})
+}
+
+// Visitor is who calls with a cookie, in an environment. Unauthenticated where
+// there is no live session, or its operator is no longer active.
+func (s *Service) Visitor(ctx context.Context, cookie string, env usher.Environment) (Identity, *Session, error) {
+	session, err := s.Session(ctx, cookie)
+	if err != nil {
+		return Identity{}, nil, err
+	}
+	i, err := s.OperatorIdentity(ctx, session.Operator, env, s.c.Now())
+	if err != nil {
+		return Identity{}, nil, err
+	}
+	return i, session, nil
+}
+
+// StepUp returns an error of code StepUpRequired where a permission is of high
+// risk and the session's operator has not lately proved who they are.
+func (s *Service) StepUp(session *Session, p Permission, env usher.Environment) error {
+	if p.Risk(env) != usher.RiskHigh || session.Proved(s.c.Now()) {
+		return nil
+	}
+	return usher.Errorf(usher.StepUpRequired, "this can do much harm: prove again that it is you, with POST /v1/session/step-up, and repeat the call within %d minutes", int(ProofHolds/time.Minute))
+}
+
+// HasOIDC reports whether operators can log in with an identity provider.
+func (s *Service) HasOIDC() bool { return s.c.OIDC.Issuer != "" }
+
+// Operator reads the operator of a session, with its roles.
+func (s *Service) operatorOf(ctx context.Context, session *Session) (Operator, error) {
+	return s.c.DB.Operator(ctx, session.Operator)
+}
+
+// Who is what a session's operator is and may do.
+type Who struct {
+	Operator    Operator
+	Roles       map[usher.Environment][]string // in force now, each once, sorted
+	Permissions map[usher.Environment][]Permission
+	ProvedUntil time.Time // zero: nothing of high risk may be done now
+}
+
+// Who says who a session's operator is and what they may do now.
+func (s *Service) Who(ctx context.Context, session *Session) (Who, error) {
+	now := s.c.Now()
+	op, err := s.operatorOf(ctx, session)
+	if err != nil {
+		return Who{}, err
+	}
+	w := Who{Operator: op, Roles: map[usher.Environment][]string{}, Permissions: map[usher.Environment][]Permission{}}
+	if session.Proved(now) {
+		w.ProvedUntil = session.ProvedAt.Add(ProofHolds)
+	}
+	for _, env := range usher.Environments {
+		i, err := s.OperatorIdentity(ctx, session.Operator, env, now)
+		if err != nil {
+			return Who{}, err
+		}
+		roles, permissions := []string{}, []Permission{}
+		for _, r := range op.Roles {
+			if r.InForce(now) && (r.Environment == "" || r.Environment == env) {
+				roles = append(roles, r.Role)
+			}
+		}
+		slices.Sort(roles)
+		for _, p := range Permissions {
+			if i.Allows(p) {
+				permissions = append(permissions, p)
+			}
+		}
+		w.Roles[env], w.Permissions[env] = slices.Compact(roles), permissions
+	}
+	return w, nil
+}
