@@ -1,5 +1,7 @@
 package usher
 
+import "time"
+
 // Explanation is a decision with its trace: what was considered, the rule that
 // combined it, the numbers, and what would change the answer. It comes from the
 // same evaluation as the decision.
@@ -11,6 +13,29 @@ type Explanation struct {
 	Allowances []AllowanceUse    `json:"allowances,omitempty"`
 	Caps       []CapUse          `json:"caps,omitempty"`
 	Changes    []WhatWouldChange `json:"would_change"`
+	Access     *AccessTrace      `json:"access,omitempty"` // of a decision about a member's permission
+}
+
+// AccessTrace says what was considered about a member's permission.
+type AccessTrace struct {
+	Features    []string          `json:"features,omitempty"` // that the plan was asked for
+	Any         bool              `json:"any,omitempty"`      // one of them is enough
+	Assignments []AssignmentTrace `json:"assignments"`
+	Roles       []string          `json:"roles"` // that would give the permission, by key
+}
+
+// AssignmentTrace is one assignment that was considered, and what came of it.
+type AssignmentTrace struct {
+	ID           string     `json:"id"`
+	Role         string     `json:"role"`
+	Group        string     `json:"group,omitempty"` // through which the member has it
+	ResourceType string     `json:"resource_type,omitempty"`
+	ResourceID   string     `json:"resource_id,omitempty"`
+	From         time.Time  `json:"from"`
+	Until        *time.Time `json:"until,omitempty"`
+	Outcome      string     `json:"outcome"` // gives, seat_missing, condition_failed, not_started, ended, out_of_scope, not_given, unknown_role
+	Conditions   []string   `json:"conditions,omitempty"`
+	Seats        []string   `json:"seats,omitempty"`
 }
 
 // SourceTrace is one source that an evaluation considered.

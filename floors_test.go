@@ -26,7 +26,7 @@ var floors = [][]string{
 	0: {"."},                                                                                                                                               // nouns
 	1: {"engine", "internal/calendar", "internal/catalogfile", "internal/meter", "internal/access", "internal/audit", "internal/testpg", "internal/story"}, // pure: values in, values out
 	2: {"internal/store", "internal/stripe", "internal/hubspot", "internal/salesforce", "client"},                                                          // the outside world
-	3: {"internal/live", "internal/usage", "internal/customers", "internal/auth"},                                                                          // state and changes that floor 4 shares
+	3: {"internal/live", "internal/usage", "internal/customers", "internal/directory", "internal/auth"},                                                    // state and changes that floor 4 shares
 	4: {"internal/decide", "internal/catalog", "internal/bridge", "internal/report", "internal/lifecycle"},                                                 // what the system does
 	5: {"internal/api", "internal/console"},                                                                                                                // doors: decide nothing
 	6: {"cmd/usher", "cmd/usher-verify", "ushertest", "internal/prove", "internal/bench"},                                                                  // wiring; proofs and benchmarks of the whole
@@ -38,6 +38,7 @@ var neighbours = map[string][]string{
 	"internal/meter":     {"internal/calendar"},
 	"internal/usage":     {"internal/live"},
 	"internal/customers": {"internal/live"},
+	"internal/directory": {"internal/live"},
 }
 
 // forTests are the rooms that only tests and ushertest may import.

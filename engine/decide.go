@@ -23,6 +23,7 @@ type Buf struct {
 	Allowances []usher.AllowanceUse
 	Caps       []usher.CapUse
 	Deductions []usher.Deduction
+	Legs       usher.Legs // not the engine's: whoever asks about members fills them in
 	window     usher.Window
 	rows       []numbers
 	pool       []numbers

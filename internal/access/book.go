@@ -372,3 +372,34 @@ func (rs *Roles) Separated(held []string) (rule *usher.Separation, one, other st
 
 // Separates reports whether the catalogue has any rule of separated duties.
 func (b *Book) Separates() bool { return len(b.splits) > 0 }
+
+// Giving lists the roles that can give a permission, by key.
+func (rs *Roles) Giving(permission string) []string {
+	i, ok := rs.book.bit[permission]
+	if !ok {
+		return nil
+	}
+	var all []string
+	for key, r := range rs.book.roles {
+		if r != nil && r.sum(rs.book).has(i) && rs.custom[key] == nil {
+			all = append(all, key)
+		}
+	}
+	for key, r := range rs.custom {
+		if r.sum(rs.book).has(i) {
+			all = append(all, key)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Seated reports whether any role of the catalogue asks for a seat.
+func (b *Book) Seated() bool {
+	for _, r := range b.roles {
+		if r.def.Seat != "" {
+			return true
+		}
+	}
+	return false
+}

@@ -34,6 +34,7 @@ type Subject struct {
 	grants []grant // the rest of what holds everywhere
 	scoped map[scope][]grant
 	asks   bool // some grant has conditions
+	seated bool // some grant asks for seats
 }
 
 type scope struct{ resourceType, resourceID string } // id "": every resource of the type
@@ -65,6 +66,7 @@ func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
 		for j := range r.terms {
 			g.term = &r.terms[j]
 			s.asks = s.asks || len(g.when) > 0
+			s.seated = s.seated || len(g.seats) > 0
 			if a.ResourceType != "" {
 				if s.scoped == nil {
 					s.scoped = map[scope][]grant{}
@@ -114,6 +116,10 @@ type Answer struct {
 // Conditional reports whether any of the member's roles has a condition, so that
 // Stored is read.
 func (s *Subject) Conditional() bool { return s.asks }
+
+// Seated reports whether any of the member's roles asks for a seat, so that
+// Facts.Seats is read.
+func (s *Subject) Seated() bool { return s.seated }
 
 // Active reports whether the member is there and may do anything at all.
 func (s *Subject) Active() bool { return s.Member != nil && s.Member.Active }
@@ -349,3 +355,6 @@ func (s *Subject) Explain(q *Question) []Trace {
 	}
 	return all
 }
+
+// Roles is the customer's roles that the member was compiled with.
+func (s *Subject) Roles() *Roles { return s.roles }

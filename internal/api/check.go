@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -13,16 +14,26 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/decide"
 )
 
 type checkIn struct {
-	Customer    string       `json:"customer" minLength:"1" maxLength:"255"`
-	Feature     string       `json:"feature" minLength:"1" maxLength:"255"`
-	Amount      usher.Number `json:"amount,omitempty" doc:"Default 1 for metered, credits and seats"`
-	Member      string       `json:"member,omitempty" doc:"Who of the customer asks"`
-	At          *time.Time   `json:"at,omitempty" doc:"The instant to answer for; default now"`
-	MinRevision int64        `json:"min_revision,omitempty" doc:"Answer from this revision or a newer one"`
+	Customer    string         `json:"customer" minLength:"1" maxLength:"255"`
+	Feature     string         `json:"feature,omitempty" minLength:"1" maxLength:"255" doc:"Needed without a permission"`
+	Amount      usher.Number   `json:"amount,omitempty" doc:"Default 1 for metered, credits and seats"`
+	Member      string         `json:"member,omitempty" doc:"Who of the customer asks: registered and active, or the answer is no"`
+	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do. The plan is asked for the features that it is linked with"`
+	Resource    *resourceIn    `json:"resource,omitempty" doc:"What it is done to"`
+	Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+	At          *time.Time     `json:"at,omitempty" doc:"The instant to answer for; default now"`
+	MinRevision int64          `json:"min_revision,omitempty" doc:"Answer from this revision or a newer one"`
+}
+
+type resourceIn struct {
+	Type       string         `json:"type" minLength:"1" maxLength:"255"`
+	ID         string         `json:"id" minLength:"1" maxLength:"255"`
+	Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 }
 
 type batchIn struct {
@@ -106,6 +117,12 @@ func (a *API) checkBatch(w http.ResponseWriter, r *http.Request, c *call) {
 		a.fail(w, c, err)
 		return
 	}
+	for i := range qs {
+		if qs[i].Said != nil && !c.Properties {
+			a.fail(w, c, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered"))
+			return
+		}
+	}
 	if err := a.checkAmounts(c.Env, qs); err != nil {
 		a.fail(w, c, err)
 		return
@@ -184,36 +201,109 @@ func (a *API) readCheck(r *http.Request, c *call, s *scratch) (q decide.CheckQue
 	}
 	s.r.reset(s.in)
 	q = readQuery(&s.r, "body")
-	return q, s.r.err()
+	if err = s.r.err(); err == nil && q.Said != nil && !c.Properties {
+		err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
+	}
+	return q, err
 }
 
 // readQuery reads the body of a check, or one item of a batch.
 func readQuery(r *reader, location string) (q decide.CheckQuery) {
 	problems := len(r.problems)
+	there := false // a resource
 	ok := r.object(location, func(name []byte) {
 		switch string(name) {
 		case "customer":
 			q.Customer = r.string(place(location, "customer"))
 		case "feature":
 			q.Feature = r.string(place(location, "feature"))
+			r.id(place(location, "feature"), q.Feature)
 		case "amount":
 			q.Amount = r.number(place(location, "amount"))
 		case "member":
 			q.Member = r.string(place(location, "member"))
 			r.id(place(location, "member"), q.Member)
+		case "permission":
+			q.Permission = r.string(place(location, "permission"))
+			r.id(place(location, "permission"), q.Permission)
+		case "resource":
+			there = true
+			readResource(r, place(location, "resource"), &q)
+		case "context":
+			if m := r.properties(place(location, "context")); m != nil {
+				said(&q).Context = m
+			}
 		case "at":
 			q.At = r.time(place(location, "at"))
 		case "min_revision":
 			q.MinRevision = r.whole(place(location, "min_revision"))
 		default:
-			r.unknown(location, name, "customer, feature, amount, member, at, min_revision")
+			r.unknown(location, name, "customer, feature, amount, member, permission, resource, context, at, min_revision")
 		}
 	})
 	if ok && len(r.problems) == problems {
 		r.id(place(location, "customer"), q.Customer)
-		r.id(place(location, "feature"), q.Feature)
+		switch {
+		case q.Permission == "" && q.Feature == "":
+			r.note(place(location, "feature"), "must be given, or a member and a permission")
+		case q.Permission != "" && q.Member == "":
+			r.note(place(location, "member"), "must be given with a permission: permissions are members'")
+		case q.Permission == "" && (there || q.Said != nil):
+			r.note(place(location, "permission"), "must be given with a resource or a context: only permissions ask about them")
+		}
 	}
 	return q
+}
+
+func said(q *decide.CheckQuery) *access.Said {
+	if q.Said == nil {
+		q.Said = &access.Said{}
+	}
+	return q.Said
+}
+
+// readResource reads what a permission is asked about.
+func readResource(r *reader, location string, q *decide.CheckQuery) {
+	problems := len(r.problems)
+	ok := r.object(location, func(name []byte) {
+		switch string(name) {
+		case "type":
+			q.Resource.Type = r.string(location + ".type")
+		case "id":
+			q.Resource.ID = r.string(location + ".id")
+		case "properties":
+			if m := r.properties(location + ".properties"); m != nil {
+				said(q).Resource = m
+			}
+		default:
+			r.unknown(location, name, "type, id, properties")
+		}
+	})
+	if ok && len(r.problems) == problems {
+		r.id(location+".type", q.Resource.Type)
+		r.id(location+".id", q.Resource.ID)
+	}
+}
+
+// properties reads an object of anything. Numbers stay as they were written.
+func (r *reader) properties(location string) map[string]any {
+	if r.peek() != '{' {
+		r.wrong(location, "an object")
+		return nil
+	}
+	from := r.i
+	r.skip()
+	if r.broken {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(r.b[from:r.i]))
+	d.UseNumber()
+	m := map[string]any{}
+	if err := d.Decode(&m); err != nil {
+		r.note(location, "must be an object")
+		return nil
+	}
+	return m
 }
 
 func readBatch(r *reader, b []byte) (qs []decide.CheckQuery, revision int64, err error) {
@@ -259,6 +349,12 @@ func place(location, name string) string {
 			return "body.amount"
 		case "at":
 			return "body.at"
+		case "member":
+			return "body.member"
+		case "permission":
+			return "body.permission"
+		case "resource":
+			return "body.resource"
 		case "min_revision":
 			return "body.min_revision"
 		case "key":

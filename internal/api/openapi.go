@@ -65,7 +65,10 @@ type decisionDoc struct {
 	Allowed    bool           `json:"allowed"`
 	Reason     string         `json:"reason" doc:"Why; one of a fixed list"`
 	Customer   string         `json:"customer"`
-	Feature    string         `json:"feature"`
+	Feature    string         `json:"feature,omitempty" doc:"Whose numbers these are; absent where a permission names none, or several"`
+	Member     string         `json:"member,omitempty"`
+	Permission string         `json:"permission,omitempty"`
+	Legs       *usher.Legs    `json:"legs,omitempty" doc:"Of a decision about a member: pass, fail, or none where it was not asked"`
 	Kind       string         `json:"kind,omitempty" enum:"switch,config,metered,seats,credits"`
 	Value      any            `json:"value,omitempty" doc:"Of a config feature"`
 	Limit      usher.Number   `json:"limit,omitempty" doc:"The total of what counts now; absent where unlimited"`

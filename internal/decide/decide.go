@@ -8,6 +8,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/live"
 )
 
@@ -20,8 +21,11 @@ func New(l *live.Live) *Service { return &Service{live: l} }
 // CheckQuery is one question.
 type CheckQuery struct {
 	Customer    string
-	Feature     string
-	Member      string       // echoed nowhere yet: roles are no part of this decision
+	Feature     string       // "": those that the permission is linked with
+	Member      string       // who of the customer asks; "": the customer itself
+	Permission  string       // what the member wants to do; "": the feature is all that is asked
+	Resource    ResourceRef  // what it is done to
+	Said        *access.Said // about them, over what is registered; nil: nothing
 	Amount      usher.Number // "": 1
 	At          time.Time    // zero: now
 	MinRevision int64        // 0: any
@@ -84,6 +88,9 @@ func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQue
 	if err != nil {
 		return usher.Explanation{}, err
 	}
+	if q.Member != "" || q.Permission != "" {
+		return s.explainMember(ctx, env, q, revision)
+	}
 	snap, query, at, err := s.prepare(ctx, env, q)
 	if err != nil {
 		return usher.Explanation{}, err
@@ -96,6 +103,9 @@ func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQue
 // check answers at the revision that the caller read before: whoever reads the
 // revision first gets state that is at least as new (S06).
 func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (usher.Decision, error) {
+	if q.Member != "" || q.Permission != "" {
+		return s.member(ctx, env, q, revision, buf)
+	}
 	snap, query, at, err := s.prepare(ctx, env, q)
 	var asOf time.Time
 	present := q.present || q.At.IsZero()

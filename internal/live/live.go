@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/store"
 )
@@ -29,6 +30,8 @@ type Config struct {
 	// MaxCustomers bounds the customers held in memory, of all environments
 	// together; 0 is 200,000.
 	MaxCustomers int
+	// MaxMembers bounds the members and resources held in memory; 0 is 500,000.
+	MaxMembers int
 	// Node is this process's name among the nodes of one database.
 	Node string
 	// Log takes what goes wrong in the background; nil is slog.Default().
@@ -54,6 +57,8 @@ type environment struct {
 	clock     atomic.Int64 // test clock in µs; realTime is none
 	book      atomic.Pointer[edition]
 	customers *otter.Cache[string, *entry]
+	members   *otter.Cache[memberKey, *principal]
+	past      atomic.Pointer[edition] // the last catalogue of the past that was asked for
 
 	watching sync.Mutex
 	watchers map[chan struct{}]bool
@@ -64,6 +69,7 @@ type edition struct {
 	revision int64
 	catalog  *usher.Catalog
 	book     *engine.Book
+	access   *access.Book
 }
 
 const realTime = -1
@@ -75,6 +81,8 @@ type entry struct {
 	generation atomic.Int64
 	state      atomic.Pointer[state]
 	old        atomic.Pointer[memory] // what was dropped, for want of better
+	directory  atomic.Pointer[stamp]  // changes with the customer's directory
+	seats      atomic.Pointer[stamp]  // and with who sits
 }
 
 // memory is a snapshot that may be out of date.
@@ -106,6 +114,9 @@ func New(ctx context.Context, cfg Config) (*Live, error) {
 	if cfg.MaxCustomers <= 0 {
 		cfg.MaxCustomers = 200_000
 	}
+	if cfg.MaxMembers <= 0 {
+		cfg.MaxMembers = 500_000
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -126,7 +137,11 @@ func New(ctx context.Context, cfg Config) (*Live, error) {
 		if err != nil {
 			return nil, err
 		}
-		e := &environment{name: name, customers: cache}
+		members, err := otter.New(&otter.Options[memberKey, *principal]{MaximumSize: max(cfg.MaxMembers/len(states), 1)})
+		if err != nil {
+			return nil, err
+		}
+		e := &environment{name: name, customers: cache, members: members}
 		ed, err := l.edition(ctx, name, st.CatalogRevision)
 		if err != nil {
 			return nil, err
@@ -151,7 +166,7 @@ func (e *environment) setClock(t time.Time) {
 func (l *Live) edition(ctx context.Context, env usher.Environment, revision int64) (*edition, error) {
 	c := &usher.Catalog{}
 	if revision == 0 {
-		return &edition{0, c, engine.NewBook(c, nil, nil)}, nil
+		return &edition{0, c, engine.NewBook(c, nil, nil), access.NewBook(c, nil)}, nil
 	}
 	row, err := l.cfg.DB.CatalogAt(ctx, env, revision)
 	if err != nil {
@@ -168,7 +183,11 @@ func (l *Live) edition(ctx context.Context, env usher.Environment, revision int6
 	if err != nil {
 		return nil, err
 	}
-	return &edition{row.Revision, c, engine.NewBook(c, plans, addons)}, nil
+	conditions, err := catalogfile.Conditions(c)
+	if err != nil {
+		return nil, err
+	}
+	return &edition{row.Revision, c, engine.NewBook(c, plans, addons), access.NewBook(c, conditions)}, nil
 }
 
 // Now is the environment's present: the server's clock, or the sandbox's test
@@ -216,6 +235,10 @@ func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 			known = c.Revision
 			if c.Customer == "" {
 				whole = true
+				continue
+			}
+			if c.Directory {
+				l.redirect(e, c.Customer)
 				continue
 			}
 			// A migration touches customers under the catalogue's revision; a
@@ -269,8 +292,16 @@ func (e *environment) tell() {
 	}
 }
 
+// redirect forgets who a customer's people are.
+func (l *Live) redirect(e *environment, customer string) {
+	if en, ok := e.customers.GetIfPresent(customer); ok {
+		en.directory.Store(&stamp{})
+	}
+}
+
 // drop forgets a customer's snapshot.
 func (l *Live) drop(e *environment, customer string) {
+	l.redirect(e, customer)
 	if en, ok := e.customers.GetIfPresent(customer); ok {
 		en.generation.Add(1)
 		if st := en.state.Swap(nil); st != nil {
@@ -303,6 +334,7 @@ func (l *Live) used(e *environment, customer string) {
 		return
 	}
 	en.generation.Add(1)
+	en.seats.Store(&stamp{})
 	if st := en.state.Load(); st != nil && st.stale == 0 && !en.state.CompareAndSwap(st, &state{st.snapshot, st.from, st.until, l.cfg.Now().UnixMicro()}) {
 		en.state.Store(nil)
 	}
@@ -348,7 +380,7 @@ func (l *Live) present(ctx context.Context, e *environment, customer string, at 
 			return st.snapshot, nil
 		}
 	} else {
-		en, _ = e.customers.SetIfAbsent(customer, &entry{})
+		en, _ = e.customers.SetIfAbsent(customer, newEntry())
 	}
 	en.mu.Lock()
 	defer en.mu.Unlock()

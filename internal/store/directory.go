@@ -406,6 +406,13 @@ func (db *DB) CustomRoleKeys(ctx context.Context, env usher.Environment) ([]stri
 	return list(ctx, db, scanText, `SELECT DISTINCT id FROM custom_role WHERE env = $1 AND recorded_until IS NULL ORDER BY id`, string(env))
 }
 
+// SeatChange is a seat that a change of a directory takes, keeps or frees.
+type SeatChange struct {
+	Member, Feature string
+	Free            bool
+	Expires         time.Time // of one that is taken or kept; zero: it does not end by itself
+}
+
 // DirectoryChange is one atomic change of a customer's directory.
 type DirectoryChange struct {
 	Env      usher.Environment

@@ -163,6 +163,7 @@ type world struct {
 	loaded     map[engine.BucketKey]bool // read under the lock, or known not to exist
 	opened     map[engine.BucketKey]bool
 	present    map[string]bool // features whose needs at now are met
+	seated     bool            // somebody sits who did not, or the other way round
 	late       bool            // use was booked outside the present windows: memory is read again
 }
 
@@ -195,6 +196,18 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	known := map[usher.Environment]int64{}
 	for _, h := range holders {
 		known[h.Env] = b.u.cfg.Live.Revision(h.Env)
+	}
+	var raised []usher.Environment
+	for _, t := range takes {
+		if t.directs && !slices.Contains(raised, t.env) {
+			raised = append(raised, t.env)
+		}
+	}
+	if len(raised) > 0 {
+		slices.Sort(raised)
+		if err := tx.LockEnvironments(raised); err != nil {
+			return err
+		}
 	}
 	heads, err := tx.Lock(holders, known)
 	if err != nil {
@@ -298,6 +311,9 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 // publish shows the committed use to checks of this node.
 func (b *batchRun) publish() {
 	for h, w := range b.worlds {
+		if w.seated {
+			b.u.cfg.Live.Seated(h.Env, h.Customer)
+		}
 		if w.next == nil || len(w.next.Dirty()) == 0 {
 			continue
 		}

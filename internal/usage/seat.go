@@ -61,6 +61,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 		e := engine.Sit(w.next, t.customer, t.feature, was, want, w.now)
 		shown := was
 		if e.Seated {
+			w.seated = true
 			shown = &want
 			switch {
 			case was != nil && was.Pending == want.Pending && !was.Expires.IsZero() && !want.Expires.IsZero():
@@ -107,6 +108,7 @@ func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer,
 		if was == nil || !w.next.World.Known() { // a deleted customer's seats stay with it (S36)
 			return engine.Effect{Decision: engine.Decide(w.next, engine.Query{Customer: customer, Feature: feature}, w.now)}, nil
 		}
+		w.seated = true
 		e := engine.Leave(w.next, customer, feature, *was, w.now)
 		return e, b.tx.CloseSeat(h, feature, holder, w.now)
 	}

@@ -27,7 +27,8 @@ type take struct {
 	// decide runs in the batch's transaction, maybe several times. An error with
 	// a code that blames the caller is the take's alone and stores nothing; so
 	// does errTaken, after which the stored answer is read.
-	decide func(*batchRun, *world) (engine.Effect, error)
+	decide  func(*batchRun, *world) (engine.Effect, error)
+	directs bool // it changes the environment's revision too
 	// reused says what is wrong where the key has another call's answer; nil is
 	// the usual words.
 	reused func(store.Op) error

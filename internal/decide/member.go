@@ -1,0 +1,314 @@
+package decide
+
+import (
+	"context"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/access"
+)
+
+// ResourceRef names what something is done to; the zero one is nothing. Type and
+// id are two values, never one string (A10).
+type ResourceRef struct{ Type, ID string }
+
+// asked is a question about a member with all that answers it.
+type asked struct {
+	subject  *access.Subject
+	question access.Question
+	snap     *engine.Snapshot
+	at       time.Time
+	asOf     time.Time // zero: up to date
+	features []string  // that the plan and its limits are asked for
+	any      bool      // one of them is enough
+	perm     *usher.Permission
+}
+
+// member answers a question about a member: all legs, of one instant (A01).
+func (s *Service) member(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (usher.Decision, error) {
+	a, err := s.ask(ctx, env, q)
+	if err != nil {
+		return s.silent(env, q, err)
+	}
+	if !a.asOf.IsZero() {
+		revision = min(revision, a.snap.Revision)
+	}
+	if buf == nil {
+		buf = new(engine.Buf)
+	}
+	d, _, err := s.judge(env, &q, a, buf)
+	d.Revision = revision
+	if !a.asOf.IsZero() {
+		d.Degraded, d.AsOf = true, a.asOf
+	}
+	return d, err
+}
+
+// ask finds everything that answers a question about a member.
+func (s *Service) ask(ctx context.Context, env usher.Environment, q CheckQuery) (a asked, err error) {
+	present := q.present || q.At.IsZero()
+	if a.at = q.At; a.at.IsZero() {
+		a.at = s.live.Now(env)
+	}
+	if a.subject, err = s.live.Member(ctx, env, q.Customer, q.Member, a.at); err != nil {
+		return a, err
+	}
+	a.question = access.Question{Permission: q.Permission, ResourceType: q.Resource.Type, ResourceID: q.Resource.ID, At: a.at, Said: q.Said}
+	if a.subject.Conditional() && q.Resource.ID != "" {
+		if a.question.Stored, err = s.live.Properties(ctx, env, q.Customer, q.Resource.Type, q.Resource.ID, a.at); err != nil {
+			return a, err
+		}
+	}
+	if a.snap, err = s.live.Snapshot(ctx, env, q.Customer, a.at); err != nil {
+		if usher.ErrorCode(err) != usher.Unavailable || !present {
+			return a, err
+		}
+		a.snap, a.asOf = s.live.Remembered(env, q.Customer)
+		if a.snap == nil || a.snap.Revision < q.MinRevision {
+			return a, err
+		}
+	} else if present {
+		a.asOf = s.live.AsOf()
+	}
+	return a, nil
+}
+
+// judge puts the legs together. The decision's numbers are of the feature that
+// decides: the only one that is asked for, the first that denies, or the first
+// that is enough.
+func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engine.Buf) (usher.Decision, asked, error) {
+	legs := &buf.Legs
+	*legs = usher.Legs{Role: usher.LegNone, Plan: usher.LegNone, Seat: usher.LegNone, Limit: usher.LegNone, Condition: usher.LegNone}
+	var reason usher.Reason
+	var one [1]string
+	features, any := one[:0], false
+	if q.Permission != "" {
+		answer := a.subject.Decide(&a.question)
+		legs.Role, legs.Condition, legs.Seat, reason, a.perm = answer.Role, answer.Condition, answer.Seat, answer.Reason, answer.Permission
+		if a.perm != nil {
+			features, any = a.perm.Features, a.perm.Any
+		}
+	} else if !a.subject.Active() {
+		reason = usher.UnknownMember
+	}
+	a.features, a.any = features, any
+	d := usher.Decision{Allowed: true, Reason: usher.Granted}
+	if q.Feature != "" {
+		var err error
+		if d, err = s.part(env, q, a, q.Feature, buf); err != nil {
+			return d, a, err
+		}
+		note(legs, &d)
+	}
+	if len(features) > 0 && (d.Allowed || !any) {
+		linked, err := s.linked(env, q, a, legs, buf)
+		if err != nil {
+			return d, a, err
+		}
+		if q.Feature == "" || d.Allowed && !linked.Allowed {
+			d = linked
+		}
+	}
+	d.Customer, d.Member, d.Permission, d.Legs = q.Customer, q.Member, q.Permission, legs
+	switch {
+	case !a.snap.World.Known():
+		reason = usher.UnknownCustomer
+	case reason != "": // member, role or condition
+	case legs.Plan == usher.LegFail:
+		reason = d.Reason
+	case legs.Seat == usher.LegFail:
+		reason = usher.NoSeat
+	}
+	if reason != "" {
+		d.Allowed, d.Reason = false, reason
+	}
+	return d, a, nil
+}
+
+// linked answers for the features that a permission is linked with.
+func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *usher.Legs, buf *engine.Buf) (usher.Decision, error) {
+	if len(a.features) == 1 {
+		lend := buf
+		if q.Feature != "" {
+			lend = nil // the other's lists are in it
+		}
+		d, err := s.part(env, q, a, a.features[0], lend)
+		note(legs, &d)
+		return d, err
+	}
+	var best usher.Decision
+	var bestLegs usher.Legs
+	for i, f := range a.features {
+		d, err := s.part(env, q, a, f, nil)
+		if err != nil {
+			return d, err
+		}
+		var l usher.Legs
+		note(&l, &d)
+		if a.any {
+			if d.Allowed {
+				merge(legs, l)
+				return d, nil
+			}
+			if i == 0 || bestLegs.Plan == usher.LegFail && l.Plan == usher.LegPass {
+				best, bestLegs = d, l
+			}
+			continue
+		}
+		merge(legs, l)
+		if i == 0 || best.Allowed && !d.Allowed || bestLegs.Plan == usher.LegPass && l.Plan == usher.LegFail {
+			best, bestLegs = d, l
+		}
+	}
+	if a.any {
+		merge(legs, bestLegs)
+	} else if best.Allowed { // no single feature's numbers are the answer's
+		best = usher.Decision{Allowed: true, Reason: usher.Granted}
+	}
+	return best, nil
+}
+
+// part answers for one feature.
+func (s *Service) part(env usher.Environment, q *CheckQuery, a asked, feature string, buf *engine.Buf) (usher.Decision, error) {
+	query := engine.Query{Customer: q.Customer, Feature: feature, Buf: buf}
+	if f := s.live.Book(env).Features[feature]; f != nil && f.Kind.Counts() && (f.Kind != usher.Seats || feature == q.Feature || q.Amount != "") {
+		n, err := Amount(f, q.Amount)
+		if err != nil {
+			return usher.Decision{}, err
+		}
+		query.Amount = n
+	}
+	return engine.Decide(a.snap, query, a.at), nil
+}
+
+// note adds a feature's answer to the legs: what the plan gives, and whether
+// there is any left of it.
+func note(legs *usher.Legs, d *usher.Decision) {
+	l := usher.Legs{Plan: usher.LegPass, Limit: usher.LegNone}
+	switch d.Reason {
+	case usher.CapReached, usher.InsufficientCredits, usher.SeatLimitReached, usher.LimitReached:
+		l.Limit = usher.LegFail
+	default:
+		switch {
+		case !d.Allowed:
+			l.Plan = usher.LegFail
+		case d.Kind.Counts():
+			l.Limit = usher.LegPass
+		}
+	}
+	merge(legs, l)
+}
+
+// merge makes a leg fail where either fails, and pass where either was asked.
+func merge(legs *usher.Legs, l usher.Legs) {
+	worse := func(a *usher.Leg, b usher.Leg) {
+		if b == usher.LegFail || b == usher.LegPass && *a != usher.LegFail {
+			*a = b
+		}
+	}
+	worse(&legs.Plan, l.Plan)
+	worse(&legs.Limit, l.Limit)
+}
+
+// silent is the answer where what decides cannot be read: nobody knows who asks,
+// so the answer is no, whatever the feature's fail policy (A01).
+func (s *Service) silent(env usher.Environment, q CheckQuery, err error) (usher.Decision, error) {
+	if usher.ErrorCode(err) != usher.Unavailable {
+		return usher.Decision{}, err
+	}
+	return usher.Decision{Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature, Member: q.Member, Permission: q.Permission,
+		Legs:     &usher.Legs{Role: usher.LegNone, Plan: usher.LegNone, Seat: usher.LegNone, Limit: usher.LegNone, Condition: usher.LegNone},
+		Degraded: true, Revision: s.live.Revision(env)}, nil
+}
+
+// explainMember answers a question about a member and says why.
+func (s *Service) explainMember(ctx context.Context, env usher.Environment, q CheckQuery, revision int64) (usher.Explanation, error) {
+	a, err := s.ask(ctx, env, q)
+	if err != nil {
+		return usher.Explanation{}, err
+	}
+	d, a, err := s.judge(env, &q, a, new(engine.Buf))
+	if err != nil {
+		return usher.Explanation{}, err
+	}
+	x := usher.Explanation{Considered: []usher.SourceTrace{}, Changes: []usher.WhatWouldChange{}}
+	feature := d.Feature
+	if feature == "" {
+		feature = q.Feature
+	}
+	if feature != "" {
+		query := engine.Query{Customer: q.Customer, Feature: feature}
+		if f := s.live.Book(env).Features[feature]; f != nil && f.Kind.Counts() && (f.Kind != usher.Seats || feature == q.Feature || q.Amount != "") {
+			if query.Amount, err = Amount(f, q.Amount); err != nil {
+				return x, err
+			}
+		}
+		x = engine.Explain(a.snap, query, a.at)
+	}
+	d.Revision = revision
+	if !a.asOf.IsZero() {
+		d.Degraded, d.AsOf = true, a.asOf
+	}
+	x.Decision = d
+	if q.Permission == "" {
+		if d.Reason == usher.UnknownMember {
+			x.Changes = append([]usher.WhatWouldChange{{What: "register the member, or make it active"}}, x.Changes...)
+		}
+		return x, nil
+	}
+	t := &usher.AccessTrace{Features: a.features, Any: a.any, Assignments: []usher.AssignmentTrace{}, Roles: a.subject.Roles().Giving(q.Permission)}
+	if t.Roles == nil {
+		t.Roles = []string{}
+	}
+	for _, e := range a.subject.Explain(&a.question) {
+		x := usher.AssignmentTrace{ID: e.Assignment.ID, Role: e.Assignment.Role, ResourceType: e.Assignment.ResourceType, ResourceID: e.Assignment.ResourceID,
+			From: e.Assignment.From, Until: e.Assignment.Until, Outcome: string(e.Outcome), Conditions: e.Conditions, Seats: e.Seats}
+		if e.Assignment.Holder.Group {
+			x.Group = e.Assignment.Holder.ID
+		}
+		t.Assignments = append(t.Assignments, x)
+	}
+	x.Access = t
+	x.Changes = append(accessChanges(&d, t), x.Changes...)
+	return x, nil
+}
+
+// accessChanges says what would give a member what it was denied.
+func accessChanges(d *usher.Decision, t *usher.AccessTrace) []usher.WhatWouldChange {
+	switch d.Reason {
+	case usher.UnknownMember:
+		return []usher.WhatWouldChange{{What: "register the member, or make it active"}}
+	case usher.UnknownPermission:
+		return []usher.WhatWouldChange{{What: "add the permission to the catalogue"}}
+	}
+	var all []usher.WhatWouldChange
+	for _, a := range t.Assignments {
+		switch access.Outcome(a.Outcome) {
+		case access.NotYet:
+			all = append(all, usher.WhatWouldChange{What: "the role " + a.Role + " begins", At: a.From.UTC().Format(time.RFC3339Nano)})
+		case access.Gives:
+			if a.Until != nil && d.Allowed {
+				all = append(all, usher.WhatWouldChange{What: "the role " + a.Role + " ends", At: a.Until.UTC().Format(time.RFC3339Nano)})
+			}
+		case access.SeatMissing:
+			if d.Legs.Seat == usher.LegFail {
+				for _, f := range a.Seats {
+					all = append(all, usher.WhatWouldChange{What: "give the member a seat of " + f})
+				}
+			}
+		case access.Untrue:
+			if d.Legs.Condition == usher.LegFail {
+				for _, c := range a.Conditions {
+					all = append(all, usher.WhatWouldChange{What: "make this true: " + c})
+				}
+			}
+		}
+	}
+	if d.Legs.Role == usher.LegFail {
+		for _, role := range t.Roles {
+			all = append(all, usher.WhatWouldChange{What: "assign the role " + role})
+		}
+	}
+	return all
+}
