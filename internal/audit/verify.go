@@ -3,7 +3,6 @@ package audit
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -98,8 +97,7 @@ func NewWalk(signed string, o Options) *Walk {
 }
 
 func (w *Walk) unsigned(signed string, k Kind, what string) Checkpoint {
-	text, _, _ := strings.Cut(signed, "\n\n")
-	c, err := parseCheckpoint(text + "\n")
+	c, err := ReadCheckpoint(signed)
 	if err != nil {
 		w.Add(k, "%s cannot be read: %s", what, err)
 	}

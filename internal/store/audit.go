@@ -243,18 +243,21 @@ type AuditQuery struct {
 	Before   int64     // a place: only rows before it; 0: from the newest
 }
 
+// dollar is the name of a parameter.
+func dollar(i int) string { return "$" + strconv.Itoa(i) }
+
 // where is the query's condition and its values, which begin at $1.
 func (q *AuditQuery) where() (text string, args []any) {
 	var all []string
 	add := func(condition string, v any) {
 		args = append(args, v)
-		all = append(all, strings.ReplaceAll(condition, "?", "$"+strconv.Itoa(len(args))))
+		all = append(all, strings.ReplaceAll(condition, "?", dollar(len(args))))
 	}
 	if len(q.Envs) > 0 {
 		var one []string
 		for _, env := range q.Envs {
 			args = append(args, string(env))
-			one = append(one, "$"+strconv.Itoa(len(args)))
+			one = append(one, dollar(len(args)))
 		}
 		all = append(all, `env IN (`+strings.Join(one, ", ")+`)`)
 	}
@@ -297,5 +300,5 @@ func (db *DB) Audit(ctx context.Context, q AuditQuery, limit int) ([]audit.Entry
 			return err
 		}
 		return json.Unmarshal(leaf, e)
-	}, `SELECT leaf FROM audit`+text+` ORDER BY n DESC LIMIT $`+strconv.Itoa(len(args)+1), append(args, int64(limit))...)
+	}, `SELECT leaf FROM audit`+text+` ORDER BY n DESC LIMIT `+dollar(len(args)+1), append(args, int64(limit))...)
 }

@@ -1,0 +1,176 @@
+package store
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
+)
+
+// AuditExport says what to export. The zero AuditExport is the whole log.
+type AuditExport struct {
+	AuditQuery
+	// Since is a signed checkpoint that somebody kept: the export proves that the
+	// log contains it. "": none.
+	Since string
+}
+
+// filter is the query in words; nil is all rows.
+func (q *AuditQuery) filter() map[string]string {
+	f := map[string]string{}
+	set := func(name, v string) {
+		if v != "" {
+			f[name] = v
+		}
+	}
+	var envs []string
+	for _, env := range q.Envs {
+		envs = append(envs, string(env))
+	}
+	if q.Envs != nil {
+		f["env"] = strings.Join(envs, ",")
+	}
+	set("actor", q.Actor)
+	set("action", q.Action)
+	set("customer", q.Customer)
+	set("object", q.Object)
+	if !q.From.IsZero() {
+		f["from"] = q.From.UTC().Format(time.RFC3339Nano)
+	}
+	if !q.To.IsZero() {
+		f["to"] = q.To.UTC().Format(time.RFC3339Nano)
+	}
+	if len(f) == 0 {
+		return nil
+	}
+	return f
+}
+
+// ExportAudit writes rows of the audit log, oldest first, with all that somebody
+// needs to verify them who has the public key and nothing else. The file is
+// signed, so the private key must be at hand: Refused where it is not. It
+// returns how many rows were written. An empty log is NotFound.
+func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows int64, err error) {
+	err = db.Scan(ctx, func(s *Scan) error {
+		var head AuditHead
+		if err := s.tx.QueryRowContext(ctx, selectAuditHead).Scan(&head.Size, &head.Note, &head.Key); err != nil {
+			return db.fault(err)
+		}
+		if head.Size == 0 {
+			return usher.Errorf(usher.NotFound, "the audit log is empty: nothing was written yet")
+		}
+		signer, err := db.exportSigner(ctx, s, head.Key)
+		if err != nil {
+			return err
+		}
+		h := audit.Header{At: db.now().UTC().Truncate(time.Second), Checkpoint: head.Note, Filter: x.filter()}
+		hashes := tlog.HashReaderFunc(func(indexes []int64) ([]audit.Hash, error) {
+			found, err := auditHashes(ctx, s.tx.QueryContext, indexes)
+			if err != nil {
+				return nil, db.fault(err)
+			}
+			out := make([]audit.Hash, len(indexes))
+			for k, i := range indexes {
+				out[k] = found[i] // one that is missing makes a proof that fails
+			}
+			return out, nil
+		})
+		if x.Since != "" {
+			kept, err := audit.ReadCheckpoint(x.Since)
+			if err != nil {
+				return usher.Errorf(usher.Invalid, "the kept checkpoint: %s", err)
+			}
+			if kept.Size > head.Size {
+				return usher.Errorf(usher.Refused, "the kept checkpoint covers %d leaves and the log has %d: the log was rolled back", kept.Size, head.Size)
+			}
+			proof, err := tlog.ProveTree(head.Size, kept.Size, hashes)
+			if err != nil {
+				return err
+			}
+			h.Since = &audit.Since{Checkpoint: x.Since, Proof: proof}
+		}
+		out, err := audit.NewExport(w, h, signer)
+		if err != nil {
+			return err
+		}
+		if rows, err = s.export(out, x, h.Filter == nil, head.Size, hashes); err != nil {
+			return err
+		}
+		return out.End()
+	})
+	return rows, err
+}
+
+func (db *DB) exportSigner(ctx context.Context, s *Scan, key string) (*audit.Signer, error) {
+	if db.signKey != nil {
+		if db.signKey.Public() != key {
+			return nil, usher.Errorf(usher.Refused, "the audit log is signed with %s, and the key given is another", key)
+		}
+		return db.signKey, nil
+	}
+	var private string
+	if err := s.tx.QueryRowContext(ctx, `SELECT coalesce(max(private), '') FROM audit_key`).Scan(&private); err != nil {
+		return nil, db.fault(err)
+	}
+	if private == "" {
+		return nil, noAuditKey(key)
+	}
+	signer, err := audit.ParseKey(private)
+	if err == nil && signer.Public() != key {
+		err = noAuditKey(key)
+	}
+	return signer, err
+}
+
+// export writes the rows, page by page: a proof asks the same connection.
+func (s *Scan) export(out *audit.Export, x AuditExport, full bool, size int64, hashes tlog.HashReader) (written int64, err error) {
+	type row struct {
+		n    int64
+		leaf []byte
+	}
+	text, args := x.where()
+	if text == "" {
+		text = ` WHERE TRUE`
+	}
+	next := len(args) + 1
+	text = `SELECT n, leaf FROM audit` + text + strings.NewReplacer("?1", dollar(next), "?2", dollar(next+1)).Replace(` AND n >= ?1 ORDER BY n LIMIT ?2`)
+	for from := int64(0); ; {
+		rows, err := s.tx.QueryContext(s.ctx, text, append(args[:len(args):len(args)], from, int64(auditPage))...)
+		if err != nil {
+			return written, s.db.fault(err)
+		}
+		var page []row
+		for rows.Next() {
+			var r row
+			if err := rows.Scan(&r.n, &r.leaf); err != nil {
+				rows.Close()
+				return written, s.db.fault(err)
+			}
+			page = append(page, r)
+		}
+		if err := rows.Err(); err != nil {
+			return written, s.db.fault(err)
+		}
+		for _, r := range page {
+			var proof []audit.Hash
+			if !full && r.n < size {
+				if proof, err = tlog.ProveRecord(size, r.n, hashes); err != nil {
+					return written, err
+				}
+			}
+			if err := out.Leaf(r.n, r.leaf, proof); err != nil {
+				return written, err
+			}
+			written++
+		}
+		if len(page) < auditPage {
+			return written, nil
+		}
+		from = page[len(page)-1].n + 1
+	}
+}
