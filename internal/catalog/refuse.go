@@ -57,6 +57,9 @@ func (p *plan) refuse(ctx context.Context) error {
 			}
 		}
 	}
+	// Permissions, roles and separation rules may go and change at any time: they
+	// redefine no recorded use, and who holds them loses what they gave, which
+	// the diff says. What is to be refused of them is found here, as above.
 	slices.Sort(removed)
 	if err := r.findHolders(ctx, removed); err != nil {
 		return err

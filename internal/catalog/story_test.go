@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
@@ -309,6 +310,53 @@ func TestS31_RemovingWhatIsInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.apply(noSeats, Options{})
+}
+
+// Who may do what comes into force with the catalogue, makes no versions, and may
+// go again; the changes say what members gain and lose.
+func TestRolesInForce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	plain := w.apply(base, Options{})
+	w.subscribe("acme", "pro")
+	roles := base + `permissions: {report.read: {}, report.export: {feature: sso, risk: high}}
+roles:
+  viewer: {permissions: [report.read]}
+  analyst: {includes: [viewer], permissions: ["report.*"], seat: seats, when: "resource.properties.owner == subject.id"}
+custom_roles: {ceiling: analyst}
+`
+	dry := w.apply(roles, Options{DryRun: true})
+	if got := texts(dry.Changes); !strings.Contains(got, "new role analyst\n") || !strings.Contains(got, "role analyst: gives report.export, report.read\n") || len(dry.Impact) != 0 {
+		t.Errorf("got %s", js(dry))
+	}
+	first := w.apply(roles, Options{})
+	if first.Hash == plain.Hash || js(first.Plans) != js(plain.Plans) || first.Revision != dry.Revision+1 {
+		t.Errorf("got %s after %s", js(first), js(plain))
+	}
+	if again := w.apply("# the same\n"+roles, Options{}); again.Revision != first.Revision || len(again.Changes) != 0 {
+		t.Errorf("got %s", js(again))
+	}
+	less := w.apply(edit(roles, ", report.export: {feature: sso, risk: high}", ""), Options{})
+	if got, want := texts(less.Changes), "permission report.export removed\nrole analyst: loses report.export (custom roles lose it too)\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	gone := w.apply(base, Options{})
+	if got := texts(gone.Changes); !strings.Contains(got, "role viewer removed: who holds it loses report.read\n") || gone.Hash != plain.Hash {
+		t.Errorf("got %s", js(gone))
+	}
+	// A linked feature cannot go without its permission.
+	_, err := w.try(edit(roles, "  sso: {kind: switch}\n", "", "sso: true, ", ""), Options{})
+	if usher.ErrorCode(err) != usher.Invalid || !strings.Contains(err.Error(), "permissions.report.export.feature: there is no feature") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func texts(changes []catalogfile.Change) string {
+	var b strings.Builder
+	for _, c := range changes {
+		b.WriteString(c.Text + "\n")
+	}
+	return b.String()
 }
 
 func TestIfMatchAndHistory(t *testing.T) {

@@ -18,10 +18,16 @@ func (d *differ) access() {
 
 func (d *differ) permission(path string, a, b *usher.Permission) {
 	if a == nil {
-		a = &usher.Permission{Title: b.Title, Risk: b.Risk}
+		d.field(path, "feature", "asks the plan for", "", featuresWords(b))
+		d.field(path, "risk", "risk", "", string(b.Risk))
+		return
 	}
 	d.field(path, "title", "title", quoteSome(a.Title), quoteSome(b.Title))
-	d.field(path, "feature", "asks the plan for", featuresWords(a), featuresWords(b))
+	if was := featuresWords(a); was != "" && len(b.Features) == 0 {
+		d.note(Remove, path+".feature", "permission %s: no longer asks the plan for %s", b.Key, was)
+	} else {
+		d.field(path, "feature", "asks the plan for", was, featuresWords(b))
+	}
 	d.field(path, "risk", "risk", or(string(a.Risk), string(usher.RiskLow)), or(string(b.Risk), string(usher.RiskLow)))
 }
 
@@ -107,8 +113,16 @@ func (d *differ) roles() {
 			d.field(path, "includes", "includes", strings.Join(a.Includes, ", "), strings.Join(b.Includes, ", "))
 			d.field(path, "permissions", "lists", strings.Join(a.Permissions, ", "), strings.Join(b.Permissions, ", "))
 			d.also(also, func() {
-				d.field(path, "seat", "needs a seat of", a.Seat, b.Seat)
-				d.field(path, "when", "only when", a.When, b.When)
+				if a.Seat != "" && b.Seat == "" {
+					d.note(Remove, path+".seat", "role %s: no longer needs a seat of %s", key, a.Seat)
+				} else {
+					d.field(path, "seat", "needs a seat of", a.Seat, b.Seat)
+				}
+				if a.When != "" && b.When == "" {
+					d.note(Remove, path+".when", "role %s: always, no longer only when %s", key, a.When)
+				} else {
+					d.field(path, "when", "only when", a.When, b.When)
+				}
 			})
 		}
 		custom := d.new.CustomRoles != nil && d.new.CustomRoles.Ceiling == key
