@@ -37,6 +37,7 @@ type serveCmd struct {
 	Listen       string        `help:"Where to listen; port 0 takes a free one; ${default} where nothing is said." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	PortFile     string        `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
 	PublicURL    string        `name:"public-url" help:"Where clients and browsers reach this server; http:// and the listen address where nothing is said." placeholder:"https://usher.example.com"`
+	CORSOrigins  []string      `name:"cors-origin" help:"A web page's origin that may ask for OpenFeature flags from the browser; may be repeated." placeholder:"https://app.example.com"`
 	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
 }
@@ -52,7 +53,10 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := open(a, settings{DB: c.DB, Poll: c.PollInterval, PublicURL: public}, log)
+	if err := checkOrigins(c.CORSOrigins); err != nil {
+		return err
+	}
+	s, err := open(a, settings{DB: c.DB, Poll: c.PollInterval, PublicURL: public, CORSOrigins: c.CORSOrigins}, log)
 	if err != nil {
 		return err
 	}
@@ -97,7 +101,7 @@ type server struct {
 	auth      *auth.Service
 	customers *customers.Service
 	catalog   *catalog.Service
-	handler   http.Handler
+	handler   *api.API
 	log       *slog.Logger
 	stopping  atomic.Bool
 
@@ -110,6 +114,20 @@ type settings struct {
 	DB        string
 	Poll      time.Duration // 0 is live's default
 	PublicURL string        // scheme and host, without a path
+
+	CORSOrigins []string // whose pages may ask for flags
+}
+
+// checkOrigins refuses what is no origin as browsers send it: an origin that is
+// never met would look as if it were let in.
+func checkOrigins(list []string) error {
+	for _, o := range list {
+		u, err := url.Parse(o)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || o != u.Scheme+"://"+strings.ToLower(u.Host) {
+			return wrong("--cors-origin must be a scheme and a host in lower case, with its port where it has one, such as https://app.example.com, got %q", o)
+		}
+	}
+	return nil
 }
 
 // publicURL is where the server is reached, by scheme and host. What a request
@@ -144,7 +162,7 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, Metrics: gauges(s.usage, l)})
+		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Metrics: gauges(s.usage, l)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
@@ -220,6 +238,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener, portFile stri
 		s.handler.ServeHTTP(w, r)
 	})
 	srv := api.NewServer(listener.Addr().String(), h)
+	srv.RegisterOnShutdown(s.handler.EndStreams)
 	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()

@@ -286,17 +286,36 @@ func TestOFREP_BulkAndETag(t *testing.T) {
 	}
 }
 
+// TestOFREP_KeyOfOneCustomer: a key that is in a browser is public, so there is
+// one that can ask for flags of one customer and for nothing else.
 func TestOFREP_KeyOfOneCustomer(t *testing.T) {
 	t.Parallel()
-	i := &auth.Identity{Customer: "acme"}
-	if err := ofCustomer(i, "acme"); err != nil {
-		t.Error(err)
+	w := newFlagWorld(t)
+	key, _, err := w.auth.CreateKey(t.Context(), auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleOFREP, Customer: "acme"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if p, ok := ofCustomer(i, "core").(*problem); !ok || p.Status != 403 {
-		t.Errorf("another customer: got %v, want 403", p)
-	}
-	if err := ofCustomer(&auth.Identity{}, "core"); err != nil {
-		t.Error(err)
+	const acme, nobody = `{"context":{"targetingKey":"acme"}}`, `{"context":{"targetingKey":"nobody"}}`
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"POST", flagsPath + "/sso", acme, 200},
+		{"POST", flagsPath + "/sso", nobody, 403},
+		{"POST", flagsPath + "/sso", `{}`, 400},
+		{"POST", flagsPath, acme, 200},
+		{"POST", flagsPath, nobody, 403},
+		{"GET", ofrepEventsPath + "?targetingKey=nobody", "", 403},
+		{"POST", "/v1/check", `{"customer":"acme","feature":"sso"}`, 403},
+		{"GET", "/v1/customers/acme", "", 403},
+	} {
+		kind := ""
+		if c.body != "" {
+			kind = "application/json"
+		}
+		if got := w.do(c.method, c.path, kind, c.body, "Authorization", "Bearer "+key); got.Code != c.status {
+			t.Errorf("%s %s %s: got %d %s, want %d", c.method, c.path, c.body, got.Code, got.Body, c.status)
+		}
 	}
 }
 

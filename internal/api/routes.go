@@ -35,9 +35,9 @@ func (a *API) routes() {
 	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
 	handle(a, "GET /v1/denials", auth.PermUsageRead, denialsDoc, a.denials)
 
-	handle(a, "POST /ofrep/v1/evaluate/flags/{key}", auth.PermDecide, ofrepFlagDoc, a.ofrepFlag)
-	handle(a, "POST /ofrep/v1/evaluate/flags", auth.PermDecide, ofrepBulkDoc, a.ofrepBulk)
-	handleStream(a, "GET /ofrep/v1/events", auth.PermDecide, ofrepEventsDoc, a.ofrepEvents)
+	handle(a, "POST /ofrep/v1/evaluate/flags/{key}", auth.PermFlags, ofrepFlagDoc, a.ofrepFlag)
+	handle(a, "POST /ofrep/v1/evaluate/flags", auth.PermFlags, ofrepBulkDoc, a.ofrepBulk)
+	handleStream(a, "GET /ofrep/v1/events", auth.PermFlags, ofrepEventsDoc, a.ofrepEvents)
 
 	register(a, "PUT /v1/catalog", auth.PermCatalogWrite, putCatalogDoc, a.putCatalog)
 	handle(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
