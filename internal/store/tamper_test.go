@@ -127,7 +127,9 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 	}{
 		"alter": {func(t *testing.T, db *DB, _ AuditHead) { edit(t, db, 4, "key:test", "key:evil") },
 			[]string{"altered: leaf 4 was altered", `column: leaf 4: the column actor says "key:test", and the row itself "key:evil"`}, false, false},
-		"alter a column": {func(t *testing.T, db *DB, _ AuditHead) { write(t, db, `UPDATE audit SET customer = 'other' WHERE n = 5`) },
+		"alter a column": {func(t *testing.T, db *DB, _ AuditHead) {
+			write(t, db, `UPDATE audit SET customer = 'other' WHERE n = 5`)
+		},
 			[]string{`column: leaf 5: the column customer says "other"`}, false, false},
 		"alter with its hash": {func(t *testing.T, db *DB, _ AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
