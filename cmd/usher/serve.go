@@ -40,6 +40,33 @@ type serveCmd struct {
 	CORSOrigins  []string      `name:"cors-origin" help:"A web page's origin that may ask for OpenFeature flags from the browser; may be repeated." placeholder:"https://app.example.com"`
 	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
+	Proxies      int           `help:"How many reverse proxies stand in front and add to X-Forwarded-For; 0: what connects is the caller." default:"0" placeholder:"N"`
+	RateLimit    float64       `help:"Calls a second for keys that have no limit of their own; 0: any number." default:"0" placeholder:"N"`
+
+	OIDC oidcFlags `embed:"" prefix:"oidc-"`
+}
+
+// oidcFlags are the identity provider that operators log in with.
+type oidcFlags struct {
+	Issuer           string            `help:"Operators log in with this identity provider (OpenID Connect)." placeholder:"https://…"`
+	ClientID         string            `help:"What usher is called there." placeholder:"ID"`
+	ClientSecret     string            `help:"Its secret there, better given as USHER_OIDC_CLIENT_SECRET or in a file; a public client has none." placeholder:"SECRET"`
+	ClientSecretFile string            `help:"A file that holds the secret." type:"path" placeholder:"FILE"`
+	RolesClaim       string            `help:"The claim that says what an operator is." default:"groups" placeholder:"CLAIM"`
+	RoleMap          map[string]string `help:"Which role each value of the claim gives." mapsep:"," placeholder:"GROUP=ROLE,…"`
+}
+
+// provider reads what the flags say.
+func (f *oidcFlags) provider() (auth.OIDC, error) {
+	p := auth.OIDC{Issuer: f.Issuer, ClientID: f.ClientID, ClientSecret: f.ClientSecret, RolesClaim: f.RolesClaim, Roles: f.RoleMap}
+	if f.ClientSecretFile != "" {
+		b, err := os.ReadFile(f.ClientSecretFile)
+		if err != nil {
+			return p, wrong("--oidc-client-secret-file: %s", err)
+		}
+		p.ClientSecret = strings.TrimRight(string(b), "\r\n")
+	}
+	return p, p.Check()
 }
 
 func (c *serveCmd) Run(a *app) error {
@@ -56,7 +83,11 @@ func (c *serveCmd) Run(a *app) error {
 	if err := checkOrigins(c.CORSOrigins); err != nil {
 		return err
 	}
-	s, err := open(a, settings{DB: c.DB, Poll: c.PollInterval, PublicURL: public, CORSOrigins: c.CORSOrigins}, log)
+	provider, err := c.OIDC.provider()
+	if err != nil {
+		return err
+	}
+	s, err := open(a, settings{DB: c.DB, Poll: c.PollInterval, PublicURL: public, CORSOrigins: c.CORSOrigins, OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies}, log)
 	if err != nil {
 		return err
 	}
@@ -114,6 +145,9 @@ type settings struct {
 	DB        string
 	Poll      time.Duration // 0 is live's default
 	PublicURL string        // scheme and host, without a path
+	OIDC      auth.OIDC
+	RateLimit float64 // calls a second of keys without a limit of their own; 0 is any number
+	Proxies   int     // in front
 
 	CORSOrigins []string // whose pages may ask for flags
 }
@@ -158,11 +192,11 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	}
 	s := &server{db: db, live: l, log: log}
 	s.usage = usage.New(usage.Config{DB: db, Live: l, Node: name, Log: log})
-	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL})
+	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL, OIDC: c.OIDC, RateLimit: c.RateLimit})
 	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Metrics: gauges(s.usage, l)})
+		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })

@@ -30,6 +30,8 @@ type call struct {
 	// IfMatch is the If-Match header; "" where there is none.
 	IfMatch string
 
+	session *auth.Session // of an operator who calls with a cookie; nil: a key
+
 	route  *route
 	status int
 	wrote  *bool // whether an answer has begun, where a.wrap cannot see it
@@ -63,7 +65,6 @@ func (a *API) giveBack(s *scratch) {
 var (
 	jsonType    = []string{"application/json"}
 	problemType = []string{"application/problem+json"}
-	nosniff     = []string{"nosniff"}
 	noStore     = []string{"no-store"}
 )
 
@@ -71,6 +72,7 @@ var (
 // panic that ends one request only.
 func (a *API) wrap(rt *route, h func(http.ResponseWriter, *http.Request, *call)) http.HandlerFunc {
 	m := a.metrics.route(rt.Pattern)
+	fixed := a.headersOf(rt)
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		c := &call{route: rt, status: http.StatusOK}
@@ -83,7 +85,9 @@ func (a *API) wrap(rt *route, h func(http.ResponseWriter, *http.Request, *call))
 			c.RequestID = c.id[0]
 			header["X-Request-Id"] = c.id[:]
 		}
-		header["X-Content-Type-Options"] = nosniff
+		for i := range fixed {
+			header[fixed[i].name] = fixed[i].value
+		}
 		if r.Method != http.MethodPost { // what answers a POST is not cached anyway
 			header["Cache-Control"] = noStore
 		}
@@ -134,20 +138,39 @@ func (a *API) newID() string {
 	return string(strconv.AppendUint(append(b[:0], a.boot...), a.count.Add(1), 36))
 }
 
-// identify finds out who calls and whether they may.
+// identify finds out who calls and whether they may: by the Authorization
+// header, or where there is none by the cookie of a session.
 func (a *API) identify(w http.ResponseWriter, r *http.Request, c *call) bool {
-	var header string
-	if list := r.Header["Authorization"]; len(list) == 1 {
+	var header, cookie string
+	list := r.Header["Authorization"]
+	if len(list) == 1 {
 		header = list[0]
+	} else if len(list) == 0 && len(r.Header["Cookie"]) > 0 {
+		cookie = cookieOf(r, sessionCookie)
 	}
 	var err error
-	c.Identity, err = a.Auth.Authenticate(r.Context(), header)
+	if cookie != "" {
+		err = a.identifySession(r, c, cookie)
+	} else {
+		c.Identity, err = a.Auth.Authenticate(r.Context(), header)
+	}
 	if err != nil {
-		a.fail(w, c, err)
+		a.refuse(w, r, c, err, header != "" || cookie != "")
 		return false
 	}
-	if !c.Allows(c.route.Perm) {
-		a.fail(w, c, usher.Errorf(usher.Forbidden, "a key of role %q may not do this: it takes the permission %q", c.Actor.Role, c.route.Perm))
+	if !a.limited(w, c) {
+		return false
+	}
+	switch {
+	case !c.Allows(c.route.Perm) && c.session != nil:
+		err = usher.Errorf(usher.Forbidden, "none of your roles may do this in %s: it takes the permission %q", c.Env, c.route.Perm)
+	case !c.Allows(c.route.Perm):
+		err = usher.Errorf(usher.Forbidden, "a key of role %q may not do this: it takes the permission %q", c.Actor.Role, c.route.Perm)
+	case c.session != nil:
+		err = a.Auth.StepUp(c.session, c.route.Perm, c.Env)
+	}
+	if err != nil {
+		a.fail(w, c, err)
 		return false
 	}
 	if keys := r.Header["Idempotency-Key"]; len(keys) > 0 {

@@ -11,12 +11,21 @@ import (
 )
 
 // routes is the route table: one route, one row. A route without a permission
-// needs no key.
+// needs no key; those about the session find out by themselves who is there.
 func (a *API) routes() {
 	handle(a, "GET /healthz", "", healthzDoc, a.healthz)
 	handle(a, "GET /readyz", "", readyzDoc, a.readyz)
 	handle(a, "GET /metrics", "", metricsDoc, a.metricsPage)
 	handle(a, "GET /openapi.json", "", openapiDoc, a.openapiPage)
+
+	handle(a, "POST /v1/session/owner", "", ownerDoc, a.makeOwner)
+	handle(a, "POST /v1/session", "", loginDoc, a.login)
+	handle(a, "GET /v1/session", "", getSessionDoc, a.getSession)
+	handle(a, "DELETE /v1/session", "", logoutDoc, a.logout)
+	handle(a, "POST /v1/session/step-up", "", stepUpDoc, a.stepUp)
+	handle(a, "GET /v1/session/oidc/start", "", startOIDCDoc, a.startOIDC)
+	handle(a, "GET /v1/session/oidc/callback", "", finishOIDCDoc, a.finishOIDC)
+	register(a, "DELETE /v1/operators/{id}/sessions", auth.PermOperatorsWrite, endSessionsDoc, a.endSessions)
 
 	handle(a, "POST /v1/check", auth.PermDecide, checkDoc, a.check)
 	handle(a, "POST /v1/check/batch", auth.PermDecide, batchDoc, a.checkBatch)

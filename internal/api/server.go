@@ -46,6 +46,9 @@ type Config struct {
 	// CORSOrigins are the origins whose pages may call OFREP from a browser;
 	// nil is none.
 	CORSOrigins []string
+	// Proxies is how many reverse proxies stand in front: the caller's address is
+	// that many from the right in X-Forwarded-For; 0 is the connection's.
+	Proxies int
 	// Metrics are further collectors for /metrics.
 	Metrics []prometheus.Collector
 }
@@ -64,6 +67,7 @@ type API struct {
 	boot     string        // begins the request ids that this process makes
 	count    atomic.Uint64 // and counts them
 	openapi  func() ([]byte, error)
+	ownSite  *http.CrossOriginProtection
 	pool     sync.Pool
 	lost     http.HandlerFunc // answers paths that name nothing
 	streams  streams
@@ -77,6 +81,12 @@ func New(c Config) *API {
 	}
 	a.pool.New = func() any { return new(scratch) }
 	a.metrics = newMetrics(c.Metrics)
+	a.ownSite = http.NewCrossOriginProtection()
+	if c.PublicURL != "" { // else a proxy that changes Host would make our own pages another site's
+		if err := a.ownSite.AddTrustedOrigin(c.PublicURL); err != nil {
+			a.log.Warn("the public address is no origin", "error", err)
+		}
+	}
 	a.huma = huma.NewAPI(openAPIConfig(c.Version), humago.NewAdapter(wrappingMux{a}, ""))
 	a.openapi = sync.OnceValues(a.writeOpenAPI)
 	a.routes()
