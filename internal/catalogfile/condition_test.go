@@ -316,6 +316,40 @@ func TestConditionsOfAStrangeCatalogue(t *testing.T) {
 	}
 }
 
+// FuzzCondition compiles any text and asks it of a request with some of each
+// value: it ends soon, and no error is a yes.
+func FuzzCondition(f *testing.F) {
+	for _, when := range []string{
+		"resource.properties.owner == subject.id", "subject.properties.level >= 3 && now.getHours('Europe/Berlin') < 18", "subject.properties.teams.exists(t, t in resource.properties.teams)",
+		"subject.properties.teams.map(t, t + t).filter(t, t.matches('^a+')).size() > 1", "has(context.ip) ? context.ip == 'x' : !subject.properties.vip", "subject.properties == {'a': [1, 2.0, b'x', null, 3u]}",
+		"timestamp(resource.properties.at) - now > duration('1h') || int(string(subject.properties.level)) % 2 == 0", "type(context) == map && dyn([1]) == [1.0]",
+	} {
+		f.Add(when)
+	}
+	many := make([]any, MaxItems)
+	for i := range many {
+		many[i] = strings.Repeat("a", MaxText)
+	}
+	properties := map[string]any{"level": json.Number("3"), "teams": []any{"a", "b", 1.5, nil, true, map[string]any{"id": "x"}}, "at": "2026-03-10T12:00:00Z", "vip": true, "many": many, "owner": "alice"}
+	r := &usher.AccessRequest{Subject: usher.Entity{Type: "user", ID: "alice", Properties: properties}, Resource: usher.Entity{Type: "document", ID: "d", Properties: properties},
+		Action: "read", ActionProperties: properties, Context: properties, Now: time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)}
+	f.Fuzz(func(t *testing.T, when string) {
+		if len(when) > MaxWhen {
+			return
+		}
+		defer time.AfterFunc(5*time.Second, func() { panic("it does not end: " + when) }).Stop()
+		is, problems := compile(when)
+		if (is == nil) != (len(problems) > 0) {
+			t.Fatalf("got %v beside %q", is != nil, problems)
+		}
+		if is != nil {
+			if yes, err := is(r); yes && err != nil {
+				t.Fatalf("yes beside %v", err)
+			}
+		}
+	})
+}
+
 func BenchmarkCondition(b *testing.B) {
 	r := &usher.AccessRequest{
 		Subject:  usher.Entity{Type: "user", ID: "alice", Properties: map[string]any{"level": float64(3), "teams": []any{"a", "b", "c", "eu"}}},

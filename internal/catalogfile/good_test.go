@@ -309,6 +309,9 @@ func FuzzParse(f *testing.F) {
 		}
 		Diff(nil, c)
 		Diff(c, nil)
+		if _, err := Conditions(c); err != nil {
+			t.Fatal(err)
+		}
 		if err := validate(t, s, asJSON(t, out)); err != nil {
 			t.Fatalf("the schema refuses it: %v\n%s", err, out)
 		}

@@ -192,7 +192,11 @@ func lookup[T any](p *parser, n *node, what string, all map[string]*T) (string, 
 	}
 	t := all[s]
 	if t == nil {
-		p.bad(n, "there is no %s %s%s", what, quote(s), didYouMean(s, sortedKeys(all)))
+		hint := ""
+		if len(p.problems) < MaxProblems { // else nobody reads it
+			hint = didYouMean(s, sortedKeys(all))
+		}
+		p.bad(n, "there is no %s %s%s", what, quote(s), hint)
 	}
 	return s, t
 }

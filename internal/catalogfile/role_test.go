@@ -154,6 +154,29 @@ func TestManyRoles(t *testing.T) {
 	}
 }
 
+// TestManyMistakes: hints are made only of what is read.
+func TestManyMistakes(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("usher: 1\nfeatures:\n")
+	for i := range MaxEntries {
+		fmt.Fprintf(&b, "  feature-%d: {kind: switch}\n", i)
+	}
+	b.WriteString("permissions:\n")
+	for i := range 20 {
+		fmt.Fprintf(&b, "  p%d: {feature: [x", i)
+		for j := range 5000 {
+			fmt.Fprintf(&b, ", faeture-%d", j)
+		}
+		b.WriteString("]}\n")
+	}
+	began := time.Now()
+	refused(t, b.String(), "… and 99920 more")
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 // TestDiffOfAccess compares a file with a copy in which some text is replaced:
 // what matters of roles is what they give in effect.
 func TestDiffOfAccess(t *testing.T) {
