@@ -119,6 +119,9 @@ func (b By) meta(now time.Time) store.Meta {
 	return store.Meta{Actor: b.Actor.String(), RequestID: b.RequestID, At: now}
 }
 
+// Now is real time, as the service knows it.
+func (s *Service) Now() time.Time { return s.now() }
+
 // now is real time as it is stored.
 func (s *Service) now() time.Time { return s.c.Now().UTC().Truncate(time.Microsecond) }
 

@@ -254,7 +254,8 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m
 	})
 }
 
-// DeleteOperator erases an operator and its roles. NotFound where there is none;
+// DeleteOperator erases an operator with its roles, sessions and what it logs in
+// with. NotFound where there is none;
 // Refused where it is the last owner.
 func (db *DB) DeleteOperator(ctx context.Context, id string, m Meta) error {
 	return db.operators(ctx, m.At, func(tx *sql.Tx) error {

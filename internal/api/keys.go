@@ -1,0 +1,200 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type keyBody struct {
+	ID          string            `json:"id"`
+	Environment usher.Environment `json:"environment"`
+	Name        string            `json:"name,omitempty"`
+	Role        string            `json:"role"`
+	Customer    string            `json:"customer,omitempty" doc:"The key's own: of AuthZEN calls that name none, and the only one that SCIM serves"`
+	Properties  bool              `json:"properties" doc:"Whether what a request says about members and resources may override what is stored"`
+	Rate        *store.Rate       `json:"rate,omitempty" doc:"The key's own limit of calls; absent: the server's"`
+	Rotates     string            `json:"rotates,omitempty" doc:"The first key of the line that this one is in"`
+	CreatedAt   time.Time         `json:"created_at"`
+	ExpiresAt   *time.Time        `json:"expires_at,omitempty"`
+	RevokedAt   *time.Time        `json:"revoked_at,omitempty"`
+	LastUsedAt  *time.Time        `json:"last_used_at,omitempty" doc:"To the minute; absent: never"`
+	Key         string            `json:"key,omitempty" doc:"The key itself: in the answer that makes it, and never again"`
+}
+
+func keyOf(k store.APIKey, key string) keyBody {
+	b := keyBody{ID: k.ID, Environment: k.Env, Name: k.Name, Role: k.Role, Customer: k.Customer, Properties: !k.NoProperties, Rotates: k.Line,
+		CreatedAt: k.CreatedAt, ExpiresAt: some(k.ExpiresAt), RevokedAt: some(k.RevokedAt), LastUsedAt: some(k.LastUsedAt), Key: key}
+	if k.Rate != (store.Rate{}) {
+		b.Rate = &k.Rate
+	}
+	return b
+}
+
+// some is a time that may not be there.
+func some(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+type keyOut struct{ Body keyBody }
+
+type createKeyIn struct {
+	Body struct {
+		Name       string `json:"name,omitempty" maxLength:"255" doc:"What it is for"`
+		Role       string `json:"role"`
+		ExpiresAt  string `json:"expires_at,omitempty" format:"date-time" doc:"Default never"`
+		Customer   string `json:"customer,omitempty" doc:"The role scim needs one"`
+		Properties *bool  `json:"properties,omitempty" doc:"Default true"`
+		Rate       *struct {
+			PerSecond int64 `json:"per_second,omitempty" minimum:"0" maximum:"1000000" doc:"Calls; 0 is the server's own limit"`
+			Burst     int64 `json:"burst,omitempty" minimum:"0" maximum:"1000000" doc:"Calls at once; 0 is the server's own"`
+		} `json:"rate,omitempty"`
+	}
+	RawBody []byte
+}
+
+type rotateKeyIn struct {
+	ID   string `path:"id"`
+	Body struct {
+		Grace     string `json:"grace,omitempty" doc:"How long the old key goes on, such as \"24h\", the default; at most \"2160h\"; \"0s\" ends it now"`
+		ExpiresAt string `json:"expires_at,omitempty" format:"date-time" doc:"Of the new key; default: as long after now as the old one's was after its start"`
+	}
+	RawBody []byte
+}
+
+type nothingOut struct{}
+
+var (
+	listKeysDoc = doc{ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",
+		Text: "Ended ones too, oldest first."}
+	createKeyDoc = doc{ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
+		Text: "Of the caller's environment, with no more permissions than the caller has. The answer is the only place where the key is seen."}
+	rotateKeyDoc = doc{ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
+		Text: "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409."}
+	revokeKeyDoc = doc{ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,
+		Text: "At once on this node, within a second on others."}
+)
+
+func by(c *call) auth.By { return auth.By{Actor: c.Actor, RequestID: c.RequestID} }
+
+// inBody puts the problems of an error into the body.
+func inBody(err error) error {
+	var e *usher.Error
+	if !errors.As(err, &e) || e.Code != usher.Invalid || len(e.Problems) == 0 {
+		return err
+	}
+	list := slices.Clone(e.Problems)
+	for i := range list {
+		list[i].Location = "body." + list[i].Location
+	}
+	return invalids(list)
+}
+
+// page is the part of all that comes after cursor, at most limit long.
+func page[T any](all []T, id func(T) string, in *pageIn) (*listOut[T], error) {
+	after, err := cursor(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		i := slices.IndexFunc(all, func(v T) bool { return id(v) == after })
+		if i < 0 {
+			return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+		}
+		all = all[i+1:]
+	}
+	next := ""
+	if len(all) > in.Limit {
+		all = all[:in.Limit]
+		next = id(all[in.Limit-1])
+	}
+	return listed(all, next), nil
+}
+
+func (a *API) listKeys(ctx context.Context, c *call, in *pageIn) (*listOut[keyBody], error) {
+	keys, err := a.Auth.Keys(ctx, c.Env)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]keyBody, len(keys))
+	for i, k := range keys {
+		all[i] = keyOf(k, "")
+	}
+	return page(all, func(k keyBody) string { return k.ID }, in)
+}
+
+func (a *API) createKey(ctx context.Context, c *call, in *createKeyIn) (*keyOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	n := auth.NewKey{Name: in.Body.Name, Role: in.Body.Role, Customer: in.Body.Customer, NoProperties: in.Body.Properties != nil && !*in.Body.Properties}
+	expires, err := when("body.expires_at", in.Body.ExpiresAt)
+	if err != nil {
+		return nil, err
+	}
+	if expires != nil {
+		n.ExpiresAt = *expires
+	}
+	if r := in.Body.Rate; r != nil {
+		n.Rate = store.Rate{PerSecond: r.PerSecond, Burst: r.Burst}
+	}
+	if err := c.MayMake(n); err != nil {
+		return nil, err
+	}
+	key, k, err := a.Auth.CreateKey(ctx, by(c), c.Env, n)
+	if err != nil {
+		return nil, inBody(err)
+	}
+	return &keyOut{keyOf(k, key)}, nil
+}
+
+func (a *API) rotateKey(ctx context.Context, c *call, in *rotateKeyIn) (*keyOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	old, err := a.Auth.Key(ctx, c.Env, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	grace := auth.DefaultGrace
+	if in.Body.Grace != "" {
+		if grace, err = time.ParseDuration(in.Body.Grace); err != nil {
+			return nil, invalid("body.grace", `must be a span such as "24h", got %q`, clip(in.Body.Grace))
+		}
+	}
+	expires, err := when("body.expires_at", in.Body.ExpiresAt)
+	if err != nil {
+		return nil, err
+	}
+	n := auth.NewKey{Role: old.Role, Customer: old.Customer, NoProperties: old.NoProperties}
+	switch {
+	case expires != nil:
+		n.ExpiresAt = *expires
+	case !old.ExpiresAt.IsZero():
+		n.ExpiresAt = a.Auth.Now().Add(old.ExpiresAt.Sub(old.CreatedAt))
+	}
+	if err := c.MayMake(n); err != nil {
+		return nil, err
+	}
+	key, k, err := a.Auth.RotateKey(ctx, by(c), c.Env, in.ID, grace, n.ExpiresAt)
+	if err != nil {
+		return nil, inBody(err)
+	}
+	return &keyOut{keyOf(k, key)}, nil
+}
+
+func (a *API) revokeKey(ctx context.Context, c *call, in *pathID) (*nothingOut, error) {
+	if _, err := a.Auth.Key(ctx, c.Env, in.ID); err != nil {
+		return nil, err
+	}
+	return nil, a.Auth.RevokeKey(ctx, by(c), in.ID)
+}

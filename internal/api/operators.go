@@ -1,0 +1,208 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type operatorOut struct{ Body store.Operator }
+
+type createOperatorIn struct {
+	Body struct {
+		Name  string `json:"name,omitempty" maxLength:"255"`
+		Email string `json:"email,omitempty" maxLength:"254" doc:"What one logs in with"`
+	}
+	RawBody []byte
+}
+
+type patchOperatorIn struct {
+	ID   string `path:"id"`
+	Body struct {
+		Name   *string `json:"name,omitempty" nullable:"false" maxLength:"255" doc:"\"\" erases it"`
+		Email  *string `json:"email,omitempty" nullable:"false" maxLength:"254" doc:"\"\" erases it"`
+		Active *bool   `json:"active,omitempty" nullable:"false" doc:"false: may do nothing, and keeps its roles"`
+	}
+	RawBody []byte
+}
+
+type putRoleIn struct {
+	ID   string `path:"id"`
+	Role string `path:"role"`
+	Body struct {
+		Environment usher.Environment `json:"environment,omitempty" enum:"production,sandbox" doc:"Absent: both"`
+		From        string            `json:"from,omitempty" format:"date-time" doc:"Default now"`
+		Until       string            `json:"until,omitempty" format:"date-time" doc:"Default for good"`
+		Reason      string            `json:"reason,omitempty" maxLength:"1000"`
+	}
+	RawBody []byte
+}
+
+type deleteRoleIn struct {
+	ID          string            `path:"id"`
+	Role        string            `path:"role"`
+	Environment usher.Environment `query:"environment" enum:"production,sandbox" doc:"Absent: the role that holds in both"`
+}
+
+type elevationOut struct{ Body store.Elevation }
+
+type elevateIn struct {
+	Body struct {
+		Role        string            `json:"role"`
+		Environment usher.Environment `json:"environment,omitempty" enum:"production,sandbox" doc:"Absent: both"`
+		Reason      string            `json:"reason" maxLength:"1000"`
+		Duration    string            `json:"duration" doc:"From \"1m\" to \"8h\"; in an emergency to \"1h\""`
+		BreakGlass  bool              `json:"break_glass,omitempty" doc:"An emergency: it holds at once, and another operator must review it"`
+	}
+	RawBody []byte
+}
+
+type decideElevationIn struct {
+	ID   string `path:"id"`
+	Body struct {
+		Note string `json:"note,omitempty" maxLength:"1000"`
+	}
+	RawBody []byte
+}
+
+type reviewElevationIn struct {
+	ID   string `path:"id"`
+	Body struct {
+		Outcome string `json:"outcome" enum:"justified,unjustified"`
+		Note    string `json:"note" maxLength:"1000"`
+	}
+	RawBody []byte
+}
+
+type listElevationsIn struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
+	Review string `query:"review" enum:"pending" doc:"pending: only emergencies that nobody has reviewed"`
+}
+
+var (
+	listOperatorsDoc  = doc{ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first"}
+	getOperatorDoc    = doc{ID: "getOperator", Tag: "Operators", Summary: "An operator and its roles"}
+	createOperatorDoc = doc{ID: "createOperator", Tag: "Operators", Summary: "Make an operator, who has no role yet", Status: http.StatusCreated}
+	patchOperatorDoc  = doc{ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
+		Text: "Whoever may do more than the caller is a 403. The last owner stays active: 422."}
+	deleteOperatorDoc = doc{ID: "deleteOperator", Tag: "Operators", Summary: "Erase an operator", Status: http.StatusNoContent,
+		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}
+	putRoleDoc = doc{ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
+		Text: "In place of what it was given of that role there. Nobody gives a role to themselves, nor one that may do more than they, nor for longer: 403. The last owner is one for good: 422."}
+	deleteRoleDoc = doc{ID: "deleteOperatorRole", Tag: "Operators", Summary: "Take a role from an operator", Status: http.StatusNoContent,
+		Text: "Whatever gave it. The last owner stays one: 422."}
+	elevateDoc = doc{ID: "requestElevation", Tag: "Operators", Summary: "Ask for a role for a while", Status: http.StatusCreated,
+		Text: "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as elevation.break_glass, and must be reviewed before there can be another."}
+	approveElevationDoc = doc{ID: "approveElevation", Tag: "Operators", Summary: "Approve another's request",
+		Text: "The caller is an operator, another than who asked, and holds what the role gives. A request that is a day old is a 422."}
+	denyElevationDoc   = doc{ID: "denyElevation", Tag: "Operators", Summary: "Deny another's request"}
+	reviewElevationDoc = doc{ID: "reviewElevation", Tag: "Operators", Summary: "Review another's emergency"}
+	listElevationsDoc  = doc{ID: "listElevations", Tag: "Operators", Summary: "Requests and emergencies, newest first",
+		Text: "The latest 1,000: all with the permission operators.read, else the caller's own."}
+)
+
+func (a *API) listOperators(ctx context.Context, c *call, in *pageIn) (*listOut[store.Operator], error) {
+	all, err := a.Auth.Operators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return page(all, func(o store.Operator) string { return o.ID }, in)
+}
+
+func (a *API) getOperator(ctx context.Context, c *call, in *pathID) (*operatorOut, error) {
+	o, err := a.Auth.Operator(ctx, in.ID)
+	return &operatorOut{o}, err
+}
+
+func (a *API) createOperator(ctx context.Context, c *call, in *createOperatorIn) (*operatorOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	o, err := a.Auth.CreateOperator(ctx, by(c), auth.NewOperator{Name: in.Body.Name, Email: in.Body.Email})
+	return &operatorOut{o}, inBody(err)
+}
+
+func (a *API) patchOperator(ctx context.Context, c *call, in *patchOperatorIn) (*operatorOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, by(c), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active})
+	return &operatorOut{o}, inBody(err)
+}
+
+func (a *API) deleteOperator(ctx context.Context, c *call, in *pathID) (*nothingOut, error) {
+	return nil, a.Auth.DeleteOperator(ctx, &c.Identity, by(c), in.ID)
+}
+
+func (a *API) putRole(ctx context.Context, c *call, in *putRoleIn) (*operatorOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	n := auth.NewRole{Role: in.Role, Environment: in.Body.Environment, Reason: in.Body.Reason}
+	from, err := when("body.from", in.Body.From)
+	if err != nil {
+		return nil, err
+	}
+	if from != nil {
+		n.From = *from
+	}
+	if n.Until, err = when("body.until", in.Body.Until); err != nil {
+		return nil, err
+	}
+	o, err := a.Auth.PutRole(ctx, &c.Identity, by(c), in.ID, n)
+	return &operatorOut{o}, inBody(err)
+}
+
+func (a *API) deleteRole(ctx context.Context, c *call, in *deleteRoleIn) (*nothingOut, error) {
+	return nil, inBody(a.Auth.DeleteRole(ctx, &c.Identity, by(c), in.ID, in.Role, in.Environment))
+}
+
+func (a *API) elevate(ctx context.Context, c *call, in *elevateIn) (*elevationOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	d, err := time.ParseDuration(in.Body.Duration)
+	if err != nil {
+		return nil, invalid("body.duration", `must be a span such as "30m", got %q`, clip(in.Body.Duration))
+	}
+	e, err := a.Auth.RequestElevation(ctx, &c.Identity, by(c), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment, Reason: in.Body.Reason,
+		Duration: d, BreakGlass: in.Body.BreakGlass})
+	return &elevationOut{e}, inBody(err)
+}
+
+func (a *API) approveElevation(ctx context.Context, c *call, in *decideElevationIn) (*elevationOut, error) {
+	return a.decideElevation(ctx, c, in, true)
+}
+
+func (a *API) denyElevation(ctx context.Context, c *call, in *decideElevationIn) (*elevationOut, error) {
+	return a.decideElevation(ctx, c, in, false)
+}
+
+func (a *API) decideElevation(ctx context.Context, c *call, in *decideElevationIn, approve bool) (*elevationOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	e, err := a.Auth.DecideElevation(ctx, &c.Identity, by(c), in.ID, approve, in.Body.Note)
+	return &elevationOut{e}, inBody(err)
+}
+
+func (a *API) reviewElevation(ctx context.Context, c *call, in *reviewElevationIn) (*elevationOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	e, err := a.Auth.ReviewElevation(ctx, &c.Identity, by(c), in.ID, in.Body.Outcome, in.Body.Note)
+	return &elevationOut{e}, inBody(err)
+}
+
+func (a *API) listElevations(ctx context.Context, c *call, in *listElevationsIn) (*listOut[store.Elevation], error) {
+	all, err := a.Auth.Elevations(ctx, &c.Identity, in.Review == store.ReviewPending)
+	if err != nil {
+		return nil, err
+	}
+	return page(all, func(e store.Elevation) string { return e.ID }, &pageIn{Limit: in.Limit, Cursor: in.Cursor})
+}
