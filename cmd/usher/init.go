@@ -10,11 +10,16 @@ import (
 )
 
 type initCmd struct {
-	DB string `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
+	DB       string `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
+	AuditKey string `help:"The file of the private key that signs the audit log; one in the database where nothing is said." type:"path" placeholder:"FILE"`
 }
 
 func (c *initCmd) Run(a *app) (err error) {
-	db, err := store.Open(a, store.Config{DSN: c.DB})
+	key, err := auditKey(c.AuditKey)
+	if err != nil {
+		return err
+	}
+	db, err := store.Open(a, store.Config{DSN: c.DB, AuditKey: key})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,17 @@ type keyCmd struct {
 }
 
 type keyDB struct {
-	DB string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	DB       string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	AuditKey string `help:"The file of the private key that signs the audit log, where it is not in the database." type:"path" placeholder:"FILE"`
+}
+
+// open opens the database beside the server that may own it.
+func (k keyDB) open(a *app) (*store.DB, error) {
+	key, err := auditKey(k.AuditKey)
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(a, store.Config{DSN: k.DB, Beside: true, AuditKey: key})
 }
 
 // actorCLI is who works on the database itself: whoever may open it.
@@ -25,7 +35,7 @@ var actorCLI = usher.Actor{Kind: "cli"}
 
 // with opens the database beside the server that may own it.
 func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
-	db, err := store.Open(a, store.Config{DSN: k.DB, Beside: true})
+	db, err := k.open(a)
 	if err != nil {
 		return err
 	}

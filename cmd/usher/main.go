@@ -41,6 +41,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" group:"Server" help:"Serve. On an empty database, first do what init does."`
 	APIKey  keyCmd     `cmd:"" name:"key" group:"Server" help:"API keys, on the database itself, beside a running server or without one."`
 	Fsck    fsckCmd    `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree, beside a running server. Exit code 1 where they do not."`
+	Audit   auditCmd   `cmd:"" group:"Server" help:"The audit log: who did what, and proof that nobody changed it."`
 	Version versionCmd `cmd:"" group:"Server" help:"Print the version."`
 
 	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file. Needs no server."`

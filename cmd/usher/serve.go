@@ -40,6 +40,7 @@ type serveCmd struct {
 	CORSOrigins  []string      `name:"cors-origin" help:"A web page's origin that may ask for OpenFeature flags from the browser; may be repeated." placeholder:"https://app.example.com"`
 	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
+	AuditKey     string        `help:"The file of the private key that signs the audit log; one in the database where nothing is said." type:"path" placeholder:"FILE"`
 	Proxies      int           `help:"How many reverse proxies stand in front and add to X-Forwarded-For; 0: what connects is the caller." default:"0" placeholder:"N"`
 	RateLimit    float64       `help:"Calls a second for keys that have no limit of their own; 0: any number." default:"0" placeholder:"N"`
 
@@ -87,7 +88,7 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := open(a, settings{DB: c.DB, Poll: c.PollInterval, PublicURL: public, CORSOrigins: c.CORSOrigins, OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies}, log)
+	s, err := open(a, settings{DB: c.DB, AuditKey: c.AuditKey, Poll: c.PollInterval, PublicURL: public, CORSOrigins: c.CORSOrigins, OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies}, log)
 	if err != nil {
 		return err
 	}
@@ -143,6 +144,7 @@ type server struct {
 // settings is what a server is made of.
 type settings struct {
 	DB        string
+	AuditKey  string        // the file of the private key; "" is one in the database
 	Poll      time.Duration // 0 is live's default
 	PublicURL string        // scheme and host, without a path
 	OIDC      auth.OIDC
@@ -179,7 +181,11 @@ func publicURL(given string, l net.Listener) (string, error) {
 
 // open wires a server over a database, which it creates where there is none.
 func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
-	db, err := store.Open(ctx, store.Config{DSN: c.DB})
+	key, err := auditKey(c.AuditKey)
+	if err != nil {
+		return nil, err
+	}
+	db, err := store.Open(ctx, store.Config{DSN: c.DB, AuditKey: key})
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +207,7 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
 	s.background.Go(func() { s.prune(run) })
+	s.background.Go(func() { s.auditHours(run) })
 	return s, nil
 }
 

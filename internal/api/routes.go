@@ -71,6 +71,10 @@ func (a *API) routes() {
 	register(a, "PUT /v1/clock", auth.PermClockWrite, putClockDoc, a.putClock)
 	register(a, "GET /v1/clock", auth.PermClockRead, getClockDoc, a.getClock)
 
+	register(a, "GET /v1/audit", auth.PermAuditRead, listAuditDoc, a.listAudit)
+	register(a, "GET /v1/audit/checkpoint", auth.PermAuditRead, getCheckpointDoc, a.getCheckpoint)
+	register(a, "GET /v1/audit/key", auth.PermAuditRead, getAuditKeyDoc, a.getAuditKey)
+
 	register(a, "GET /v1/keys", auth.PermKeysRead, listKeysDoc, a.listKeys)
 	register(a, "POST /v1/keys", auth.PermKeysWrite, createKeyDoc, a.createKey)
 	register(a, "POST /v1/keys/{id}/rotate", auth.PermKeysWrite, rotateKeyDoc, a.rotateKey)

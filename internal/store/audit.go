@@ -133,6 +133,9 @@ func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit
 		if old {
 			return nil, false, usher.Errorf(usher.Refused, "the audit log is signed by a newer key, %s, and the one given is retired: give the newer one", key)
 		}
+		if db.beside && key != "" {
+			return nil, false, usher.Errorf(usher.Refused, "the audit log is signed with %s, and the key given is another: start `usher serve` with it first, if it is to replace that one", key)
+		}
 		_, err := exec(ctx, tx, `DELETE FROM audit_key`) // it never signs again
 		return given, true, err
 	}

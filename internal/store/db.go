@@ -62,6 +62,7 @@ type DB struct {
 	lock    *flock.Flock
 	now     func() time.Time
 
+	beside  bool
 	signKey *audit.Signer                // given from outside; nil: kept in the database
 	keptKey atomic.Pointer[audit.Signer] // as it was read there
 
@@ -86,7 +87,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.signKey, db.now = key, c.Now
+	db.signKey, db.now, db.beside = key, c.Now, c.Beside
 	if db.now == nil {
 		db.now = time.Now
 	}

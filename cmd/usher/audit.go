@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type auditCmd struct {
+	Verify     auditVerifyCmd     `cmd:"" help:"Check the whole audit log, beside a running server. Exit code 1 where it was tampered with."`
+	Export     auditExportCmd     `cmd:"" help:"Write a signed file that usher-verify checks on another machine."`
+	Show       auditShowCmd       `cmd:"" help:"Who did what, newest first."`
+	Checkpoint auditCheckpointCmd `cmd:"" help:"Print the newest signed checkpoint, to be kept elsewhere."`
+	Key        auditKeyCmd        `cmd:"" help:"Print the public key, or make a key to be kept outside the database."`
+}
+
+// auditKey reads a private key; "" where no file is named.
+func auditKey(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", wrong("the audit key: %s", err)
+	}
+	if _, err := audit.ParseKey(string(b)); err != nil {
+		return "", wrong("the file %s: %s", file, err)
+	}
+	return string(b), nil
+}
+
+// opened runs do on a database beside its server.
+func (k keyDB) opened(a *app, do func(db *store.DB) error) error {
+	db, err := k.open(a)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(db), db.Close())
+}
+
+// auditFilter says which rows are wanted.
+type auditFilter struct {
+	Env      string `help:"production, sandbox, or - for what is of neither." env:"-"`
+	Actor    string `help:"Who did it: key:…, operator:…, system, cli." env:"-"`
+	Action   string `help:"What was done: exactly, or all that begin so where it ends in a dot." env:"-"`
+	Customer string `help:"Of this customer." env:"-"`
+	Object   string `help:"The id or key of what was changed." env:"-"`
+	From     string `help:"At or after this time." env:"-" placeholder:"T"`
+	To       string `help:"Before this time." env:"-" placeholder:"T"`
+}
+
+func (f *auditFilter) query() (q store.AuditQuery, err error) {
+	q = store.AuditQuery{Actor: f.Actor, Action: f.Action, Customer: f.Customer, Object: f.Object}
+	switch f.Env {
+	case "":
+	case "-":
+		q.Envs = []usher.Environment{""}
+	case string(usher.Production), string(usher.Sandbox):
+		q.Envs = []usher.Environment{usher.Environment(f.Env)}
+	default:
+		return q, wrong("no environment %q: it is production or sandbox, or - for what is of neither", f.Env)
+	}
+	for _, t := range []struct {
+		flag, text string
+		to         *time.Time
+	}{{"--from", f.From, &q.From}, {"--to", f.To, &q.To}} {
+		if t.text == "" {
+			continue
+		}
+		if *t.to, err = usher.ParseTime(t.text); err != nil {
+			return q, wrong("%s: %s", t.flag, err)
+		}
+	}
+	return q, nil
+}
+
+// closeEvery is how often the use of ended hours is noted in the audit log, and
+// how long after its end nobody writes use of an hour any more.
+const closeEvery = 10 * time.Minute
+
+// auditHours notes each environment's ended hours in the audit log. Nodes do so
+// at once; the log has each hour one time.
+func (s *server) auditHours(ctx context.Context) {
+	t := time.NewTicker(closeEvery)
+	defer t.Stop()
+	ended := map[usher.Environment]time.Time{} // at the tick before, which is long enough ago
+	for {
+		for _, env := range usher.Environments {
+			if until := ended[env]; !until.IsZero() {
+				if _, err := s.db.AuditHours(ctx, env, until); err != nil && ctx.Err() == nil {
+					s.log.Warn("the use of ended hours was not noted in the audit log; tried again later", "env", env, "error", err)
+				}
+			}
+			ended[env] = s.live.Now(env)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+type auditVerifyCmd struct {
+	keyDB
+	Checkpoint string   `help:"A checkpoint that was kept elsewhere: the log must contain it." env:"-" type:"path" placeholder:"FILE"`
+	PublicKey  []string `help:"The public key that was kept elsewhere: it must sign." env:"-" placeholder:"KEY"`
+}
+
+func (c *auditVerifyCmd) Run(a *app) error {
+	o := audit.Options{Keys: c.PublicKey}
+	for _, k := range o.Keys {
+		if err := audit.CheckKey(k); err != nil {
+			return wrong("--public-key: %s", err)
+		}
+	}
+	if c.Checkpoint != "" {
+		b, err := os.ReadFile(c.Checkpoint)
+		if err != nil {
+			return wrong("the checkpoint: %s", err)
+		}
+		o.Kept = string(b)
+	}
+	return c.opened(a, func(db *store.DB) error {
+		var progress func(int64)
+		if a.tty.err {
+			progress = func(rows int64) { fmt.Fprintf(a.err, "\r\x1b[K%d leaves", rows) }
+		}
+		r, err := db.VerifyAudit(a, o, progress)
+		if a.tty.err {
+			fmt.Fprint(a.err, "\r\x1b[K")
+		}
+		if err != nil {
+			return err
+		}
+		if a.cli.JSON {
+			err = a.printJSON(r)
+		} else if err = r.Text(a.out); err == nil {
+			verdict := "the audit log is whole"
+			if r.Total > 0 {
+				verdict = fmt.Sprintf("faults: %d: the audit log was tampered with, or damaged", r.Total)
+			}
+			_, err = fmt.Fprintln(a.out, verdict)
+		}
+		if err == nil && r.Total > 0 {
+			return errNo
+		}
+		return err
+	})
+}
+
+type auditExportCmd struct {
+	keyDB
+	auditFilter
+	Checkpoint string `help:"A checkpoint that was kept: the file proves that the log contains it." env:"-" type:"path" placeholder:"FILE"`
+	Out        string `help:"Write to this file; standard output where nothing is said." env:"-" type:"path" placeholder:"FILE"`
+}
+
+func (c *auditExportCmd) Run(a *app) error {
+	q, err := c.query()
+	if err != nil {
+		return err
+	}
+	x := store.AuditExport{AuditQuery: q}
+	if c.Checkpoint != "" {
+		b, err := os.ReadFile(c.Checkpoint)
+		if err != nil {
+			return wrong("the checkpoint: %s", err)
+		}
+		x.Since = string(b)
+	}
+	return c.opened(a, func(db *store.DB) (err error) {
+		out := a.out
+		if c.Out != "" {
+			f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if err != nil {
+				return wrong("the export: %s", err)
+			}
+			defer f.Close()
+			out = f
+		}
+		w := bufio.NewWriterSize(out, 1<<16)
+		n, err := db.ExportAudit(a, w, x)
+		if err == nil {
+			err = w.Flush()
+		}
+		if err != nil {
+			if c.Out != "" {
+				os.Remove(c.Out)
+			}
+			return err
+		}
+		if c.Out != "" {
+			_, err = fmt.Fprintf(a.out, "%d rows in %s\n", n, c.Out)
+		}
+		return err
+	})
+}
+
+type auditShowCmd struct {
+	keyDB
+	auditFilter
+	Limit int `help:"How many rows at most; ${default} where nothing is said." env:"-" default:"20"`
+}
+
+func (c *auditShowCmd) Run(a *app) error {
+	q, err := c.query()
+	if err != nil {
+		return err
+	}
+	if c.Limit < 1 || c.Limit > 10_000 {
+		return wrong("--limit must be from 1 to 10000, got %d", c.Limit)
+	}
+	return c.opened(a, func(db *store.DB) error {
+		all, err := db.Audit(a, q, c.Limit)
+		if err != nil {
+			return err
+		}
+		if a.cli.JSON {
+			if all == nil {
+				all = []audit.Entry{}
+			}
+			return a.printJSON(map[string]any{"data": all})
+		}
+		var rows [][]string
+		for _, e := range all {
+			rows = append(rows, []string{fmt.Sprint(e.N), stamp(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object, shorten(e.Reason)})
+		}
+		return a.table("no rows", []string{"N", "AT", "ENV", "ACTOR", "ACTION", "CUSTOMER", "OBJECT", "REASON"}, rows)
+	})
+}
+
+// shorten cuts a text for a table.
+func shorten(s string) string {
+	if r := []rune(s); len(r) > 40 {
+		return string(r[:39]) + "…"
+	}
+	return s
+}
+
+type auditCheckpointCmd struct{ keyDB }
+
+func (c *auditCheckpointCmd) Run(a *app) error {
+	return c.opened(a, func(db *store.DB) error {
+		head, err := db.AuditHead(a)
+		if err != nil {
+			return err
+		}
+		if head.Size == 0 {
+			return usher.Errorf(usher.NotFound, "the audit log is empty: nothing was written yet")
+		}
+		if a.cli.JSON {
+			return a.printJSON(map[string]any{"size": head.Size, "checkpoint": head.Note})
+		}
+		_, err = fmt.Fprint(a.out, head.Note)
+		return err
+	})
+}
+
+type auditKeyCmd struct {
+	DB  string `name:"db" help:"The SQLite file or postgres:// address whose public key is printed." placeholder:"FILE|postgres://…"`
+	New string `help:"Make a key, write the private half to this file, and print the public one." env:"-" type:"path" placeholder:"FILE"`
+}
+
+func (c *auditKeyCmd) Run(a *app) error {
+	if c.New != "" {
+		s, err := audit.NewKey(rand.Reader)
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(c.New, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return wrong("the key: %s", err)
+		}
+		_, err = f.WriteString(s.Private() + "\n")
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		return c.print(a, s.Public())
+	}
+	if c.DB == "" {
+		return wrong("which key? --db names the database whose public key is printed, --new the file of a key to be made")
+	}
+	return keyDB{DB: c.DB}.opened(a, func(db *store.DB) error {
+		head, err := db.AuditHead(a)
+		if err != nil {
+			return err
+		}
+		if head.Key == "" {
+			return usher.Errorf(usher.NotFound, "the audit log is empty: its key is made with the first write")
+		}
+		return c.print(a, head.Key)
+	})
+}
+
+func (c *auditKeyCmd) print(a *app, public string) error {
+	if a.cli.JSON {
+		return a.printJSON(map[string]string{"key": strings.TrimSpace(public)})
+	}
+	_, err := fmt.Fprintln(a.out, public)
+	return err
+}

@@ -1,0 +1,95 @@
+package api
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type auditIn struct {
+	Actor    string `query:"actor" doc:"Who did it, as rows say it: key:…, operator:…, system, cli"`
+	Action   string `query:"action" doc:"What was done: exactly, or all that begin so where it ends in a dot (grant.)"`
+	Customer string `query:"customer"`
+	Object   string `query:"object" doc:"The id or key of what was changed"`
+	From     string `query:"from" format:"date-time" doc:"At or after, by the server's time"`
+	To       string `query:"to" format:"date-time" doc:"Before"`
+	Limit    int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor   string `query:"cursor" doc:"The next_cursor of the page before"`
+}
+
+type checkpointOut struct {
+	Body struct {
+		Size       int64  `json:"size" doc:"How many rows the log has; 0: none yet, and nothing is signed"`
+		Checkpoint string `json:"checkpoint" doc:"Signed: the size and the hash of all rows. Keep it to find out later whether the log was rolled back"`
+	}
+}
+
+type auditKeyOut struct {
+	Body struct {
+		Key string `json:"key" doc:"The public key that signs checkpoints and exports; empty while the log is"`
+	}
+}
+
+var (
+	listAuditDoc = doc{ID: "listAudit", Tag: "Audit", Summary: "The audit log, newest first",
+		Text: "Every management write of this environment: who, when, what, why. A key of production sees the rows of the installation too: operators, sessions, the log's own key."}
+	getCheckpointDoc = doc{ID: "getAuditCheckpoint", Tag: "Audit", Summary: "The newest signed checkpoint of the audit log"}
+	getAuditKeyDoc   = doc{ID: "getAuditKey", Tag: "Audit", Summary: "The public key of the audit log"}
+)
+
+func (a *API) listAudit(ctx context.Context, c *call, in *auditIn) (*listOut[audit.Entry], error) {
+	q := store.AuditQuery{Envs: []usher.Environment{c.Env}, Actor: in.Actor, Action: in.Action, Customer: in.Customer, Object: in.Object}
+	if c.Env == usher.Production {
+		q.Envs = append(q.Envs, "")
+	}
+	from, err := when("query.from", in.From)
+	if err != nil {
+		return nil, err
+	}
+	if from != nil {
+		q.From = *from
+	}
+	to, err := when("query.to", in.To)
+	if err != nil {
+		return nil, err
+	}
+	if to != nil {
+		q.To = *to
+	}
+	if in.Cursor != "" {
+		before, err := cursor(in.Cursor)
+		if err == nil {
+			q.Before, err = strconv.ParseInt(before, 10, 64)
+		}
+		if err != nil || q.Before < 1 {
+			return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+		}
+	}
+	rows, err := a.DB.Audit(ctx, q, in.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	next := ""
+	if len(rows) > in.Limit {
+		rows = rows[:in.Limit]
+		next = strconv.FormatInt(rows[in.Limit-1].N, 10)
+	}
+	return listed(rows, next), nil
+}
+
+func (a *API) getCheckpoint(ctx context.Context, _ *call, _ *struct{}) (*checkpointOut, error) {
+	head, err := a.DB.AuditHead(ctx)
+	out := &checkpointOut{}
+	out.Body.Size, out.Body.Checkpoint = head.Size, head.Note
+	return out, err
+}
+
+func (a *API) getAuditKey(ctx context.Context, _ *call, _ *struct{}) (*auditKeyOut, error) {
+	head, err := a.DB.AuditHead(ctx)
+	out := &auditKeyOut{}
+	out.Body.Key = head.Key
+	return out, err
+}
