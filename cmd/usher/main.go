@@ -36,13 +36,14 @@ type cli struct {
 	Key  string `help:"API key, better given as USHER_KEY." placeholder:"usk_…"`
 	JSON bool   `name:"json" help:"Print JSON instead of text for people."`
 
-	Demo    demoCmd    `cmd:"" group:"Server" help:"Serve a demo company on a temporary database, and say what to try."`
-	Init    initCmd    `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each."`
-	Serve   serveCmd   `cmd:"" group:"Server" help:"Serve. On an empty database, first do what init does."`
-	APIKey  keyCmd     `cmd:"" name:"key" group:"Server" help:"API keys, on the database itself, beside a running server or without one."`
-	Fsck    fsckCmd    `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree, beside a running server. Exit code 1 where they do not."`
-	Audit   auditCmd   `cmd:"" group:"Server" help:"The audit log: who did what, and proof that nobody changed it."`
-	Version versionCmd `cmd:"" group:"Server" help:"Print the version."`
+	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company on a temporary database, and say what to try."`
+	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each."`
+	Serve    serveCmd    `cmd:"" group:"Server" help:"Serve. On an empty database, first do what init does."`
+	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"API keys, on the database itself, beside a running server or without one."`
+	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Operators, on the database itself, beside a running server or without one."`
+	Fsck     fsckCmd     `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree, beside a running server. Exit code 1 where they do not."`
+	Audit    auditCmd    `cmd:"" group:"Server" help:"The audit log: who did what, and proof that nobody changed it."`
+	Version  versionCmd  `cmd:"" group:"Server" help:"Print the version."`
 
 	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file. Needs no server."`
 	Plan     planCmd     `cmd:"" group:"Catalogue" help:"Say what applying a catalogue file would change, and whom it touches."`

@@ -202,7 +202,7 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l)})
+		Customers: s.customers, Catalog: s.catalog, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l, db)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
@@ -212,10 +212,20 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 }
 
 // gauges says how much waits to be written and how much is held in memory.
-func gauges(u *usage.Usage, l *live.Live) []prometheus.Collector {
+func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
 	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "usher_usage_waiting", Help: "Requests that wait for the writer of usage.",
-	}, func() float64 { return float64(u.Waiting()) })}
+	}, func() float64 { return float64(u.Waiting()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_break_glass_reviews_pending", Help: "Emergencies (break-glass) that nobody has reviewed; -1 where the database does not say.",
+	}, func() float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n, err := db.PendingReviews(ctx)
+		if err != nil {
+			return -1
+		}
+		return float64(n)
+	})}
 	for _, env := range usher.Environments {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "usher_customers_loaded", Help: "Customers held in memory.", ConstLabels: prometheus.Labels{"environment": string(env)},
@@ -366,6 +376,11 @@ func firstKeys(a *app, s *auth.Service) error {
 	for _, env := range usher.Environments {
 		fmt.Fprintf(a.out, "  %-11s %s\n", env, keys[env])
 	}
+	token, _, err := s.OwnerToken(a, auth.By{Actor: actorCLI})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "A token with which the first owner logs in; it works once, for a day:\n  %s\n", token)
 	return nil
 }
 

@@ -278,3 +278,9 @@ func (i *Identity) MayMake(n NewKey) error {
 	}
 	return nil
 }
+
+// EnvOf is the environment of a key; NotFound where there is none of that id.
+func (s *Service) EnvOf(ctx context.Context, id string) (usher.Environment, error) {
+	k, err := s.c.DB.Key(ctx, id)
+	return k.Env, err
+}
