@@ -102,6 +102,9 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, src 
 		if o.DryRun || p.nothing {
 			return p.result, nil
 		}
+		if err := p.audit(); err != nil {
+			return Result{}, err
+		}
 		p.result.Revision, err = s.cfg.DB.ApplyCatalog(ctx, p.change)
 		if errors.Is(err, store.ErrStale) {
 			continue
@@ -113,12 +116,34 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, src 
 	return Result{}, usher.Errorf(usher.Unavailable, "too many changes at once in this environment; nothing was applied, try again")
 }
 
+// audit fills in what the audit log says of the change: the catalogue's hash
+// before and after, and the words of the difference.
+func (p *plan) audit() (err error) {
+	type catalogue struct {
+		Hash     string   `json:"hash"`
+		Changes  []string `json:"changes,omitempty"`
+		Migrated int      `json:"migrated,omitempty"` // subscriptions
+	}
+	if p.oldHash != "" {
+		if p.change.Meta.Before, err = json.Marshal(catalogue{Hash: p.oldHash}); err != nil {
+			return err
+		}
+	}
+	after := catalogue{Hash: p.change.Hash, Migrated: p.result.Migrated}
+	for _, c := range p.result.Changes {
+		after.Changes = append(after.Changes, c.Text)
+	}
+	p.change.Meta.After, err = json.Marshal(after)
+	return err
+}
+
 // plan is everything about one application, computed at one revision.
 type plan struct {
 	db      *store.DB
 	env     usher.Environment
 	now     time.Time
 	old     *usher.Catalog // nil: none in force
+	oldHash string         // "": none in force
 	next    *usher.Catalog
 	plans   []usher.PlanVersion
 	addons  []usher.AddonVersion
@@ -152,6 +177,7 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, m Meta, src [
 			return nil, err
 		}
 	}
+	p.oldHash = row.Hash
 	if err := matches(o.IfMatch, row.Hash); err != nil {
 		return nil, err
 	}

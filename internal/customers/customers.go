@@ -150,9 +150,13 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, m Met
 		}
 		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,
 			Meta: store.Meta{Actor: m.Actor.String(), Action: action, Object: customer, RequestID: m.RequestID, At: h.now}}
+		old := h.copied() // compute makes of h what will be
 		found, made, err := compute(h, &c)
 		if err != nil || made == nil {
 			return found, err
+		}
+		if err := old.audit(&c); err != nil {
+			return none, err
 		}
 		if m.Answer != nil {
 			a := *m.Answer

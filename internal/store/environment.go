@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -92,9 +93,17 @@ func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time
 		if _, err := exec(ctx, tx, `UPDATE environment SET clock_at = $2 WHERE env = $1`, string(env), micros(now)); err != nil {
 			return err
 		}
+		if !e.Clock.IsZero() {
+			meta.Before = clockShown(e.Clock)
+		}
+		meta.After = clockShown(now)
 		meta.At = now
 		return db.record(ctx, tx, env, revision, "", meta)
 	})
+}
+
+func clockShown(t time.Time) json.RawMessage {
+	return json.RawMessage(`{"now":"` + t.UTC().Format(time.RFC3339Nano) + `"}`)
 }
 
 // raise takes env's next revision and locks the environment until the end of
