@@ -15,7 +15,7 @@ import (
 )
 
 // keyless is every route that needs no key. Whoever adds one decides it here.
-var keyless = []string{"GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json"}
+var keyless = []string{"GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json", "GET /.well-known/authzen-configuration"}
 
 // ofSessions is every route that asks for a session by itself, or makes one, and
 // what it says to whoever comes with a key or nothing.

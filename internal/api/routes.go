@@ -44,6 +44,8 @@ func (a *API) routes() {
 	handle(a, "GET /v1/usage", auth.PermUsageRead, usageDoc, a.usage)
 	handle(a, "GET /v1/denials", auth.PermUsageRead, denialsDoc, a.denials)
 
+	a.authzenRoutes()
+
 	handle(a, "POST /ofrep/v1/evaluate/flags/{key}", auth.PermFlags, ofrepFlagDoc, a.ofrepFlag)
 	handle(a, "POST /ofrep/v1/evaluate/flags", auth.PermFlags, ofrepBulkDoc, a.ofrepBulk)
 	handleStream(a, "GET /ofrep/v1/events", auth.PermFlags, ofrepEventsDoc, a.ofrepEvents)

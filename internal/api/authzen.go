@@ -1,0 +1,551 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/access"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/decide"
+)
+
+// The OpenID AuthZEN Authorization API 1.0: a subject is a member of a customer,
+// and what an action does to a resource is the permission
+// `<resource.type>.<action.name>`. A no is a 200; an error is about the caller or
+// the request.
+
+type (
+	authzenSubject struct {
+		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The member's type; of another type, it is somebody else"`
+		ID         string         `json:"id" minLength:"1" maxLength:"255" doc:"The member's id"`
+		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
+	}
+	authzenAction struct {
+		Name       string         `json:"name" minLength:"1" maxLength:"255" doc:"The last segment of the permission"`
+		Properties map[string]any `json:"properties,omitempty"`
+	}
+	authzenResource struct {
+		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"What stands before the last segment of the permission"`
+		ID         string         `json:"id" minLength:"1" maxLength:"255"`
+		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
+	}
+	authzenIn struct {
+		Subject  authzenSubject  `json:"subject"`
+		Action   authzenAction   `json:"action"`
+		Resource authzenResource `json:"resource"`
+		Context  map[string]any  `json:"context,omitempty" doc:"What else conditions read. Its customer says whose member the subject is; else that is the key's own customer, or the only one that it can be"`
+	}
+	authzenOut struct {
+		Decision bool            `json:"decision"`
+		Context  *authzenContext `json:"context,omitempty" doc:"Why; absent with Usher-Context: none"`
+	}
+	authzenContext struct {
+		Reason   string      `json:"reason,omitempty" doc:"One of a fixed list"`
+		Legs     *usher.Legs `json:"legs,omitempty" doc:"pass, fail, or none where it was not asked"`
+		Feature  string      `json:"feature,omitempty" doc:"Of the plan, that decided"`
+		Plan     string      `json:"plan,omitempty"`
+		Degraded bool        `json:"degraded,omitempty"`
+		Revision int64       `json:"revision,omitempty"`
+		Error    *struct {
+			Status  int    `json:"status"`
+			Message string `json:"message"`
+		} `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
+	}
+	authzenBatchIn struct {
+		Subject     *authzenSubject  `json:"subject,omitempty" doc:"Of the items that have none, whole"`
+		Action      *authzenAction   `json:"action,omitempty"`
+		Resource    *authzenResource `json:"resource,omitempty"`
+		Context     map[string]any   `json:"context,omitempty"`
+		Evaluations []authzenIn      `json:"evaluations,omitempty" maxItems:"1000"`
+		Options     *struct {
+			Semantic string `json:"evaluations_semantic,omitempty" enum:"execute_all,deny_on_first_deny,permit_on_first_permit"`
+		} `json:"options,omitempty"`
+	}
+	authzenBatchOut struct {
+		Decision    bool         `json:"decision,omitempty" doc:"Where there were no items"`
+		Evaluations []authzenOut `json:"evaluations,omitempty"`
+	}
+	authzenMetadata struct {
+		PolicyDecisionPoint string   `json:"policy_decision_point"`
+		Evaluation          string   `json:"access_evaluation_endpoint"`
+		Evaluations         string   `json:"access_evaluations_endpoint"`
+		SearchSubject       string   `json:"search_subject_endpoint"`
+		SearchResource      string   `json:"search_resource_endpoint"`
+		SearchAction        string   `json:"search_action_endpoint"`
+		Capabilities        []string `json:"capabilities"`
+	}
+)
+
+const authzenText = "OpenID AuthZEN Authorization API 1.0. A decision that says no is a 200. What is not known in a request is ignored. "
+
+var (
+	contextHeader = []*huma.Param{{Name: "Usher-Context", In: "header", Description: "none leaves the context out of the answer; full, the default, says why", Schema: &huma.Schema{Type: huma.TypeString}}}
+
+	authzenDoc = doc{ID: "authzenEvaluation", Tag: "AuthZEN", Summary: "May this subject do this to this resource?",
+		Text: authzenText, request: authzenIn{}, response: authzenOut{}, params: contextHeader}
+	authzenBatchDoc = doc{ID: "authzenEvaluations", Tag: "AuthZEN", Summary: "Many evaluations at one revision", MaxBody: 4 << 20,
+		Text:    authzenText + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it is one evaluation.",
+		request: authzenBatchIn{}, response: authzenBatchOut{}, params: contextHeader}
+	authzenMetadataDoc = doc{ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "Where what of AuthZEN is", response: authzenMetadata{}}
+)
+
+// The paths of AuthZEN.
+const (
+	authzenEvaluation  = "/access/v1/evaluation"
+	authzenEvaluations = "/access/v1/evaluations"
+	authzenSearches    = "/access/v1/search/"
+)
+
+// authzenRoutes are part of the route table.
+func (a *API) authzenRoutes() {
+	handle(a, "GET /.well-known/authzen-configuration", "", authzenMetadataDoc, a.authzenConfiguration)
+	handle(a, "POST "+authzenEvaluation, auth.PermAccess, authzenDoc, a.authzenEvaluation)
+	handle(a, "POST "+authzenEvaluations, auth.PermAccess, authzenBatchDoc, a.authzenEvaluations)
+	handle(a, "POST "+authzenSearches+"subject", auth.PermSearch, authzenSubjectsDoc, a.authzenSearch(ofSubjects))
+	handle(a, "POST "+authzenSearches+"resource", auth.PermSearch, authzenResourcesDoc, a.authzenSearch(ofResources))
+	handle(a, "POST "+authzenSearches+"action", auth.PermSearch, authzenActionsDoc, a.authzenSearch(ofActions))
+	handle(a, "POST /v1/search/members", auth.PermSearch, searchMembersDoc, a.search(ofSubjects))
+	handle(a, "POST /v1/search/resources", auth.PermSearch, searchResourcesDoc, a.search(ofResources))
+	handle(a, "POST /v1/search/permissions", auth.PermSearch, searchPermissionsDoc, a.search(ofActions))
+}
+
+// authzenConfiguration names addresses by Config.PublicURL: a Host header is
+// whatever a caller says.
+func (a *API) authzenConfiguration(w http.ResponseWriter, _ *http.Request, c *call) {
+	base := strings.TrimRight(a.PublicURL, "/")
+	body, err := marshal(authzenMetadata{base, base + authzenEvaluation, base + authzenEvaluations,
+		base + authzenSearches + "subject", base + authzenSearches + "resource", base + authzenSearches + "action",
+		[]string{"urn:usher:authzen:context"}}) // the header Usher-Context
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	w.Header()["Cache-Control"] = []string{"public, max-age=3600"}
+	a.write(w, c, body)
+}
+
+// entity is a subject, an action (whose name is the id) or a resource.
+type entity struct {
+	there      bool
+	kind, id   string
+	properties map[string]any
+}
+
+// evaluation is one question as it is asked.
+type evaluation struct {
+	subject, action, resource entity
+	context                   map[string]any // nil: not there
+}
+
+// Where things are, relative to the question. A place is joined with its front
+// only where something is wrong there.
+type entityPlaces struct{ self, kind, id, properties string }
+
+var (
+	subjectPlaces  = &entityPlaces{"subject", "subject.type", "subject.id", "subject.properties"}
+	actionPlaces   = &entityPlaces{"action", "", "action.name", "action.properties"}
+	resourcePlaces = &entityPlaces{"resource", "resource.type", "resource.id", "resource.properties"}
+)
+
+// front puts front before the places of the problems from the nth on.
+func (r *reader) front(front string, n int) {
+	if r.broken {
+		return
+	}
+	for i := range r.problems[n:] {
+		p := &r.problems[n+i]
+		p.Location = strings.TrimSuffix(front+p.Location, ".")
+	}
+}
+
+// member reads a member of a question; false where it is none.
+func (e *evaluation) member(r *reader, name []byte) bool {
+	switch string(name) {
+	case "subject":
+		e.subject.read(r, subjectPlaces)
+	case "action":
+		e.action.read(r, actionPlaces)
+	case "resource":
+		e.resource.read(r, resourcePlaces)
+	case "context":
+		e.context = r.properties("context")
+	default:
+		return false
+	}
+	return true
+}
+
+func (e *entity) read(r *reader, at *entityPlaces) {
+	e.there = true
+	r.object(at.self, func(name []byte) {
+		switch {
+		case at.kind != "" && string(name) == "type":
+			e.kind = r.string(at.kind)
+		case at.kind != "" && string(name) == "id", at.kind == "" && string(name) == "name":
+			e.id = r.string(at.id)
+		case string(name) == "properties":
+			e.properties = r.properties(at.properties)
+		default:
+			r.skip()
+		}
+	})
+}
+
+// needs notes what of an entity is not there.
+func (e *entity) needs(r *reader, at *entityPlaces, id bool) {
+	switch {
+	case !e.there:
+		r.note(at.self, "must be there")
+	default:
+		if at.kind != "" {
+			r.id(at.kind, e.kind)
+		}
+		if id {
+			r.id(at.id, e.id)
+		}
+	}
+}
+
+// customer is the one that the context names; "" where it names none.
+func (e *evaluation) customer(r *reader) string {
+	v, ok := e.context["customer"]
+	if !ok {
+		return ""
+	}
+	s, ok := v.(string)
+	if !ok {
+		r.note("context.customer", "must be a string: the customer whose member the subject is")
+		return ""
+	}
+	r.id("context.customer", s)
+	return s
+}
+
+// permission is the key of what the action does to the resource. An action has
+// no dot: the permission a.b.c is the action c on a.b, and never b.c on a (A10).
+// No key has a slash, so that such a question finds none.
+func (e *evaluation) permission() string {
+	if strings.Contains(e.action.id, ".") {
+		return e.resource.kind + "/" + e.action.id
+	}
+	return e.resource.kind + "." + e.action.id
+}
+
+// said is what the question says about those in it, where the key may say so.
+func (e *evaluation) said(c *call) *access.Said {
+	if !c.Properties || e.subject.properties == nil && e.action.properties == nil && e.resource.properties == nil && e.context == nil {
+		return nil
+	}
+	return &access.Said{Subject: e.subject.properties, Action: e.action.properties, Resource: e.resource.properties, Context: e.context}
+}
+
+// customerOf is the customer that a question is about; "" where nobody can tell.
+func (a *API) customerOf(ctx context.Context, c *call, named, member string, resource decide.ResourceRef) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	if c.Customer != "" {
+		return c.Customer, nil
+	}
+	return a.Decide.CustomerOf(ctx, c.Env, member, resource)
+}
+
+// another reports whether a customer's member is of another type than the
+// subject that is asked about, which is then somebody else, and unknown.
+func (a *API) another(ctx context.Context, c *call, customer string, subject *entity) (bool, error) {
+	m, err := a.Live.Member(ctx, c.Env, customer, subject.id, a.Live.Now(c.Env))
+	if err != nil {
+		if usher.ErrorCode(err) == usher.Unavailable {
+			return false, nil // the decision says so itself
+		}
+		return false, err
+	}
+	return m.Member != nil && m.Member.Type != subject.kind, nil
+}
+
+// ask makes a question of usher's. ok is false where no customer is known.
+func (a *API) ask(ctx context.Context, c *call, e *evaluation, named string) (q decide.CheckQuery, ok bool, err error) {
+	q = decide.CheckQuery{Member: e.subject.id, Permission: e.permission(), Resource: decide.ResourceRef{Type: e.resource.kind, ID: e.resource.id}, Said: e.said(c)}
+	if q.Customer, err = a.customerOf(ctx, c, named, q.Member, q.Resource); err != nil || q.Customer == "" {
+		return q, false, err
+	}
+	another, err := a.another(ctx, c, q.Customer, &e.subject)
+	if another {
+		q.Member = "" // nobody
+	}
+	return q, true, err
+}
+
+// nobody is the answer where no customer is known.
+func (a *API) nobody(c *call) usher.Decision {
+	return usher.Decision{Reason: usher.UnknownCustomer, Revision: a.Live.Revision(c.Env)}
+}
+
+func (a *API) authzenEvaluation(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	full, err := a.readAuthZEN(r, c, s)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	var e evaluation
+	s.r.object("", func(name []byte) {
+		if !e.member(&s.r, name) {
+			s.r.skip()
+		}
+	})
+	a.single(w, r, c, s, &e, full)
+}
+
+// single answers one question that has been read.
+func (a *API) single(w http.ResponseWriter, r *http.Request, c *call, s *scratch, e *evaluation, full bool) {
+	named := e.check(&s.r)
+	s.r.front("body.", 0)
+	err := s.r.err()
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	d := usher.Decision{}
+	q, known, err := a.ask(r.Context(), c, e, named)
+	if err == nil && known {
+		d, err = a.Decide.Check(r.Context(), c.Env, q, &s.buf)
+	} else if err == nil {
+		d = a.nobody(c)
+	}
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	a.metrics.decided(&d)
+	s.out = appendAuthZEN(s.out[:0], &d, full)
+	a.write(w, c, s.out)
+}
+
+// check notes what is not there of a whole question, and returns the customer
+// that it names.
+func (e *evaluation) check(r *reader) string {
+	if r.broken || len(r.problems) > 0 {
+		return ""
+	}
+	e.subject.needs(r, subjectPlaces, true)
+	e.action.needs(r, actionPlaces, true)
+	e.resource.needs(r, resourcePlaces, true)
+	return e.customer(r)
+}
+
+// readAuthZEN reads the body and whether the caller wants to hear why.
+func (a *API) readAuthZEN(r *http.Request, c *call, s *scratch) (full bool, err error) {
+	s.in, err = a.readAll(r, c.route, s.in)
+	if usher.ErrorCode(err) == usher.UnsupportedMedia { // 400 is the protocol's
+		err = invalid("header.Content-Type", "must be application/json")
+	}
+	if err != nil {
+		return false, err
+	}
+	s.r.reset(s.in)
+	switch list := r.Header["Usher-Context"]; {
+	case len(list) == 0, len(list) == 1 && list[0] == "full":
+		return true, nil
+	case len(list) == 1 && list[0] == "none":
+		return false, nil
+	}
+	return false, invalid("header.Usher-Context", "must be full or none, once")
+}
+
+// The semantics of a batch.
+const (
+	executeAll          = "execute_all"
+	denyOnFirstDeny     = "deny_on_first_deny"
+	permitOnFirstPermit = "permit_on_first_permit"
+)
+
+// item is one evaluation of a batch.
+type item struct {
+	evaluation
+	wrong    string // what is wrong with it; "": nothing
+	decision usher.Decision
+}
+
+func (a *API) authzenEvaluations(w http.ResponseWriter, r *http.Request, c *call) {
+	s := a.borrow()
+	defer a.giveBack(s)
+	full, err := a.readAuthZEN(r, c, s)
+	if err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	defaults, items, semantic := readEvaluations(&s.r)
+	if len(items) == 0 {
+		a.single(w, r, c, s, defaults, full)
+		return
+	}
+	s.r.front("body.", 0)
+	if err := s.r.err(); err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	if err := a.answerItems(r.Context(), c, &s.r, defaults, items); err != nil {
+		a.fail(w, c, err)
+		return
+	}
+	b := append(s.out[:0], `{"evaluations":[`...)
+	for i := range items {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		it := &items[i]
+		switch {
+		case it.wrong == "":
+			a.metrics.decided(&it.decision)
+			b = appendAuthZEN(b, &it.decision, full)
+		case full:
+			b = appendText(append(b, `{"decision":false,"context":{"error":{"status":400,"message":`...), it.wrong)
+			b = append(b, `}}}`...)
+		default:
+			b = append(b, `{"decision":false}`...)
+		}
+		if yes := it.decision.Allowed; semantic == denyOnFirstDeny && !yes || semantic == permitOnFirstPermit && yes {
+			break
+		}
+	}
+	s.out = append(b, `]}`...)
+	a.write(w, c, s.out)
+}
+
+// readEvaluations reads a batch. What is wrong with an item stays with it.
+func readEvaluations(r *reader) (defaults *evaluation, items []item, semantic string) {
+	defaults = &evaluation{}
+	r.object("", func(name []byte) {
+		switch {
+		case defaults.member(r, name):
+		case string(name) == "evaluations":
+			r.array("evaluations", func(i int) {
+				if i >= maxChecks {
+					if i == maxChecks {
+						r.note("evaluations", "must hold at most %d items", maxChecks)
+					}
+					r.skip()
+					return
+				}
+				items = append(items, item{})
+				items[i].read(r)
+			})
+		case string(name) == "options":
+			r.object("options", func(name []byte) {
+				if string(name) != "evaluations_semantic" {
+					r.skip()
+					return
+				}
+				n := len(r.problems)
+				semantic = r.string("options.evaluations_semantic")
+				if len(r.problems) == n && semantic != executeAll && semantic != denyOnFirstDeny && semantic != permitOnFirstPermit {
+					r.note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s", clip(semantic))
+				}
+			})
+		default:
+			r.skip()
+		}
+	})
+	return defaults, items, semantic
+}
+
+func (it *item) read(r *reader) {
+	n := len(r.problems)
+	if n > 10 { // note keeps no more than a few; the request is refused anyway
+		r.skip()
+		return
+	}
+	r.object("", func(name []byte) {
+		if !it.member(r, name) {
+			r.skip()
+		}
+	})
+	it.take(r, n)
+}
+
+// take makes the problems from the nth on the item's.
+func (it *item) take(r *reader, n int) {
+	if r.broken || len(r.problems) == n {
+		return
+	}
+	var all []string
+	for _, p := range r.problems[n:] {
+		all = append(all, strings.TrimPrefix(p.Location+": "+p.Message, ": "))
+	}
+	it.wrong, r.problems = strings.Join(all, "; "), r.problems[:n]
+}
+
+// answerItems decides every item that is a question, at one revision and one
+// instant. What an item does not have, it has of the defaults, whole.
+func (a *API) answerItems(ctx context.Context, c *call, r *reader, defaults *evaluation, items []item) error {
+	qs := make([]decide.CheckQuery, 0, len(items))
+	of := make([]int, 0, len(items))
+	for i := range items {
+		it := &items[i]
+		if it.wrong != "" {
+			continue
+		}
+		for _, e := range [][2]*entity{{&it.subject, &defaults.subject}, {&it.action, &defaults.action}, {&it.resource, &defaults.resource}} {
+			if !e[0].there {
+				*e[0] = *e[1]
+			}
+		}
+		if it.context == nil {
+			it.context = defaults.context
+		}
+		named := it.check(r)
+		if it.take(r, 0); it.wrong != "" {
+			continue
+		}
+		q, known, err := a.ask(ctx, c, &it.evaluation, named)
+		if err != nil {
+			return err
+		}
+		if !known {
+			it.decision = a.nobody(c)
+			continue
+		}
+		qs, of = append(qs, q), append(of, i)
+	}
+	if len(qs) == 0 {
+		return nil
+	}
+	list, err := a.Decide.Batch(ctx, c.Env, qs, 0)
+	for i := range list {
+		items[of[i]].decision = list[i]
+	}
+	return err
+}
+
+// appendAuthZEN appends a decision, and with full why.
+func appendAuthZEN(b []byte, d *usher.Decision, full bool) []byte {
+	b = strconv.AppendBool(append(b, `{"decision":`...), d.Allowed)
+	if !full {
+		return append(b, '}')
+	}
+	b = appendText(append(b, `,"context":{"reason":`...), string(d.Reason))
+	if l := d.Legs; l != nil {
+		b = append(append(b, `,"legs":{"role":"`...), l.Role...)
+		b = append(append(b, `","plan":"`...), l.Plan...)
+		b = append(append(b, `","seat":"`...), l.Seat...)
+		b = append(append(b, `","limit":"`...), l.Limit...)
+		b = append(append(append(b, `","condition":"`...), l.Condition...), `"}`...)
+	}
+	if d.Feature != "" {
+		b = appendText(append(b, `,"feature":`...), d.Feature)
+	}
+	if d.Plan != (usher.Ref{}) {
+		b = appendText(append(b, `,"plan":`...), d.Plan.String())
+	}
+	if d.Degraded {
+		b = append(b, `,"degraded":true`...)
+	}
+	return append(strconv.AppendInt(append(b, `,"revision":`...), d.Revision, 10), `}}`...)
+}
