@@ -498,7 +498,15 @@ func (e Explanation) MarshalJSON() ([]byte, error) {
 		}
 		b = append(b, '}')
 	}
-	return append(b, `]}`...), nil
+	b = append(b, ']')
+	if e.Access != nil {
+		access, err := json.Marshal(e.Access)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(b, `,"access":`...), access...)
+	}
+	return append(b, '}'), nil
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote, as Decision.UnmarshalJSON does.
@@ -507,6 +515,7 @@ func (e *Explanation) UnmarshalJSON(b []byte) error {
 		Mode       Mode              `json:"mode"`
 		Considered []SourceTrace     `json:"considered"`
 		Changes    []WhatWouldChange `json:"would_change"`
+		Access     *AccessTrace      `json:"access"`
 	}
 	var d Decision
 	if err := json.Unmarshal(b, &d); err != nil {
@@ -516,7 +525,7 @@ func (e *Explanation) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*e = Explanation{Decision: d, Considered: w.Considered, Combined: d.Rule, Mode: w.Mode,
-		Allowances: d.Allowances, Caps: d.Caps, Changes: w.Changes}
+		Allowances: d.Allowances, Caps: d.Caps, Changes: w.Changes, Access: w.Access}
 	return nil
 }
 

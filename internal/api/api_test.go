@@ -21,6 +21,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -145,7 +146,8 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	var ids atomic.Int64
 	w.api = New(Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
 		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string { return prefix + strconv.FormatInt(ids.Add(1), 10) }}),
-		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}), Log: log, Version: "test"})
+		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}),
+		Directory: directory.New(directory.Config{DB: w.db, Live: l, Direct: u.Direct}), Log: log, Version: "test"})
 	return w
 }
 

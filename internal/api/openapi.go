@@ -151,6 +151,7 @@ type explanationDoc struct {
 	Mode       string                  `json:"mode,omitempty"`
 	Considered []usher.SourceTrace     `json:"considered"`
 	Changes    []usher.WhatWouldChange `json:"would_change"`
+	Access     *usher.AccessTrace      `json:"access,omitempty" doc:"Of a member's permission: each assignment that was considered, and the roles that give it"`
 }
 
 // describe documents a hand-written route.

@@ -70,6 +70,8 @@ func (a *API) routes() {
 	register(a, "GET /v1/customers/{id}/grants", auth.PermCustomersRead, listGrantsDoc, a.listGrants)
 	register(a, "DELETE /v1/grants/{id}", auth.PermGrantsWrite, deleteGrantDoc, a.deleteGrant)
 
+	a.directoryRoutes()
+
 	register(a, "PUT /v1/clock", auth.PermClockWrite, putClockDoc, a.putClock)
 	register(a, "GET /v1/clock", auth.PermClockRead, getClockDoc, a.getClock)
 
@@ -118,6 +120,8 @@ type doc struct {
 	Accept  []string // content types of the body; nil is application/json
 	// Raw leaves the body as it is: the input has RawBody []byte.
 	Raw bool
+	// NoBody is for a PUT whose path says it all.
+	NoBody bool
 
 	params   []*huma.Param // of a hand-written route: what huma reads off a type
 	request  any           // a value of the body's type, or nil
@@ -134,7 +138,7 @@ func (a *API) row(pattern string, perm auth.Permission, d doc) *route {
 	if rt.maxBody == 0 {
 		rt.maxBody = maxBody
 	}
-	if method, _, _ := strings.Cut(pattern, " "); rt.accept == nil && method != http.MethodGet && method != http.MethodDelete {
+	if method, _, _ := strings.Cut(pattern, " "); rt.accept == nil && !d.NoBody && method != http.MethodGet && method != http.MethodDelete {
 		rt.accept = jsonType
 	}
 	a.table = append(a.table, rt)

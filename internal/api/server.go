@@ -23,6 +23,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -38,6 +39,7 @@ type Config struct {
 	// What the management routes change.
 	Customers *customers.Service
 	Catalog   *catalog.Service
+	Directory *directory.Service
 	Log       *slog.Logger // nil is silent; one line per request at debug level
 	Version   string       // of the program, for the OpenAPI document
 	// PublicURL is scheme and host of where usher is reached, without a path:

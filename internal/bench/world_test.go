@@ -21,6 +21,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -76,7 +77,8 @@ func open(b testing.TB, dsn string) *world {
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	w.customers = customers.New(customers.Config{DB: w.db, Live: w.live, NewID: func(prefix string) string { return prefix + w.founding }})
 	w.handler = api.New(api.Config{DB: w.db, Live: w.live, Decide: decide.New(w.live), Usage: w.usage, Auth: w.auth,
-		Customers: w.customers, Catalog: catalog.New(catalog.Config{DB: w.db, Live: w.live}), Log: log, Version: "bench"})
+		Customers: w.customers, Catalog: catalog.New(catalog.Config{DB: w.db, Live: w.live}),
+		Directory: directory.New(directory.Config{DB: w.db, Live: w.live, Direct: w.usage.Direct}), Log: log, Version: "bench"})
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { w.live.Run(running); close(done) }()

@@ -145,10 +145,10 @@ func (l *Live) Properties(ctx context.Context, env usher.Environment, customer, 
 		return p.properties, nil
 	}
 	p := &principal{directory: en.directory.Load()}
-	switch r, err := d.Resource(ctx, kind, id); usher.ErrorCode(err) {
-	case "":
+	switch r, err := d.Resource(ctx, kind, id); {
+	case err == nil:
 		p.properties = r.Properties
-	case usher.NotFound:
+	case usher.ErrorCode(err) == usher.NotFound:
 	default:
 		return nil, err
 	}
