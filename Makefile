@@ -7,8 +7,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-build: ## bin/usher
+build: ## bin/usher and bin/usher-verify
 	CGO_ENABLED=0 go build -trimpath -o bin/usher ./cmd/usher
+	CGO_ENABLED=0 go build -trimpath -o bin/usher-verify ./cmd/usher-verify
 
 run: build ## a server with a demo company, and what to try on it
 	bin/usher demo

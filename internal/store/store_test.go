@@ -31,7 +31,7 @@ func each(t *testing.T, story func(t *testing.T, db *DB)) {
 	})
 }
 
-func postgresDSN(t *testing.T) string {
+func postgresDSN(t testing.TB) string {
 	t.Helper()
 	server, err := testpg.Default()
 	if errors.Is(err, testpg.ErrNoBinaries) {

@@ -1,0 +1,33 @@
+package store
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+)
+
+// BenchmarkAudit is the cost of a management write with its row, on a long log:
+// a key that is made is nothing else.
+func BenchmarkAudit(b *testing.B) {
+	for _, dialect := range []Dialect{SQLite, Postgres} {
+		b.Run(string(dialect), func(b *testing.B) {
+			dsn := filepath.Join(b.TempDir(), "usher.db")
+			if dialect == Postgres {
+				dsn = postgresDSN(b)
+			}
+			db, err := Open(b.Context(), Config{DSN: dsn})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer db.Close()
+			n := 0
+			for b.Loop() {
+				k := APIKey{ID: fmt.Sprintf("k%d", n), Env: env, Hash: []byte("h"), CreatedAt: day(1)}
+				if err := db.CreateKey(b.Context(), k, Meta{Actor: "cli", At: day(1)}); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+		})
+	}
+}
