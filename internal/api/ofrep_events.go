@@ -181,6 +181,7 @@ func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
 	defer look.Stop()
 	gather := time.NewTimer(0) // at once: it may have changed since the caller asked
 	defer gather.Stop()
+	gathers := true
 	var quiet time.Duration
 	for {
 		select {
@@ -189,7 +190,10 @@ func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
 		case <-ending:
 			return
 		case <-changed:
-			gather.Reset(gatherFor)
+			if !gathers { // else changes without a pause would put it off for good
+				gathers = true
+				gather.Reset(gatherFor)
+			}
 			continue
 		case <-look.C:
 			if !time.Now().Before(l.until) && !l.until.IsZero() {
@@ -207,6 +211,7 @@ func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
 			}
 			// What changes by itself, with time or use, is found here.
 		case <-gather.C:
+			gathers = false
 		}
 		revision := a.Live.Revision(c.Env)
 		list, err := a.everything(r, c.Env, l.ask)
