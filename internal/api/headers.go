@@ -15,7 +15,9 @@ type header struct {
 }
 
 // What every answer says to browsers: it is data, no page; nobody frames it, no
-// other site reads it, and no address of ours is told to others.
+// other site reads it, and no address of ours is told to others. The first is
+// all that a call with a key and a body gets: browsers send such calls for
+// scripts only, and the rest would cost a check a twentieth of its time.
 var safeHeaders = []header{
 	{"X-Content-Type-Options", []string{"nosniff"}},
 	{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'"}},

@@ -85,8 +85,12 @@ func (a *API) wrap(rt *route, h func(http.ResponseWriter, *http.Request, *call))
 			c.RequestID = c.id[0]
 			header["X-Request-Id"] = c.id[:]
 		}
-		for i := range fixed {
-			header[fixed[i].name] = fixed[i].value
+		list := fixed
+		if r.Method == http.MethodPost && len(r.Header["Authorization"]) > 0 {
+			list = fixed[:1] // no browser shows what answers this as a page, or has it read by another site
+		}
+		for i := range list {
+			header[list[i].name] = list[i].value
 		}
 		if r.Method != http.MethodPost { // what answers a POST is not cached anyway
 			header["Cache-Control"] = noStore

@@ -262,6 +262,9 @@ func TestHeaders(t *testing.T) {
 			"Cross-Origin-Resource-Policy": "same-origin", "Strict-Transport-Security": "max-age=63072000; includeSubDomains", "Server": "", "X-Powered-By": ""})
 	}
 	wantHeaders(t, o.send("POST", "/ofrep/v1/evaluate/flags", "{}", "").Header(), map[string]string{"Cross-Origin-Resource-Policy": "cross-origin"})
+	wantHeaders(t, o.send("GET", "/v1/customers/acme", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]).Header(), map[string]string{"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"})
+	// What a program asks with a key is no page.
+	wantHeaders(t, o.send("POST", "/v1/check", "{}", "", "Authorization", "Bearer x").Header(), map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": ""})
 	// Only an address that is https says that it is.
 	plain := newOffice(t, func(c *Config) { c.PublicURL = "http://127.0.0.1:8080" })
 	wantHeaders(t, plain.send("GET", "/healthz", "", "").Header(), map[string]string{"Strict-Transport-Security": ""})
