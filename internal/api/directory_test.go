@@ -270,3 +270,45 @@ func TestErasedMembersLeaveNothing(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// TestCataloguesThatRolesForbid: what members hold keeps a catalogue from being
+// applied where it would leave them with nothing, or with too much.
+func TestCataloguesThatRolesForbid(t *testing.T) {
+	t.Parallel()
+	w := people(t)
+	for _, x := range []string{`{"member":"alice","role":"viewer"}`, `{"member":"bob","role":"payer"}`, `{"member":"bob","role":"editor"}`} {
+		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", x)
+	}
+	w.ask(t, 200, "PUT", "/v1/customers/firm/roles/mine", `{"permissions":["report.read"]}`)
+	for _, c := range []struct{ old, new, want string }{
+		{"  viewer: {permissions: [report.read]}\n  analyst: {includes: [viewer],", "  analyst: {", "roles.viewer cannot be removed: it is assigned 1 times"},
+		{"  payer: {", "  mine: {permissions: [report.read]}\n  payer: {", "roles.mine is the key of customers' own roles"},
+		{"roles: [payer, approver]", "roles: [payer, approver, editor]", "separation.four-eyes member bob of customer firm holds editor and payer"},
+	} {
+		next := strings.Replace(accessCatalog, c.old, c.new, 1)
+		if next == accessCatalog {
+			t.Fatalf("%q is not in the catalogue", c.old)
+		}
+		got := w.ask(t, 422, "PUT", "/v1/catalog", next, "application/yaml")
+		if !strings.Contains(fmt.Sprint(got["detail"]), c.want) {
+			t.Errorf("got %v, want %s", got, c.want)
+		}
+	}
+	// A role that changes is another at once; a ceiling that falls masks.
+	next := strings.Replace(accessCatalog, "viewer: {permissions: [report.read]}", "viewer: {permissions: [document.update]}", 1)
+	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"carol","role":"mine"}`)
+	w.ask(t, 200, "PUT", "/v1/catalog", strings.Replace(next, "ceiling: analyst", "ceiling: payer", 1), "application/yaml")
+	for _, c := range []struct{ body, want string }{
+		{`{"customer":"firm","member":"alice","permission":"report.read"}`, "false no_role"},
+		{`{"customer":"firm","member":"alice","permission":"document.update"}`, "true granted"},
+		{`{"customer":"firm","member":"carol","permission":"report.read"}`, "false no_role"},
+	} {
+		if got := w.legs(t, c.body); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: got %s, want %s", c.body, got, c.want)
+		}
+	}
+	w.ask(t, 200, "PUT", "/v1/catalog", accessCatalog, "application/yaml")
+	if got := w.legs(t, `{"customer":"firm","member":"carol","permission":"report.read"}`); !strings.HasPrefix(got, "true") {
+		t.Errorf("masked, not deleted: got %s", got)
+	}
+}

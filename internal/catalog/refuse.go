@@ -57,9 +57,6 @@ func (p *plan) refuse(ctx context.Context) error {
 			}
 		}
 	}
-	// Permissions, roles and separation rules may go and change at any time: they
-	// redefine no recorded use, and who holds them loses what they gave, which
-	// the diff says. What is to be refused of them is found here, as above.
 	slices.Sort(removed)
 	if err := r.findHolders(ctx, removed); err != nil {
 		return err
@@ -238,6 +235,9 @@ func (r *refusal) judge(ctx context.Context, removed []string) error {
 			section = "plans."
 		}
 		list(section+key, "cannot be removed", r.users["version:"+key])
+	}
+	if err := p.roles(ctx, add); err != nil {
+		return err
 	}
 	if len(problems) == 0 {
 		return nil
