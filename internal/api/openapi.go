@@ -181,6 +181,9 @@ func (a *API) describe(op *huma.Operation, rt *route) {
 		strconv.Itoa(status): ok,
 		"default":            {Description: "Error", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: of(problem{})}}},
 	}
+	if rt.doc.errors != nil {
+		op.Responses["default"].Content = map[string]*huma.MediaType{produces: {Schema: of(rt.doc.errors)}}
+	}
 	if rt.doc.Also != 0 {
 		op.Responses[strconv.Itoa(rt.doc.Also)] = &huma.Response{Description: http.StatusText(rt.doc.Also), Content: ok.Content}
 	}

@@ -95,6 +95,10 @@ func (a *API) problem(c *call, err error) *problem {
 
 // fail answers with err.
 func (a *API) fail(w http.ResponseWriter, c *call, err error) {
+	if c.scim {
+		a.failSCIM(w, c, err)
+		return
+	}
 	p := a.problem(c, err)
 	body, err := marshal(p)
 	if err != nil { // cannot be: a problem is text and numbers

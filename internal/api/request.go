@@ -33,6 +33,7 @@ type call struct {
 	session *auth.Session // of an operator who calls with a cookie; nil: a key
 
 	route  *route
+	scim   bool // an error is SCIM's
 	status int
 	wrote  *bool // whether an answer has begun, where a.wrap cannot see it
 	id     [1]string
@@ -75,7 +76,7 @@ func (a *API) wrap(rt *route, h func(http.ResponseWriter, *http.Request, *call))
 	fixed := a.headersOf(rt)
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		c := &call{route: rt, status: http.StatusOK}
+		c := &call{route: rt, scim: rt.doc.Tag == scimTag, status: http.StatusOK}
 		header := w.Header()
 		if given := r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
 			c.RequestID = given[0]

@@ -50,6 +50,8 @@ func (a *API) routes() {
 	handle(a, "POST /ofrep/v1/evaluate/flags", auth.PermFlags, ofrepBulkDoc, a.ofrepBulk)
 	handleStream(a, "GET /ofrep/v1/events", auth.PermFlags, ofrepEventsDoc, a.ofrepEvents)
 
+	a.scimRoutes()
+
 	register(a, "PUT /v1/catalog", auth.PermCatalogWrite, putCatalogDoc, a.putCatalog)
 	handle(a, "GET /v1/catalog", auth.PermCatalogRead, getCatalogDoc, a.getCatalog)
 	register(a, "GET /v1/catalog/revisions", auth.PermCatalogRead, listCatalogRevisionsDoc, a.listCatalogRevisions)
@@ -127,6 +129,7 @@ type doc struct {
 	request  any           // a value of the body's type, or nil
 	optional bool          // the body may be left out
 	response any
+	errors   any    // a value of the errors' type, sent as produces; nil is problem
 	produces string // content type of the response; "" is application/json
 }
 

@@ -6,6 +6,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -40,8 +41,9 @@ type Config struct {
 	Customers *customers.Service
 	Catalog   *catalog.Service
 	Directory *directory.Service
-	Log       *slog.Logger // nil is silent; one line per request at debug level
-	Version   string       // of the program, for the OpenAPI document
+	NewID     func(prefix string) string // of users and groups that SCIM makes; nil is random
+	Log       *slog.Logger               // nil is silent; one line per request at debug level
+	Version   string                     // of the program, for the OpenAPI document
 	// PublicURL is scheme and host of where usher is reached, without a path:
 	// absolute addresses are made of it, never of a request's Host header.
 	PublicURL string
@@ -73,6 +75,8 @@ type API struct {
 	pool     sync.Pool
 	lost     http.HandlerFunc // answers paths that name nothing
 	streams  streams
+
+	provisioning scimState
 }
 
 // New makes the handler of every route.
@@ -83,6 +87,7 @@ func New(c Config) *API {
 	}
 	a.pool.New = func() any { return new(scratch) }
 	a.metrics = newMetrics(c.Metrics)
+	a.provisioning.seed = maphash.MakeSeed()
 	a.ownSite = http.NewCrossOriginProtection()
 	if c.PublicURL != "" { // else a proxy that changes Host would make our own pages another site's
 		if err := a.ownSite.AddTrustedOrigin(c.PublicURL); err != nil {
@@ -94,6 +99,7 @@ func New(c Config) *API {
 	a.routes()
 	a.on("/", a.wrap(&route{Pattern: "/"}, a.unknown))
 	a.lost = a.wrap(&route{Pattern: "/"}, func(w http.ResponseWriter, r *http.Request, c *call) {
+		c.scim = strings.HasPrefix(r.URL.Path, scimRoot)
 		a.fail(w, c, usher.Errorf(usher.NotFound, "the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty"))
 	})
 	return a
@@ -198,6 +204,7 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // unknown answers where no route fits: 404, or 405 where another method would.
 func (a *API) unknown(w http.ResponseWriter, r *http.Request, c *call) {
+	c.scim = strings.HasPrefix(r.URL.Path, scimRoot)
 	var allow []string
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
 		other := *r

@@ -1,0 +1,210 @@
+package api
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/scim"
+)
+
+// plan answers what the customer's plan gives, each feature once.
+type plan struct {
+	s     *scimCall
+	asked map[string]usher.Decision
+}
+
+func (p *plan) of(feature string) (usher.Decision, error) {
+	if d, ok := p.asked[feature]; ok {
+		return d, nil
+	}
+	d, err := p.s.Decide.Check(p.s.ctx, p.s.Env, decide.CheckQuery{Customer: p.s.Customer, Feature: feature}, nil)
+	if err == nil {
+		p.asked[feature] = d
+	}
+	return d, err
+}
+
+// gives reports whether the plan gives a feature, be it used up or not.
+func (p *plan) gives(feature string) (bool, error) {
+	d, err := p.of(feature)
+	if d.Allowed {
+		return true, err
+	}
+	switch d.Reason {
+	case usher.SeatLimitReached, usher.LimitReached, usher.CapReached, usher.InsufficientCredits:
+		return true, err
+	}
+	return false, err
+}
+
+// permits reports whether the plan gives what a permission asks for (A02).
+func (p *plan) permits(key string) (bool, error) {
+	perm := p.s.Live.Catalog(p.s.Env).Permissions[key]
+	if perm == nil || len(perm.Features) == 0 {
+		return perm != nil, nil
+	}
+	for _, f := range perm.Features {
+		ok, err := p.gives(f)
+		if err != nil || ok == perm.Any {
+			return ok, err
+		}
+	}
+	return !perm.Any, nil
+}
+
+// counts says how many seats of a feature there are and are taken.
+func counts(doc scim.Document, d *usher.Decision) {
+	doc["limitedAssignmentsPermitted"] = d.Counted && !d.Unlimited
+	if d.Counted {
+		doc["totalAssignmentsUsed"] = float64(d.Used + d.Reserved)
+		if !d.Unlimited {
+			doc["totalAssignmentsPermitted"] = float64(d.Limit)
+		}
+	}
+}
+
+// roles are the roles that users of the customer can be given. One is supported
+// where the plan gives the seats that it takes and, unless it allows nothing, at
+// least one of the things that it allows.
+func (s *scimCall) roles() ([]scim.Document, error) {
+	views, err := s.Directory.Roles(s.ctx, s.Env, s.Customer)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{s, map[string]usher.Decision{}}
+	var all []scim.Document
+	for i := range views {
+		doc, err := s.role(p, &views[i], views)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, doc)
+	}
+	return all, nil
+}
+
+func (s *scimCall) role(p *plan, v *directory.RoleView, all []directory.RoleView) (scim.Document, error) {
+	kind := "built-in"
+	if v.Custom {
+		kind = "custom"
+	}
+	doc := scim.Document{"schemas": []any{scim.RoleURN}, "id": v.Key, "value": v.Key, "display": v.Title, "type": kind, "limitedAssignmentsPermitted": false,
+		"contains": texts(v.Includes), "meta": scim.Document{"resourceType": "Role", "location": s.base + "/Roles/" + pathEscape(v.Key)}}
+	if v.Title == "" {
+		doc["display"] = v.Key
+	}
+	var above []string
+	for i := range all {
+		if slices.Contains(all[i].Includes, v.Key) {
+			above = append(above, all[i].Key)
+		}
+	}
+	doc["containedBy"] = texts(above)
+	supported := len(v.Gives) == 0
+	for _, key := range v.Gives {
+		ok, err := p.permits(key)
+		if err != nil {
+			return nil, err
+		}
+		if supported = ok; ok {
+			break
+		}
+	}
+	var tightest *usher.Decision // of the features that a holder must sit in
+	for _, f := range v.Seats {
+		ok, err := p.gives(f)
+		if err != nil {
+			return nil, err
+		}
+		supported = supported && ok
+		d, err := p.of(f)
+		if err != nil {
+			return nil, err
+		}
+		if tightest == nil || tightest.Unlimited || !d.Unlimited && d.Remaining < tightest.Remaining {
+			tightest = &d
+		}
+	}
+	if tightest != nil {
+		counts(doc, tightest)
+	}
+	doc["supported"] = supported
+	return doc, nil
+}
+
+func texts(list []string) []any {
+	out := make([]any, 0, len(list))
+	for _, t := range list {
+		out = append(out, t)
+	}
+	return out
+}
+
+// entitlements are the switches and the seats that the catalogue has.
+func (s *scimCall) entitlements() ([]scim.Document, error) {
+	p := &plan{s, map[string]usher.Decision{}}
+	features := s.Live.Catalog(s.Env).Features
+	var all []scim.Document
+	for _, key := range slices.Sorted(maps.Keys(features)) {
+		f := features[key]
+		if f.Kind != usher.Seats && f.Kind != usher.Switch {
+			continue
+		}
+		d, err := p.of(key)
+		if err != nil {
+			return nil, err
+		}
+		supported, err := p.gives(key)
+		if err != nil {
+			return nil, err
+		}
+		doc := scim.Document{"schemas": []any{scim.EntitlementURN}, "id": key, "value": key, "display": f.Title, "type": string(f.Kind), "supported": supported,
+			"contains": []any{}, "containedBy": []any{}, "meta": scim.Document{"resourceType": "Entitlement", "location": s.base + "/Entitlements/" + pathEscape(key)}}
+		if f.Title == "" {
+			doc["display"] = key
+		}
+		counts(doc, &d)
+		all = append(all, doc)
+	}
+	return all, nil
+}
+
+func (s *scimCall) listed(t *scim.Type, all []scim.Document, err error) (*scimAnswer, error) {
+	if err != nil {
+		return nil, err
+	}
+	q, err := s.query(t)
+	if err != nil {
+		return nil, err
+	}
+	return q.page(slices.DeleteFunc(all, func(d scim.Document) bool { return !q.filter.Match(d) })), nil
+}
+
+func (s *scimCall) listRoles() (*scimAnswer, error) {
+	all, err := s.roles()
+	return s.listed(scim.Role, all, err)
+}
+
+func (s *scimCall) getRole() (*scimAnswer, error) {
+	all, err := s.roles()
+	if err != nil {
+		return nil, err
+	}
+	return s.named(all, "role")
+}
+
+func (s *scimCall) listEntitlements() (*scimAnswer, error) {
+	all, err := s.entitlements()
+	return s.listed(scim.Entitlement, all, err)
+}
+
+func (s *scimCall) getEntitlement() (*scimAnswer, error) {
+	all, err := s.entitlements()
+	if err != nil {
+		return nil, err
+	}
+	return s.named(all, "entitlement")
+}
