@@ -31,7 +31,7 @@ func documentation(t *testing.T, name string) string {
 }
 
 var (
-	helpCommand = regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)  +\S`)
+	helpCommand = regexp.MustCompile(`(?m)^  ([a-z][a-z-]*(?: [a-z]+)?)  +\S`)
 	helpFlag    = regexp.MustCompile(`(?m)^  (?:(-[a-z]), |    )(--[a-z-]+)`)
 	flagWord    = regexp.MustCompile(`(?:^|[\s\[` + "`" + `(])(--?[a-zA-Z][a-z-]*)`)
 )
@@ -111,7 +111,7 @@ func TestDocsCommandLine(t *testing.T) {
 		}
 	}
 	for _, name := range docsPages(t) { // what any page tells to type exists
-		for _, m := range regexp.MustCompile("(?:`|\\$ |bin/)usher ([a-z]+)(?: ([a-z]+))?").FindAllStringSubmatch(documentation(t, name), -1) {
+		for _, m := range regexp.MustCompile("(?:`|\\$ |bin/)usher ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?").FindAllStringSubmatch(documentation(t, name), -1) {
 			if want[m[1]] == nil && want[m[1]+" "+m[2]] == nil && !(m[2] == "" && strings.Contains(help, "\n  "+m[1]+" ")) {
 				t.Errorf("%s names `usher %s %s`, which is no command", name, m[1], m[2])
 			}

@@ -58,6 +58,8 @@ type cli struct {
 
 	Check   checkCmd   `cmd:"" group:"Decisions" help:"May this customer use this feature, this much? Exit code 0 is yes, 1 is no."`
 	Explain explainCmd `cmd:"" group:"Decisions" help:"Why is a check answered so?"`
+	WhoCan  whoCanCmd  `cmd:"" group:"Decisions" help:"Which members have a permission?"`
+	WhatCan whatCanCmd `cmd:"" group:"Decisions" help:"What can a member do, and on what?"`
 	Consume consumeCmd `cmd:"" group:"Decisions" help:"Decide and take, in one step."`
 	Reserve reserveCmd `cmd:"" group:"Decisions" help:"Decide and hold, until it is settled, released or expires."`
 	Settle  settleCmd  `cmd:"" group:"Decisions" help:"End a reservation with what was used in truth."`

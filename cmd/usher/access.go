@@ -1,0 +1,92 @@
+package main
+
+import "strings"
+
+type whoCanCmd struct {
+	Customer   string `arg:"" help:"The customer's id."`
+	Permission string `arg:"" help:"The permission's key."`
+	Resource   string `env:"-" help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
+	Type       string `env:"-" help:"Only members of this type." placeholder:"T"`
+	At         string `env:"-" help:"The instant to answer for; now where nothing is said." placeholder:"T"`
+}
+
+func (c *whoCanCmd) Run(a *app) error {
+	in := body("customer", c.Customer, "permission", c.Permission, "type", c.Type, "at", c.At)
+	if err := about(in, c.Resource); err != nil {
+		return err
+	}
+	return a.found("/v1/search/members", in, "nobody", "MEMBER", "TYPE")
+}
+
+type whatCanCmd struct {
+	Customer   string `arg:"" help:"The customer's id."`
+	Member     string `arg:"" help:"The member's id."`
+	Permission string `arg:"" optional:"" help:"Say on which registered resources the member has this permission, instead of which permissions it has."`
+	Resource   string `env:"-" help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
+	Type       string `env:"-" help:"On resources of this type; with a permission, what stands before its last dot where nothing is said." placeholder:"T"`
+	At         string `env:"-" help:"The instant to answer for; now where nothing is said." placeholder:"T"`
+}
+
+func (c *whatCanCmd) Run(a *app) error {
+	in := body("customer", c.Customer, "member", c.Member, "permission", c.Permission, "type", c.Type, "at", c.At)
+	if c.Permission != "" {
+		if c.Resource != "" {
+			return wrong("--resource does not go with a permission: `usher who-can` with both says who may do that")
+		}
+		if i := strings.LastIndexByte(c.Permission, '.'); i > 0 && c.Type == "" {
+			in["type"] = c.Permission[:i]
+		}
+		return a.found("/v1/search/resources", in, "nothing", "RESOURCE", "TYPE")
+	}
+	if err := about(in, c.Resource); err != nil {
+		return err
+	}
+	return a.found("/v1/search/permissions", in, "nothing", "PERMISSION")
+}
+
+// about adds a resource, written as type and id, to a question.
+func about(in map[string]any, resource string) error {
+	if resource == "" {
+		return nil
+	}
+	kind, id, ok := strings.Cut(resource, "/")
+	if !ok || kind == "" || id == "" {
+		return wrong("--resource must read like document/d1, the type and the id, got %q", resource)
+	}
+	in["resource"] = map[string]any{"type": kind, "id": id}
+	return nil
+}
+
+// found reads a search to its end and shows what it found.
+func (a *app) found(path string, in map[string]any, none string, heading ...string) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	in["limit"] = 1000
+	list := []object{}
+	for {
+		_, page, err := c.call(a, "POST", path, in)
+		if err != nil {
+			return err
+		}
+		list = append(list, page.list("data")...)
+		next := page.text("next_cursor")
+		if next == "" {
+			break
+		}
+		in["cursor"] = next
+	}
+	if a.cli.JSON {
+		return a.printJSON(map[string]any{"data": list})
+	}
+	var rows [][]string
+	for _, o := range list {
+		if len(heading) == 1 {
+			rows = append(rows, []string{o.text("permission")})
+		} else {
+			rows = append(rows, []string{o.text("id"), o.text("type")})
+		}
+	}
+	return a.table(none, heading, rows)
+}
