@@ -75,7 +75,11 @@ func TestOwnerTokensAreForOneUseAndOneDay(t *testing.T) {
 	if err != nil || !strings.HasPrefix(token, "uso_") || len(token) != 4+secretLen+sumLen || !expires.Equal(h.clock.now().Add(24*time.Hour)) {
 		t.Fatalf("got %q until %v, %v", token, expires, err)
 	}
-	_, err = h.RedeemOwnerToken(ctx, token[:len(token)-1]+"a", NewOperator{})
+	other := "a"
+	if token[4] == 'a' {
+		other = "b"
+	}
+	_, err = h.RedeemOwnerToken(ctx, token[:4]+other+token[5:], NewOperator{})
 	code(t, "another token", err, usher.Unauthenticated)
 	_, err = h.RedeemOwnerToken(ctx, "", NewOperator{})
 	code(t, "no token", err, usher.Unauthenticated)
