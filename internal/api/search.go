@@ -11,24 +11,26 @@ import (
 
 type (
 	searchMembersIn struct {
-		searchIn
+		SearchQuestion
 		Permission string      `json:"permission" minLength:"1" maxLength:"255"`
 		Resource   *resourceIn `json:"resource,omitempty" doc:"What it is done to"`
 		Type       string      `json:"type,omitempty" doc:"Only members of this type"`
 	}
 	searchResourcesIn struct {
-		searchIn
+		SearchQuestion
 		Member     string `json:"member" minLength:"1" maxLength:"255"`
 		Permission string `json:"permission" minLength:"1" maxLength:"255"`
 		Type       string `json:"type" minLength:"1" maxLength:"255" doc:"Of the resources"`
 	}
 	searchPermissionsIn struct {
-		searchIn
+		SearchQuestion
 		Member   string      `json:"member" minLength:"1" maxLength:"255"`
 		Resource *resourceIn `json:"resource,omitempty" doc:"Only what is done to its type, and allowed on it"`
 		Type     string      `json:"type,omitempty" doc:"Instead of a resource: only what is done to this type, and allowed on all of it"`
 	}
-	searchIn struct {
+	// SearchQuestion is what every search has. The document reads only exported
+	// types where one is embedded.
+	SearchQuestion struct {
 		Customer    string         `json:"customer" minLength:"1" maxLength:"255"`
 		Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
 		At          *time.Time     `json:"at,omitempty" doc:"The instant to answer for; default now"`

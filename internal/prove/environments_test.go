@@ -425,6 +425,14 @@ func (s *side) request(r route, w things) call {
 	if strings.HasPrefix(r.path, "/ofrep/") {
 		values["key"], values["targetingKey"], values["context"] = feature, w.customer, map[string]string{"targetingKey": w.customer}
 	}
+	switch {
+	case strings.HasPrefix(r.path, "/v1/search/"):
+		values["member"], values["permission"] = w.holder, "report.read"
+	case strings.HasPrefix(r.path, "/access/"):
+		values["subject"], values["action"] = map[string]string{"type": "user", "id": w.holder}, map[string]string{"name": "read"}
+		values["resource"], values["context"] = map[string]string{"type": "report", "id": "r1"}, map[string]string{"customer": w.customer}
+		values["evaluations"] = []any{map[string]any{}}
+	}
 	query := url.Values{}
 	for _, p := range r.parameters {
 		value, known := values[p.Name].(string)
@@ -568,8 +576,10 @@ func (s *side) foreign(owner *side, c call, their, own things) {
 	}
 	top, _ := v.(map[string]any)
 	decisions, empty := 0, false
-	if list, ok := top["data"].([]any); ok {
-		empty = len(list) == 0
+	for _, name := range []string{"data", "results"} {
+		if list, ok := top[name].([]any); ok {
+			empty = len(list) == 0
+		}
 	}
 	if n, ok := top["accepted"].(float64); ok {
 		empty = n == 0 || !whose
@@ -586,6 +596,12 @@ func (s *side) foreign(owner *side, c call, their, own things) {
 				decisions++
 				if reason := v["reason"]; allowed != false || reason != "unknown_customer" && reason != "unknown_feature" {
 					bad("unknown_customer or unknown_feature")
+				}
+			}
+			if decision, ok := v["decision"]; ok {
+				decisions++
+				if why, _ := v["context"].(map[string]any); decision != false || why["reason"] != "unknown_customer" {
+					bad("unknown_customer")
 				}
 			}
 			for _, x := range v {
