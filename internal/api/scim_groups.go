@@ -315,7 +315,7 @@ func (s *scimCall) putGroup() (*scimAnswer, error) {
 	}
 	var keep []string
 	for name := range view {
-		if _, named := given[name]; !named && !scim.Group.Known(name) && !strings.HasPrefix(name, "urn:") {
+		if _, named := given[name]; !named && (name == "externalId" || !scim.Group.Known(name) && !strings.HasPrefix(name, "urn:")) {
 			keep = append(keep, name)
 		}
 	}

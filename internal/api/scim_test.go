@@ -273,3 +273,274 @@ func lacks(have, need any, where string) string {
 	}
 	return ""
 }
+
+// TestSCIM_Traps goes through what others get wrong, one by one.
+func TestSCIM_Traps(t *testing.T) {
+	t.Parallel()
+	onBothSCIM(t, func(t *testing.T, w *world) {
+		ok := func(status int, got *httptest.ResponseRecorder, contains ...string) {
+			t.Helper()
+			if got.Code != status {
+				t.Errorf("got %d %s, want %d", got.Code, got.Body, status)
+			}
+			for _, part := range contains {
+				if !strings.Contains(got.Body.String(), part) {
+					t.Errorf("got %d %s, want %s in it", got.Code, got.Body, part)
+				}
+			}
+		}
+		patch := func(target, ops string) *httptest.ResponseRecorder {
+			t.Helper()
+			return w.scim("PATCH", target, `{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":`+ops+`}`)
+		}
+		seats := func() string {
+			t.Helper()
+			return w.json("GET", "/v1/customers/acme/seats/members", "").Body.String()
+		}
+		for _, name := range []string{"ann", "bob", "cid"} {
+			ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"`+name+`@x","externalId":"`+name+`","roles":["viewer"],"team":"t-`+name+`"}`), `"value":"viewer"`)
+		}
+		all := w.scim("GET", "/scim/v2/Users", "").Body.String()
+
+		// Nothing is half applied: the seats are two, the third is refused, and so
+		// is all that came with it.
+		for _, name := range []string{"ann", "bob"} {
+			ok(200, patch("/scim/v2/Users/"+name, `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
+		}
+		ok(400, patch("/scim/v2/Users/cid", `[{"op":"replace","path":"title","value":"Boss"},{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`), `"scimType":"invalidValue"`, "seat")
+		ok(200, w.scim("GET", "/scim/v2/Users/cid", ""), `"roles":[{"display":"Viewer","primary":true,"value":"viewer"}]`)
+		if strings.Contains(w.scim("GET", "/scim/v2/Users/cid", "").Body.String(), "Boss") {
+			t.Error("half of a refused change is there")
+		}
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"dan@x","externalId":"dan","roles":["analyst"]}`), "seat")
+		ok(404, w.scim("GET", "/scim/v2/Users/dan", ""))
+		ok(200, w.scim("GET", "/scim/v2/Roles?filter=value%20eq%20%22analyst%22", ""), `"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2`, `"contains":["viewer"]`, `"supported":true`)
+		ok(200, w.scim("GET", "/scim/v2/Roles/viewer", ""), `"containedBy":["analyst"]`, `"limitedAssignmentsPermitted":false`)
+		ok(200, w.scim("GET", "/scim/v2/Roles/auditor", ""), `"supported":false`)  // the plan has no such seats
+		ok(200, w.scim("GET", "/scim/v2/Roles/reviewer", ""), `"supported":false`) // nor what it allows
+		ok(200, w.scim("GET", "/scim/v2/Entitlements", ""), `"totalResults":4`, `"id":"sso"`)
+		ok(200, w.scim("GET", "/scim/v2/Entitlements/members", ""), `"supported":true,"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2,"type":"seats"`)
+		ok(200, w.scim("GET", "/scim/v2/Entitlements?filter=type eq \"switch\" and supported eq true", ""), `"totalResults":1`, `"id":"exports"`)
+		ok(404, w.scim("GET", "/scim/v2/Roles/nothing", ""))
+		ok(404, w.scim("GET", "/scim/v2/Entitlements/calls", ""))
+
+		// Deactivated, the seat is free for another; active again, it is not there.
+		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","value":{"Active":"False"}}]`), `"active":false`)
+		ok(200, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
+		ok(400, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"active","value":true}]`), "seat")
+		ok(200, w.scim("GET", "/scim/v2/Users/ann", ""), `"active":false`)
+		ok(204, w.scim("DELETE", "/scim/v2/Users/cid", ""))
+		ok(404, w.scim("DELETE", "/scim/v2/Users/cid", ""))
+		ok(404, patch("/scim/v2/Users/cid", `[{"op":"replace","path":"title","value":"x"}]`))
+		ok(404, w.scim("PUT", "/scim/v2/Users/cid", `{"userName":"cid@x"}`))
+		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"active","value":true}]`))
+		if got := seats(); !strings.Contains(got, `"ann"`) || !strings.Contains(got, `"bob"`) || strings.Contains(got, `"cid"`) {
+			t.Errorf("seats: %s", got)
+		}
+		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"cid@x","externalId":"cid"}`), `"id":"cid"`, `"roles":[]`)
+		if got := w.scim("GET", "/scim/v2/Users/cid", "").Body.String(); strings.Contains(got, "t-cid") {
+			t.Errorf("what was erased is back: %s", got)
+		}
+
+		// Roles: unknown, kept apart, taken away; those that others gave stay.
+		ok(400, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["nobody"]}]`), "no role", "invalidValue")
+		ok(400, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["asker","approver"]}]`), "keeps apart")
+		w.assign(usher.Holder{ID: "cid"}, "asker")
+		ok(400, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["approver"]}]`), "keeps apart")
+		ok(200, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["viewer"]}]`))
+		ok(200, w.scim("PUT", "/scim/v2/Users/cid", `{"userName":"cid@x"}`), `"value":"viewer"`)
+		ok(200, w.scim("PUT", "/scim/v2/Users/cid", `{"userName":"cid@x","roles":[]}`), `"roles":[]`)
+		ok(200, w.json("POST", "/v1/check", `{"customer":"acme","member":"cid","permission":"pay.ask"}`), `"allowed":true`)
+		ok(200, w.scim("PUT", "/scim/v2/Users/ann", `{"userName":"ann@x","TEAM":null,"active":true}`), `"team":"t-ann"`)
+
+		// One name, one user, in any case; a user's own is no conflict.
+		ok(409, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"userName","value":"BOB@x"}]`), `"scimType":"uniqueness"`)
+		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"userName","value":"ANN@x"}]`))
+		ok(409, w.scim("PUT", "/scim/v2/Users/ann", `{"userName":"bob@X"}`))
+
+		// Bad input.
+		ok(400, w.scim("POST", "/scim/v2/Users", `{}`), "userName is required")
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":" "}`))
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"x","username":"y"}`), "invalidSyntax")
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"x","active":"perhaps"}`), "invalidValue")
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":7}`), "invalidValue")
+		ok(400, w.scim("POST", "/scim/v2/Users", `[`), "invalidSyntax")
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"big","note":"`+strings.Repeat("x", 70_000)+`"}`), "at most")
+		ok(413, w.scim("POST", "/scim/v2/Users", `{"userName":"`+strings.Repeat("x", scimMaxBody)+`"}`))
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"deep","a":`+strings.Repeat("[", 20)+strings.Repeat("]", 20)+`}`))
+		ok(415, w.scim("POST", "/scim/v2/Users", `{"userName":"x"}`, "Content-Type", "text/plain"))
+		ok(400, patch("/scim/v2/Users/ann", `[{"op":"remove","path":"userName"}]`), "userName is required")
+		ok(400, patch("/scim/v2/Users/ann", `[{"op":"remove","path":"active"}]`))
+		ok(400, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"id","value":"x"}]`), "mutability")
+		ok(400, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"groups","value":[]}]`), "mutability")
+		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","value":{"id":"x","meta":{},"groups":[],"title":"T"}}]`), `"id":"ann"`, `"title":"T"`)
+		ok(400, patch("/scim/v2/Users/ann", `[{"op":"remove"}]`), "noTarget")
+		ok(400, w.scim("GET", "/scim/v2/Users?filter=userName", ""), "invalidFilter")
+		ok(400, w.scim("GET", "/scim/v2/Users?filter="+strings.Repeat("(", 40)+"a+pr"+strings.Repeat(")", 40), ""), "invalidFilter")
+		ok(400, w.scim("GET", "/scim/v2/Users?startIndex=x", ""))
+		ok(400, w.scim("GET", "/scim/v2/Users?count=1.5", ""))
+		ok(404, w.scim("GET", "/scim/v2/Me", ""))
+		ok(404, w.scim("POST", "/scim/v2/Bulk", `{}`))
+		ok(404, w.scim("GET", "/scim/v2/Users/", ""))
+		ok(405, w.scim("POST", "/scim/v2/Users/.search", `{}`))
+		ok(401, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer x"))
+		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleRead]))
+		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleAdmin]), "belongs to one customer")
+
+		// ETags.
+		etag := w.scim("GET", "/scim/v2/Users/bob", "").Header().Get("ETag")
+		ok(304, w.scim("GET", "/scim/v2/Users/bob", "", "If-None-Match", etag))
+		ok(412, w.scim("PUT", "/scim/v2/Users/bob", `{"userName":"bob@x"}`, "If-Match", `W/"old"`))
+		ok(412, w.scim("DELETE", "/scim/v2/Users/bob", "", "If-Match", `W/"old"`))
+		ok(200, w.scim("PUT", "/scim/v2/Users/bob", `{"userName":"bob@x","title":"New"}`, "If-Match", etag))
+		ok(412, w.scim("PATCH", "/scim/v2/Users/bob", `{"Operations":[{"op":"replace","value":{"title":"x"}}]}`, "If-Match", etag))
+		ok(200, w.scim("PATCH", "/scim/v2/Users/bob", `{"Operations":[{"op":"replace","value":{"title":"x"}}]}`, "If-Match", "*"))
+
+		// Groups in groups, but never in a circle.
+		for _, name := range []string{"in", "out"} {
+			ok(201, w.scim("POST", "/scim/v2/Groups", `{"displayName":"G `+name+`","externalId":"`+name+`"}`), `"members":[]`)
+		}
+		ok(204, patch("/scim/v2/Groups/out", `[{"op":"add","path":"members","value":[{"value":"in","type":"Group"},{"value":"ann"}]}]`))
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"out"}]}]`), "in itself")
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"in"}]}]`), "in itself")
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"nobody"}]}]`), "invalidValue")
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"ann","type":"Robot"}]}]`))
+		ok(400, w.scim("POST", "/scim/v2/Groups", `{"members":[]}`), "displayName is required")
+		ok(200, w.scim("GET", "/scim/v2/Groups/out", ""), `"type":"Group","value":"in"`, `"type":"User","value":"ann"`)
+		ok(200, w.scim("PATCH", "/scim/v2/Groups/out?attributes=displayName", `{"Operations":[{"op":"replace","path":"displayName","value":"Out"}]}`), `"displayName":"Out"`)
+		ok(200, w.scim("PUT", "/scim/v2/Groups/out", `{"displayName":"Out"}`), `"value":"ann"`)
+		ok(200, w.scim("GET", `/scim/v2/Groups?filter=members[value eq "ann"]`, ""), `"totalResults":1`)
+		ok(200, w.scim("GET", `/scim/v2/Users?filter=groups.display eq "out"&attributes=id`, ""), `"totalResults":1`, `"id":"ann"`)
+		getag := w.scim("GET", "/scim/v2/Groups/out", "").Header().Get("ETag")
+		ok(412, w.scim("DELETE", "/scim/v2/Groups/out", "", "If-Match", `"x"`))
+		ok(204, w.scim("DELETE", "/scim/v2/Groups/out", "", "If-Match", getag))
+		ok(404, w.scim("DELETE", "/scim/v2/Groups/out", ""))
+
+		// Pages.
+		for _, c := range []struct{ query, want string }{
+			{"", `"totalResults":3,"startIndex":1,"itemsPerPage":3`}, {"count=2", `"totalResults":3,"startIndex":1,"itemsPerPage":2`},
+			{"startIndex=3&count=2", `"totalResults":3,"startIndex":3,"itemsPerPage":1,"Resources":[{"active":true,"externalId":"cid"`}, {"startIndex=9", `"startIndex":9,"itemsPerPage":0,"Resources":[]`},
+			{"count=0", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`}, {"count=-1&startIndex=-5", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`},
+			{"startIndex=2&count=1&filter=id pr", `"totalResults":3,"startIndex":2,"itemsPerPage":1`},
+		} {
+			ok(200, w.scim("GET", "/scim/v2/Users?"+c.query, ""), c.want)
+		}
+
+		// Another customer's provider sees nothing of all this, and changes nothing.
+		before := w.scim("GET", "/scim/v2/Users", "").Body.String() + w.scim("GET", "/scim/v2/Groups", "").Body.String()
+		other := []string{"Authorization", "Bearer " + w.keys["globex"]}
+		ok(200, w.scim("GET", "/scim/v2/Users", "", other...), `"totalResults":0`)
+		ok(200, w.scim("GET", `/scim/v2/Users?filter=userName eq "ann@x"`, "", other...), `"totalResults":0`)
+		for _, target := range []string{"/scim/v2/Users/ann", "/scim/v2/Groups/in"} {
+			ok(404, w.scim("GET", target, "", other...))
+			ok(404, w.scim("PUT", target, `{"userName":"x","displayName":"x"}`, other...))
+			ok(404, w.scim("PATCH", target, `{"Operations":[{"op":"replace","value":{"active":false}}]}`, other...))
+			ok(404, w.scim("DELETE", target, "", other...))
+		}
+		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"ann@x","externalId":"ann"}`, other...), `"id":"ann"`)
+		ok(204, w.scim("DELETE", "/scim/v2/Users/ann", "", other...))
+		if after := w.scim("GET", "/scim/v2/Users", "").Body.String() + w.scim("GET", "/scim/v2/Groups", "").Body.String(); after != before {
+			t.Errorf("acme changed:\n%s\n%s", before, after)
+		}
+		if !strings.Contains(all, `"totalResults":3`) {
+			t.Errorf("got %s", all)
+		}
+	})
+}
+
+// TestSCIM_ManualMembers: members that the vendor made are users too, and what
+// the vendor keeps of them stays.
+func TestSCIM_ManualMembers(t *testing.T) {
+	t.Parallel()
+	onBothSCIM(t, func(t *testing.T, w *world) {
+		_, err := w.api.Directory.Apply(t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme", directory.Change{Members: []usher.Member{
+			{ID: "eve@x", Type: "user", Active: true, Properties: map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := w.scim("GET", `/scim/v2/Users?filter=userName eq "eve@x"`, "").Body.String()
+		if !strings.Contains(got, `"totalResults":1`) || !strings.Contains(got, `"groups":[]`) || strings.Contains(got, `"Eve"`) || !strings.Contains(got, `"active":true`) {
+			t.Errorf("got %s", got)
+		}
+		if got := w.scim("POST", "/scim/v2/Users", `{"userName":"eve@x"}`); got.Code != 409 {
+			t.Errorf("got %d %s, want 409", got.Code, got.Body)
+		}
+		for _, c := range [][2]string{{"PUT", `{"userName":"Eve@x","externalId":"e1","displayName":"Eve","password":"secret!"}`}, {"PATCH", `{"Operations":[{"op":"add","value":{"password":"secret!"}}]}`}} {
+			if got := w.scim(c[0], "/scim/v2/Users/eve@x", c[1]); got.Code != 200 {
+				t.Errorf("got %d %s", got.Code, got.Body)
+			}
+		}
+		m, err := w.api.Directory.Read(usher.Production, "acme").Member(t.Context(), "eve@x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(m.Properties, "meta")
+		want := map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no", "userName": "Eve@x", "externalId": "e1", "displayName": "Eve"}
+		if fmt.Sprint(m.Properties) != fmt.Sprint(want) || !m.Active {
+			t.Errorf("got %v %v, want %v", m.Active, m.Properties, want)
+		}
+	})
+}
+
+// TestSCIM_ManyAtOnce: a group of a thousand is one change, and of those who take
+// one name at once, one does.
+func TestSCIM_ManyAtOnce(t *testing.T) {
+	t.Parallel()
+	w := scimWorld(t, filepath.Join(t.TempDir(), "usher.db"))
+	var c directory.Change
+	var values []string
+	for i := range 1000 {
+		id := fmt.Sprintf("u%04d", i)
+		c.Members = append(c.Members, usher.Member{ID: id, Active: true, Properties: map[string]any{"userName": id}})
+		values = append(values, `{"value":"`+id+`"}`)
+	}
+	meta := directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}
+	if _, err := w.api.Directory.Apply(t.Context(), usher.Production, meta, "acme", c); err != nil {
+		t.Fatal(err)
+	}
+	w.scim("POST", "/scim/v2/Groups", `{"displayName":"All","externalId":"all"}`)
+	revision := func() int64 {
+		n, err := w.api.Directory.Read(usher.Production, "acme").Revision(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := revision()
+	got := w.scim("PATCH", "/scim/v2/Groups/all", `{"Operations":[{"op":"add","path":"members","value":[`+strings.Join(values, ",")+`]}]}`)
+	if got.Code != 204 || revision() != before+1 {
+		t.Errorf("got %d %s, from revision %d to %d", got.Code, got.Body, before, revision())
+	}
+	if got := w.scim("GET", "/scim/v2/Groups/all", "").Body.String(); strings.Count(got, `"value":`) != 1000 {
+		t.Errorf("the group has %d members", strings.Count(got, `"value":`))
+	}
+	// All pages, in order, each once.
+	seen := map[string]bool{}
+	for start := 1; start <= 1000; start += 300 {
+		var page struct{ Resources []struct{ ID string } }
+		if err := json.Unmarshal(w.scim("GET", fmt.Sprintf("/scim/v2/Users?startIndex=%d&count=300&attributes=id", start), "").Body.Bytes(), &page); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range page.Resources {
+			if want := fmt.Sprintf("u%04d", start+i-1); r.ID != want || seen[r.ID] {
+				t.Fatalf("at %d: got %s, want %s", start+i, r.ID, want)
+			}
+			seen[r.ID] = true
+		}
+	}
+	if len(seen) != 1000 {
+		t.Errorf("the pages have %d users", len(seen))
+	}
+	var wg sync.WaitGroup
+	codes := make([]int, 8)
+	for i := range codes {
+		wg.Go(func() {
+			codes[i] = w.scim("POST", "/scim/v2/Users", fmt.Sprintf(`{"userName":"Same@x","externalId":"same%d"}`, i)).Code
+		})
+	}
+	wg.Wait()
+	slices.Sort(codes)
+	if want := []int{201, 409, 409, 409, 409, 409, 409, 409}; !slices.Equal(codes, want) {
+		t.Errorf("got %v, want %v", codes, want)
+	}
+}

@@ -362,10 +362,11 @@ func (s *scimCall) putUser() (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What no schema knows is somebody else's, unless the client names it.
+	// What no schema knows is somebody else's, unless the client names it; and
+	// Okta leaves out externalId.
 	var keep []string
 	for name := range view {
-		if _, named := given[name]; !named && !scim.User.Known(name) && !strings.HasPrefix(name, "urn:") {
+		if _, named := given[name]; !named && (name == "externalId" || !scim.User.Known(name) && !strings.HasPrefix(name, "urn:")) {
 			keep = append(keep, name)
 		}
 	}
