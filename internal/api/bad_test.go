@@ -34,7 +34,7 @@ func TestProblemBody(t *testing.T) {
 func TestBadChecks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const known = "is no field of this: customer, feature, amount, member, at, min_revision are"
+	const known = "is no field of this: customer, feature, amount, member, permission, resource, context, at, min_revision are"
 	const broken = "body|is not the JSON that it should be: line 1 column "
 	amount := func(a string) string { return `{"customer":"acme","feature":"api_calls","amount":` + a + `}` }
 	when := func(a string) string { return `{"customer":"acme","feature":"api_calls","at":` + a + `}` }
@@ -48,7 +48,7 @@ func TestBadChecks(t *testing.T) {
 		`{'customer':1}`:                        bad(broken + "2: got '\\'' where a name in quotes is expected"),
 		`[]`:                                    bad("body|must be an object, got an array"),
 		`null`:                                  bad("body|must be an object, got null"),
-		`{}`:                                    bad("body.customer|must not be empty", "body.feature|must not be empty"),
+		`{}`:                                    bad("body.customer|must not be empty", "body.feature|must be given, or a member and a permission"),
 		`{"customer":"acme","feature":"sso"} x`: bad(broken + "37: there is more after the end of the value"),
 		`{"customer":"acme","customer":"b","feature":"sso"}`:         bad(broken + `30: the name "customer" occurs twice in one object`),
 		`{"customer":"acme","\u0063ustomer":"b","feature":"sso"}`:    bad(broken + `35: the name "customer" occurs twice in one object`),
@@ -106,7 +106,7 @@ func TestBadBatches(t *testing.T) {
 		`{}`:                         bad("body.checks|must be there: an array of checks"),
 		`{"checks":null}`:            bad("body.checks|must be an array, got null"),
 		`{"checks":[` + one + `,5]}`: bad("body.checks[1]|must be an object, got a number"),
-		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`:                              bad("body.checks[1].feature|must not be empty", "body.x|is no field of this: checks, min_revision are"),
+		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`:                              bad("body.checks[1].feature|must be given, or a member and a permission", "body.x|is no field of this: checks, min_revision are"),
 		`{"checks":[` + one + `,{"customer":"acme","feature":"tokens","amount":1.5}]}`: bad("body.checks[1].amount|must be a whole number, got 1.5"),
 		`{"checks":[` + strings.Repeat(one+",", 1000) + one + `]}`:                     bad("body.checks|must hold at most 1000 checks"),
 	} {
@@ -127,7 +127,7 @@ func TestBadConsumes(t *testing.T) {
 		`{"customer":"acme","feature":"tokens","key":"é"}`:                                bad("body.key|must be printable ASCII; byte 0 is not"),
 		`{"customer":"acme","feature":"tokens","key":"` + strings.Repeat("k", 256) + `"}`: bad("body.key|must be at most 255 characters, this one has 256"),
 		`{"customer":"acme","feature":"tokens","key":"k","at":"2026-01-01T00:00:00Z"}`:    bad("body.at|must not be sent: a consume counts at the server's time"),
-		`{"customer":"acme","feature":"tokens","key":"k","amount":-5,"ttl":"60s"}`:        bad(`body.amount|must not be negative, got "-5"`, "body.ttl|is no field of this: customer, feature, amount, key, member, min_revision are"),
+		`{"customer":"acme","feature":"tokens","key":"k","amount":-5,"ttl":"60s"}`:        bad(`body.amount|must not be negative, got "-5"`, "body.ttl|is no field of this: customer, feature, amount, key, member, permission, resource, context, min_revision are"),
 		`{"customer":"acme","feature":"tokens","key":1}`:                                  bad("body.key|must be a string, got a number"),
 		`{"customer":"acme","feature":"tokens","key":"k","key":"l"}`:                      bad(`body|is not the JSON that it should be: line 1 column 54: the name "key" occurs twice in one object`),
 	} {

@@ -210,14 +210,13 @@ func (a *API) readCheck(r *http.Request, c *call, s *scratch) (q decide.CheckQue
 // readQuery reads the body of a check, or one item of a batch.
 func readQuery(r *reader, location string) (q decide.CheckQuery) {
 	problems := len(r.problems)
-	there := false // a resource
+	there, featured := false, false // a resource, a feature
 	ok := r.object(location, func(name []byte) {
 		switch string(name) {
 		case "customer":
 			q.Customer = r.string(place(location, "customer"))
 		case "feature":
-			q.Feature = r.string(place(location, "feature"))
-			r.id(place(location, "feature"), q.Feature)
+			q.Feature, featured = r.string(place(location, "feature")), true
 		case "amount":
 			q.Amount = r.number(place(location, "amount"))
 		case "member":
@@ -243,8 +242,11 @@ func readQuery(r *reader, location string) (q decide.CheckQuery) {
 	})
 	if ok && len(r.problems) == problems {
 		r.id(place(location, "customer"), q.Customer)
+		if featured {
+			r.id(place(location, "feature"), q.Feature)
+		}
 		switch {
-		case q.Permission == "" && q.Feature == "":
+		case q.Permission == "" && !featured:
 			r.note(place(location, "feature"), "must be given, or a member and a permission")
 		case q.Permission != "" && q.Member == "":
 			r.note(place(location, "member"), "must be given with a permission: permissions are members'")

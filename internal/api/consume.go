@@ -1,19 +1,26 @@
 package api
 
 import (
+	"context"
 	"net/http"
+	"strings"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
 type consumeIn struct {
-	Customer    string       `json:"customer" minLength:"1" maxLength:"255"`
-	Feature     string       `json:"feature" minLength:"1" maxLength:"255"`
-	Amount      usher.Number `json:"amount,omitempty" doc:"Default 1"`
-	Key         string       `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
-	Member      string       `json:"member,omitempty" doc:"Who of the customer uses it"`
-	MinRevision int64        `json:"min_revision,omitempty"`
+	Customer    string         `json:"customer" minLength:"1" maxLength:"255"`
+	Feature     string         `json:"feature" minLength:"1" maxLength:"255"`
+	Amount      usher.Number   `json:"amount,omitempty" doc:"Default 1"`
+	Key         string         `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
+	Member      string         `json:"member,omitempty" doc:"Who of the customer uses it: registered and active, or the answer is no"`
+	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do: all its legs must pass too"`
+	Resource    *resourceIn    `json:"resource,omitempty" doc:"What it is done to"`
+	Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+	MinRevision int64          `json:"min_revision,omitempty"`
 }
 
 var consumeDoc = doc{ID: "consume", Tag: "Use", Summary: "Decide and take in one step",
@@ -27,12 +34,12 @@ func (a *API) consume(w http.ResponseWriter, r *http.Request, c *call) {
 		a.fail(w, c, err)
 		return
 	}
-	op, err := readConsume(&s.r, s.in, c.Key)
+	op, q, err := readConsume(&s.r, s.in, c.Key)
 	if err != nil {
 		a.fail(w, c, err)
 		return
 	}
-	d, err := a.Usage.Consume(r.Context(), c.Env, op)
+	d, err := a.takeAs(r.Context(), c, q, op.Key, func() (usher.Decision, error) { return a.Usage.Consume(r.Context(), c.Env, op) })
 	if err != nil {
 		a.fail(w, c, err)
 		return
@@ -42,8 +49,91 @@ func (a *API) consume(w http.ResponseWriter, r *http.Request, c *call) {
 	a.write(w, c, s.out)
 }
 
+// takeAs takes on behalf of a member, once everything about the member has
+// passed. That is asked before the take: what is denied for the member's sake is
+// not stored under the key, and a take that was made keeps its answer whatever
+// the member may do since (S13).
+func (a *API) takeAs(ctx context.Context, c *call, q decide.CheckQuery, key string, take func() (usher.Decision, error)) (usher.Decision, error) {
+	if q.Member == "" {
+		return take()
+	}
+	if q.Said != nil && !c.Properties {
+		return usher.Decision{}, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
+	}
+	d, err := a.Decide.Check(ctx, c.Env, q, nil)
+	if err != nil {
+		return d, err
+	}
+	if !d.Allowed && (d.Feature != q.Feature || memberReason(d.Reason)) {
+		stored, err := a.DB.Ops(ctx, []store.OpKey{{Env: c.Env, Key: key}})
+		if err != nil {
+			return d, err
+		}
+		if len(stored) == 0 {
+			d.Taken = c.route.doc.ID == "consume"
+			return d, nil
+		}
+	}
+	legs := d.Legs
+	if d, err = take(); err != nil || d.Replayed {
+		return d, err
+	}
+	d.Member, d.Permission = q.Member, q.Permission
+	if d.Allowed {
+		d.Legs = legs
+	}
+	return d, nil
+}
+
+// memberReason reports whether a reason is about the member, not about what the
+// customer has.
+func memberReason(r usher.Reason) bool {
+	switch r {
+	case usher.UnknownMember, usher.UnknownPermission, usher.NoRole, usher.ConditionFailed, usher.NoSeat, usher.ReasonUnavailable:
+		return true
+	}
+	return false
+}
+
+// about reads what a take says about its member, and reports whether name is
+// part of that.
+func (r *reader) about(name []byte, q *decide.CheckQuery) bool {
+	switch string(name) {
+	case "member":
+		q.Member = r.string("body.member")
+		r.id("body.member", q.Member)
+	case "permission":
+		q.Permission = r.string("body.permission")
+		r.id("body.permission", q.Permission)
+	case "resource":
+		readResource(r, "body.resource", q)
+	case "context":
+		if m := r.properties("body.context"); m != nil {
+			said(q).Context = m
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// asked completes what a take says about its member with the take itself.
+func (r *reader) asked(q *decide.CheckQuery, op *usage.ConsumeOp) {
+	switch {
+	case q.Permission != "" && q.Member == "":
+		r.note("body.member", "must be given with a permission: permissions are members'")
+	case q.Permission == "" && (q.Resource != decide.ResourceRef{} || q.Said != nil):
+		r.note("body.permission", "must be given with a resource or a context: only permissions ask about them")
+	}
+	q.Customer, q.Feature, q.Amount, q.MinRevision = op.Customer, op.Feature, op.Amount, op.MinRevision
+	op.Member = q.Member
+	if q.Permission != "" {
+		op.About = strings.Join([]string{q.Permission, q.Resource.Type, q.Resource.ID}, "\x00")
+	}
+}
+
 // readConsume reads a consume's body; key is the header's.
-func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, err error) {
+func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, q decide.CheckQuery, err error) {
 	r.reset(b)
 	inBody := false
 	ok := r.object("body", func(name []byte) {
@@ -54,9 +144,6 @@ func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, err error
 			op.Feature = r.string("body.feature")
 		case "amount":
 			op.Amount = r.number("body.amount")
-		case "member":
-			op.Member = r.string("body.member")
-			r.id("body.member", op.Member)
 		case "key":
 			op.Key, inBody = r.string("body.key"), true
 		case "at":
@@ -66,13 +153,16 @@ func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, err error
 		case "min_revision":
 			op.MinRevision = r.whole("body.min_revision")
 		default:
-			r.unknown("body", name, "customer, feature, amount, key, member, min_revision")
+			if !r.about(name, &q) {
+				r.unknown("body", name, "customer, feature, amount, key, member, permission, resource, context, min_revision")
+			}
 		}
 	})
 	if ok && len(r.problems) == 0 {
 		r.id("body.customer", op.Customer)
 		r.id("body.feature", op.Feature)
 		op.Key = r.key(op.Key, inBody, key)
+		r.asked(&q, &op)
 	}
-	return op, r.err()
+	return op, q, r.err()
 }

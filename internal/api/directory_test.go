@@ -312,3 +312,52 @@ func TestCataloguesThatRolesForbid(t *testing.T) {
 		t.Errorf("masked, not deleted: got %s", got)
 	}
 }
+
+// TestTakesAskAboutTheMember: a consume and a reservation on a member's behalf
+// take nothing where the member may not.
+func TestTakesAskAboutTheMember(t *testing.T) {
+	t.Parallel()
+	w := people(t)
+	a := w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"analyst"}`)
+	consume := func(key, rest string) map[string]any {
+		t.Helper()
+		return w.ask(t, 200, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"`+key+`"`+rest+`}`)
+	}
+	for _, c := range []struct{ rest, want string }{
+		{`,"member":"nobody"`, "unknown_member"}, {`,"member":"bob","permission":"report.run"`, "no_role"},
+		{`,"member":"alice","permission":"report.export"`, "not_entitled"}, {`,"member":"alice","permission":"report.fly"`, "unknown_permission"},
+		{`,"member":"alice","permission":"report.run","amount":4`, "limit_reached"},
+	} {
+		d := consume("no"+c.want, c.rest)
+		if d["allowed"] != false || d["reason"] != c.want || fmt.Sprint(d["consumed"]) != "0" && d["consumed"] != nil {
+			t.Errorf("%s: got %v, want %s and nothing taken", c.rest, d, c.want)
+		}
+	}
+	with := `,"member":"alice","permission":"report.run"`
+	d := consume("k1", with)
+	if d["allowed"] != true || fmt.Sprint(d["consumed"]) != "1" || d["member"] != "alice" {
+		t.Errorf("got %v", d)
+	}
+	// Another permission is another body under the same key.
+	w.ask(t, 409, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k1","member":"alice","permission":"report.read"}`)
+	r := w.ask(t, 201, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r1"`+with+`}`)
+	if r["reservation"] == nil {
+		t.Errorf("got %v", r)
+	}
+	// Revoked: the next take is denied, the one that was made keeps its answer.
+	w.ask(t, 204, "DELETE", "/v1/customers/firm/assignments/"+a["id"].(string), ``)
+	if d = consume("k2", with); d["reason"] != "no_role" {
+		t.Errorf("got %v", d)
+	}
+	if d = consume("k1", with); d["replayed"] != true || d["allowed"] != true {
+		t.Errorf("got %v", d)
+	}
+	if d := w.ask(t, 200, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r2"`+with+`}`); d["reason"] != "no_role" || d["reservation"] != nil {
+		t.Errorf("got %v", d)
+	}
+	if d := w.ask(t, 200, "POST", "/v1/check", `{"customer":"firm","feature":"reports"}`); fmt.Sprint(d["used"], d["reserved"]) != "1 1" {
+		t.Errorf("got %v", d)
+	}
+	w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","permission":"report.run"}`)
+	w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","member":"alice","resource":{"type":"a","id":"b"}}`)
+}

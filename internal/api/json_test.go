@@ -50,7 +50,7 @@ func FuzzStrictJSON(f *testing.F) {
 		if qs, _, err := readBatch(&r, b); err == nil && (!valid || len(qs) > maxChecks) {
 			t.Fatalf("%q was read as %d checks", b, len(qs))
 		}
-		if op, err := readConsume(&r, b, "key"); err == nil && (op.Customer == "" || op.Feature == "" || op.Key == "") {
+		if op, _, err := readConsume(&r, b, "key"); err == nil && (op.Customer == "" || op.Feature == "" || op.Key == "") {
 			t.Fatalf("%q was read as %+v", b, op)
 		}
 		r.reset(b)

@@ -9,17 +9,21 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
 type reserveIn struct {
-	Customer    string       `json:"customer" minLength:"1" maxLength:"255"`
-	Feature     string       `json:"feature" minLength:"1" maxLength:"255"`
-	Amount      usher.Number `json:"amount,omitempty" doc:"Default 1"`
-	TTL         string       `json:"ttl,omitempty" doc:"How long it is held, such as 60s, 5m or 1h30m; from 1s to 168h, default 5m"`
-	Key         string       `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
-	Member      string       `json:"member,omitempty" doc:"Who of the customer uses it"`
-	MinRevision int64        `json:"min_revision,omitempty"`
+	Customer    string         `json:"customer" minLength:"1" maxLength:"255"`
+	Feature     string         `json:"feature" minLength:"1" maxLength:"255"`
+	Amount      usher.Number   `json:"amount,omitempty" doc:"Default 1"`
+	TTL         string         `json:"ttl,omitempty" doc:"How long it is held, such as 60s, 5m or 1h30m; from 1s to 168h, default 5m"`
+	Key         string         `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
+	Member      string         `json:"member,omitempty" doc:"Who of the customer uses it: registered and active, or the answer is no"`
+	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do: all its legs must pass too"`
+	Resource    *resourceIn    `json:"resource,omitempty" doc:"What it is done to"`
+	Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+	MinRevision int64          `json:"min_revision,omitempty"`
 }
 
 type settleIn struct {
@@ -71,13 +75,15 @@ func (a *API) reserve(w http.ResponseWriter, r *http.Request, c *call) {
 	s := a.borrow()
 	defer a.giveBack(s)
 	var op usage.ReserveOp
+	var q decide.CheckQuery
 	var d usher.Decision
 	var err error
 	if s.in, err = a.readAll(r, c.route, s.in); err == nil {
-		op, err = readReserve(&s.r, s.in, c.Key)
+		op, q, err = readReserve(&s.r, s.in, c.Key)
 	}
 	if err == nil {
-		if d, err = a.Usage.Reserve(r.Context(), c.Env, op); err == nil {
+		take := func() (usher.Decision, error) { return a.Usage.Reserve(r.Context(), c.Env, op) }
+		if d, err = a.takeAs(r.Context(), c, q, op.Key, take); err == nil {
 			a.metrics.decided(&d)
 			if d.Reservation != nil {
 				c.status = http.StatusCreated
@@ -152,7 +158,7 @@ func (a *API) getReservation(w http.ResponseWriter, r *http.Request, c *call) {
 }
 
 // readReserve reads a reservation's body; key is the header's.
-func readReserve(r *reader, b []byte, key string) (op usage.ReserveOp, err error) {
+func readReserve(r *reader, b []byte, key string) (op usage.ReserveOp, q decide.CheckQuery, err error) {
 	r.reset(b)
 	inBody := false
 	ok := r.object("body", func(name []byte) {
@@ -165,23 +171,23 @@ func readReserve(r *reader, b []byte, key string) (op usage.ReserveOp, err error
 			op.Amount = r.number("body.amount")
 		case "ttl":
 			op.TTL = r.ttl("body.ttl", usage.MaxTTL)
-		case "member":
-			op.Member = r.string("body.member")
-			r.id("body.member", op.Member)
 		case "key":
 			op.Key, inBody = r.string("body.key"), true
 		case "min_revision":
 			op.MinRevision = r.whole("body.min_revision")
 		default:
-			r.unknown("body", name, "customer, feature, amount, ttl, key, member, min_revision")
+			if !r.about(name, &q) {
+				r.unknown("body", name, "customer, feature, amount, ttl, key, member, permission, resource, context, min_revision")
+			}
 		}
 	})
 	if ok && len(r.problems) == 0 {
 		r.id("body.customer", op.Customer)
 		r.id("body.feature", op.Feature)
 		op.Key = r.key(op.Key, inBody, key)
+		r.asked(&q, &op.ConsumeOp)
 	}
-	return op, r.err()
+	return op, q, r.err()
 }
 
 // key is the idempotency key of the body or the header; they must not differ.

@@ -94,12 +94,12 @@ func calls(allowed, reason, used, reserved, remaining, rest string) string {
 func TestS23_Reservations(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		const open = `"reservation":{"id":"rsv_1","amount":60,"expires_at":"2026-03-10T12:01:00Z"},`
-		ask := `{"customer":"acme","feature":"calls","amount":60,"ttl":"60s","key":"h1","member":"ann"}`
+		ask := `{"customer":"acme","feature":"calls","amount":60,"ttl":"60s","key":"h1"}`
 		held := calls("true", "within_limit", "0", "60", "40", march+open)
 		w.want(w.json("POST", "/v1/reservations", ask), 201, held+`"revision":3}`)
 		w.want(w.json("POST", "/v1/reservations", ask), 201, held+`"replayed":true,"revision":3}`)
-		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":60,"ttl":"1m0s","member":"ann","min_revision":3}`, "Idempotency-Key", "h1"), 201, held+`"replayed":true,"revision":3}`)
-		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":60,"ttl":"61s","key":"h1","member":"ann"}`), 409,
+		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":60,"ttl":"1m0s","min_revision":3}`, "Idempotency-Key", "h1"), 201, held+`"replayed":true,"revision":3}`)
+		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":60,"ttl":"61s","key":"h1"}`), 409,
 			problemBody(usher.KeyReused, `the idempotency key "h1" was used for another call (POST /v1/reservations, at 2026-03-10T12:00:00Z); use a new key for each operation`))
 		w.want(w.json("POST", "/v1/consume", `{"customer":"acme","feature":"calls","amount":60,"key":"h1"}`), 409,
 			problemBody(usher.KeyReused, `the idempotency key "h1" was used for another call (POST /v1/reservations, at 2026-03-10T12:00:00Z); use a new key for each operation`))
@@ -174,7 +174,7 @@ func TestS23_ReleaseAndExpiry(t *testing.T) {
 func TestBadReservations(t *testing.T) {
 	t.Parallel()
 	w := newWorldOn(t, filepath.Join(t.TempDir(), "usher.db"), heldCatalog)
-	const fields = "is no field of this: customer, feature, amount, ttl, key, member, min_revision are"
+	const fields = "is no field of this: customer, feature, amount, ttl, key, member, permission, resource, context, min_revision are"
 	const example = `must be a span such as "60s", "5m" or "1h30m", got `
 	with := func(more string) string {
 		return `{"customer":"acme","feature":"calls","key":"k",` + more + `}`

@@ -13,6 +13,7 @@ type ConsumeOp struct {
 	Customer    string
 	Feature     string
 	Member      string
+	About       string       // what else the caller was asked about the member: another body under the same key; "" is nothing
 	Key         string       // the idempotency key; required (S13)
 	Amount      usher.Number // "": 1
 	MinRevision int64        // 0: any
@@ -53,6 +54,9 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 	// 1 and "1.0" are the same amount whatever the precision.
 	if n, err := amount.Units(usher.MaxPrecision); err == nil {
 		amount = usher.Number(usher.FormatQuantity(n, usher.MaxPrecision))
+	}
+	if op.About != "" {
+		extra += "\x00" + op.About
 	}
 	t.hash = bodyHash(route, op.Customer, op.Feature, op.Member, extra, string(amount))
 	return t, nil
