@@ -121,6 +121,7 @@ var mayOwn = map[string]bool{"POST /v1/keys": true, "PUT /v1/customers/{id}": tr
 type side struct {
 	t                           *testing.T
 	addr, env, key, secret, tag string
+	scim                        string // a key of the customer that things made last, for its identity provider
 	n                           int
 	told                        []string // ids that the server made
 }
@@ -145,6 +146,9 @@ func (s *side) do(c call) (int, http.Header, string) {
 		s.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+s.key)
+	if strings.HasPrefix(c.path, "/scim/") {
+		req.Header.Set("Authorization", "Bearer "+s.scim)
+	}
 	if c.contentType != "" {
 		req.Header.Set("Content-Type", c.contentType)
 	}
@@ -196,6 +200,8 @@ features:
   SECRET: {kind: switch}
   shared: {kind: metered}
   places: {kind: seats}
+permissions: {do_TAG.read: {title: SECRET permission}}
+roles: {role_TAG: {title: SECRET role, permissions: [do_TAG.read]}}
 plans:
   plan_TAG:
     title: SECRET plan
@@ -210,7 +216,19 @@ func (s *side) furnish() {
 	}
 	s.made("PUT", "/v1/catalog", s.catalogue())
 	s.both()
+	s.provider("both")
 	s.customer("secret-" + s.secret)
+}
+
+// provider makes the key of a customer's identity provider.
+func (s *side) provider(who string) {
+	s.t.Helper()
+	status, _, text := s.do(call{"POST", "/v1/keys", "application/json", fmt.Sprintf(`{"role":"scim","customer":%q}`, who)})
+	var made struct{ Key string }
+	if err := json.Unmarshal([]byte(text), &made); err != nil || status >= 300 || made.Key == "" {
+		s.t.Fatalf("%s: a key for SCIM: got %d %s", s.env, status, text)
+	}
+	s.scim = made.Key
 }
 
 // both makes the customer that has one name in both environments, anew where
@@ -244,6 +262,9 @@ func (s *side) things() things {
 		s.made("PUT", base+"/seats/"+w.seats+"/"+holder, `{}`)
 	}
 	s.made("POST", "/v1/events", fmt.Sprintf(`[{"specversion":"1.0","id":%q,"source":%q,"type":"used","subject":%q,"data":{"n":2,"x":%q}}]`, "ev-"+who, s.secret, who, s.secret))
+	s.provider(who)
+	w.ids["Users"] = s.made("POST", "/scim/v2/Users", fmt.Sprintf(`{"userName":%q}`, s.secret))
+	w.ids["Groups"] = s.made("POST", "/scim/v2/Groups", fmt.Sprintf(`{"displayName":%q}`, s.secret))
 	w.ids["keys"] = s.made("POST", "/v1/keys", `{"role":"read"}`)
 	for _, id := range w.ids {
 		if id == "" {
@@ -284,6 +305,8 @@ func (s *side) export(own things) string {
 		}
 	}
 	get("/v1/denials?" + strings.TrimPrefix(span, "&"))
+	get("/scim/v2/Users")
+	get("/scim/v2/Groups")
 	get("/v1/catalog")
 	get("/v1/catalog/revisions")
 	for _, kind := range []string{"subscriptions", "reservations"} {
@@ -426,6 +449,9 @@ func (s *side) request(r route, w things) call {
 		values["key"], values["targetingKey"], values["context"] = feature, w.customer, map[string]string{"targetingKey": w.customer}
 	}
 	switch {
+	case strings.HasPrefix(r.path, "/scim/"):
+		values["schemas"], values["userName"], values["displayName"] = []string{}, fmt.Sprint("walk", s.n), "walk"
+		values["Operations"] = []any{map[string]any{"op": "add", "path": "note", "value": "walk"}}
 	case strings.HasPrefix(r.path, "/v1/search/"):
 		values["member"], values["permission"] = w.holder, "report.read"
 	case strings.HasPrefix(r.path, "/access/"):
@@ -439,8 +465,19 @@ func (s *side) request(r route, w things) call {
 		switch {
 		case p.In == "path" && p.Name == "id":
 			collection := parts[slices.Index(parts, "{id}")-1]
-			if value = w.ids[collection]; collection == "customers" {
+			switch value = w.ids[collection]; collection {
+			case "customers":
 				value = w.customer
+			case "Roles":
+				value = strings.Replace(w.plan, "plan_", "role_", 1)
+			case "Entitlements":
+				if value = w.seats; w.feature == "shared" {
+					value = "places"
+				}
+			case "ResourceTypes":
+				value = "User"
+			case "Schemas":
+				value = "urn:ietf:params:scim:schemas:core:2.0:User"
 			}
 			known = value != ""
 		case p.In == "header":
@@ -549,6 +586,9 @@ func (s *side) foreign(owner *side, c call, their, own things) {
 			}
 			return
 		}
+	}
+	if strings.HasSuffix(c.path, "/role_"+owner.tag) && status != http.StatusNotFound {
+		bad("404")
 	}
 	if named(own.ref) && status != http.StatusNotFound {
 		bad("404")
