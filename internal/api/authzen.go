@@ -56,12 +56,18 @@ type (
 			Message string `json:"message"`
 		} `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
 	}
+	authzenItem struct {
+		Subject  *authzenSubject  `json:"subject,omitempty"`
+		Action   *authzenAction   `json:"action,omitempty"`
+		Resource *authzenResource `json:"resource,omitempty"`
+		Context  map[string]any   `json:"context,omitempty"`
+	}
 	authzenBatchIn struct {
 		Subject     *authzenSubject  `json:"subject,omitempty" doc:"Of the items that have none, whole"`
 		Action      *authzenAction   `json:"action,omitempty"`
 		Resource    *authzenResource `json:"resource,omitempty"`
 		Context     map[string]any   `json:"context,omitempty"`
-		Evaluations []authzenIn      `json:"evaluations,omitempty" maxItems:"1000"`
+		Evaluations []authzenItem    `json:"evaluations,omitempty" maxItems:"1000"`
 		Options     *struct {
 			Semantic string `json:"evaluations_semantic,omitempty" enum:"execute_all,deny_on_first_deny,permit_on_first_permit"`
 		} `json:"options,omitempty"`
