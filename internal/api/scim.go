@@ -37,6 +37,9 @@ const (
 	// scimMaxScan is how many users or groups a filter looks through that no
 	// index answers.
 	scimMaxScan = 50_000
+	// scimMaxJoin is the same for filters on groups, members and roles, which are
+	// read one by one.
+	scimMaxJoin = 5_000
 	// scimMaxBody lets a group come with all of its members.
 	scimMaxBody = 4 << 20
 )
@@ -444,12 +447,12 @@ func (q *scimQuery) page(all []scim.Document) *scimAnswer {
 }
 
 // tooMany is the answer to a filter that would look through everybody.
-func tooMany(what string) error {
-	return &scim.Error{Kind: scim.TooMany, Detail: fmt.Sprintf("there are more than %d %s, and no index answers this filter: compare id, externalId, or the name with eq", scimMaxScan, what)}
+func tooMany(what string, most int) error {
+	return &scim.Error{Kind: scim.TooMany, Detail: fmt.Sprintf("there are more than %d %s, and no index answers this filter: compare id, externalId, or the name with eq", most, what)}
 }
 
-// scanned reads all of a list for a filter, up to scimMaxScan.
-func scanned[T any](what string, next func(after string, limit int) ([]T, error), id func(*T) string) ([]T, error) {
+// scanned reads all of a list for a filter, up to most.
+func scanned[T any](what string, most int, next func(after string, limit int) ([]T, error), id func(*T) string) ([]T, error) {
 	var all []T
 	for after := ""; ; {
 		page, err := next(after, 1000)
@@ -457,8 +460,8 @@ func scanned[T any](what string, next func(after string, limit int) ([]T, error)
 			return nil, err
 		}
 		all = append(all, page...)
-		if len(all) > scimMaxScan {
-			return nil, tooMany(what)
+		if len(all) > most {
+			return nil, tooMany(what, most)
 		}
 		if len(page) < 1000 {
 			return all, nil

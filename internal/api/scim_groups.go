@@ -137,7 +137,11 @@ func (s *scimCall) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
 		}
 		return found, nil
 	}
-	return scanned("groups", s.groupPage, func(g *usher.Group) string { return g.ID })
+	most := scimMaxScan
+	if f.Names("members") {
+		most = scimMaxJoin
+	}
+	return scanned("groups", most, s.groupPage, func(g *usher.Group) string { return g.ID })
 }
 
 func (s *scimCall) listGroups() (*scimAnswer, error) {

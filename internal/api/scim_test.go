@@ -387,6 +387,12 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleRead]))
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleAdmin]), "belongs to one customer")
 
+		// A mail address is no id.
+		zoe := w.scim("POST", "/scim/v2/Users", `{"userName":"zoe@x","externalId":"zoe@x"}`)
+		ok(201, zoe, `"id":"mbr_`, `"externalId":"zoe@x"`)
+		ok(200, w.scim("GET", `/scim/v2/Users?filter=externalId eq "zoe@x" and roles pr`, ""), `"totalResults":0`)
+		ok(204, w.scim("DELETE", strings.TrimPrefix(zoe.Header().Get("Location"), "https://usher.test"), ""))
+
 		// ETags.
 		etag := w.scim("GET", "/scim/v2/Users/bob", "").Header().Get("ETag")
 		ok(304, w.scim("GET", "/scim/v2/Users/bob", "", "If-None-Match", etag))

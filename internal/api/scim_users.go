@@ -151,7 +151,11 @@ func (s *scimCall) candidates(f *scim.Filter) ([]usher.Member, error) {
 			return found, err
 		}
 	}
-	return scanned("users", s.members, func(m *usher.Member) string { return m.ID })
+	most := scimMaxScan
+	if f.Names("groups") || f.Names("roles") {
+		most = scimMaxJoin
+	}
+	return scanned("users", most, s.members, func(m *usher.Member) string { return m.ID })
 }
 
 func (s *scimCall) members(after string, limit int) ([]usher.Member, error) {
@@ -240,10 +244,12 @@ func (s *scimCall) newUserID(doc scim.Document) (string, error) {
 	return s.makeID("mbr_"), nil
 }
 
-// plainID reports whether an id reads the same in an address.
+// plainID reports whether an id reads the same in an address. One that looks
+// like an address of mail does not: ids are in the audit log, which personal data
+// stays out of.
 func plainID(id string) bool {
 	for _, c := range []byte(id) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.~@", c) >= 0) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.~", c) >= 0) {
 			return false
 		}
 	}
