@@ -203,7 +203,7 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Directory: directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct}), Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l, db)})
+		Customers: s.customers, Catalog: s.catalog, Directory: directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct}), NewID: newID, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l, db)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
