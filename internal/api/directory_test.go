@@ -37,11 +37,20 @@ separation:
   four-eyes: {roles: [payer, approver]}
 `
 
-// people is a world with the catalogue above, a customer acme on the free plan
+// people is a world with the catalogue above, a customer firm on the free plan
 // and a few members.
 func people(t *testing.T) *world {
 	t.Helper()
-	w := managed(t)
+	return populate(t, newWorld(t))
+}
+
+// peopleOnBoth tells a story on SQLite and on PostgreSQL.
+func peopleOnBoth(t *testing.T, story func(t *testing.T, w *world)) {
+	onBoth(t, func(t *testing.T, w *world) { story(t, populate(t, w)) })
+}
+
+func populate(t *testing.T, w *world) *world {
+	t.Helper()
 	w.ask(t, 200, "PUT", "/v1/catalog", accessCatalog, "application/yaml")
 	w.ask(t, 201, "PUT", "/v1/customers/firm", `{}`)
 	for _, m := range []string{"alice", "bob", "carol"} {
@@ -81,194 +90,194 @@ func (w *world) legs(t *testing.T, body string) string {
 }
 
 func TestA01_OneDecisionWithEveryLeg(t *testing.T) {
-	t.Parallel()
-	w := people(t)
-	for _, role := range []string{`{"member":"alice","role":"analyst"}`, `{"member":"bob","role":"viewer"}`, `{"member":"carol","role":"editor"}`} {
-		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", role)
-	}
-	w.ask(t, 201, "PUT", "/v1/customers/firm/resources/document/d1", `{"properties":{"owner":"carol"}}`)
-	steps := []struct{ name, body, want string }{
-		{"no role", `{"customer":"firm","member":"bob","permission":"report.export"}`, "false no_role role=fail plan=fail seat=none limit=none condition=none"},
-		{"the plan", `{"customer":"firm","member":"alice","permission":"report.export"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
-		{"all of two", `{"customer":"firm","member":"alice","permission":"report.both"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
-		{"limit", `{"customer":"firm","member":"alice","permission":"report.run","amount":4}`, "false limit_reached role=pass plan=pass seat=pass limit=fail condition=none"},
-		{"within it", `{"customer":"firm","member":"alice","permission":"report.run","amount":3}`, "true within_limit role=pass plan=pass seat=pass limit=pass condition=none"},
-		{"nothing to the plan", `{"customer":"firm","member":"bob","permission":"report.read"}`, "true granted role=pass plan=none seat=none limit=none condition=none"},
-		{"condition", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1"}}`, "true granted role=pass plan=none seat=none limit=none condition=pass"},
-		{"said otherwise", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1","properties":{"owner":"bob"}}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
-		{"not registered", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d2"}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
-		{"nobody", `{"customer":"firm","member":"dave","permission":"report.read"}`, "false unknown_member role=fail plan=none seat=none limit=none condition=none"},
-		{"no customer", `{"customer":"none","member":"dave","permission":"report.read"}`, "false unknown_customer role=fail plan=none seat=none limit=none condition=none"},
-		{"no permission", `{"customer":"firm","member":"bob","permission":"report.*"}`, "false unknown_permission role=fail plan=none seat=none limit=none condition=none"},
-		{"a feature, by a member", `{"customer":"firm","member":"bob","feature":"exports"}`, "false not_entitled role=none plan=fail seat=none limit=none condition=none"},
-		{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`, "false unknown_member role=none plan=pass seat=none limit=pass condition=none"},
-		{"a feature, by the customer", `{"customer":"firm","feature":"exports"}`, "false not_entitled"},
-		{"both", `{"customer":"firm","member":"bob","permission":"report.read","feature":"reports","amount":4}`, "false limit_reached role=pass plan=pass seat=none limit=fail condition=none"},
-	}
-	for _, s := range steps {
-		if got := w.legs(t, s.body); got != s.want {
-			t.Errorf("%s: got %s\nwant %s", s.name, got, s.want)
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		for _, role := range []string{`{"member":"alice","role":"analyst"}`, `{"member":"bob","role":"viewer"}`, `{"member":"carol","role":"editor"}`} {
+			w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", role)
 		}
-	}
-	// The plan changes, and with it what the role may use.
-	w.ask(t, 201, "POST", "/v1/customers/firm/subscriptions", `{"plan":"pro"}`)
-	for _, s := range []struct{ body, want string }{
-		{`{"customer":"firm","member":"alice","permission":"report.export"}`, "true granted role=pass plan=pass seat=pass limit=none condition=none"},
-		{`{"customer":"firm","member":"alice","permission":"report.both"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
-		{`{"customer":"firm","member":"alice","permission":"report.either"}`, "true granted role=pass plan=pass seat=pass limit=none condition=none"},
-	} {
-		if got := w.legs(t, s.body); got != s.want {
-			t.Errorf("%s: got %s\nwant %s", s.body, got, s.want)
+		w.ask(t, 201, "PUT", "/v1/customers/firm/resources/document/d1", `{"properties":{"owner":"carol"}}`)
+		steps := []struct{ name, body, want string }{
+			{"no role", `{"customer":"firm","member":"bob","permission":"report.export"}`, "false no_role role=fail plan=fail seat=none limit=none condition=none"},
+			{"the plan", `{"customer":"firm","member":"alice","permission":"report.export"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
+			{"all of two", `{"customer":"firm","member":"alice","permission":"report.both"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
+			{"limit", `{"customer":"firm","member":"alice","permission":"report.run","amount":4}`, "false limit_reached role=pass plan=pass seat=pass limit=fail condition=none"},
+			{"within it", `{"customer":"firm","member":"alice","permission":"report.run","amount":3}`, "true within_limit role=pass plan=pass seat=pass limit=pass condition=none"},
+			{"nothing to the plan", `{"customer":"firm","member":"bob","permission":"report.read"}`, "true granted role=pass plan=none seat=none limit=none condition=none"},
+			{"condition", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1"}}`, "true granted role=pass plan=none seat=none limit=none condition=pass"},
+			{"said otherwise", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1","properties":{"owner":"bob"}}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
+			{"not registered", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d2"}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
+			{"nobody", `{"customer":"firm","member":"dave","permission":"report.read"}`, "false unknown_member role=fail plan=none seat=none limit=none condition=none"},
+			{"no customer", `{"customer":"none","member":"dave","permission":"report.read"}`, "false unknown_customer role=fail plan=none seat=none limit=none condition=none"},
+			{"no permission", `{"customer":"firm","member":"bob","permission":"report.*"}`, "false unknown_permission role=fail plan=none seat=none limit=none condition=none"},
+			{"a feature, by a member", `{"customer":"firm","member":"bob","feature":"exports"}`, "false not_entitled role=none plan=fail seat=none limit=none condition=none"},
+			{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`, "false unknown_member role=none plan=pass seat=none limit=pass condition=none"},
+			{"a feature, by the customer", `{"customer":"firm","feature":"exports"}`, "false not_entitled"},
+			{"both", `{"customer":"firm","member":"bob","permission":"report.read","feature":"reports","amount":4}`, "false limit_reached role=pass plan=pass seat=none limit=fail condition=none"},
 		}
-	}
-	// Whoever is not active may do nothing, at once, and gives the seat back.
-	w.ask(t, 200, "PUT", "/v1/customers/firm/members/alice", `{"active":false}`)
-	if got := w.legs(t, `{"customer":"firm","member":"alice","permission":"report.read"}`); !strings.HasPrefix(got, "false unknown_member") {
-		t.Error(got)
-	}
-	if seats := w.ask(t, 200, "GET", "/v1/customers/firm/seats/members", ``); len(seats["data"].([]any)) != 0 {
-		t.Errorf("seats %v, want none", seats)
-	}
+		for _, s := range steps {
+			if got := w.legs(t, s.body); got != s.want {
+				t.Errorf("%s: got %s\nwant %s", s.name, got, s.want)
+			}
+		}
+		// The plan changes, and with it what the role may use.
+		w.ask(t, 201, "POST", "/v1/customers/firm/subscriptions", `{"plan":"pro"}`)
+		for _, s := range []struct{ body, want string }{
+			{`{"customer":"firm","member":"alice","permission":"report.export"}`, "true granted role=pass plan=pass seat=pass limit=none condition=none"},
+			{`{"customer":"firm","member":"alice","permission":"report.both"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
+			{`{"customer":"firm","member":"alice","permission":"report.either"}`, "true granted role=pass plan=pass seat=pass limit=none condition=none"},
+		} {
+			if got := w.legs(t, s.body); got != s.want {
+				t.Errorf("%s: got %s\nwant %s", s.body, got, s.want)
+			}
+		}
+		// Whoever is not active may do nothing, at once, and gives the seat back.
+		w.ask(t, 200, "PUT", "/v1/customers/firm/members/alice", `{"active":false}`)
+		if got := w.legs(t, `{"customer":"firm","member":"alice","permission":"report.read"}`); !strings.HasPrefix(got, "false unknown_member") {
+			t.Error(got)
+		}
+		if seats := w.ask(t, 200, "GET", "/v1/customers/firm/seats/members", ``); len(seats["data"].([]any)) != 0 {
+			t.Errorf("seats %v, want none", seats)
+		}
+	})
 }
 
 func TestA08_SeatsComeWithRoles(t *testing.T) {
-	t.Parallel()
-	w := people(t)
-	sits := func(want ...string) {
-		t.Helper()
-		got := []string{}
-		for _, s := range w.ask(t, 200, "GET", "/v1/customers/firm/seats/members", ``)["data"].([]any) {
-			got = append(got, s.(map[string]any)["holder"].(string))
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		sits := func(want ...string) {
+			t.Helper()
+			got := []string{}
+			for _, s := range w.ask(t, 200, "GET", "/v1/customers/firm/seats/members", ``)["data"].([]any) {
+				got = append(got, s.(map[string]any)["holder"].(string))
+			}
+			if !reflect.DeepEqual(got, want) && len(got)+len(want) > 0 {
+				t.Errorf("got seats of %v, want %v", got, want)
+			}
 		}
-		if !reflect.DeepEqual(got, want) && len(got)+len(want) > 0 {
-			t.Errorf("got seats of %v, want %v", got, want)
+		a := w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"analyst"}`)
+		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"bob","role":"analyst","until":"2999-01-01T00:00:00Z"}`)
+		sits("alice", "bob")
+		refused := w.ask(t, 422, "PUT", "/v1/customers/firm/assignments", `{"member":"carol","role":"analyst"}`)
+		if !strings.Contains(refused["detail"].(string), "2 of 2") {
+			t.Errorf("got %v", refused)
 		}
-	}
-	a := w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"analyst"}`)
-	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"bob","role":"analyst","until":"2999-01-01T00:00:00Z"}`)
-	sits("alice", "bob")
-	refused := w.ask(t, 422, "PUT", "/v1/customers/firm/assignments", `{"member":"carol","role":"analyst"}`)
-	if !strings.Contains(refused["detail"].(string), "2 of 2") {
-		t.Errorf("got %v", refused)
-	}
-	sits("alice", "bob")
-	if got := w.ask(t, 200, "GET", "/v1/customers/firm/assignments?member=carol", ``); len(got["data"].([]any)) != 0 {
-		t.Errorf("half applied: %v", got)
-	}
-	// A group takes a seat for each of its members, or none.
-	w.ask(t, 201, "PUT", "/v1/customers/firm/groups/team", `{"title":"Team","members":["bob","carol"]}`)
-	w.ask(t, 422, "PUT", "/v1/customers/firm/assignments", `{"group":"team","role":"analyst"}`)
-	w.ask(t, 204, "DELETE", "/v1/customers/firm/assignments/"+a["id"].(string), ``)
-	sits("bob")
-	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"group":"team","role":"analyst"}`)
-	sits("bob", "carol")
-	w.ask(t, 422, "PUT", "/v1/customers/firm/groups/team/members/alice", ``)
-	w.ask(t, 204, "DELETE", "/v1/customers/firm/groups/team/members/carol", ``)
-	w.ask(t, 200, "PUT", "/v1/customers/firm/groups/team/members/alice", ``)
-	sits("alice", "bob")
-	if got := w.legs(t, `{"customer":"firm","member":"alice","permission":"report.read"}`); !strings.HasPrefix(got, "true") {
-		t.Error(got)
-	}
-	w.ask(t, 204, "DELETE", "/v1/customers/firm/members/bob", ``)
-	sits("alice")
-	w.ask(t, 204, "DELETE", "/v1/customers/firm/groups/team", ``)
-	sits()
+		sits("alice", "bob")
+		if got := w.ask(t, 200, "GET", "/v1/customers/firm/assignments?member=carol", ``); len(got["data"].([]any)) != 0 {
+			t.Errorf("half applied: %v", got)
+		}
+		// A group takes a seat for each of its members, or none.
+		w.ask(t, 201, "PUT", "/v1/customers/firm/groups/team", `{"title":"Team","members":["bob","carol"]}`)
+		w.ask(t, 422, "PUT", "/v1/customers/firm/assignments", `{"group":"team","role":"analyst"}`)
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/assignments/"+a["id"].(string), ``)
+		sits("bob")
+		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"group":"team","role":"analyst"}`)
+		sits("bob", "carol")
+		w.ask(t, 422, "PUT", "/v1/customers/firm/groups/team/members/alice", ``)
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/groups/team/members/carol", ``)
+		w.ask(t, 200, "PUT", "/v1/customers/firm/groups/team/members/alice", ``)
+		sits("alice", "bob")
+		if got := w.legs(t, `{"customer":"firm","member":"alice","permission":"report.read"}`); !strings.HasPrefix(got, "true") {
+			t.Error(got)
+		}
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/members/bob", ``)
+		sits("alice")
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/groups/team", ``)
+		sits()
+	})
 }
 
 func TestA04_A05_A12_WhatDirectoriesRefuse(t *testing.T) {
-	t.Parallel()
-	w := people(t)
-	put := func(status int, path, body string, words ...string) {
-		t.Helper()
-		got := w.ask(t, status, "PUT", "/v1/customers/firm/"+path, body)
-		for _, word := range words {
-			if !strings.Contains(fmt.Sprint(got), word) {
-				t.Errorf("%s %s: got %v, want %q in it", path, body, got, word)
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		put := func(status int, path, body string, words ...string) {
+			t.Helper()
+			got := w.ask(t, status, "PUT", "/v1/customers/firm/"+path, body)
+			for _, word := range words {
+				if !strings.Contains(fmt.Sprint(got), word) {
+					t.Errorf("%s %s: got %v, want %q in it", path, body, got, word)
+				}
 			}
 		}
-	}
-	// Cycles, also long ones.
-	for _, g := range []string{"a", "b", "c"} {
-		put(201, "groups/"+g, `{}`)
-	}
-	put(200, "groups/a/groups/b", ``)
-	put(200, "groups/b/groups/c", ``)
-	put(422, "groups/c/groups/a", ``, "in itself")
-	put(422, "groups/a/groups/a", ``, "in itself")
-	put(422, "groups/c", `{"groups":["a"]}`, "in itself")
-	// Custom roles: ceiling, shadowing, cycles, wildcards.
-	put(200, "roles/mine", `{"title":"Mine","permissions":["report.read","report.*"]}`)
-	put(422, "roles/more", `{"permissions":["payment.create"]}`, "ceiling", "payment.create")
-	put(422, "roles/more", `{"permissions":["**"]}`, "ceiling")
-	put(422, "roles/more", `{"includes":["payer"]}`, "ceiling")
-	put(422, "roles/viewer", `{"permissions":["report.read"]}`, "catalogue's")
-	put(400, "roles/more", `{"permissions":["report*","*.**","**.read","report.fly"]}`, "report*", "report.fly")
-	put(400, "roles/more", `{"includes":["nobody"]}`, "nobody")
-	put(400, "roles/More", `{}`, "a-z")
-	put(422, "roles/mine", `{"includes":["mine"]}`, "mine → mine")
-	put(200, "roles/other", `{"includes":["mine"]}`)
-	put(422, "roles/mine", `{"includes":["other"]}`, "→")
-	// Whoever acts gives no more than it holds, and nothing to itself.
-	put(200, "assignments", `{"member":"alice","role":"viewer"}`)
-	put(422, "roles/hers", `{"permissions":["report.export"],"by":"alice"}`, "does not hold", "report.export")
-	put(200, "roles/hers", `{"permissions":["report.read"],"by":"alice"}`)
-	put(422, "assignments", `{"member":"bob","role":"payer","by":"alice"}`, "does not hold")
-	put(200, "assignments", `{"member":"bob","role":"viewer","by":"alice"}`, "member:alice")
-	put(422, "assignments", `{"member":"alice","role":"viewer","resource_type":"folder","by":"alice"}`, "itself")
-	put(422, "assignments", `{"member":"bob","role":"viewer","by":"nobody"}`, "unknown")
-	// A role that is held stays.
-	put(200, "assignments", `{"member":"carol","role":"other"}`)
-	w.ask(t, 422, "DELETE", "/v1/customers/firm/roles/other", ``)
-	w.ask(t, 422, "DELETE", "/v1/customers/firm/roles/mine", ``)
-	// Separated duties, directly and through groups, whichever comes first.
-	put(200, "assignments", `{"member":"bob","role":"payer"}`)
-	put(422, "assignments", `{"member":"bob","role":"approver"}`, "four-eyes")
-	put(200, "assignments", `{"group":"c","role":"approver"}`)
-	put(422, "groups/c/members/bob", ``, "four-eyes")
-	put(200, "groups/c/members/carol", ``)
-	put(422, "assignments", `{"group":"a","role":"payer"}`, "four-eyes", "carol")
-	// Dates, and what is not there.
-	put(400, "assignments", `{"member":"bob","role":"viewer","from":"2026-02-01T00:00:00Z","until":"2026-02-01T00:00:00Z"}`, "after from")
-	put(400, "assignments", `{"member":"bob","role":"viewer","from":"2020-02-01T00:00:00Z","until":"2020-03-01T00:00:00Z"}`, "later than now")
-	put(400, "assignments", `{"member":"nobody","role":"viewer"}`, "nobody")
-	put(400, "assignments", `{"group":"nobody","role":"viewer"}`, "nobody")
-	put(400, "assignments", `{"member":"bob","role":"nothing"}`, "nothing")
-	put(400, "assignments", `{"member":"bob","group":"a","role":"viewer"}`, "not both")
-	put(400, "assignments", `{"member":"bob","role":"viewer","resource_id":"x"}`, "resource_type")
-	put(400, "groups/a/members/nobody", ``, "nobody")
-	put(400, "members/"+strings.Repeat("x", 256), `{}`, "255")
-	put(400, "members/a%00b", `{}`, "control")
-	put(400, "members/a%ffb", `{}`, "UTF-8")
-	put(201, "members/a%2Fb:*", `{}`)
-	w.ask(t, 404, "PUT", "/v1/customers/none/members/alice", `{}`)
-	// Many at once: all or none.
-	w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"assignments":[{"member":"dave","role":"payer"},{"member":"dave","role":"approver"}]}`)
-	w.ask(t, 404, "GET", "/v1/customers/firm/members/dave", ``)
-	w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"groups":[{"id":"new"}],"join":[{"group":"new","member":"dave"}],"assignments":[{"group":"new","role":"payer"}],"resources":[{"type":"folder","id":"f"}]}`)
-	if got := w.legs(t, `{"customer":"firm","member":"dave","permission":"payment.create"}`); !strings.HasPrefix(got, "true") {
-		t.Error(got)
-	}
+		// Cycles, also long ones.
+		for _, g := range []string{"a", "b", "c"} {
+			put(201, "groups/"+g, `{}`)
+		}
+		put(200, "groups/a/groups/b", ``)
+		put(200, "groups/b/groups/c", ``)
+		put(422, "groups/c/groups/a", ``, "in itself")
+		put(422, "groups/a/groups/a", ``, "in itself")
+		put(422, "groups/c", `{"groups":["a"]}`, "in itself")
+		// Custom roles: ceiling, shadowing, cycles, wildcards.
+		put(200, "roles/mine", `{"title":"Mine","permissions":["report.read","report.*"]}`)
+		put(422, "roles/more", `{"permissions":["payment.create"]}`, "ceiling", "payment.create")
+		put(422, "roles/more", `{"permissions":["**"]}`, "ceiling")
+		put(422, "roles/more", `{"includes":["payer"]}`, "ceiling")
+		put(422, "roles/viewer", `{"permissions":["report.read"]}`, "catalogue's")
+		put(400, "roles/more", `{"permissions":["report*","*.**","**.read","report.fly"]}`, "report*", "report.fly")
+		put(400, "roles/more", `{"includes":["nobody"]}`, "nobody")
+		put(400, "roles/More", `{}`, "a-z")
+		put(422, "roles/mine", `{"includes":["mine"]}`, "mine → mine")
+		put(200, "roles/other", `{"includes":["mine"]}`)
+		put(422, "roles/mine", `{"includes":["other"]}`, "→")
+		// Whoever acts gives no more than it holds, and nothing to itself.
+		put(200, "assignments", `{"member":"alice","role":"viewer"}`)
+		put(422, "roles/hers", `{"permissions":["report.export"],"by":"alice"}`, "does not hold", "report.export")
+		put(200, "roles/hers", `{"permissions":["report.read"],"by":"alice"}`)
+		put(422, "assignments", `{"member":"bob","role":"payer","by":"alice"}`, "does not hold")
+		put(200, "assignments", `{"member":"bob","role":"viewer","by":"alice"}`, "member:alice")
+		put(422, "assignments", `{"member":"alice","role":"viewer","resource_type":"folder","by":"alice"}`, "itself")
+		put(422, "assignments", `{"member":"bob","role":"viewer","by":"nobody"}`, "unknown")
+		// A role that is held stays.
+		put(200, "assignments", `{"member":"carol","role":"other"}`)
+		w.ask(t, 422, "DELETE", "/v1/customers/firm/roles/other", ``)
+		w.ask(t, 422, "DELETE", "/v1/customers/firm/roles/mine", ``)
+		// Separated duties, directly and through groups, whichever comes first.
+		put(200, "assignments", `{"member":"bob","role":"payer"}`)
+		put(422, "assignments", `{"member":"bob","role":"approver"}`, "four-eyes")
+		put(200, "assignments", `{"group":"c","role":"approver"}`)
+		put(422, "groups/c/members/bob", ``, "four-eyes")
+		put(200, "groups/c/members/carol", ``)
+		put(422, "assignments", `{"group":"a","role":"payer"}`, "four-eyes", "carol")
+		// Dates, and what is not there.
+		put(400, "assignments", `{"member":"bob","role":"viewer","from":"2026-02-01T00:00:00Z","until":"2026-02-01T00:00:00Z"}`, "after from")
+		put(400, "assignments", `{"member":"bob","role":"viewer","from":"2020-02-01T00:00:00Z","until":"2020-03-01T00:00:00Z"}`, "later than now")
+		put(400, "assignments", `{"member":"nobody","role":"viewer"}`, "nobody")
+		put(400, "assignments", `{"group":"nobody","role":"viewer"}`, "nobody")
+		put(400, "assignments", `{"member":"bob","role":"nothing"}`, "nothing")
+		put(400, "assignments", `{"member":"bob","group":"a","role":"viewer"}`, "not both")
+		put(400, "assignments", `{"member":"bob","role":"viewer","resource_id":"x"}`, "resource_type")
+		put(400, "groups/a/members/nobody", ``, "nobody")
+		put(400, "members/"+strings.Repeat("x", 256), `{}`, "255")
+		put(400, "members/a%00b", `{}`, "control")
+		put(400, "members/a%ffb", `{}`, "UTF-8")
+		put(201, "members/a%2Fb:*", `{}`)
+		w.ask(t, 404, "PUT", "/v1/customers/none/members/alice", `{}`)
+		// Many at once: all or none.
+		w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"assignments":[{"member":"dave","role":"payer"},{"member":"dave","role":"approver"}]}`)
+		w.ask(t, 404, "GET", "/v1/customers/firm/members/dave", ``)
+		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"groups":[{"id":"new"}],"join":[{"group":"new","member":"dave"}],"assignments":[{"group":"new","role":"payer"}],"resources":[{"type":"folder","id":"f"}]}`)
+		if got := w.legs(t, `{"customer":"firm","member":"dave","permission":"payment.create"}`); !strings.HasPrefix(got, "true") {
+			t.Error(got)
+		}
+	})
 }
 
 // TestErasedMembersLeaveNothing: what was known about a member who goes is in no
 // row, and what decided then decides then still.
 func TestErasedMembersLeaveNothing(t *testing.T) {
-	t.Parallel()
-	w := people(t)
-	w.ask(t, 201, "PUT", "/v1/customers/firm/members/eve", `{"properties":{"userName":"eve@example.com","name":"Eve Example"}}`)
-	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"eve","role":"viewer"}`)
-	w.ask(t, 204, "DELETE", "/v1/customers/firm/members/eve", ``)
-	w.ask(t, 404, "GET", "/v1/customers/firm/members/eve", ``)
-	if got := w.legs(t, `{"customer":"firm","member":"eve","permission":"report.read"}`); !strings.HasPrefix(got, "false unknown_member") {
-		t.Error(got)
-	}
-	w.ask(t, 201, "PUT", "/v1/customers/firm/members/eve", `{}`)
-	if got := w.legs(t, `{"customer":"firm","member":"eve","permission":"report.read"}`); !strings.HasPrefix(got, "false no_role") {
-		t.Error(got)
-	}
-	if got := w.ask(t, 200, "GET", "/v1/customers/firm/members/eve", ``); strings.Contains(fmt.Sprint(got), "example.com") {
-		t.Errorf("got %v", got)
-	}
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		w.ask(t, 201, "PUT", "/v1/customers/firm/members/eve", `{"properties":{"userName":"eve@example.com","name":"Eve Example"}}`)
+		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"eve","role":"viewer"}`)
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/members/eve", ``)
+		w.ask(t, 404, "GET", "/v1/customers/firm/members/eve", ``)
+		if got := w.legs(t, `{"customer":"firm","member":"eve","permission":"report.read"}`); !strings.HasPrefix(got, "false unknown_member") {
+			t.Error(got)
+		}
+		w.ask(t, 201, "PUT", "/v1/customers/firm/members/eve", `{}`)
+		if got := w.legs(t, `{"customer":"firm","member":"eve","permission":"report.read"}`); !strings.HasPrefix(got, "false no_role") {
+			t.Error(got)
+		}
+		if got := w.ask(t, 200, "GET", "/v1/customers/firm/members/eve", ``); strings.Contains(fmt.Sprint(got), "example.com") {
+			t.Errorf("got %v", got)
+		}
+	})
 }
 
 // TestCataloguesThatRolesForbid: what members hold keeps a catalogue from being
@@ -316,48 +325,48 @@ func TestCataloguesThatRolesForbid(t *testing.T) {
 // TestTakesAskAboutTheMember: a consume and a reservation on a member's behalf
 // take nothing where the member may not.
 func TestTakesAskAboutTheMember(t *testing.T) {
-	t.Parallel()
-	w := people(t)
-	a := w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"analyst"}`)
-	consume := func(key, rest string) map[string]any {
-		t.Helper()
-		return w.ask(t, 200, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"`+key+`"`+rest+`}`)
-	}
-	for _, c := range []struct{ rest, want string }{
-		{`,"member":"nobody"`, "unknown_member"}, {`,"member":"bob","permission":"report.run"`, "no_role"},
-		{`,"member":"alice","permission":"report.export"`, "not_entitled"}, {`,"member":"alice","permission":"report.fly"`, "unknown_permission"},
-		{`,"member":"alice","permission":"report.run","amount":4`, "limit_reached"},
-	} {
-		d := consume("no"+c.want, c.rest)
-		if d["allowed"] != false || d["reason"] != c.want || fmt.Sprint(d["consumed"]) != "0" && d["consumed"] != nil {
-			t.Errorf("%s: got %v, want %s and nothing taken", c.rest, d, c.want)
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		a := w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"analyst"}`)
+		consume := func(key, rest string) map[string]any {
+			t.Helper()
+			return w.ask(t, 200, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"`+key+`"`+rest+`}`)
 		}
-	}
-	with := `,"member":"alice","permission":"report.run"`
-	d := consume("k1", with)
-	if d["allowed"] != true || fmt.Sprint(d["consumed"]) != "1" || d["member"] != "alice" {
-		t.Errorf("got %v", d)
-	}
-	// Another permission is another body under the same key.
-	w.ask(t, 409, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k1","member":"alice","permission":"report.read"}`)
-	r := w.ask(t, 201, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r1"`+with+`}`)
-	if r["reservation"] == nil {
-		t.Errorf("got %v", r)
-	}
-	// Revoked: the next take is denied, the one that was made keeps its answer.
-	w.ask(t, 204, "DELETE", "/v1/customers/firm/assignments/"+a["id"].(string), ``)
-	if d = consume("k2", with); d["reason"] != "no_role" {
-		t.Errorf("got %v", d)
-	}
-	if d = consume("k1", with); d["replayed"] != true || d["allowed"] != true {
-		t.Errorf("got %v", d)
-	}
-	if d := w.ask(t, 200, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r2"`+with+`}`); d["reason"] != "no_role" || d["reservation"] != nil {
-		t.Errorf("got %v", d)
-	}
-	if d := w.ask(t, 200, "POST", "/v1/check", `{"customer":"firm","feature":"reports"}`); fmt.Sprint(d["used"], d["reserved"]) != "1 1" {
-		t.Errorf("got %v", d)
-	}
-	w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","permission":"report.run"}`)
-	w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","member":"alice","resource":{"type":"a","id":"b"}}`)
+		for _, c := range []struct{ rest, want string }{
+			{`,"member":"nobody"`, "unknown_member"}, {`,"member":"bob","permission":"report.run"`, "no_role"},
+			{`,"member":"alice","permission":"report.export"`, "not_entitled"}, {`,"member":"alice","permission":"report.fly"`, "unknown_permission"},
+			{`,"member":"alice","permission":"report.run","amount":4`, "limit_reached"},
+		} {
+			d := consume("no"+c.want, c.rest)
+			if d["allowed"] != false || d["reason"] != c.want || fmt.Sprint(d["consumed"]) != "0" && d["consumed"] != nil {
+				t.Errorf("%s: got %v, want %s and nothing taken", c.rest, d, c.want)
+			}
+		}
+		with := `,"member":"alice","permission":"report.run"`
+		d := consume("k1", with)
+		if d["allowed"] != true || fmt.Sprint(d["consumed"]) != "1" || d["member"] != "alice" {
+			t.Errorf("got %v", d)
+		}
+		// Another permission is another body under the same key.
+		w.ask(t, 409, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k1","member":"alice","permission":"report.read"}`)
+		r := w.ask(t, 201, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r1"`+with+`}`)
+		if r["reservation"] == nil {
+			t.Errorf("got %v", r)
+		}
+		// Revoked: the next take is denied, the one that was made keeps its answer.
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/assignments/"+a["id"].(string), ``)
+		if d = consume("k2", with); d["reason"] != "no_role" {
+			t.Errorf("got %v", d)
+		}
+		if d = consume("k1", with); d["replayed"] != true || d["allowed"] != true {
+			t.Errorf("got %v", d)
+		}
+		if d := w.ask(t, 200, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r2"`+with+`}`); d["reason"] != "no_role" || d["reservation"] != nil {
+			t.Errorf("got %v", d)
+		}
+		if d := w.ask(t, 200, "POST", "/v1/check", `{"customer":"firm","feature":"reports"}`); fmt.Sprint(d["used"], d["reserved"]) != "1 1" {
+			t.Errorf("got %v", d)
+		}
+		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","permission":"report.run"}`)
+		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","member":"alice","resource":{"type":"a","id":"b"}}`)
+	})
 }

@@ -96,6 +96,9 @@ type decisionDoc struct {
 	Revision    int64           `json:"revision"`
 }
 
+// Decided is decisionDoc under a name that huma looks into where it is embedded.
+type Decided = decisionDoc
+
 type windowDoc struct {
 	Start *time.Time `json:"start,omitempty"`
 	End   *time.Time `json:"end,omitempty"`
@@ -147,7 +150,7 @@ type correctionDoc struct {
 }
 
 type explanationDoc struct {
-	decisionDoc
+	Decided
 	Mode       string                  `json:"mode,omitempty"`
 	Considered []usher.SourceTrace     `json:"considered"`
 	Changes    []usher.WhatWouldChange `json:"would_change"`
