@@ -25,9 +25,14 @@ func (c *validateCmd) Run(a *app) error {
 		return err
 	}
 	if a.cli.JSON {
-		return a.printJSON(map[string]any{"valid": true, "meters": len(cat.Meters), "features": len(cat.Features), "plans": len(cat.Plans), "addons": len(cat.Addons)})
+		return a.printJSON(map[string]any{"valid": true, "meters": len(cat.Meters), "features": len(cat.Features), "plans": len(cat.Plans), "addons": len(cat.Addons),
+			"permissions": len(cat.Permissions), "roles": len(cat.Roles)})
 	}
-	fmt.Fprintf(a.out, "%s is right: %d features, %d plans, %d add-ons, %d meters\n", c.File, len(cat.Features), len(cat.Plans), len(cat.Addons), len(cat.Meters))
+	access := ""
+	if len(cat.Permissions)+len(cat.Roles) > 0 {
+		access = fmt.Sprintf(", %d permissions, %d roles", len(cat.Permissions), len(cat.Roles))
+	}
+	fmt.Fprintf(a.out, "%s is right: %d features, %d plans, %d add-ons, %d meters%s\n", c.File, len(cat.Features), len(cat.Plans), len(cat.Addons), len(cat.Meters), access)
 	return nil
 }
 

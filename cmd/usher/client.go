@@ -158,14 +158,20 @@ func (a *app) ask(method, path string, v any, show func(object)) (object, error)
 	return o, nil
 }
 
-// all reads a list to its end. With --json it is printed.
-func (a *app) all(path string) ([]object, error) {
+// all reads a list to its end, of what the names and values say: empty values
+// are left out. With --json it is printed.
+func (a *app) all(path string, filter ...string) ([]object, error) {
 	c, err := a.client()
 	if err != nil {
 		return nil, err
 	}
 	list := []object{}
 	q := url.Values{"limit": {"1000"}}
+	for i := 0; i+1 < len(filter); i += 2 {
+		if filter[i+1] != "" {
+			q.Set(filter[i], filter[i+1])
+		}
+	}
 	for {
 		_, page, err := c.call(a, "GET", path+"?"+q.Encode(), nil)
 		if err != nil {

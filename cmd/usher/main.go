@@ -56,7 +56,16 @@ type cli struct {
 	Grant     grantCmd     `cmd:"" group:"Customers" help:"Give a customer a one-off amount."`
 	Seat      seatCmd      `cmd:"" group:"Customers" help:"Who holds a customer's seats."`
 
-	Check   checkCmd   `cmd:"" group:"Decisions" help:"May this customer use this feature, this much? Exit code 0 is yes, 1 is no."`
+	Member      memberCmd      `cmd:"" group:"Members" help:"A customer's people and programs."`
+	Group       groupCmd       `cmd:"" group:"Members" help:"Groups of members."`
+	Role        roleCmd        `cmd:"" group:"Members" help:"The roles that a customer can assign."`
+	Assign      assignCmd      `cmd:"" group:"Members" help:"Give a role to a member or a group."`
+	Unassign    unassignCmd    `cmd:"" group:"Members" help:"Take a role away, with the seat that it took."`
+	Assignments assignmentsCmd `cmd:"" group:"Members" help:"List who holds which role."`
+	Resource    resourceCmd    `cmd:"" group:"Members" help:"What members act on: registered for conditions and searches."`
+	Directory   directoryCmd   `cmd:"" group:"Members" help:"Make many changes of a customer's members at once, from a JSON file: all or none."`
+
+	Check   checkCmd   `cmd:"" group:"Decisions" help:"May this customer use this feature, this much? May this member do this? Exit code 0 is yes, 1 is no."`
 	Explain explainCmd `cmd:"" group:"Decisions" help:"Why is a check answered so?"`
 	WhoCan  whoCanCmd  `cmd:"" group:"Decisions" help:"Which members have a permission?"`
 	WhatCan whatCanCmd `cmd:"" group:"Decisions" help:"What can a member do, and on what?"`

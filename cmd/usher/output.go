@@ -92,6 +92,15 @@ func (o object) list(name string) []object {
 	return out
 }
 
+func (o object) strings(name string) []string {
+	all, _ := o[name].([]any)
+	out := make([]string, len(all))
+	for i := range all {
+		out[i] = words(all[i])
+	}
+	return out
+}
+
 func (o object) object(name string) object { m, _ := o[name].(map[string]any); return m }
 
 // window reads the span of a decision's or an allowance's window.

@@ -1,0 +1,143 @@
+package main
+
+import "fmt"
+
+type groupCmd struct {
+	Put    groupPutCmd    `cmd:"" help:"Make a group, or replace its title and properties, and who is in it where that is said."`
+	Get    groupGetCmd    `cmd:"" help:"Show a group and who is directly in it."`
+	List   groupListCmd   `cmd:"" help:"List a customer's groups."`
+	Delete groupDeleteCmd `cmd:"" help:"Remove a group with the roles that it holds. Its members stay."`
+	Add    groupAddCmd    `cmd:"" help:"Put a member or a group into a group."`
+	Remove groupRemoveCmd `cmd:"" help:"Take a member or a group out of a group."`
+}
+
+// groupOf names one group.
+type groupOf struct {
+	Customer string `arg:"" help:"The customer's id."`
+	Group    string `arg:"" help:"The group's id: yours."`
+}
+
+func (g *groupOf) path() (string, error) { return within(g.Customer, "groups", "GROUP", g.Group) }
+
+type groupPutCmd struct {
+	groupOf
+	Title    string   `env:"-" help:"For people."`
+	Member   []string `env:"-" sep:"none" help:"A member who is in it, and no others are; who is in it stays so where nothing is said." placeholder:"M"`
+	Inner    []string `env:"-" sep:"none" help:"A group that is in it, and no others are." placeholder:"G"`
+	Property []string `env:"-" sep:"none" help:"Notes of yours, JSON or text; all that was there is replaced." placeholder:"K=V"`
+}
+
+func (c *groupPutCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	in := body("title", c.Title)
+	if c.Member != nil {
+		in["members"] = c.Member
+	}
+	if c.Inner != nil {
+		in["groups"] = c.Inner
+	}
+	if err := withProperties(in, c.Property); err != nil {
+		return err
+	}
+	_, err = a.ask("PUT", path, in, a.showGroup)
+	return err
+}
+
+func (a *app) showGroup(o object) {
+	fmt.Fprintln(a.out, a.bold(o.text("id")))
+	fields(a.out, "  ", "title", o.text("title"), "source", o.text("source"), "in groups", o.text("groups"), "properties", propertiesText(o), "created", o.text("created_at"))
+}
+
+type groupGetCmd struct{ groupOf }
+
+func (c *groupGetCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	if _, err := a.ask("GET", path, nil, a.showGroup); err != nil || a.cli.JSON {
+		return err
+	}
+	all, err := a.all(path + "/members")
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, h := range all {
+		kind := "member"
+		if h.bool("group") {
+			kind = "group"
+		}
+		rows = append(rows, []string{h.text("id"), kind})
+	}
+	return a.table("nobody is in it", []string{"IN IT", "IS A"}, rows)
+}
+
+type groupListCmd struct {
+	Customer string `arg:"" help:"The customer's id."`
+}
+
+func (c *groupListCmd) Run(a *app) error {
+	path, err := within(c.Customer)
+	if err != nil {
+		return err
+	}
+	all, err := a.all(path + "/groups")
+	if err != nil || a.cli.JSON {
+		return err
+	}
+	var rows [][]string
+	for _, g := range all {
+		rows = append(rows, []string{g.text("id"), g.text("created_at"), g.text("title")})
+	}
+	return a.table("no groups", []string{"GROUP", "CREATED", "TITLE"}, rows)
+}
+
+type groupDeleteCmd struct{ groupOf }
+
+func (c *groupDeleteCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	return a.remove(path, map[string]any{"group": c.Group}, "removed: "+c.Customer+" has no group "+c.Group)
+}
+
+// inGroup names somebody in a group.
+type inGroup struct {
+	groupOf
+	ID    string `arg:"" name:"member" help:"The member's id; with --inner a group's."`
+	Inner bool   `env:"-" help:"It is a group that goes into the group."`
+}
+
+func (g *inGroup) path() (string, error) {
+	kind := "members"
+	if g.Inner {
+		kind = "groups"
+	}
+	return within(g.Customer, "groups", "GROUP", g.Group, kind, "MEMBER", g.ID)
+}
+
+type groupAddCmd struct{ inGroup }
+
+func (c *groupAddCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	_, err = a.ask("PUT", path, nil, func(object) { fmt.Fprintf(a.out, "%s is in %s\n", c.ID, c.Group) })
+	return err
+}
+
+type groupRemoveCmd struct{ inGroup }
+
+func (c *groupRemoveCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	return a.remove(path, map[string]any{"group": c.Group, "id": c.ID}, c.ID+" is not in "+c.Group)
+}

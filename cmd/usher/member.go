@@ -1,0 +1,175 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+type memberCmd struct {
+	Put    memberPutCmd    `cmd:"" help:"Register a member, or replace what is known about it."`
+	Get    memberGetCmd    `cmd:"" help:"Show a member, its groups and the roles that it holds itself."`
+	List   memberListCmd   `cmd:"" help:"List a customer's members."`
+	Delete memberDeleteCmd `cmd:"" help:"Remove a member, with its roles, the seats that they took, and its properties."`
+}
+
+// within is a path below a customer's, of names that must not be empty, each
+// after what it is called: within("acme", "members", "MEMBER", "ann").
+func within(customer string, parts ...string) (string, error) {
+	id, err := segment(customer, "CUSTOMER must not be empty: give the customer's id")
+	path := "/v1/customers/" + id
+	for i := 0; i+2 < len(parts) && err == nil; i += 3 {
+		var name string
+		name, err = segment(parts[i+2], parts[i+1]+" must not be empty")
+		path += "/" + parts[i] + "/" + name
+	}
+	return path, err
+}
+
+// properties reads what --property says: K=V, of which V is JSON or a text.
+func properties(flag string, all []string) (map[string]any, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	out := map[string]any{}
+	for _, s := range all {
+		k, v, ok := strings.Cut(s, "=")
+		if !ok || k == "" {
+			return nil, wrong("%s must read like team=sales or level=3, got %q", flag, s)
+		}
+		out[k] = jsonOrText(v)
+	}
+	return out, nil
+}
+
+// withProperties adds what --property says to a request.
+func withProperties(in map[string]any, all []string) error {
+	p, err := properties("--property", all)
+	if p != nil {
+		in["properties"] = p
+	}
+	return err
+}
+
+// remove deletes something and says so.
+func (a *app) remove(path string, what map[string]any, words string) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	if _, err := c.send(a, "DELETE", path, "", nil); err != nil {
+		return err
+	}
+	if a.cli.JSON {
+		what["deleted"] = true
+		return a.printJSON(what)
+	}
+	_, err = fmt.Fprintln(a.out, words)
+	return err
+}
+
+// memberOf names one member.
+type memberOf struct {
+	Customer string `arg:"" help:"The customer's id."`
+	Member   string `arg:"" help:"The member's id: yours."`
+}
+
+func (m *memberOf) path() (string, error) {
+	return within(m.Customer, "members", "MEMBER", m.Member)
+}
+
+type memberPutCmd struct {
+	memberOf
+	Type     string   `env:"-" help:"Such as user, which it is where nothing is said, or service." placeholder:"T"`
+	Active   bool     `env:"-" xor:"active" help:"It may act again."`
+	Inactive bool     `env:"-" xor:"active" help:"It stays, is denied everything and gives back the seats that its roles took."`
+	Property []string `env:"-" sep:"none" help:"What conditions read as subject.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
+}
+
+func (c *memberPutCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	in := body("type", c.Type)
+	if c.Active || c.Inactive {
+		in["active"] = c.Active
+	}
+	if err := withProperties(in, c.Property); err != nil {
+		return err
+	}
+	_, err = a.ask("PUT", path, in, a.showMember)
+	return err
+}
+
+func (a *app) showMember(o object) {
+	fmt.Fprintln(a.out, a.bold(o.text("id")))
+	active := "yes"
+	if !o.bool("active") {
+		active = "no"
+	}
+	fields(a.out, "  ", "type", o.text("type"), "active", active, "source", o.text("source"), "groups", o.text("groups"),
+		"properties", propertiesText(o), "created", o.text("created_at"))
+}
+
+// propertiesText is properties as one line of JSON; "" is none.
+func propertiesText(o object) string {
+	p := o.object("properties")
+	if len(p) == 0 {
+		return ""
+	}
+	b, _ := json.Marshal(map[string]any(p)) // what was decoded can be encoded
+	return string(b)
+}
+
+type memberGetCmd struct{ memberOf }
+
+func (c *memberGetCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	var shown error
+	_, err = a.ask("GET", path, nil, func(o object) {
+		a.showMember(o)
+		shown = a.showAssignments("no roles of its own", o.list("assignments"))
+	})
+	if err == nil {
+		err = shown
+	}
+	return err
+}
+
+type memberListCmd struct {
+	Customer string `arg:"" help:"The customer's id."`
+}
+
+func (c *memberListCmd) Run(a *app) error {
+	path, err := within(c.Customer)
+	if err != nil {
+		return err
+	}
+	all, err := a.all(path + "/members")
+	if err != nil || a.cli.JSON {
+		return err
+	}
+	var rows [][]string
+	for _, m := range all {
+		active := "yes"
+		if !m.bool("active") {
+			active = "no"
+		}
+		rows = append(rows, []string{m.text("id"), m.text("type"), active, m.text("created_at")})
+	}
+	return a.table("no members", []string{"MEMBER", "TYPE", "ACTIVE", "CREATED"}, rows)
+}
+
+type memberDeleteCmd struct{ memberOf }
+
+func (c *memberDeleteCmd) Run(a *app) error {
+	path, err := c.path()
+	if err != nil {
+		return err
+	}
+	return a.remove(path, map[string]any{"member": c.Member}, "removed: "+c.Member+" is no member of "+c.Customer)
+}
