@@ -17,6 +17,7 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -79,6 +80,8 @@ It is served here; Ctrl-C stops it. In another terminal:
   %[5]s customer list                      # who there is, and what is interesting about them
   %[5]s check acme api_calls --amount 10   # may they? yes
   %[5]s explain over-limit api_calls       # no, and why, and what would change it
+  %[5]s check acme --member cleo --permission document.write   # no: ask an admin for a role
+  %[5]s check acme --member ann --permission audit.read        # no: the role is there, the plan must be upgraded
   %[5]s consume acme exports               # decide and take, in one step
   %[5]s seat list canceled members         # who sits, and who sits beyond the limit
   %[5]s denials                            # what was denied, or reported beyond the limits
@@ -141,6 +144,9 @@ func (d *demo) make() (int, error) {
 		if err := d.customer(meta, &demoCustomers[i]); err != nil {
 			return 0, fmt.Errorf("demo customer %s: %w", demoCustomers[i].id, err)
 		}
+	}
+	if err := d.people(actor); err != nil {
+		return 0, fmt.Errorf("demo members: %w", err)
 	}
 	n, err := d.events()
 	if err != nil {
@@ -213,6 +219,19 @@ func (d *demo) seats(c *demoCustomer) error {
 		}
 	}
 	return nil
+}
+
+// people gives acme's members their roles: ann and bob sit already, which is the
+// seat that theirs ask for.
+func (d *demo) people(actor usher.Actor) error {
+	var c directory.Change
+	for _, m := range []struct{ id, role string }{{"ann", "admin"}, {"bob", "editor"}, {"cleo", "viewer"}} {
+		c.Members = append(c.Members, usher.Member{ID: m.id, Active: true})
+		c.Assign = append(c.Assign, usher.Assignment{Holder: usher.Holder{ID: m.id}, Role: m.role, Reason: "the demo"})
+	}
+	s := directory.New(directory.Config{DB: d.db, Live: d.live, Direct: d.usage.Direct})
+	_, err := s.Apply(d.ctx, demoEnv, directory.Meta{Actor: actor, Action: "directory.change", Reason: "the demo"}, "acme", c)
+	return err
 }
 
 // events reports a month of use, the same for the same day.
