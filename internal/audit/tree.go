@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"maps"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -41,6 +42,9 @@ func NewTree(n int64, hashes map[int64]Hash) (*Tree, error) {
 	}
 	return t, nil
 }
+
+// Clone is a tree of its own that has the same rows.
+func (t *Tree) Clone() *Tree { return &Tree{t.n, maps.Clone(t.whole)} }
 
 // Size is how many rows the tree has.
 func (t *Tree) Size() int64 { return t.n }

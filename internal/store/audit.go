@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -30,6 +31,9 @@ const sameClock = time.Minute
 // so call it after every other statement that may wait for another writer.
 // record calls it for every write that makes a revision.
 func (db *DB) audit(ctx context.Context, tx *sql.Tx, e AuditEntry) error {
+	if done, err := db.auditAtOnce(ctx, tx, &e); done || err != nil {
+		return err
+	}
 	a, err := db.auditTail(ctx, tx)
 	if err != nil {
 		return err
@@ -47,8 +51,46 @@ func (db *DB) entry(e *AuditEntry) audit.Entry {
 	return row
 }
 
+// auditEnd is an end that the log had, or would have had if a transaction had
+// committed: whoever uses it compares its size and root with the log's. It is
+// never changed.
+type auditEnd struct {
+	tree *audit.Tree
+	root audit.Hash
+}
+
+// auditAtOnce appends a row in one statement, where the log still ends as this
+// process saw it last; done is false where it does not, and nothing is written.
+// The row is hashed and signed before the lock is taken, and each round trip
+// that is saved is one less under the lock. Only on PostgreSQL.
+func (db *DB) auditAtOnce(ctx context.Context, tx *sql.Tx, e *AuditEntry) (done bool, err error) {
+	end, signer := db.auditEnd.Load(), db.signKey
+	if signer == nil {
+		signer = db.keptKey.Load()
+	}
+	if db.dialect != Postgres || end == nil || signer == nil {
+		return false, nil
+	}
+	a := &auditTail{db, end.tree.Clone(), signer}
+	s, err := a.step(db.entry(e))
+	if err != nil {
+		return false, err
+	}
+	indexes, hashes := s.columns()
+	n, err := exec(ctx, tx, `WITH head AS (UPDATE audit_head SET size = $1 + 1, root = $2, note = $3 WHERE one = 1 AND size = $1 AND root = $4 AND key = $5 RETURNING 1),
+		leaf AS (INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) SELECT $1, $6, $7, $8, $9, $10, $11, $12 FROM head)
+		INSERT INTO audit_hash (i, hash) SELECT i, hash FROM head, unnest($13::bigint[], $14::bytea[]) AS new (i, hash)`,
+		s.n, s.root[:], s.note, end.root[:], signer.Public(), s.leaf, micros(s.At), s.Env, s.Actor, s.Action, s.Customer, s.Object, indexes, hashes)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	db.auditEnd.Store(&auditEnd{a.tree, s.root})
+	return true, nil
+}
+
 // auditTail is the end of the log, locked, and who signs it.
 type auditTail struct {
+	db     *DB
 	tree   *audit.Tree
 	signer *audit.Signer
 }
@@ -61,19 +103,25 @@ func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
 		lock = " FOR UPDATE"
 	}
 	var size int64
+	var root []byte
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT size, key FROM audit_head WHERE one = 1`+lock).Scan(&size, &key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+lock).Scan(&size, &root, &key); err != nil {
 		return nil, err
 	}
-	a := &auditTail{}
-	hashes, err := auditHashes(ctx, tx.QueryContext, audit.Frontier(size))
-	if err == nil {
-		a.tree, err = audit.NewTree(size, hashes)
-	}
-	if err != nil {
-		return nil, err
+	a := &auditTail{db: db}
+	if end := db.auditEnd.Load(); end != nil && end.tree.Size() == size && bytes.Equal(end.root[:], root) {
+		a.tree = end.tree.Clone()
+	} else {
+		hashes, err := auditHashes(ctx, tx.QueryContext, audit.Frontier(size))
+		if err == nil {
+			a.tree, err = audit.NewTree(size, hashes)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	var announce bool
+	var err error
 	if a.signer, announce, err = db.auditSigner(ctx, tx, key); err != nil {
 		return nil, err
 	}
@@ -83,39 +131,66 @@ func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
 	return a, err
 }
 
+// auditStep is all that one more row writes.
+type auditStep struct {
+	audit.Entry
+	n      int64
+	leaf   []byte
+	hashes []audit.Hash // from audit.First(n) on
+	root   audit.Hash
+	note   string
+}
+
+// columns is the step's hashes as two columns: their indexes and themselves.
+func (s *auditStep) columns() (indexes []int64, hashes [][]byte) {
+	for k := range s.hashes {
+		indexes = append(indexes, audit.First(s.n)+int64(k))
+		hashes = append(hashes, s.hashes[k][:])
+	}
+	return indexes, hashes
+}
+
+// step adds a row to the tree and signs what that comes to.
+func (a *auditTail) step(e audit.Entry) (s auditStep, err error) {
+	s.n = a.tree.Size()
+	e.N = s.n
+	s.Entry = e
+	if s.leaf, err = e.Encode(); err != nil {
+		return s, err
+	}
+	if s.hashes, err = a.tree.Add(s.leaf); err != nil {
+		return s, err
+	}
+	if s.root, err = a.tree.Root(); err != nil {
+		return s, err
+	}
+	s.note, err = a.signer.Checkpoint(audit.Checkpoint{Size: s.n + 1, Root: s.root})
+	return s, err
+}
+
 // append adds a row and replaces the signed checkpoint.
 func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error {
-	n := a.tree.Size()
-	e.N = n
-	leaf, err := e.Encode()
-	if err != nil {
-		return err
-	}
-	hashes, err := a.tree.Add(leaf)
-	if err != nil {
-		return err
-	}
-	root, err := a.tree.Root()
-	if err != nil {
-		return err
-	}
-	note, err := a.signer.Checkpoint(audit.Checkpoint{Size: n + 1, Root: root})
+	s, err := a.step(e)
 	if err != nil {
 		return err
 	}
 	if _, err := exec(ctx, tx, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		n, leaf, micros(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object); err != nil {
+		s.n, s.leaf, micros(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object); err != nil {
 		return err
 	}
+	indexes, hashes := s.columns()
 	args := make([]any, 0, 2*len(hashes))
 	for k := range hashes {
-		args = append(args, audit.First(n)+int64(k), hashes[k][:])
+		args = append(args, indexes[k], hashes[k])
 	}
 	if _, err := exec(ctx, tx, `INSERT INTO audit_hash (i, hash) VALUES `+values(len(hashes), 2, 1), args...); err != nil {
 		return err
 	}
-	_, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`, n+1, root[:], note, a.signer.Public())
-	return err
+	if _, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`, s.n+1, s.root[:], s.note, a.signer.Public()); err != nil {
+		return err
+	}
+	a.db.auditEnd.Store(&auditEnd{a.tree.Clone(), s.root})
+	return nil
 }
 
 // auditSigner is who signs a log whose newest public key is the given one, and

@@ -65,6 +65,9 @@ type DB struct {
 	beside  bool
 	signKey *audit.Signer                // given from outside; nil: kept in the database
 	keptKey atomic.Pointer[audit.Signer] // as it was read there
+	// auditEnd is where the audit log ended, as this process saw it last: to save
+	// reading the hashes. nil: not known.
+	auditEnd atomic.Pointer[auditEnd]
 
 	writing sync.Mutex              // SQLite: one batch at a time
 	kept    map[statement]*sql.Stmt // SQLite: of w; guarded by writing
