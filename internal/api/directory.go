@@ -244,7 +244,7 @@ type groupIn struct {
 	ID    string `path:"id" doc:"The customer"`
 	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Body  struct {
-		Title      string         `json:"title,omitempty" doc:"Up to 200 bytes"`
+		Title      string         `json:"title,omitempty" doc:"Up to 1,000 bytes"`
 		Properties map[string]any `json:"properties,omitempty"`
 		Members    *[]string      `json:"members,omitempty" maxItems:"10000"`
 		Groups     *[]string      `json:"groups,omitempty" maxItems:"10000"`

@@ -227,7 +227,8 @@ type scimCall struct {
 	ctx      context.Context
 	id       string // of the path
 	dir      store.Directory
-	revision int64  // of the directory, when the request came
+	revision int64  // of the directory, before anything of it was read
+	text     []byte // the body, once it was read
 	base     string // of addresses
 }
 
@@ -283,13 +284,33 @@ func (s *scimCall) serve(h func(*scimCall) (*scimAnswer, error)) (*scimAnswer, e
 		return nil, usher.Errorf(usher.Unavailable, "this server keeps no directory")
 	}
 	s.dir = s.Directory.Read(s.Env, s.Customer)
-	var err error
-	if s.revision, err = s.dir.Revision(s.ctx); usher.ErrorCode(err) == usher.NotFound {
-		return nil, usher.Errorf(usher.NotFound, "the customer that this key belongs to is not there")
-	} else if err != nil {
-		return nil, err
+	for range scimAttempts {
+		var err error
+		if s.revision, err = s.dir.Revision(s.ctx); usher.ErrorCode(err) == usher.NotFound {
+			return nil, usher.Errorf(usher.NotFound, "the customer that this key belongs to is not there")
+		} else if err != nil {
+			return nil, err
+		}
+		// What was read may have changed before it was written, on another node.
+		if out, err := h(s); !errors.Is(err, store.ErrStale) {
+			return out, err
+		}
 	}
-	return h(s)
+	return nil, usher.Errorf(usher.Unavailable, "too many changes at once to the same customer's people; nothing was changed, try again")
+}
+
+// scimAttempts is how often a request is served anew because another change
+// came between.
+const scimAttempts = 20
+
+// lock lets one request of a customer after the other change what it has read,
+// on this node.
+func (s *scimCall) lock() (unlock func()) {
+	unlock = s.provisioning.lock(s.Env, s.Customer)
+	if revision, err := s.dir.Revision(s.ctx); err == nil {
+		s.revision = revision
+	}
+	return unlock
 }
 
 // hasTag reports whether a list of ETags has one; "*" is any.
@@ -327,10 +348,13 @@ func version(doc scim.Document) string {
 
 // body reads the request's JSON object.
 func (s *scimCall) body() (scim.Document, error) {
-	b, err := s.readAll(s.r, s.route, nil)
-	if err == nil {
-		err = checkJSON(b)
+	var err error
+	if s.text == nil {
+		if s.text, err = s.readAll(s.r, s.route, nil); err == nil {
+			err = checkJSON(s.text)
+		}
 	}
+	b := s.text
 	if err != nil {
 		if usher.ErrorCode(err) == usher.Invalid {
 			err = &scim.Error{Kind: scim.InvalidSyntax, Detail: err.Error()}
@@ -340,8 +364,10 @@ func (s *scimCall) body() (scim.Document, error) {
 	return scim.Decode(b)
 }
 
-// apply makes one change of the directory, whole or not at all.
+// apply makes one change of the directory, whole or not at all, from what the
+// request has read.
 func (s *scimCall) apply(action, object string, c directory.Change) error {
+	c.Basis = &s.revision
 	_, err := s.Directory.Apply(s.ctx, s.Env, directory.Meta{Actor: s.Actor, RequestID: s.RequestID, Action: action, Object: object}, s.Customer, c)
 	return err
 }

@@ -198,7 +198,7 @@ func (s *scimCall) createGroup() (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	g := usher.Group{Source: usher.SourceSCIM}
 	if external, _ := doc["externalId"].(string); plainID(external) {
 		there, err := s.dir.HasGroups(s.ctx, []string{external})
@@ -309,7 +309,7 @@ func (s *scimCall) putGroup() (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	g, view, err := s.wholeGroup(s.id)
 	if err == nil {
 		err = s.precondition(view)
@@ -348,7 +348,7 @@ func (s *scimCall) patchGroup() (*scimAnswer, error) {
 	if _, err := s.query(scim.Group); err != nil {
 		return nil, err
 	}
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	g, err := s.group(s.id)
 	if err != nil {
 		return nil, err
@@ -381,7 +381,7 @@ func (s *scimCall) patchGroup() (*scimAnswer, error) {
 }
 
 func (s *scimCall) deleteGroup() (*scimAnswer, error) {
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	g, err := s.group(s.id)
 	if err == nil && s.r.Header.Get("If-Match") != "" {
 		var doc scim.Document

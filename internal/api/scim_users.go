@@ -221,7 +221,7 @@ func (s *scimCall) createUser() (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	m := usher.Member{Type: usher.DefaultMemberType, Active: true, Source: usher.SourceSCIM}
 	if m.ID, err = s.newUserID(doc); err != nil {
 		return nil, err
@@ -360,7 +360,7 @@ func (s *scimCall) putUser() (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	m, view, err := s.wholeUser(s.id)
 	if err == nil {
 		err = s.precondition(view)
@@ -391,7 +391,7 @@ func (s *scimCall) patchUser() (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	m, doc, err := s.wholeUser(s.id)
 	if err == nil {
 		err = s.precondition(doc)
@@ -413,7 +413,7 @@ func (s *scimCall) patchUser() (*scimAnswer, error) {
 }
 
 func (s *scimCall) deleteUser() (*scimAnswer, error) {
-	defer s.provisioning.lock(s.Env, s.Customer)()
+	defer s.lock()()
 	m, doc, err := s.wholeUser(s.id)
 	if err == nil {
 		err = s.precondition(doc)

@@ -32,7 +32,7 @@ const (
 	// MaxDepth is how deep properties may nest.
 	MaxDepth = 16
 	// MaxTitle and MaxReason are in bytes.
-	MaxTitle  = 200
+	MaxTitle  = 1000
 	MaxReason = 500
 	// MaxItems is how many things one change may hold.
 	MaxItems = 10_000
@@ -88,6 +88,9 @@ type Change struct {
 	Unassign      []string           // ids
 	Resources     []usher.Resource
 	DropResources []usher.Resource
+	// Basis is the revision of the directory that the change was computed from:
+	// where it has another, Apply returns store.ErrStale. nil: no matter.
+	Basis *int64
 	// By is the member on whose behalf it is done, who cannot give what it does
 	// not hold itself (A05); "": the caller's own doing.
 	By string
@@ -167,6 +170,9 @@ func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, custo
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if c.Basis != nil && basis != *c.Basis {
+		return nil, store.ErrStale
 	}
 	w.change = store.DirectoryChange{Env: env, Customer: customer, Basis: basis, Answer: m.Answer,
 		Meta: store.Meta{Actor: m.Actor.String(), Action: m.Action, Object: m.Object, RequestID: m.RequestID, Reason: m.Reason, At: w.now}}

@@ -433,3 +433,36 @@ func TestSeatsEndWithRoles(t *testing.T) {
 		t.Error("the seat did not end with the last role that asked for it")
 	}
 }
+
+// TestBasis: of two who change what both have read, on one node or on two, one
+// is told to read again.
+func TestBasis(t *testing.T) {
+	each(t, func(t *testing.T, dsn string) {
+		nodes := []*node{newNode(t, dsn, "a")}
+		nodes[0].found(t, 1)
+		if strings.HasPrefix(dsn, "postgres") {
+			nodes = append(nodes, newNode(t, dsn, "b"))
+		}
+		for i := range 5 {
+			basis, err := nodes[0].Read(env, "firm").Revision(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			stale := 0
+			for _, err := range all(4, func(j int) error {
+				c := Change{Basis: &basis, Groups: []usher.Group{{ID: fmt.Sprint("g", i, j)}}}
+				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, Meta{Action: "test"}, "firm", c)
+				return err
+			}) {
+				if errors.Is(err, store.ErrStale) {
+					stale++
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			if stale != 3 {
+				t.Errorf("%d of 4 were told to read again, want 3", stale)
+			}
+		}
+	})
+}
