@@ -202,6 +202,7 @@ features:
   places: {kind: seats}
 permissions: {do_TAG.read: {title: SECRET permission}}
 roles: {role_TAG: {title: SECRET role, permissions: [do_TAG.read]}}
+custom_roles: {ceiling: role_TAG}
 plans:
   plan_TAG:
     title: SECRET plan
@@ -262,6 +263,11 @@ func (s *side) things() things {
 		s.made("PUT", base+"/seats/"+w.seats+"/"+holder, `{}`)
 	}
 	s.made("POST", "/v1/events", fmt.Sprintf(`[{"specversion":"1.0","id":%q,"source":%q,"type":"used","subject":%q,"data":{"n":2,"x":%q}}]`, "ev-"+who, s.secret, who, s.secret))
+	s.made("POST", base+"/directory", strings.ReplaceAll(fmt.Sprintf(`{"members":[{"id":%q,"properties":{"x":"SECRET"}},{"id":"m-SECRET"}],
+		"groups":[{"id":"g1","title":"SECRET"},{"id":"g2","properties":{"x":"SECRET"}},{"id":"SECRET"}],"join":[{"group":"g1","member":"m-SECRET"},{"group":"g1","inner":"g2"}],
+		"roles":[{"key":"own","title":"SECRET","permissions":["do_%s.read"]}],"resources":[{"type":"folder","id":"r1","properties":{"x":"SECRET"}},{"type":"folder","id":"SECRET"}]}`,
+		w.holder, s.tag), "SECRET", s.secret))
+	w.ids["assignments"] = s.made("PUT", base+"/assignments", fmt.Sprintf(`{"member":%q,"role":"role_%s","reason":%q}`, w.holder, s.tag, s.secret))
 	s.provider(who)
 	w.ids["Users"] = s.made("POST", "/scim/v2/Users", fmt.Sprintf(`{"userName":%q}`, s.secret))
 	w.ids["Groups"] = s.made("POST", "/scim/v2/Groups", fmt.Sprintf(`{"displayName":%q}`, s.secret))
@@ -297,13 +303,15 @@ func (s *side) export(own things) string {
 	const span = "&from=2026-01-01T00:00:00Z&to=2030-01-01T00:00:00Z"
 	for _, c := range list.Data {
 		base := "/v1/customers/" + url.PathEscape(c.ID)
-		for _, part := range []string{"", "/subscriptions", "/overrides", "/grants", "/seats/" + own.seats, "/seats/places", "/entitlements", "/entitlements?at=2026-06-01T00:00:00Z"} {
+		for _, part := range []string{"", "/subscriptions", "/overrides", "/grants", "/seats/" + own.seats, "/seats/places", "/entitlements", "/entitlements?at=2026-06-01T00:00:00Z",
+			"/members", "/groups", "/roles", "/assignments", "/resources/folder"} {
 			get(base + part)
 		}
 		for _, f := range []string{own.feature, "shared"} {
 			get("/v1/usage?window=month&customer=" + c.ID + "&feature=" + f + span)
 		}
 	}
+	get("/v1/customers/" + own.customer + "/groups/g1/members")
 	get("/v1/denials?" + strings.TrimPrefix(span, "&"))
 	get("/scim/v2/Users")
 	get("/scim/v2/Groups")
@@ -398,6 +406,14 @@ func (s *side) routes() (list []route) {
 	return list
 }
 
+// aboutPeople reports whether a route is about a customer's members and what
+// they may do.
+func aboutPeople(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/v1/customers/{id}/")
+	part, _, _ := strings.Cut(rest, "/")
+	return ok && slices.Contains([]string{"members", "groups", "roles", "assignments", "resources", "directory"}, part)
+}
+
 // ofInstallation reports whether a route is about operators, who are of the
 // installation and of no environment: the walk leaves these out.
 func ofInstallation(path string) bool {
@@ -452,6 +468,19 @@ func (s *side) request(r route, w things) call {
 	case strings.HasPrefix(r.path, "/scim/"):
 		values["schemas"], values["userName"], values["displayName"] = []string{}, fmt.Sprint("walk", s.n), "walk"
 		values["Operations"] = []any{map[string]any{"op": "add", "path": "note", "value": "walk"}}
+	case aboutPeople(r.path):
+		values["member"], values["group"], values["inner"], values["assignment"] = w.holder, "g1", "g2", w.ids["assignments"]
+		values["type"], values["resource"], values["role"] = "folder", "r1", "own"
+		switch parts[4] {
+		case "groups":
+			values["members"], values["groups"] = []string{w.holder}, []string{"g2"}
+		case "assignments":
+			delete(values, "group")
+			delete(values, "from")
+			values["role"] = strings.Replace(w.plan, "plan_", "role_", 1)
+		case "directory":
+			values["members"], values["resources"] = []any{map[string]string{"id": w.holder}}, []any{map[string]string{"type": "folder", "id": "r1"}}
+		}
 	case strings.HasPrefix(r.path, "/v1/search/"):
 		values["member"], values["permission"] = w.holder, "report.read"
 	case strings.HasPrefix(r.path, "/access/"):
