@@ -77,10 +77,16 @@ func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n
 func hourOf(us int64) int64 { return us - (us%hourMicros+hourMicros)%hourMicros }
 
 // add reads env's rows that were written in [from, until) in µs: takes that are
-// not folded yet, events and corrections.
-func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Environment, from, until int64) error {
-	each := func(to map[hourKey]*audit.Sum, text string, scan func(*sql.Rows) (at int64, fields [][]byte, err error)) error {
-		rows, err := q(ctx, text, string(env), from, until)
+// not folded yet, events and corrections; of takes and events only those after
+// the marks.
+func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Environment, from, until int64, marks hourMarks) error {
+	each := func(to map[hourKey]*audit.Sum, text string, after rowMark, scan func(*sql.Rows) (at int64, fields [][]byte, err error)) error {
+		args := []any{string(env), from, until}
+		if after.row > 0 {
+			text += ` AND rowid > $4`
+			args = append(args, after.row)
+		}
+		rows, err := q(ctx, text, args...)
 		if err != nil {
 			return db.fault(err)
 		}
@@ -96,7 +102,7 @@ func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Envir
 		}
 		return db.fault(rows.Err())
 	}
-	err := each(s.takes, `SELECT key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE env = $1 AND at >= $2 AND at < $3`, func(rows *sql.Rows) (int64, [][]byte, error) {
+	err := each(s.takes, `SELECT key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE env = $1 AND at >= $2 AND at < $3`, marks.op, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var key, route, customer, feature string
 		var hash, answer []byte
 		var at, amount int64
@@ -109,7 +115,7 @@ func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Envir
 	if err != nil {
 		return err
 	}
-	err = each(s.events, `SELECT id, source, customer, type, at, received_at, hash, data, entries FROM event WHERE env = $1 AND received_at >= $2 AND received_at < $3`, func(rows *sql.Rows) (int64, [][]byte, error) {
+	err = each(s.events, `SELECT id, source, customer, type, at, received_at, hash, data, entries FROM event WHERE env = $1 AND received_at >= $2 AND received_at < $3`, marks.event, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var id, source, customer, kind, data string
 		var hash, entries []byte
 		var at, received int64
@@ -119,7 +125,7 @@ func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Envir
 	if err != nil {
 		return err
 	}
-	return each(s.corrections, `SELECT ref, source, key, customer, feature, amount, at, reason, actor, entries FROM correction WHERE env = $1 AND at >= $2 AND at < $3`, func(rows *sql.Rows) (int64, [][]byte, error) {
+	return each(s.corrections, `SELECT ref, source, key, customer, feature, amount, at, reason, actor, entries FROM correction WHERE env = $1 AND at >= $2 AND at < $3`, rowMark{}, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var ref, source, key, customer, feature, reason, actor string
 		var entries []byte
 		var amount, at int64
@@ -128,11 +134,92 @@ func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Envir
 	})
 }
 
+// hourMarks is how far this process has noted an environment's hours.
+type hourMarks struct {
+	until     int64 // every hour that ended by then is noted
+	op, event rowMark
+}
+
+// rowMark is a row of a table on SQLite: it and those before it are of noted
+// hours, so that they are not read again; there is no index of the time, which
+// every take would have to keep. PostgreSQL has one that costs nothing (brin)
+// and does without. The zero rowMark is before all rows.
+type rowMark struct {
+	row int64
+	key string
+	at  int64
+}
+
+// markedTables are the tables that have marks.
+var markedTables = [2]struct{ name, key, at string }{{"op", "key", "at"}, {"event", "id", "received_at"}}
+
+func (m *hourMarks) of(table int) *rowMark { return []*rowMark{&m.op, &m.event}[table] }
+
+// hourMarksOf is what is remembered of env, without marks whose row is not there
+// any more: SQLite gives the numbers of rows again that were the last ones.
+func (db *DB) hourMarksOf(ctx context.Context, env usher.Environment) (hourMarks, error) {
+	v, _ := db.hours.Load(env)
+	marks, _ := v.(hourMarks)
+	for i, t := range markedTables {
+		m := marks.of(i)
+		if m.row == 0 {
+			continue
+		}
+		now, _, err := one(ctx, db, scanMark, `SELECT rowid, `+t.key+`, `+t.at+` FROM `+t.name+` WHERE rowid = $1`, m.row)
+		if err != nil {
+			return marks, err
+		}
+		if now != *m {
+			*m = rowMark{}
+		}
+	}
+	return marks, nil
+}
+
+func scanMark(row *sql.Rows, m *rowMark) error { return row.Scan(&m.row, &m.key, &m.at) }
+
+// advance moves marks up to the first row of env that is of until or later, in
+// µs, and not beyond the rows that ends says. Nothing before until may be
+// written any more.
+func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, until int64, ends [2]int64) error {
+	m.until = until
+	for i, t := range markedTables {
+		to := m.of(i)
+		first, ok, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+			`SELECT rowid FROM `+t.name+` WHERE rowid > $1 AND rowid <= $2 AND env = $3 AND `+t.at+` >= $4 ORDER BY rowid LIMIT 1`, to.row, ends[i], string(env), until)
+		if err != nil {
+			return err
+		}
+		end := ends[i]
+		if ok {
+			end = first - 1
+		}
+		if *to, _, err = one(ctx, db, scanMark, `SELECT rowid, `+t.key+`, `+t.at+` FROM `+t.name+` WHERE rowid <= $1 ORDER BY rowid DESC LIMIT 1`, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // AuditHours adds a row to the audit log for every hour of env that had use,
 // ended by until, and has none yet, and returns how many. until is by env's
 // clock, and so long ago that nobody writes use of before it any more. Nodes may
-// do so at once: one of them adds the row of an hour.
+// do so at once: one of them adds the row of an hour. The first call of a
+// process on SQLite reads all takes and events, later ones the newest only.
 func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.Time) (added int64, err error) {
+	end := hourOf(micros(until))
+	marks, err := db.hourMarksOf(ctx, env)
+	if err != nil || marks.until >= end && marks.until != 0 {
+		return 0, err
+	}
+	var ends [2]int64
+	if db.dialect == SQLite {
+		for i, t := range markedTables {
+			if ends[i], _, err = one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) }, `SELECT coalesce(max(rowid), 0) FROM `+t.name); err != nil {
+				return 0, err
+			}
+		}
+	}
 	last, _, err := one(ctx, db, func(row *sql.Rows, s *string) error { return row.Scan(s) },
 		`SELECT object FROM audit WHERE action = $1 AND env = $2 ORDER BY object DESC LIMIT 1`, audit.ActionHour, string(env))
 	if err != nil {
@@ -147,7 +234,7 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 		from = at.UnixMicro() + hourMicros
 	}
 	sums := newHourSums()
-	if err := sums.add(ctx, db, db.query, env, from, hourOf(micros(until))); err != nil {
+	if err := sums.add(ctx, db, db.query, env, from, end, marks); err != nil {
 		return 0, err
 	}
 	for _, k := range sums.keys() {
@@ -172,6 +259,13 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 		}
 		added++
 	}
+	if db.dialect == SQLite {
+		if err := marks.advance(ctx, db, env, end, ends); err != nil {
+			return added, err
+		}
+	}
+	marks.until = end
+	db.hours.Store(env, marks)
 	return added, nil
 }
 
@@ -203,7 +297,7 @@ func (v *auditVerifier) usage(now time.Time) error {
 		newest[k.env] = max(newest[k.env], k.start+hourMicros)
 	}
 	for env, until := range newest {
-		if err := sums.add(v.ctx, v.db, v.tx.QueryContext, env, -1<<62, until); err != nil {
+		if err := sums.add(v.ctx, v.db, v.tx.QueryContext, env, -1<<62, until, hourMarks{}); err != nil {
 			return err
 		}
 	}

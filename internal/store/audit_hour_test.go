@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -71,5 +72,75 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		write(t, db, `DELETE FROM op WHERE env = 'production'`)
 		db.now = func() time.Time { return time.Now().Add(63 * 24 * time.Hour) }
 		faults("its events have changed")
+	})
+}
+
+// TestAudit_HoursByMarks: on SQLite each tick reads only what came since, and
+// misses nothing: not where the newest rows go and their numbers are given again,
+// nor where the other environment writes between, nor what comes late in its hour.
+func TestAudit_HoursByMarks(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, db *DB) {
+		start := time.Now().UTC().Truncate(time.Hour).Add(-40 * time.Hour)
+		n := 0
+		take := func(at time.Time, env usher.Environment) {
+			n++
+			write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ($1, $2, 'POST /v1/consume', $3, 'acme', 'api', $4, 1, $5)`,
+				fmt.Sprintf("k%d", n), string(env), []byte{1}, micros(at), []byte{1, 2, 3})
+			write(t, db, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries) VALUES ($1, 's', $2, 'acme', 'x', 0, $3, $4, '{}', $4)`,
+				fmt.Sprintf("e%d", n), string(env), micros(at), []byte{1})
+		}
+		close := func(hour int, want int64) {
+			t.Helper()
+			var got int64
+			for _, env := range usher.Environments {
+				added, err := db.AuditHours(t.Context(), env, start.Add(time.Duration(hour)*time.Hour+time.Minute))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got += added
+			}
+			if got != want {
+				t.Errorf("at hour %d: got %d hours, want %d", hour, got, want)
+			}
+			if r := verify(t, db, audit.Options{}); r.Total != 0 {
+				t.Errorf("at hour %d: %+v", hour, r.Faults)
+			}
+		}
+		at := func(hour, minute int) time.Time {
+			return start.Add(time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute)
+		}
+		for hour := range 10 {
+			take(at(hour, 50), usher.Production)
+			take(at(hour, 10), usher.Production) // out of order
+			if hour%3 == 0 {
+				take(at(hour, 20), usher.Sandbox)
+			}
+			take(at(hour+1, 1), usher.Production)
+			want := int64(1)
+			if hour%3 == 0 {
+				want++
+			}
+			close(hour+1, want)
+			close(hour+1, 0)
+		}
+		if db.dialect == SQLite {
+			marks, err := db.hourMarksOf(t.Context(), usher.Production)
+			var newest int64
+			if err == nil {
+				err = db.r.QueryRowContext(t.Context(), `SELECT max(rowid) FROM op`).Scan(&newest)
+			}
+			if err != nil || marks.op.row != newest-1 || marks.event.row != newest-1 {
+				t.Errorf("got marks %+v, %v, want %d: all rows but the one of the hour that goes on", marks, err, newest-1)
+			}
+		}
+		// All takes are folded, which gives their numbers again.
+		close(11, 1)
+		db.now = func() time.Time { return time.Now().Add(63 * 24 * time.Hour) }
+		write(t, db, `DELETE FROM op`)
+		for i := range n + 5 {
+			take(at(12, i%60), usher.Production)
+		}
+		close(13, 1)
 	})
 }

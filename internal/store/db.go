@@ -69,6 +69,8 @@ type DB struct {
 	// reading the hashes. nil: not known.
 	auditEnd atomic.Pointer[auditEnd]
 
+	hours sync.Map // usher.Environment → hourMarks
+
 	writing sync.Mutex              // SQLite: one batch at a time
 	kept    map[statement]*sql.Stmt // SQLite: of w; guarded by writing
 	stmts   sync.Map                // SQLite: text → *sql.Stmt of r, because it compiles each statement anew
