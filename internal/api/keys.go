@@ -77,7 +77,7 @@ var (
 	listKeysDoc = doc{ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",
 		Text: "Ended ones too, oldest first."}
 	createKeyDoc = doc{ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
-		Text: "Of the caller's environment, with no more permissions than the caller has. The answer is the only place where the key is seen."}
+		Text: "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen."}
 	rotateKeyDoc = doc{ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
 		Text: "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409."}
 	revokeKeyDoc = doc{ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,

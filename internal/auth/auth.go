@@ -103,8 +103,9 @@ type Identity struct {
 	// Rate is the key's own limit of calls.
 	Rate store.Rate
 
-	perms permSet
-	roles []store.OperatorRole // an operator's; read only
+	perms   permSet
+	expires time.Time            // when a key ends; zero: never
+	roles   []store.OperatorRole // an operator's; read only
 }
 
 // Allows reports whether the caller has a permission.
@@ -113,7 +114,7 @@ func (i *Identity) Allows(p Permission) bool { return i.perms.has(p) }
 // identityOf is who a live key is.
 func identityOf(k *store.APIKey) Identity {
 	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties, Rate: k.Rate,
-		perms: gives(k.Role, k.Env)}
+		perms: gives(k.Role, k.Env), expires: k.ExpiresAt}
 }
 
 // Authenticate reads an Authorization header. It returns Unauthenticated unless

@@ -264,7 +264,8 @@ func (s *Service) RevokeKey(ctx context.Context, by By, id string) error {
 
 // MayMake returns Forbidden unless the caller may make such a key: one of its
 // own environment that does no more than itself, for no longer than an operator
-// may do it, and where the caller is a key with a customer, for that one only.
+// may do it or a key lives, and where the caller is a key with a customer, for
+// that one only.
 func (i *Identity) MayMake(n NewKey) error {
 	need := gives(n.Role, i.Env)
 	if missing := need &^ i.lasting(i.Env, n.ExpiresAt); missing != 0 {

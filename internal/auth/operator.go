@@ -85,6 +85,9 @@ func (i *Identity) lasting(env usher.Environment, until time.Time) (s permSet) {
 		}
 		return s
 	}
+	if !i.expires.IsZero() && (until.IsZero() || until.After(i.expires)) {
+		return 0
+	}
 	if i.Env == env || i.Env == usher.Production {
 		s = i.perms
 	}
