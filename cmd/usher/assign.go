@@ -11,8 +11,8 @@ import (
 type assignCmd struct {
 	Customer     string `arg:"" help:"The customer's id."`
 	Role         string `arg:"" help:"A role of the catalogue or the customer's own."`
-	Member       string `env:"-" xor:"holder" required:"" help:"Who gets it." placeholder:"M"`
-	Group        string `env:"-" xor:"holder" required:"" help:"The group that gets it." placeholder:"G"`
+	Member       string `env:"-" xor:"holder" required:"" help:"Who gets it; this or --group." placeholder:"M"`
+	Group        string `env:"-" xor:"holder" required:"" help:"The group that gets it; this or --member." placeholder:"G"`
 	Resource     string `env:"-" xor:"resource" help:"On this resource only: its type and its id." placeholder:"TYPE/ID"`
 	ResourceType string `env:"-" xor:"resource" help:"On resources of this type only." placeholder:"T"`
 	ResourceID   string `name:"resource-id" env:"-" help:"With --resource-type: on this one only." placeholder:"ID"`
