@@ -56,7 +56,7 @@ func cursorOf(id string) string { return base64.RawURLEncoding.EncodeToString([]
 
 func cursor(s string) (string, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
+	if err != nil || !isText(string(b)) {
 		return "", invalid("query.cursor", "must be the next_cursor of an answer")
 	}
 	return string(b), nil

@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/engine"
@@ -178,6 +180,10 @@ func (a *API) identify(w http.ResponseWriter, r *http.Request, c *call) bool {
 		a.fail(w, c, err)
 		return false
 	}
+	if err := words(r); err != nil {
+		a.fail(w, c, err)
+		return false
+	}
 	if keys := r.Header["Idempotency-Key"]; len(keys) > 0 {
 		c.Key = keys[0]
 		if err := usher.CheckIdempotencyKey(c.Key); err != nil || len(keys) > 1 {
@@ -189,6 +195,37 @@ func (a *API) identify(w http.ResponseWriter, r *http.Request, c *call) bool {
 		}
 	}
 	return true
+}
+
+// isText reports whether s is what both databases take for text: PostgreSQL has
+// no U+0000, and fails on what is no UTF-8.
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// words returns Invalid where the path or the query is no text.
+func words(r *http.Request) error {
+	if !isText(r.URL.Path) {
+		for rest := r.Pattern; ; {
+			_, after, more := strings.Cut(rest, "{")
+			if !more {
+				return invalid("path", "must be valid UTF-8, without the control character U+0000")
+			}
+			var name string
+			name, rest, _ = strings.Cut(after, "}")
+			switch v := r.PathValue(name); {
+			case !utf8.ValidString(v):
+				return invalid("path."+name, "must be valid UTF-8")
+			case strings.IndexByte(v, 0) >= 0:
+				return invalid("path."+name, "must not contain control characters (U+0000)")
+			}
+		}
+	}
+	if r.URL.RawQuery != "" {
+		// Whether it is well formed is for the route to say.
+		if s, err := url.QueryUnescape(r.URL.RawQuery); err == nil && !isText(s) {
+			return invalid("query", "must be valid UTF-8, without the control character U+0000")
+		}
+	}
+	return nil
 }
 
 // admit does for huma's routes what it would not: who calls, the body's type

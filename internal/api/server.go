@@ -113,6 +113,11 @@ func (a *API) on(pattern string, h http.HandlerFunc) {
 
 // ServeHTTP answers one request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
+		// The length that may have stood beside it is gone. A proxy that believed
+		// that one would see another request in what follows (RFC 9112, 6.3).
+		w.Header()["Connection"] = []string{"close"}
+	}
 	if len(a.CORSOrigins) > 0 && strings.HasPrefix(r.URL.Path, "/ofrep/") && a.crossOrigin(w, r) {
 		return
 	}
