@@ -638,7 +638,7 @@ func (a *API) putResource(ctx context.Context, c *call, in *putResourceIn) (*res
 	default:
 		return nil, err
 	}
-	done, err := a.apply(ctx, c, "resource.put", in.Type+"/"+in.Resource, "", in.ID, directory.Change{Resources: []usher.Resource{r}})
+	done, err := a.apply(ctx, c, "resource.put", in.Resource, "", in.ID, directory.Change{Resources: []usher.Resource{r}})
 	if err != nil {
 		return nil, located(err, "resources")
 	}
@@ -672,14 +672,14 @@ func (a *API) deleteResource(ctx context.Context, c *call, in *resourcePath) (*s
 	if err != nil {
 		return nil, err
 	}
-	_, err = a.apply(ctx, c, "resource.delete", in.Type+"/"+in.Resource, "", in.ID, directory.Change{DropResources: []usher.Resource{r}})
+	_, err = a.apply(ctx, c, "resource.delete", in.Resource, "", in.ID, directory.Change{DropResources: []usher.Resource{r}})
 	return nil, err
 }
 
 type directoryMember struct {
 	ID         string         `json:"id"`
 	Type       string         `json:"type,omitempty"`
-	Active     *bool          `json:"active,omitempty" doc:"Default true"`
+	Active     *bool          `json:"active,omitempty" doc:"Absent leaves it as it is, and is true for a new member"`
 	Properties map[string]any `json:"properties,omitempty"`
 }
 
@@ -748,17 +748,28 @@ func (a *API) changeDirectory(ctx context.Context, c *call, in *changeDirectoryI
 	d := a.Directory.Read(c.Env, in.ID)
 	change := directory.Change{DropMembers: b.DropMembers, DropGroups: b.DropGroups, DropRoles: b.DropRoles, Unassign: b.Unassign, By: b.By}
 	for _, m := range b.Members {
-		out := usher.Member{ID: m.ID, Type: m.Type, Active: m.Active == nil || *m.Active, Properties: m.Properties}
-		old, err := d.Member(ctx, m.ID)
-		if err == nil {
-			out.CreatedAt, out.Source = old.CreatedAt, old.Source
+		out := usher.Member{ID: m.ID, Type: m.Type, Active: true, Properties: m.Properties}
+		if old, err := d.Member(ctx, m.ID); err == nil {
+			out.CreatedAt, out.Source, out.Active = old.CreatedAt, old.Source, old.Active
+			if m.Type == "" {
+				out.Type = old.Type
+			}
 		} else if usher.ErrorCode(err) != usher.NotFound {
 			return nil, err
+		}
+		if m.Active != nil {
+			out.Active = *m.Active
 		}
 		change.Members = append(change.Members, out)
 	}
 	for _, g := range b.Groups {
-		change.Groups = append(change.Groups, usher.Group{ID: g.ID, Title: g.Title, Properties: g.Properties})
+		out := usher.Group{ID: g.ID, Title: g.Title, Properties: g.Properties}
+		if old, err := d.Group(ctx, g.ID); err == nil {
+			out.CreatedAt, out.Source = old.CreatedAt, old.Source
+		} else if usher.ErrorCode(err) != usher.NotFound {
+			return nil, err
+		}
+		change.Groups = append(change.Groups, out)
 	}
 	for i, list := range [][]directoryJoin{b.Join, b.Leave} {
 		for _, j := range list {

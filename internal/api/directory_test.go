@@ -245,11 +245,17 @@ func TestA04_A05_A12_WhatDirectoriesRefuse(t *testing.T) {
 		put(400, "assignments", `{"member":"bob","role":"viewer","resource_id":"x"}`, "resource_type")
 		put(400, "groups/a/members/nobody", ``, "nobody")
 		put(400, "members/"+strings.Repeat("x", 256), `{}`, "255")
-		put(400, "members/a%00b", `{}`, "control")
+		put(400, "members/a%00b", `{}`, "U+0000")
+		put(400, "members/a%07b", `{}`, "control")
 		put(400, "members/a%ffb", `{}`, "UTF-8")
 		put(201, "members/a%2Fb:*", `{}`)
 		w.ask(t, 404, "PUT", "/v1/customers/none/members/alice", `{}`)
-		// Many at once: all or none.
+		// Many at once: all or none, and what is not said stays.
+		put(200, "members/bob", `{"active":false}`)
+		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"bob","properties":{"a":1}}]}`)
+		if got := w.ask(t, 200, "GET", "/v1/customers/firm/members/bob", ``); got["active"] != false {
+			t.Errorf("a member that was switched off is on again: %v", got)
+		}
 		w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"assignments":[{"member":"dave","role":"payer"},{"member":"dave","role":"approver"}]}`)
 		w.ask(t, 404, "GET", "/v1/customers/firm/members/dave", ``)
 		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"groups":[{"id":"new"}],"join":[{"group":"new","member":"dave"}],"assignments":[{"group":"new","role":"payer"}],"resources":[{"type":"folder","id":"f"}]}`)

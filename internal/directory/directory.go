@@ -790,6 +790,10 @@ func (w *work) summary() json.RawMessage {
 		Active bool   `json:"active"`
 		Said   bool   `json:"properties,omitempty"` // that there are any
 	}
+	type named struct {
+		Type string `json:"type"`
+		ID   string `json:"id"`
+	}
 	v := struct {
 		Members         []members          `json:"members,omitempty"`
 		DropMembers     []string           `json:"drop_members,omitempty"`
@@ -801,8 +805,8 @@ func (w *work) summary() json.RawMessage {
 		DropRoles       []string           `json:"drop_roles,omitempty"`
 		Assignments     []usher.Assignment `json:"assignments,omitempty"`
 		DropAssignments []string           `json:"drop_assignments,omitempty"`
-		Resources       []string           `json:"resources,omitempty"`
-		DropResources   []string           `json:"drop_resources,omitempty"`
+		Resources       []named            `json:"resources,omitempty"`
+		DropResources   []named            `json:"drop_resources,omitempty"`
 	}{DropMembers: d.DropMembers, DropGroups: d.DropGroups, Join: d.Join, Leave: d.Leave, DropRoles: d.DropRoles, DropAssignments: d.DropAssignments}
 	for _, m := range d.Members {
 		v.Members = append(v.Members, members{m.ID, m.Type, m.Active, len(m.Properties) > 0})
@@ -819,10 +823,10 @@ func (w *work) summary() json.RawMessage {
 		v.Assignments = append(v.Assignments, a)
 	}
 	for _, r := range d.Resources {
-		v.Resources = append(v.Resources, r.Type+"/"+r.ID)
+		v.Resources = append(v.Resources, named{r.Type, r.ID})
 	}
 	for _, r := range d.DropResources {
-		v.DropResources = append(v.DropResources, r.Type+"/"+r.ID)
+		v.DropResources = append(v.DropResources, named{r.Type, r.ID})
 	}
 	b, err := json.Marshal(v)
 	if err != nil { // text, times and flags

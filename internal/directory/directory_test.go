@@ -466,3 +466,33 @@ func TestBasis(t *testing.T) {
 		}
 	})
 }
+
+// TestA12_RevokedAtOnce: on the node that changes a directory the next decision
+// knows, whichever part of it gave what is gone.
+func TestA12_RevokedAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, dsn string) {
+		n := newNode(t, dsn, "a")
+		n.found(t, 1)
+		x := give("m0", "viewer")
+		x.Source = usher.SourceManual
+		group := x
+		group.Holder = usher.Holder{Group: true, ID: "g"}
+		in := []usher.Membership{{Group: "g", Holder: usher.Holder{ID: "m0"}}}
+		n.do(t, Change{Groups: []usher.Group{{ID: "g"}}, Assign: []usher.Assignment{group}})
+		for i, s := range []struct {
+			change Change
+			want   bool
+		}{
+			{Change{Assign: []usher.Assignment{x}}, true}, {Change{Unassign: []string{n.AssignmentID(x)}}, false},
+			{Change{Join: in}, true}, {Change{Leave: in}, false}, {Change{Join: in}, true},
+			{Change{Members: []usher.Member{{ID: "m0"}}}, false}, {Change{Members: []usher.Member{{ID: "m0", Active: true}}}, true},
+			{Change{Unassign: []string{n.AssignmentID(group)}}, false}, {Change{Assign: []usher.Assignment{group}}, true},
+			{Change{DropGroups: []string{"g"}}, false},
+		} {
+			n.do(t, s.change)
+			if got := n.can(t, "m0", "report.read", time.Time{}); got != s.want {
+				t.Errorf("step %d: got %v, want %v", i, got, s.want)
+			}
+		}
+	})
+}

@@ -46,7 +46,7 @@ type testTarget struct{ pkg, run string }
 
 func (t testTarget) String() string { return t.pkg + " " + t.run }
 
-var ruled = regexp.MustCompile(`^[SIB]\d+$`)
+var ruled = regexp.MustCompile(`^[ASIB]\d+$`)
 
 // readBug reads one bug. The error says what is wrong with its file.
 func readBug(name string, src []byte) (bug, error) {
@@ -72,7 +72,7 @@ func readBug(name string, src []byte) (bug, error) {
 	case b.about == "" || b.file == "" || b.test.run == "":
 		return b, errors.New("needs a line on what it breaks, and rule:, file: and test:")
 	case !ruled.MatchString(b.rule):
-		return b, fmt.Errorf("rule %q is none: write it like S07 or I1", b.rule)
+		return b, fmt.Errorf("rule %q is none: write it like S07, A03 or I1", b.rule)
 	case !strings.HasPrefix(b.test.pkg, "./"):
 		return b, fmt.Errorf("package %q: write it from the module's root, like ./engine", b.test.pkg)
 	case len(a.Files) == 0 || len(a.Files)%2 != 0:
