@@ -52,7 +52,8 @@ func (l *Live) Access(env usher.Environment) *access.Book { return l.envs[env].b
 // then (S30). An unknown member is a Subject too: not Active.
 func (l *Live) Member(ctx context.Context, env usher.Environment, customer, member string, at time.Time) (*access.Subject, error) {
 	e := l.envs[env]
-	if now := l.Now(env); now.Sub(at) > time.Second {
+	now := l.Now(env)
+	if now.Sub(at) > time.Second {
 		return l.memberThen(ctx, e, customer, member, at)
 	}
 	en := l.stamps(e, customer)
@@ -62,7 +63,9 @@ func (l *Live) Member(ctx context.Context, env usher.Environment, customer, memb
 		return p.subject, nil
 	}
 	p := &principal{book: book, directory: en.directory.Load(), seats: en.seats.Load()}
-	f, err := l.cfg.DB.Directory(env, customer).Facts(ctx, member, at, 0)
+	// All that has not ended by the earliest instant that memory answers for: a
+	// question about a later one must not keep from others what ends before it.
+	f, err := l.cfg.DB.Directory(env, customer).Facts(ctx, member, now.Add(-time.Second), 0)
 	if err != nil {
 		return nil, err
 	}
