@@ -76,16 +76,18 @@ type HeldSeat struct {
 	Expires time.Time // zero: it does not end by itself
 }
 
+// CROSS JOIN says to SQLite that groups come first: without statistics it would
+// look through all memberships and assignments of the customer instead.
 const memberNow = `
 WITH RECURSIVE g(id) AS (
   SELECT grp FROM membership WHERE customer = $2 AND env = $1 AND holder = $3 AND is_group = 0 AND recorded_until IS NULL
   UNION
-  SELECT m.grp FROM g JOIN membership m ON m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
+  SELECT m.grp FROM g CROSS JOIN membership m WHERE m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
 SELECT 0 AS part, '' AS id, '' AS body, revision AS n, catalog_revision AS m FROM environment WHERE env = $1
 UNION ALL SELECT 1, id, body, active, 0 FROM member WHERE customer = $2 AND env = $1 AND id = $3 AND recorded_until IS NULL
 UNION ALL SELECT 2, id, '', 0, 0 FROM g
 UNION ALL SELECT 3, id, body, 0, 0 FROM assignment WHERE customer = $2 AND env = $1 AND holder = $3 AND is_group = 0 AND recorded_until IS NULL AND until_at > $4
-UNION ALL SELECT 3, a.id, a.body, 0, 0 FROM g JOIN assignment a ON a.customer = $2 AND a.env = $1 AND a.holder = g.id AND a.is_group = 1 AND a.recorded_until IS NULL AND a.until_at > $4
+UNION ALL SELECT 3, a.id, a.body, 0, 0 FROM g CROSS JOIN assignment a WHERE a.customer = $2 AND a.env = $1 AND a.holder = g.id AND a.is_group = 1 AND a.recorded_until IS NULL AND a.until_at > $4
 UNION ALL SELECT 4, id, body, 0, 0 FROM custom_role WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
 UNION ALL SELECT 5, feature, '', expires_at, 0 FROM seat WHERE customer = $2 AND env = $1 AND holder = $3 AND released_at = 0 AND pending = 0
 ORDER BY 1, 2`
@@ -348,7 +350,7 @@ func (d Directory) GroupsOf(ctx context.Context, h usher.Holder) ([]string, erro
 func (d Directory) Above(ctx context.Context, group string) ([]string, error) {
 	all, err := rowsOf(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
 		SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = 1 AND recorded_until IS NULL
-		UNION SELECT m.grp FROM g JOIN membership m ON m.env = $1 AND m.customer = $2 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
+		UNION SELECT m.grp FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
 		SELECT id FROM g ORDER BY id`, string(d.env), d.customer, group)
 	return all, d.db.fault(err)
 }
@@ -363,8 +365,8 @@ func (d Directory) Under(ctx context.Context, groups []string) ([]string, error)
 		}
 		found, err := rowsOf(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
 			SELECT id FROM groups WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND id IN (`+places(len(part), 3)+`)
-			UNION SELECT m.holder FROM g JOIN membership m ON m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
-			SELECT DISTINCT m.holder FROM g JOIN membership m ON m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 0 AND m.recorded_until IS NULL`, args...)
+			UNION SELECT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
+			SELECT DISTINCT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 0 AND m.recorded_until IS NULL`, args...)
 		if err != nil {
 			return nil, d.db.fault(err)
 		}
