@@ -77,7 +77,7 @@ var (
 	listKeysDoc = doc{ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",
 		Text: "Ended ones too, oldest first."}
 	createKeyDoc = doc{ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
-		Text: "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen."}
+		Text: "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen, so it takes no Idempotency-Key."}
 	rotateKeyDoc = doc{ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
 		Text: "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409."}
 	revokeKeyDoc = doc{ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,
@@ -132,6 +132,18 @@ func (a *API) listKeys(ctx context.Context, c *call, in *pageIn) (*listOut[keyBo
 	return page(all, func(k keyBody) string { return k.ID }, in)
 }
 
+// mayMake says why a key may not be made by the caller, or not at all.
+func (a *API) mayMake(ctx context.Context, c *call, n auth.NewKey) error {
+	if c.Key != "" {
+		return invalid("header.Idempotency-Key", "is not taken here: the answer would have to be stored, and the key with it. Leave it out, and end a key whose answer was lost")
+	}
+	err := c.MayMake(n)
+	if err == nil && n.Customer != "" {
+		_, err = a.DB.Customer(ctx, c.Env, n.Customer) // NotFound
+	}
+	return err
+}
+
 func (a *API) createKey(ctx context.Context, c *call, in *createKeyIn) (*keyOut, error) {
 	if err := noNulls(in.RawBody); err != nil {
 		return nil, err
@@ -147,7 +159,7 @@ func (a *API) createKey(ctx context.Context, c *call, in *createKeyIn) (*keyOut,
 	if r := in.Body.Rate; r != nil {
 		n.Rate = store.Rate{PerSecond: r.PerSecond, Burst: r.Burst}
 	}
-	if err := c.MayMake(n); err != nil {
+	if err := a.mayMake(ctx, c, n); err != nil {
 		return nil, err
 	}
 	key, k, err := a.Auth.CreateKey(ctx, by(c), c.Env, n)
@@ -182,7 +194,7 @@ func (a *API) rotateKey(ctx context.Context, c *call, in *rotateKeyIn) (*keyOut,
 	case !old.ExpiresAt.IsZero():
 		n.ExpiresAt = a.Auth.Now().Add(old.ExpiresAt.Sub(old.CreatedAt))
 	}
-	if err := c.MayMake(n); err != nil {
+	if err := a.mayMake(ctx, c, n); err != nil {
 		return nil, err
 	}
 	key, k, err := a.Auth.RotateKey(ctx, by(c), c.Env, in.ID, grace, n.ExpiresAt)

@@ -185,3 +185,48 @@ func TestOperatorsOverHTTP(t *testing.T) {
 		}
 	}
 }
+
+// TestKeysOfNobodyAndTwice: a key's customer is there, and no key is made twice
+// for one that cannot be answered again.
+func TestKeysOfNobodyAndTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const path, kind = "/v1/keys", "application/json"
+	for _, env := range []string{auth.RoleAdmin, "sandbox"} {
+		got := w.do("POST", path, kind, `{"role":"scim","customer":"nobody"}`, "Authorization", "Bearer "+w.keys[env])
+		if got.Code != 404 || !strings.Contains(got.Body.String(), `no customer \"nobody\"`) {
+			t.Errorf("a key of nobody: got %d %s, want 404", got.Code, got.Body)
+		}
+	}
+	if got := w.do("POST", path, kind, `{"role":"scim","customer":"acme"}`, "Authorization", "Bearer "+w.keys["sandbox"]); got.Code != 404 {
+		t.Errorf("a key of the sandbox of production's customer: got %d %s, want 404", got.Code, got.Body)
+	}
+	if got := w.do("PUT", "/v1/customers/brief", kind, `{}`); got.Code != 201 {
+		t.Fatalf("got %d %s", got.Code, got.Body)
+	}
+	made := w.do("POST", path, kind, `{"role":"scim","customer":"brief"}`)
+	if made.Code != 201 {
+		t.Fatalf("got %d %s", made.Code, made.Body)
+	}
+	if got := w.do("DELETE", "/v1/customers/brief", "", ""); got.Code != 204 {
+		t.Fatalf("got %d %s", got.Code, got.Body)
+	}
+	rotate := path + "/" + field(t, made, "id") + "/rotate"
+	if got := w.do("POST", rotate, kind, `{}`); got.Code != 404 {
+		t.Errorf("a key of a customer who is gone, rotated: got %d %s, want 404", got.Code, got.Body)
+	}
+	before := w.do("GET", path, "", "").Body.String()
+	for _, p := range []string{path, rotate} {
+		body := `{}`
+		if p == path {
+			body = `{"role":"read"}`
+		}
+		got := w.do("POST", p, kind, body, "Idempotency-Key", "again")
+		if got.Code != 400 || !strings.Contains(got.Body.String(), "header.Idempotency-Key") {
+			t.Errorf("%s with an idempotency key: got %d %s, want 400", p, got.Code, got.Body)
+		}
+	}
+	if after := w.do("GET", path, "", "").Body.String(); after != before {
+		t.Errorf("keys were made:\n%s\n%s", before, after)
+	}
+}

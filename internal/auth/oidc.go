@@ -238,7 +238,16 @@ var errNotBegun = usher.Errorf(usher.Unauthenticated, "this login was not begun 
 // issuer and subject, never by email; one who is not known yet is made where
 // the roles claim gives a role, and what that claim gives replaces what it gave
 // before. returnTo is a local path.
+// Who is not let in is counted in the audit log.
 func (s *Service) FinishOIDC(ctx context.Context, v Visit, r Returned) (cookie string, out *Session, returnTo string, err error) {
+	cookie, out, returnTo, err = s.finishOIDC(ctx, v, r)
+	if code := usher.ErrorCode(err); err != nil && (code == usher.Unauthenticated || code == usher.Forbidden) {
+		s.noteTurnedAway(v)
+	}
+	return cookie, out, returnTo, err
+}
+
+func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie string, out *Session, returnTo string, err error) {
 	secret, rest, _ := strings.Cut(r.Cookie, ".")
 	purpose, to, _ := strings.Cut(rest, ".")
 	path, err := base64.RawURLEncoding.DecodeString(to)

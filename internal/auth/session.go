@@ -20,6 +20,10 @@ const (
 	SessionAbsolute = 12 * time.Hour   // from the login on
 	ProofHolds      = 10 * time.Minute // for what is of high risk
 
+	// MaxSessions is how many sessions of an operator live at once; a login ends
+	// those that were used longest ago.
+	MaxSessions = 20
+
 	touchSession = time.Minute // how often a call is noted; so idle ends up to this early
 )
 
@@ -64,11 +68,28 @@ type doors struct {
 	limiters  limiters
 	provider  provider
 
-	refused struct { // logins of accounts that there are not, for the audit log
-		sync.Mutex
-		n  int
-		at time.Time
+	// For the audit log: logins of accounts that there are not, and logins at the
+	// identity provider that came to nothing.
+	refused, turnedAway refusals
+}
+
+// refusals counts failures, so that they take one row a minute in the audit log.
+type refusals struct {
+	mu sync.Mutex
+	n  int
+	at time.Time
+}
+
+// another counts one more; n is how many a row is now due of, 0 where none is.
+func (r *refusals) another(now time.Time) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+	if now.Sub(r.at) < time.Minute {
+		return 0
 	}
+	n, r.n, r.at = r.n, 0, now
+	return n
 }
 
 func newDoors(c Config) *doors {
@@ -150,7 +171,7 @@ func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, 
 		sum := hash(v.Cookie)
 		old = sum[:]
 	}
-	if err := s.c.DB.StartSession(ctx, out.Session, old, s.note(v, op, "session.start", id, now, after)); err != nil {
+	if err := s.c.DB.StartSession(ctx, out.Session, old, MaxSessions, s.note(v, op, "session.start", id, now, after)); err != nil {
 		return "", nil, err
 	}
 	return cookie, out, nil
@@ -286,16 +307,8 @@ func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, n
 	var m store.Meta
 	switch {
 	case op == "":
-		r := &s.refused
-		r.Lock()
-		r.n++
-		n := r.n
-		due := now.Sub(r.at) >= time.Minute
-		if due {
-			r.n, r.at = 0, now
-		}
-		r.Unlock()
-		if !due {
+		n := s.refused.another(now)
+		if n == 0 {
 			return
 		}
 		m = s.note(v, "", "session.refuse", "", now, map[string]int{"failures": n})
@@ -306,6 +319,20 @@ func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, n
 	default:
 		return
 	}
+	s.noteBeside(m)
+}
+
+// noteTurnedAway puts logins at the identity provider that came to nothing into
+// the audit log, all of a minute in one row.
+func (s *Service) noteTurnedAway(v Visit) {
+	now := s.c.Now()
+	if n := s.turnedAway.another(now); n > 0 {
+		s.noteBeside(s.note(v, "", "session.refuse", "", now, map[string]any{"failures": n, "method": MethodOIDC}))
+	}
+}
+
+// noteBeside writes a row about somebody who is not known, beside the call.
+func (s *Service) noteBeside(m store.Meta) {
 	m.Actor = "system" // whoever it was, it was not the operator
 	s.running.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, askFor)
@@ -343,8 +370,22 @@ func (s *Service) Logout(ctx context.Context, v Visit, old *Session) error {
 }
 
 // EndSessions ends all sessions of an operator and says how many there were.
-func (s *Service) EndSessions(ctx context.Context, by usher.Actor, requestID, op string) (int64, error) {
-	return s.c.DB.EndSessions(ctx, op, store.Meta{Actor: by.String(), Action: "session.end_all", Object: op, RequestID: requestID, At: s.c.Now()})
+// NotFound where there is no such operator; Forbidden where it is another who
+// may do more than the caller.
+func (s *Service) EndSessions(ctx context.Context, who *Identity, by By, op string) (int64, error) {
+	o, err := s.c.DB.Operator(ctx, op)
+	if err != nil {
+		return 0, err
+	}
+	now := s.now()
+	if who.Actor.Kind != "operator" || who.Actor.ID != op {
+		if err := who.mayTouch(o, now); err != nil {
+			return 0, err
+		}
+	}
+	m := by.meta(now)
+	m.Action, m.Object = "session.end_all", op
+	return s.c.DB.EndSessions(ctx, op, m)
 }
 
 // Visitor is who calls with a cookie, in an environment. Unauthenticated where

@@ -171,7 +171,7 @@ func sessionStory(t *testing.T, h *hall) {
 
 	// Somebody ends them all.
 	one, two := login(""), login("")
-	if n, err := other.EndSessions(ctx, usher.Actor{Kind: "operator", ID: "x"}, "r", s.Operator); err != nil || n < 2 {
+	if n, err := other.EndSessions(ctx, &Identity{Actor: usher.Actor{Kind: "operator", ID: s.Operator}}, By{Actor: usher.Actor{Kind: "operator", ID: s.Operator}, RequestID: "r"}, s.Operator); err != nil || n < 2 {
 		t.Errorf("ended %d, %v, want at least the 2", n, err)
 	}
 	gone(t, h.Service, one, "after all were ended")

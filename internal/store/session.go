@@ -48,8 +48,10 @@ func (db *DB) Session(ctx context.Context, hash []byte) (Session, error) {
 }
 
 // StartSession stores a new session and ends the one whose hash is ended, if
-// that lives; nil ends none. Conflict where the login has made a session before.
-func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, m Meta) error {
+// that lives; nil ends none. Of the operator's sessions the most that were used
+// last live on, the new one among them; logins at the same moment may leave more.
+// Conflict where the login has made a session before.
+func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, most int, m Meta) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `DELETE FROM session WHERE created_at < $1`, micros(s.SeenAt.Add(-keepSessions))); err != nil {
 			return err
@@ -58,6 +60,10 @@ func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, m Meta)
 			if _, err := endSession(ctx, tx, ended, s.SeenAt); err != nil {
 				return err
 			}
+		}
+		if _, err := exec(ctx, tx, `UPDATE session SET ended_at = $2 WHERE operator = $1 AND ended_at = 0 AND hash NOT IN
+			(SELECT hash FROM session WHERE operator = $1 AND ended_at = 0 ORDER BY seen_at DESC, id LIMIT $3)`, s.Operator, micros(s.SeenAt), int64(most-1)); err != nil {
+			return err
 		}
 		return db.startSession(ctx, tx, s, m)
 	})

@@ -99,10 +99,10 @@ func TestSessionsAreFollowedOnce(t *testing.T) {
 		s := func(hash, login string) Session {
 			return Session{Hash: []byte(hash), ID: "ses_" + hash, Operator: "opr_1", Method: "oidc", Login: login, CreatedAt: day(1), SeenAt: day(1)}
 		}
-		if err := db.StartSession(ctx, s("a", "login"), nil, meta("test", day(1))); err != nil {
+		if err := db.StartSession(ctx, s("a", "login"), nil, 20, meta("test", day(1))); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.StartSession(ctx, s("b", "login"), nil, meta("test", day(1))); usher.ErrorCode(err) != usher.Conflict {
+		if err := db.StartSession(ctx, s("b", "login"), nil, 20, meta("test", day(1))); usher.ErrorCode(err) != usher.Conflict {
 			t.Errorf("the same login again: got %v, want Conflict", err)
 		}
 		if err := db.FollowSession(ctx, s("c", ""), []byte("a"), meta("test", day(1))); err != nil {
@@ -117,7 +117,7 @@ func TestSessionsAreFollowedOnce(t *testing.T) {
 		// Long after, the rows go.
 		late := s("e", "")
 		late.CreatedAt, late.SeenAt = day(9), day(9)
-		if err := db.StartSession(ctx, late, nil, meta("test", day(9))); err != nil {
+		if err := db.StartSession(ctx, late, nil, 20, meta("test", day(9))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := db.Session(ctx, []byte("c")); usher.ErrorCode(err) != usher.NotFound {
