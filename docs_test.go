@@ -31,7 +31,7 @@ func pages(t *testing.T) map[string]string {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"README.md", "CONTRIBUTING.md"} {
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
