@@ -174,6 +174,9 @@ func TestForgedHost(t *testing.T) {
 			if all := got.Body.String() + fmt.Sprint(got.Header()); strings.Contains(all, "evil") || strings.Contains(all, "Access-Control") {
 				t.Errorf("%s: got %d %s", rt.Pattern, got.Code, all)
 			}
+			if got.Header().Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(rt.Pattern, "POST ") && got.Header().Get("Cache-Control") != "no-store" && rt.Perm+auth.Permission(rt.doc.Tag) != "AuthZEN" {
+				t.Errorf("%s: got %v, want nosniff and, but for POST and AuthZEN's public metadata, no-store", rt.Pattern, got.Header())
+			}
 		}
 	}
 	before := len(w.log.String())

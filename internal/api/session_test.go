@@ -258,11 +258,11 @@ func TestHeaders(t *testing.T) {
 	for _, call := range []struct{ method, path string }{{"GET", "/healthz"}, {"GET", "/v1/session"}, {"POST", "/v1/check"}, {"GET", "/nowhere"}, {"GET", "//"}, {"PUT", "/v1/customers/x"}, {"GET", "/metrics"},
 		{"GET", "/v1/session/oidc/start"}, {"GET", "/openapi.json"}, {"TRACE", "/v1/check"}} {
 		h := o.send(call.method, call.path, "", "").Header()
-		wantHeaders(t, h, map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'", "Referrer-Policy": "no-referrer",
+		wantHeaders(t, h, map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", "Referrer-Policy": "no-referrer",
 			"Cross-Origin-Resource-Policy": "same-origin", "Strict-Transport-Security": "max-age=63072000; includeSubDomains", "Server": "", "X-Powered-By": ""})
 	}
 	wantHeaders(t, o.send("POST", "/ofrep/v1/evaluate/flags", "{}", "").Header(), map[string]string{"Cross-Origin-Resource-Policy": "cross-origin"})
-	wantHeaders(t, o.send("GET", "/v1/customers/acme", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]).Header(), map[string]string{"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"})
+	wantHeaders(t, o.send("GET", "/v1/customers/acme", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]).Header(), map[string]string{"Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"})
 	// What a program asks with a key is no page.
 	wantHeaders(t, o.send("POST", "/v1/check", "{}", "", "Authorization", "Bearer x").Header(), map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": ""})
 	// Only an address that is https says that it is.
