@@ -214,6 +214,14 @@ func (v *auditVerifier) nodes(n int64, hashes map[int64]audit.Hash) {
 // head compares the row that says where the log stands with the signed text.
 func (v *auditVerifier) head(h *AuditHead, root []byte) {
 	if h.Note == "" {
+		// Whoever made or changed an operator left a row, and `usher init` makes a
+		// token for the first one.
+		var changes int64
+		if err := v.tx.QueryRowContext(v.ctx, `SELECT coalesce(max(revision), 0) FROM operators`).Scan(&changes); err != nil {
+			v.Add(audit.Form, "the changes of operators cannot be counted: %s", err)
+		} else if changes > 0 {
+			v.Add(audit.Missing, "there is no row at all, but operators were changed %d times, each of which left one", changes)
+		}
 		return
 	}
 	if h.Size != v.Size {

@@ -53,7 +53,8 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	}
 	// FULL: with NORMAL a power cut loses commits that were answered.
 	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)", "wal_autocheckpoint(16384)"}})
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)", "wal_autocheckpoint(16384)",
+		"secure_delete(fast)"}}) // fast: what is deleted is overwritten where its page is written anyway
 	if err != nil {
 		return nil, err
 	}

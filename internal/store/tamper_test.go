@@ -195,6 +195,12 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			write(t, db, `DELETE FROM audit_hash`)
 			write(t, db, `UPDATE audit_head SET size = 0, root = $1, note = '', key = ''`, []byte{})
 		}, []string{"checkpoint: the log is empty, and the kept checkpoint covers 10 leaves: the log was rolled back"}, true, false},
+		"truncate all, and nothing was kept": {func(t *testing.T, db *DB, _ AuditHead) {
+			write(t, db, `UPDATE operators SET revision = revision + 1`) // as every change of operators does
+			drop(t, db, 0)
+			write(t, db, `DELETE FROM audit_hash`)
+			write(t, db, `UPDATE audit_head SET size = 0, root = $1, note = '', key = ''`, []byte{})
+		}, []string{"missing: there is no row at all, but operators were changed 1 times"}, false, false},
 		"forge at the end": {func(t *testing.T, db *DB, _ AuditHead) {
 			e := audit.Entry{N: 10, At: day(1), Actor: "key:evil", Action: "grant.create"}
 			b, err := e.Encode()
