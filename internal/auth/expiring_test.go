@@ -53,3 +53,38 @@ func TestAKeyHandsOnNothingForLongerThanItLives(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestATryThatWasNotHeardCountsForNothing: while too many passwords are checked,
+// who is sent away with a 503 has not failed.
+func TestATryThatWasNotHeardCountsForNothing(t *testing.T) {
+	t.Parallel()
+	h := newHall(t)
+	h.owner(t, "ada@example.com")
+	for range hashers + waiting {
+		h.passwords.queue <- struct{}{}
+	}
+	v := Visit{Address: "192.0.2.1"}
+	for range 2 * addressTries {
+		_, _, err := h.Login(t.Context(), v, "ada@example.com", goodPassword)
+		code(t, "a login while too many wait", err, usher.Unavailable)
+	}
+	for range hashers + waiting {
+		<-h.passwords.queue
+	}
+	if _, _, err := h.Login(t.Context(), v, "ada@example.com", goodPassword); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	// What others earned meanwhile stays.
+	for range freeTries {
+		h.Login(t.Context(), v, "ada@example.com", "not this one at all")
+	}
+	for range hashers + waiting {
+		h.passwords.queue <- struct{}{}
+	}
+	h.Login(t.Context(), v, "ada@example.com", "nor this one, either")
+	for range hashers + waiting {
+		<-h.passwords.queue
+	}
+	_, _, err := h.Login(t.Context(), v, "ada@example.com", goodPassword)
+	code(t, "a login of an account that waits", err, usher.Unauthenticated)
+}

@@ -93,7 +93,17 @@ func (c *counters) succeeded(name string) int32 {
 	return n
 }
 
-// forgive takes one failure back.
+// uncount takes one failure back, and leaves the wait as it is: others may have
+// earned it.
+func (c *counters) uncount(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.slot(name); f.n > 0 {
+		f.n--
+	}
+}
+
+// forgive takes one failure back, and the wait.
 func (c *counters) forgive(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

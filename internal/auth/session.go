@@ -213,7 +213,7 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 	if err := checkPassword(password, op.Email, op.Name); err != nil {
 		return "", nil, err
 	}
-	if op.Email == "" {
+	if strings.TrimSpace(op.Email) == "" {
 		return "", nil, usher.Errorf(usher.Invalid, "an email is required: it is what one logs in with")
 	}
 	now := s.c.Now()
@@ -288,7 +288,11 @@ func (s *Service) try(ctx context.Context, v Visit, account, op, stored, passwor
 	}
 	s.addresses.failed(where, addressTries, now)
 	ok, err := s.passwords.matches(ctx, stored, password)
-	if err != nil {
+	if err != nil { // nobody was told anything: that was no try
+		if !locked {
+			s.accounts.uncount(account)
+		}
+		s.addresses.uncount(where)
 		return 0, err
 	}
 	if ok {

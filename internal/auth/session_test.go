@@ -408,6 +408,9 @@ func TestOwnerToken(t *testing.T) {
 	if _, _, err := h.Owner(ctx, visit, token, ann, "short"); usher.ErrorCode(err) != usher.Invalid {
 		t.Errorf("a short password: got %v, want Invalid", err)
 	}
+	if _, _, err := h.Owner(ctx, visit, token, NewOperator{Email: " \t"}, goodPassword); usher.ErrorCode(err) != usher.Invalid {
+		t.Errorf("an email of spaces, with which nobody could log in: got %v, want Invalid", err)
+	}
 	if _, _, err := h.Owner(ctx, visit, token+"x", ann, goodPassword); usher.ErrorCode(err) != usher.Unauthenticated {
 		t.Errorf("another token: got %v, want Unauthenticated", err)
 	}
