@@ -51,7 +51,7 @@ const (
 // Service authenticates. Its methods are safe for concurrent use.
 type Service struct {
 	c         Config
-	keys      *cache[store.APIKey]
+	keys      *cache[knownKey]
 	operators *cache[store.Operator]
 	*doors
 
@@ -70,7 +70,10 @@ func New(c Config) *Service {
 	}
 	s := &Service{c: c, doors: newDoors(c)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.keys = newCache(s, "API key", c.DB.Key)
+	s.keys = newCache(s, "API key", func(ctx context.Context, id string) (knownKey, error) {
+		k, err := c.DB.Key(ctx, id)
+		return knownKey{k, identityOf(&k)}, err
+	})
 	s.operators = newCache(s, "operator", c.DB.Operator)
 	return s
 }
@@ -117,6 +120,12 @@ func identityOf(k *store.APIKey) Identity {
 		perms: gives(k.Role, k.Env), expires: k.ExpiresAt}
 }
 
+// knownKey is a key and who it is, worked out once.
+type knownKey struct {
+	store.APIKey
+	identity Identity
+}
+
 // Authenticate reads an Authorization header. It returns Unauthenticated unless
 // that holds a live key, and Unavailable where the database cannot say.
 func (s *Service) Authenticate(ctx context.Context, header string) (Identity, error) {
@@ -144,11 +153,11 @@ func (s *Service) Authenticate(ctx context.Context, header string) (Identity, er
 		return Identity{}, errExpired
 	}
 	s.touch(e, n.ID, now)
-	return identityOf(&st.value), nil
+	return st.value.identity, nil
 }
 
 // touch notes the use of a key, beside the call, at most once in touchEvery.
-func (s *Service) touch(e *entry[store.APIKey], id string, now time.Time) {
+func (s *Service) touch(e *entry[knownKey], id string, now time.Time) {
 	last, at := e.touched.Load(), now.Unix()
 	if at-last < int64(touchEvery/time.Second) || !e.touched.CompareAndSwap(last, at) {
 		return

@@ -88,7 +88,7 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope 
 	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
 		return i, "", until, errExpired
 	}
-	return identityOf(k), string(plain), until, nil
+	return k.identity, string(plain), until, nil
 }
 
 // sign is the mark of a ticket's text by a key, of which the hash is a secret to
