@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/decide"
 )
@@ -270,7 +271,7 @@ func (p *paging) resume(q *decide.SearchQuery, hash []byte, token, limit string)
 		return invalid(token, "must be what an answer to the same question ended with: anything that is asked differently begins anew, without it")
 	}
 	n, size := binary.Uvarint(b[16:])
-	if size <= 0 || n > maxFound {
+	if size <= 0 || n > maxFound || 16+size < len(b) && usher.CheckID("", string(b[16+size:])) != nil { // the sum is no secret
 		return invalid(token, "must be what an answer to the same question ended with")
 	}
 	if p.limit >= 0 && p.limit != int(n) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -158,25 +159,32 @@ func (a *API) putMember(ctx context.Context, c *call, in *memberIn) (*memberOut,
 	}
 	m := usher.Member{ID: in.Member, Type: in.Body.Type, Active: true, Properties: in.Body.Properties}
 	out := &memberOut{Status: http.StatusCreated}
-	switch old, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); {
-	case err == nil:
-		m.Active, m.Source, m.CreatedAt, out.Status = old.Active, old.Source, old.CreatedAt, http.StatusOK
-		if m.Type == "" {
-			m.Type = old.Type
+	merge := func(d store.Directory, change *directory.Change) error {
+		now := m // as the caller gave it
+		switch old, err := d.Member(ctx, in.Member); {
+		case err == nil:
+			now.Active, now.Source, now.CreatedAt, out.Status = old.Active, old.Source, old.CreatedAt, http.StatusOK
+			if now.Type == "" {
+				now.Type = old.Type
+			}
+		case usher.ErrorCode(err) != usher.NotFound:
+			return err
+		default:
+			out.Status = http.StatusCreated
 		}
-	case usher.ErrorCode(err) == usher.NotFound:
-	default:
-		return nil, err
+		if in.Body.Active != nil {
+			now.Active = *in.Body.Active
+		}
+		change.Members, out.Body.Member = []usher.Member{now}, now
+		return nil
 	}
-	if in.Body.Active != nil {
-		m.Active = *in.Body.Active
-	}
-	if m.Type == "" {
-		m.Type = usher.DefaultMemberType
-	}
-	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "member.put", in.Member, ""), in.ID, directory.Change{Members: []usher.Member{m}})
+	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "member.put", in.Member, ""), in.ID, directory.Change{Merge: merge})
 	if err != nil {
 		return nil, located(err, "members")
+	}
+	m = out.Body.Member
+	if m.Type == "" {
+		m.Type = usher.DefaultMemberType
 	}
 	if m.CreatedAt.IsZero() {
 		if stored, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err == nil {
@@ -276,42 +284,55 @@ func (a *API) putGroup(ctx context.Context, c *call, in *groupIn) (*groupOut, er
 	g := usher.Group{ID: in.Group, Title: in.Body.Title, Properties: in.Body.Properties}
 	d := a.Directory.Read(c.Env, in.ID)
 	out := &groupOut{Status: http.StatusCreated}
-	switch old, err := d.Group(ctx, in.Group); {
-	case err == nil:
-		g.Source, g.CreatedAt, out.Status = old.Source, old.CreatedAt, http.StatusOK
-	case usher.ErrorCode(err) == usher.NotFound:
-	default:
-		return nil, err
-	}
-	change := directory.Change{Groups: []usher.Group{g}}
-	var now []usher.Holder
-	if in.Body.Members != nil || in.Body.Groups != nil {
-		var err error
-		if now, err = d.In(ctx, in.Group, nil, 1<<30); err != nil {
-			return nil, err
+	merge := func(d store.Directory, change *directory.Change) error {
+		now := g
+		switch old, err := d.Group(ctx, in.Group); {
+		case err == nil:
+			now.Source, now.CreatedAt, out.Status = old.Source, old.CreatedAt, http.StatusOK
+		case usher.ErrorCode(err) != usher.NotFound:
+			return err
+		default:
+			out.Status = http.StatusCreated
 		}
-	}
-	become := func(group bool, ids *[]string) {
-		if ids == nil {
-			return
+		change.Groups, out.Body.Group = []usher.Group{now}, now
+		if in.Body.Members == nil && in.Body.Groups == nil {
+			return nil
 		}
-		for _, h := range now {
-			if h.Group == group && !slices.Contains(*ids, h.ID) {
+		held, err := d.In(ctx, in.Group, nil, 1<<30)
+		if err != nil {
+			return err
+		}
+		left := make(map[usher.Holder]bool, len(held))
+		for _, h := range held {
+			left[h] = h.Group && in.Body.Groups != nil || !h.Group && in.Body.Members != nil
+		}
+		become := func(group bool, ids *[]string) {
+			if ids == nil {
+				return
+			}
+			for _, id := range *ids {
+				h := usher.Holder{Group: group, ID: id}
+				if _, there := left[h]; there {
+					left[h] = false
+				} else {
+					change.Join = append(change.Join, usher.Membership{Group: in.Group, Holder: h})
+				}
+			}
+		}
+		become(false, in.Body.Members)
+		become(true, in.Body.Groups)
+		for _, h := range held {
+			if left[h] {
 				change.Leave = append(change.Leave, usher.Membership{Group: in.Group, Holder: h})
 			}
 		}
-		for _, id := range *ids {
-			if h := (usher.Holder{Group: group, ID: id}); !slices.Contains(now, h) {
-				change.Join = append(change.Join, usher.Membership{Group: in.Group, Holder: h})
-			}
-		}
+		return nil
 	}
-	become(false, in.Body.Members)
-	become(true, in.Body.Groups)
-	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "group.put", in.Group, ""), in.ID, change)
+	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "group.put", in.Group, ""), in.ID, directory.Change{Merge: merge})
 	if err != nil {
 		return nil, located(err, "groups")
 	}
+	g = out.Body.Group
 	if g.CreatedAt.IsZero() {
 		if stored, err := d.Group(ctx, in.Group); err == nil {
 			g = stored
@@ -719,25 +740,51 @@ type directoryResource struct {
 	Properties map[string]any `json:"properties,omitempty"`
 }
 
+type changeDirectoryBody struct {
+	Members       []directoryMember     `json:"members,omitempty" doc:"Replace what was known of each"`
+	Groups        []directoryGroup      `json:"groups,omitempty"`
+	Join          []directoryJoin       `json:"join,omitempty"`
+	Roles         []directoryRole       `json:"roles,omitempty"`
+	Assignments   []directoryAssignment `json:"assignments,omitempty"`
+	Resources     []directoryResource   `json:"resources,omitempty"`
+	DropMembers   []string              `json:"drop_members,omitempty"`
+	DropGroups    []string              `json:"drop_groups,omitempty"`
+	Leave         []directoryJoin       `json:"leave,omitempty"`
+	DropRoles     []string              `json:"drop_roles,omitempty"`
+	Unassign      []string              `json:"unassign,omitempty" doc:"Ids of assignments"`
+	DropResources []directoryResource   `json:"drop_resources,omitempty"`
+	By            string                `json:"by,omitempty" doc:"The member on whose behalf it is done"`
+	Reason        string                `json:"reason,omitempty" maxLength:"500"`
+}
+
 type changeDirectoryIn struct {
-	ID   string `path:"id" doc:"The customer"`
-	Body struct {
-		Members       []directoryMember     `json:"members,omitempty" doc:"Replace what was known of each"`
-		Groups        []directoryGroup      `json:"groups,omitempty"`
-		Join          []directoryJoin       `json:"join,omitempty"`
-		Roles         []directoryRole       `json:"roles,omitempty"`
-		Assignments   []directoryAssignment `json:"assignments,omitempty"`
-		Resources     []directoryResource   `json:"resources,omitempty"`
-		DropMembers   []string              `json:"drop_members,omitempty"`
-		DropGroups    []string              `json:"drop_groups,omitempty"`
-		Leave         []directoryJoin       `json:"leave,omitempty"`
-		DropRoles     []string              `json:"drop_roles,omitempty"`
-		Unassign      []string              `json:"unassign,omitempty" doc:"Ids of assignments"`
-		DropResources []directoryResource   `json:"drop_resources,omitempty"`
-		By            string                `json:"by,omitempty" doc:"The member on whose behalf it is done"`
-		Reason        string                `json:"reason,omitempty" maxLength:"500"`
-	}
+	ID      string `path:"id" doc:"The customer"`
+	Body    changeDirectoryBody
 	RawBody []byte
+}
+
+// oneHolder is Invalid where a list of a change names a member and a group at
+// once, or neither.
+func oneHolder(b *changeDirectoryBody) error {
+	var wrong []usher.Problem
+	check := func(list string, i int, member, group, other string) {
+		if (member == "") == (group == "") && len(wrong) < 100 {
+			wrong = append(wrong, usher.Problem{Location: fmt.Sprintf("body.%s[%d].member", list, i), Message: "or " + other + " must be given, and not both"})
+		}
+	}
+	for i, x := range b.Join {
+		check("join", i, x.Member, x.Inner, "inner")
+	}
+	for i, x := range b.Leave {
+		check("leave", i, x.Member, x.Inner, "inner")
+	}
+	for i, x := range b.Assignments {
+		check("assignments", i, x.Member, x.Group, "group")
+	}
+	if len(wrong) > 0 {
+		return invalids(wrong)
+	}
+	return nil
 }
 
 func (a *API) changeDirectory(ctx context.Context, c *call, in *changeDirectoryIn) (*revisionOut, error) {
@@ -745,31 +792,36 @@ func (a *API) changeDirectory(ctx context.Context, c *call, in *changeDirectoryI
 		return nil, err
 	}
 	b := &in.Body
-	d := a.Directory.Read(c.Env, in.ID)
-	change := directory.Change{DropMembers: b.DropMembers, DropGroups: b.DropGroups, DropRoles: b.DropRoles, Unassign: b.Unassign, By: b.By}
-	for _, m := range b.Members {
-		out := usher.Member{ID: m.ID, Type: m.Type, Active: true, Properties: m.Properties}
-		if old, err := d.Member(ctx, m.ID); err == nil {
-			out.CreatedAt, out.Source, out.Active = old.CreatedAt, old.Source, old.Active
-			if m.Type == "" {
-				out.Type = old.Type
-			}
-		} else if usher.ErrorCode(err) != usher.NotFound {
-			return nil, err
-		}
-		if m.Active != nil {
-			out.Active = *m.Active
-		}
-		change.Members = append(change.Members, out)
+	if err := oneHolder(b); err != nil {
+		return nil, err
 	}
-	for _, g := range b.Groups {
-		out := usher.Group{ID: g.ID, Title: g.Title, Properties: g.Properties}
-		if old, err := d.Group(ctx, g.ID); err == nil {
-			out.CreatedAt, out.Source = old.CreatedAt, old.Source
-		} else if usher.ErrorCode(err) != usher.NotFound {
-			return nil, err
+	change := directory.Change{DropMembers: b.DropMembers, DropGroups: b.DropGroups, DropRoles: b.DropRoles, Unassign: b.Unassign, By: b.By}
+	change.Merge = func(d store.Directory, change *directory.Change) error {
+		for _, m := range b.Members {
+			out := usher.Member{ID: m.ID, Type: m.Type, Active: true, Properties: m.Properties}
+			if old, err := d.Member(ctx, m.ID); err == nil {
+				out.CreatedAt, out.Source, out.Active = old.CreatedAt, old.Source, old.Active
+				if m.Type == "" {
+					out.Type = old.Type
+				}
+			} else if usher.ErrorCode(err) != usher.NotFound {
+				return err
+			}
+			if m.Active != nil {
+				out.Active = *m.Active
+			}
+			change.Members = append(change.Members, out)
 		}
-		change.Groups = append(change.Groups, out)
+		for _, g := range b.Groups {
+			out := usher.Group{ID: g.ID, Title: g.Title, Properties: g.Properties}
+			if old, err := d.Group(ctx, g.ID); err == nil {
+				out.CreatedAt, out.Source = old.CreatedAt, old.Source
+			} else if usher.ErrorCode(err) != usher.NotFound {
+				return err
+			}
+			change.Groups = append(change.Groups, out)
+		}
+		return nil
 	}
 	for i, list := range [][]directoryJoin{b.Join, b.Leave} {
 		for _, j := range list {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -374,5 +375,91 @@ func TestTakesAskAboutTheMember(t *testing.T) {
 		}
 		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","permission":"report.run"}`)
 		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","member":"alice","resource":{"type":"a","id":"b"}}`)
+	})
+}
+
+// TestA05_NothingToItselfThroughGroups: whoever acts on a member's behalf puts
+// nobody, and not that member, into a group that has what it does not hold.
+func TestA05_NothingToItselfThroughGroups(t *testing.T) {
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		change := func(status int, body string) {
+			t.Helper()
+			w.ask(t, status, "POST", "/v1/customers/firm/directory", body)
+		}
+		change(200, `{"groups":[{"id":"payers"},{"id":"all"},{"id":"readers"},{"id":"inner"},{"id":"empty"}],
+			"join":[{"group":"payers","inner":"all"},{"group":"inner","member":"bob"}],
+			"assignments":[{"group":"payers","role":"payer"},{"group":"readers","role":"viewer"},{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}]}`)
+		change(422, `{"by":"bob","join":[{"group":"payers","member":"bob"}]}`)
+		change(422, `{"by":"bob","join":[{"group":"payers","member":"alice"}]}`)
+		change(422, `{"by":"bob","join":[{"group":"all","member":"alice"}]}`) // which is in payers
+		change(422, `{"by":"bob","join":[{"group":"readers","member":"bob"}]}`)
+		change(422, `{"by":"bob","join":[{"group":"readers","inner":"inner"}]}`)      // where bob is
+		change(422, `{"by":"bob","assignments":[{"group":"inner","role":"viewer"}]}`) // for good, where he had an end
+		change(422, `{"by":"bob","join":[{"group":"empty","member":"bob"}],"assignments":[{"group":"empty","role":"viewer"}]}`)
+		change(422, `{"by":"carol","join":[{"group":"readers","member":"alice"}]}`)
+		if got, want := w.legs(t, `{"customer":"firm","member":"bob","permission":"payment.create"}`), "false no_role role=fail plan=none seat=none limit=none condition=none"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		change(200, `{"by":"bob","join":[{"group":"readers","member":"alice"},{"group":"empty","member":"bob"}]}`)
+		change(200, `{"by":"bob","assignments":[{"member":"carol","role":"viewer"}]}`)
+	})
+}
+
+// TestAskingAboutTheFutureChangesNothing: what is read to answer for then is not
+// what answers for now.
+func TestAskingAboutTheFutureChangesNothing(t *testing.T) {
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}`)
+		for _, q := range []struct{ at, want string }{{`,"at":"2099-01-01T00:00:00Z"`, "false no_role"}, {``, "true granted"}, {`,"at":"2098-12-31T23:59:59.999999Z"`, "true granted"}} {
+			if got := w.legs(t, `{"customer":"firm","member":"bob","permission":"report.read"`+q.at+`}`); !strings.HasPrefix(got, q.want) {
+				t.Errorf("%s: got %s, want %s", q.at, got, q.want)
+			}
+		}
+	})
+}
+
+// TestAbsentActiveIsKept: of a member's deactivation and changes that do not
+// speak of it, at once, the deactivation is never lost.
+func TestAbsentActiveIsKept(t *testing.T) {
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		for range 10 {
+			w.ask(t, 200, "PUT", "/v1/customers/firm/members/bob", `{"active":true}`)
+			var wg sync.WaitGroup
+			for i := range 6 {
+				body := fmt.Sprintf(`{"properties":{"i":%d}}`, i)
+				if i == 3 {
+					body = `{"active":false}`
+				}
+				wg.Go(func() { w.do("PUT", "/v1/customers/firm/members/bob", "application/json", body) })
+			}
+			wg.Wait()
+			if m := w.ask(t, 200, "GET", "/v1/customers/firm/members/bob", ""); m["active"] != false {
+				t.Fatalf("got %v, want it not active", m)
+			}
+		}
+	})
+}
+
+// TestIDsThatNothingHas: ids with a NUL or with what is no UTF-8 are the
+// caller's mistake, on both databases, and a bulk change says whom it means.
+func TestIDsThatNothingHas(t *testing.T) {
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		const firm = "/v1/customers/firm"
+		w.ask(t, 201, "PUT", firm+"/groups/g", `{}`)
+		for _, bad := range []string{"a%00", "%FF"} {
+			for _, c := range []string{"GET /members/", "DELETE /members/", "GET /groups/", "DELETE /groups/", "DELETE /groups/g/members/", "DELETE /groups/g/groups/", "PUT /groups/g/members/",
+				"DELETE /roles/", "DELETE /assignments/", "GET /resources/", "GET /resources/document/", "DELETE /resources/document/", "GET /assignments?member=", "GET /assignments?group=", "GET /assignments?role="} {
+				method, path, _ := strings.Cut(c, " ")
+				w.ask(t, 400, method, firm+path+bad, "")
+			}
+			w.ask(t, 400, "GET", "/v1/customers/"+bad+"/members", "")
+		}
+		for _, cursor := range []string{"members?cursor=AA", "assignments?cursor=_w", "groups/g/members?cursor=bSAA"} {
+			w.ask(t, 400, "GET", firm+"/"+cursor, "")
+		}
+		for _, body := range []string{`{"drop_members":["a\u0000"]}`, `{"unassign":["a\u0000"]}`, `{"leave":[{"group":"g","member":"a\u0000"}]}`, `{"drop_resources":[{"type":"t","id":""}]}`, `{"by":"\u0000"}`,
+			`{"join":[{"group":"g","member":"bob","inner":"g"}]}`, `{"join":[{"group":"g"}]}`, `{"assignments":[{"member":"bob","group":"g","role":"viewer"}]}`} {
+			w.ask(t, 400, "POST", firm+"/directory", body)
+		}
 	})
 }

@@ -472,6 +472,15 @@ func (q *scimQuery) page(all []scim.Document) *scimAnswer {
 	return &scimAnswer{body: scim.List(shown, q.start, len(all))}
 }
 
+// unknowable reports whether a filter looks for a text that nothing can have:
+// texts with a NUL are not stored.
+func unknowable(f *scim.Filter, names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		text, ok := f.Equals(name)
+		return ok && strings.ContainsRune(text, 0)
+	})
+}
+
 // tooMany is the answer to a filter that would look through everybody.
 func tooMany(what string, most int) error {
 	return &scim.Error{Kind: scim.TooMany, Detail: fmt.Sprintf("there are more than %d %s, and no index answers this filter: compare id, externalId, or the name with eq", most, what)}

@@ -97,6 +97,9 @@ func (s *scimCall) groupPage(after string, limit int) ([]usher.Group, error) {
 
 // groupCandidates are the groups among which a filter finds its own.
 func (s *scimCall) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
+	if unknowable(f, "id", "displayName", "members") {
+		return nil, nil
+	}
 	if id, ok := f.Equals("id"); ok {
 		g, err := s.dir.Group(s.ctx, id)
 		if usher.ErrorCode(err) == usher.NotFound {

@@ -136,6 +136,9 @@ func (s *scimCall) usersNamed(name string) ([]usher.Member, error) {
 
 // candidates are the members among which a filter finds its own.
 func (s *scimCall) candidates(f *scim.Filter) ([]usher.Member, error) {
+	if unknowable(f, "id", "userName", "externalId") {
+		return nil, nil
+	}
 	if id, ok := f.Equals("id"); ok {
 		m, err := s.dir.Member(s.ctx, id)
 		if usher.ErrorCode(err) == usher.NotFound {

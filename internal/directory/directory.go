@@ -92,8 +92,14 @@ type Change struct {
 	// where it has another, Apply returns store.ErrStale. nil: no matter.
 	Basis *int64
 	// By is the member on whose behalf it is done, who cannot give what it does
-	// not hold itself (A05); "": the caller's own doing.
+	// not hold itself (A05), be it by a role or by a group that has one, and gives
+	// itself nothing; "": the caller's own doing.
 	By string
+	// Merge completes the change by what is there, which d reads; nil: it is whole.
+	// It is called anew, on the change as it was given, where another change came
+	// between, so that what it keeps is never older than what it replaces. Its
+	// error is returned as it is.
+	Merge func(d store.Directory, c *Change) error
 }
 
 // attempts is how often a change is computed anew because another came between.
@@ -119,13 +125,15 @@ func assignmentID(a *usher.Assignment) string {
 // Apply makes a change and returns the revision that has it. It returns NotFound
 // where the customer is unknown, Invalid with all that is wrong with the change,
 // Refused where a rule forbids it (a cycle, a ceiling, separated duties, no free
-// seat), and InUse for a role that is dropped while somebody holds it.
+// seat), InUse for a role that is dropped while somebody holds it, and
+// store.ErrStale where there is a Basis that is no longer so.
 func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, customer string, c Change) (revision int64, err error) {
 	lock := &s.locks[maphash.String(s.seed, string(env)+"/"+customer)%uint64(len(s.locks))]
 	lock.Lock()
 	defer lock.Unlock()
 	for range attempts {
-		w, err := s.work(ctx, env, m, customer, &c)
+		whole := c
+		w, err := s.work(ctx, env, m, customer, &whole)
 		if err != nil {
 			return 0, err
 		}
@@ -163,6 +171,29 @@ type work struct {
 	splits bool                // duties may be separated
 	needs  map[string][]string // members that the change touches, and the seats that their roles asked for before
 	ends   map[string]map[string]time.Time
+	// Where it is done on a member's behalf: what that member may hand on, and
+	// when each assignment that it has, itself or through groups, is in force.
+	has map[string]bool
+	own map[string]span
+}
+
+// span is from when until when an assignment is in force; no until: for good.
+type span struct {
+	from  time.Time
+	until time.Time
+}
+
+func spanOf(a *usher.Assignment) span {
+	s := span{from: a.From}
+	if a.Until != nil {
+		s.until = *a.Until
+	}
+	return s
+}
+
+// within reports whether s is in force at no instant at which t is not.
+func (s span) within(t span) bool {
+	return !s.from.Before(t.from) && (t.until.IsZero() || !s.until.IsZero() && !s.until.After(t.until))
 }
 
 func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, customer string, c *Change) (*work, error) {
@@ -173,6 +204,11 @@ func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, custo
 	}
 	if c.Basis != nil && basis != *c.Basis {
 		return nil, store.ErrStale
+	}
+	if c.Merge != nil {
+		if err := c.Merge(w.before, c); err != nil {
+			return nil, err
+		}
 	}
 	w.change = store.DirectoryChange{Env: env, Customer: customer, Basis: basis, Answer: m.Answer,
 		Meta: store.Meta{Actor: m.Actor.String(), Action: m.Action, Object: m.Object, RequestID: m.RequestID, Reason: m.Reason, At: w.now}}
@@ -322,6 +358,25 @@ func (w *work) normal() error {
 			r.CreatedAt = w.now
 		}
 		d.Resources = append(d.Resources, r)
+	}
+	for i, m := range c.Leave {
+		p.id(place("leave", i, "group"), "a group's id", m.Group)
+		p.id(place("leave", i, "id"), "an id", m.Holder.ID)
+	}
+	for i, r := range c.DropResources {
+		p.id(place("drop_resources", i, "type"), "a resource's type", r.Type)
+		p.id(place("drop_resources", i, "id"), "a resource's id", r.ID)
+	}
+	for _, l := range []struct {
+		name, what string
+		ids        []string
+	}{{"drop_members", "a member's id", c.DropMembers}, {"drop_groups", "a group's id", c.DropGroups}, {"drop_roles", "a role's key", c.DropRoles}, {"unassign", "an assignment's id", c.Unassign}} {
+		for i, id := range l.ids {
+			p.id(fmt.Sprintf("%s[%d]", l.name, i), l.what, id)
+		}
+	}
+	if c.By != "" {
+		p.id("by", "a member's id", c.By)
 	}
 	d.DropMembers, d.DropGroups, d.Leave, d.DropRoles, d.DropAssignments, d.DropResources = c.DropMembers, c.DropGroups, c.Leave, c.DropRoles, c.Unassign, c.DropResources
 	return p.err()
@@ -522,13 +577,17 @@ func (w *work) given(m Meta) error {
 	if !giver.Active() {
 		return usher.Errorf(usher.Refused, "the member %q, on whose behalf this is done, is unknown or not active", w.c.By)
 	}
-	has := giver.Holds(w.now)
-	lacks := func(permissions []string) []string {
-		return slices.DeleteFunc(slices.Clone(permissions), func(key string) bool { return has[key] })
+	w.has, w.own = giver.Holds(w.now), map[string]span{}
+	facts, err := w.before.Facts(w.ctx, w.c.By, w.now, 0)
+	if err != nil {
+		return err
+	}
+	for i := range facts.Assignments {
+		w.own[facts.Assignments[i].ID] = spanOf(&facts.Assignments[i])
 	}
 	for i := range w.change.Roles {
 		r := &w.change.Roles[i]
-		if beyond := lacks(w.roles.Asked(r.Permissions, r.Includes)); len(beyond) > 0 {
+		if beyond := w.lacks(w.roles.Asked(r.Permissions, r.Includes)); len(beyond) > 0 {
 			return usher.Errorf(usher.Refused, "the role %q would give what %q does not hold: %s", r.Key, w.c.By, few(beyond))
 		}
 	}
@@ -537,8 +596,60 @@ func (w *work) given(m Meta) error {
 		if !a.Holder.Group && a.Holder.ID == w.c.By {
 			return usher.Errorf(usher.Refused, "%q cannot give itself a role", w.c.By)
 		}
-		if beyond := lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
+		if beyond := w.lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
 			return usher.Errorf(usher.Refused, "%q cannot give the role %q: it does not hold %s itself", w.c.By, a.Role, few(beyond))
+		}
+	}
+	return nil
+}
+
+// lacks is what of some permissions the member on whose behalf it is done cannot
+// hand on.
+func (w *work) lacks(permissions []string) []string {
+	return slices.DeleteFunc(slices.Clone(permissions), func(key string) bool { return w.has[key] })
+}
+
+// joined checks, with the directory as it will be, that a member on whose behalf
+// somebody is put into groups holds what the groups give, and that none of the
+// change gives it a role itself (A05, A12).
+func (w *work) joined(d store.Directory) error {
+	if w.c.By == "" {
+		return nil
+	}
+	facts, err := d.Facts(w.ctx, w.c.By, w.now, 0)
+	if err != nil {
+		return err
+	}
+	for i := range facts.Assignments {
+		a := &facts.Assignments[i]
+		if was, ok := w.own[a.ID]; !ok || !spanOf(a).within(was) {
+			return usher.Errorf(usher.Refused, "%q cannot give itself the role %q, also not through a group", w.c.By, a.Role)
+		}
+	}
+	seen := map[string]bool{}
+	for _, m := range w.change.Join {
+		if seen[m.Group] {
+			continue
+		}
+		seen[m.Group] = true
+		above, err := d.Above(w.ctx, m.Group)
+		if err != nil {
+			return err
+		}
+		for _, group := range append(above, m.Group) {
+			held, err := d.Assignments(w.ctx, store.AssignmentFilter{Holder: &usher.Holder{Group: true, ID: group}}, "", 1<<30)
+			if err != nil {
+				return err
+			}
+			for i := range held {
+				a := &held[i]
+				if a.Until != nil && !a.Until.After(w.now) {
+					continue
+				}
+				if beyond := w.lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
+					return usher.Errorf(usher.Refused, "%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself", w.c.By, m.Group, a.Role, few(beyond))
+				}
+			}
 		}
 	}
 	return nil
@@ -682,9 +793,12 @@ func (w *work) check(d store.Directory) error {
 			return usher.Errorf(usher.Refused, "the group %q would be in itself, through %q", m.Holder.ID, m.Group)
 		}
 	}
+	if err := w.joined(d); err != nil {
+		return err
+	}
 	if len(w.change.DropRoles) > 0 {
 		for _, key := range w.change.DropRoles {
-			all, err := d.Assignments(w.ctx, store.AssignmentFilter{Role: key}, "", 100)
+			all, err := d.Assignments(w.ctx, store.AssignmentFilter{Role: key}, "", 1<<30) // most may be over
 			if err != nil {
 				return err
 			}

@@ -496,3 +496,38 @@ func TestA12_RevokedAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestRolesInUse: a role that one holds still is not dropped, however many held
+// it once.
+func TestRolesInUse(t *testing.T) {
+	each(t, func(t *testing.T, dsn string) {
+		n := newNode(t, dsn, "a")
+		n.found(t, 150)
+		if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, catalog.Meta{}, []byte(file+"custom_roles: {ceiling: payer}\n"), catalog.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		soon := n.live.Now(env).Add(2 * time.Second)
+		c := Change{Roles: []usher.Role{{Key: "own", Permissions: []string{"payment.create"}}}}
+		last := ""
+		for i := range 150 {
+			a := give(fmt.Sprint("m", i), "own")
+			a.Source = usher.SourceManual
+			if id := n.AssignmentID(a); id > last { // in the order of ids, it comes last
+				last = id
+			}
+			c.Assign = append(c.Assign, a)
+		}
+		for i := range c.Assign {
+			if n.AssignmentID(c.Assign[i]) != last {
+				c.Assign[i].Until = &soon
+			}
+		}
+		n.do(t, c)
+		time.Sleep(time.Until(soon))
+		if _, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", Change{DropRoles: []string{"own"}}); usher.ErrorCode(err) != usher.InUse {
+			t.Errorf("got %v, want it in use", err)
+		}
+		n.do(t, Change{Unassign: []string{last}})
+		n.do(t, Change{DropRoles: []string{"own"}})
+	})
+}
