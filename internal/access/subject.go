@@ -31,10 +31,13 @@ type Subject struct {
 	roles  *Roles
 	always bits    // given everywhere, for good, without conditions or seats
 	since  int64   // from when on, µs
-	grants []grant // the rest of what holds everywhere
+	grants []grant // all that holds everywhere
 	scoped map[scope][]grant
-	asks   bool // some grant has conditions
-	seated bool // some grant asks for seats
+	// ever and partly are all that grants and scoped give at some time under some
+	// condition: most noes need not look further.
+	ever, partly bits
+	asks         bool // some grant has conditions
+	seated       bool // some grant asks for seats
 }
 
 type scope struct{ resourceType, resourceID string } // id "": every resource of the type
@@ -49,7 +52,9 @@ type grant struct {
 // Subject compiles a member. at is when most questions are about: any instant is
 // answered right, and those from at on fastest.
 func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
-	s := &Subject{Facts: f, roles: rs, always: rs.book.none(), since: math.MinInt64}
+	n := (len(rs.book.perms) + 63) / 64
+	sets := make(bits, 3*n)
+	s := &Subject{Facts: f, roles: rs, always: sets[:n], ever: sets[n : 2*n], partly: sets[2*n:], since: math.MinInt64}
 	for i := range f.Assignments {
 		a := &f.Assignments[i]
 		r := rs.find(a.Role)
@@ -73,6 +78,7 @@ func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
 				}
 				k := scope{a.ResourceType, a.ResourceID}
 				s.scoped[k] = append(s.scoped[k], g)
+				s.partly.or(g.bits)
 				continue
 			}
 			if g.until == math.MaxInt64 && g.from <= at.UnixMicro() && len(g.when) == 0 && len(g.seats) == 0 {
@@ -80,6 +86,7 @@ func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
 				s.since = max(s.since, g.from)
 			}
 			s.grants = append(s.grants, g)
+			s.ever.or(g.bits)
 		}
 	}
 	return s
@@ -149,8 +156,11 @@ func (s *Subject) Decide(q *Question) Answer {
 		a.Role = usher.LegPass
 		return a
 	}
-	best := s.try(q, s.grants, i, at, shut, &a)
-	if best < open && q.ResourceType != "" && s.scoped != nil {
+	best := shut
+	if s.ever.has(i) {
+		best = s.try(q, s.grants, i, at, shut, &a)
+	}
+	if best < open && q.ResourceType != "" && s.partly.has(i) {
 		if best = s.try(q, s.scoped[scope{q.ResourceType, ""}], i, at, best, &a); best < open && q.ResourceID != "" {
 			best = s.try(q, s.scoped[scope{q.ResourceType, q.ResourceID}], i, at, best, &a)
 		}

@@ -81,8 +81,8 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	legs := &buf.Legs
 	*legs = usher.Legs{Role: usher.LegNone, Plan: usher.LegNone, Seat: usher.LegNone, Limit: usher.LegNone, Condition: usher.LegNone}
 	var reason usher.Reason
-	var one [1]string
-	features, any := one[:0], false
+	var features []string
+	any := false
 	if q.Permission != "" {
 		answer := a.subject.Decide(&a.question)
 		legs.Role, legs.Condition, legs.Seat, reason, a.perm = answer.Role, answer.Condition, answer.Seat, answer.Reason, answer.Permission
