@@ -110,6 +110,51 @@ func TestLaw_OpenAPIHasExactlyTheTable(t *testing.T) {
 	}
 }
 
+// TestLaw_SecurityInOpenAPI: the document says which calls take a key and which
+// the cookie of a session, and that is so.
+func TestLaw_SecurityInOpenAPI(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var d struct {
+		Paths map[string]map[string]struct {
+			Security []map[string][]string `json:"security"`
+		} `json:"paths"`
+		Components struct {
+			SecuritySchemes map[string]map[string]string `json:"securitySchemes"`
+		} `json:"components"`
+	}
+	if err := json.Unmarshal(w.do("GET", "/openapi.json", "", "").Body.Bytes(), &d); err != nil {
+		t.Fatal(err)
+	}
+	if s := d.Components.SecuritySchemes["session"]; s["type"] != "apiKey" || s["in"] != "cookie" || s["name"] != sessionCookie {
+		t.Errorf("got %v, want the session's cookie", s)
+	}
+	for _, rt := range w.api.table {
+		method, path, _ := strings.Cut(rt.Pattern, " ")
+		got := []string{}
+		for _, one := range d.Paths[path][strings.ToLower(method)].Security {
+			for name := range one {
+				if d.Components.SecuritySchemes[name] == nil {
+					t.Errorf("%s: no scheme %q", rt.Pattern, name)
+				}
+				got = append(got, name)
+			}
+		}
+		want := []string{}
+		switch {
+		case rt.Perm == auth.PermSCIM:
+			want = []string{"key"}
+		case rt.Perm != "":
+			want = []string{"key", "session"}
+		case rt.Pattern == "GET /v1/session", rt.Pattern == "POST /v1/session/step-up":
+			want = []string{"session"}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", rt.Pattern, got, want)
+		}
+	}
+}
+
 // TestLaw_KeylessRoutes: what takes no key answers without one, and what finds
 // out by itself who is there does.
 func TestLaw_KeylessRoutes(t *testing.T) {

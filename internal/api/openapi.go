@@ -48,10 +48,13 @@ func openAPIConfig(version string) huma.Config {
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
 			Info: &huma.Info{Title: "usher", Version: version,
-				Description: "Entitlements, metering and limits. Every call but the last group takes `Authorization: Bearer usk_…`; the key says which environment it is about. Every error is `application/problem+json`."},
+				Description: "Entitlements, metering and limits. Every call but the last group takes `Authorization: Bearer usk_…`, and the key says which environment it is about; or an operator's session, but for SCIM. Every error is `application/problem+json`."},
 			Components: &huma.Components{
-				Schemas:         registry,
-				SecuritySchemes: map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer", Description: "An API key, usk_…"}},
+				Schemas: registry,
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"key":     {Type: "http", Scheme: "bearer", Description: "An API key, usk_…"},
+					"session": {Type: "apiKey", In: "cookie", Name: sessionCookie, Description: "The session of an operator's browser. The call is about production unless the header Usher-Environment says sandbox, and what is not a GET must come from a page of this server."},
+				},
 			},
 		},
 		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},

@@ -197,7 +197,12 @@ func (a *API) operation(rt *route) *huma.Operation {
 	}
 	if rt.Perm != "" {
 		op.Security = []map[string][]string{{"key": {}}}
+		if rt.Perm != auth.PermSCIM { // whose key says which customer
+			op.Security = append(op.Security, map[string][]string{"session": {}})
+		}
 		op.Extensions = map[string]any{"x-permission": string(rt.Perm)}
+	} else if takesSession[rt.Pattern] {
+		op.Security = []map[string][]string{{"session": {}}}
 	}
 	return op
 }

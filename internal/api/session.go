@@ -20,6 +20,9 @@ import (
 // None takes a key; each finds out by itself who is there.
 const sessionRoutes = " /v1/session"
 
+// takesSession are the routes that need a session and take no key.
+var takesSession = map[string]bool{"GET /v1/session": true, "POST /v1/session/step-up": true}
+
 // The cookies. Browsers take a __Host- cookie from https and from this machine
 // only, send it to no other host, and let no other host set it.
 const (

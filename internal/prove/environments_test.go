@@ -383,7 +383,7 @@ func (s *side) routes() (list []route) {
 	for _, path := range slices.Sorted(maps.Keys(doc.Paths)) {
 		for _, method := range slices.Sorted(maps.Keys(doc.Paths[path])) {
 			op := doc.Paths[path][method]
-			if len(op.Security) == 0 {
+			if !strings.Contains(fmt.Sprint(op.Security), "key") {
 				continue
 			}
 			if ofInstallation(path) {
