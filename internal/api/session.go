@@ -134,6 +134,8 @@ func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
 func environmentOf(r *http.Request) (usher.Environment, error) {
 	env := usher.Environment(r.Header.Get("Usher-Environment"))
 	switch {
+	case len(r.Header["Usher-Environment"]) > 1: // a proxy may have believed the other one
+		return "", invalid("header.Usher-Environment", "must be given once")
 	case env == "":
 		return usher.Production, nil
 	case !slices.Contains(usher.Environments, env):
