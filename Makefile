@@ -33,8 +33,9 @@ check: ## formatting, vet, staticcheck, no paths of somebody's machine
 		echo "SKIPPED: $(STATICCHECK) cannot be fetched or built here"; \
 	fi
 
-bench: ## every benchmark against its target, in about 6 minutes
-	go test -run '^$$' -bench 'B[1-7]|At$$' -benchmem -timeout 30m ./engine ./internal/calendar ./internal/api ./internal/bench | go run ./internal/bench
+bench: ## every benchmark against its target, in about 8 minutes
+	go test -run '^$$' -bench 'B[0-9]|At$$' -benchmem -timeout 30m ./engine ./internal/calendar ./internal/api ./internal/bench | go run ./internal/bench
+	cd internal/oracles && go test -run '^$$' -bench Side ./access
 
 bench-growth: ## the curves of docs/benchmarks.md
 	go test -run '^$$' -bench Growth -timeout 30m ./internal/bench | go run ./internal/bench -growth docs/benchmarks-growth

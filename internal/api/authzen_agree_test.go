@@ -338,9 +338,9 @@ func recordsOn(t testing.TB) *world {
 	return w
 }
 
-// BenchmarkB2_AuthZENRatio measures POST /access/v1/evaluation against a bare
+// BenchmarkB9_AuthZENRatio measures POST /access/v1/evaluation against a bare
 // handler, as BenchmarkB2_CheckRatio does.
-func BenchmarkB2_AuthZENRatio(b *testing.B) {
+func BenchmarkB9_AuthZENRatio(b *testing.B) {
 	w := recordsOn(b)
 	const body = `{` + alice + `,` + read + `,` + rec1 + `}`
 	ours, bare := listen(b, w.api), listen(b, http.HandlerFunc(bareEvaluation))

@@ -111,6 +111,11 @@ var targets = []target{
 	{"B6", "ready after start, 1,000,000 customers", "B5B6_Customers", "ready-ms", true, 2000, "%.0f ms"},
 	{"B6", "memory before the first check, 1,000,000 customers", "B5B6_Customers", "MB", true, 200, "%.0f MB"},
 	{"B7", "consume of one hot customer, of 64 customers", "B7_Hot", "ratio", false, 0.8, "%.2f"},
+	{"B8", "decide access: 1,000 permissions, 100 roles, 20,000 assignments", "B8_Access/decide", "ns/op", true, 200, "%.0f ns"},
+	{"B8", "allocations of the same", "B8_Access/decide", "allocs/op", true, 0, "%.0f"},
+	{"B9", "AuthZEN evaluation over HTTP, of the bare handler", "B9_AuthZENRatio", "ratio", false, 0.8, "%.2f"},
+	{"B10", "one of 1,000,000 assignments changes: next decisions, slowest", "B10_Recompile/spread", "both-ms", true, 50, "%.1f ms"},
+	{"B10", "the same, all of one customer", "B10_Recompile/one-customer", "both-ms", true, 50, "%.1f ms"},
 }
 
 // met reports whether v keeps the bound.
