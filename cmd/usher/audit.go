@@ -87,11 +87,10 @@ func (f *auditFilter) query() (q store.AuditQuery, err error) {
 // how long after its end nobody writes use of an hour any more.
 const closeEvery = 10 * time.Minute
 
-// auditHours notes each environment's ended hours in the audit log. Nodes do so
-// at once; the log has each hour one time.
-func (s *server) auditHours(ctx context.Context) {
-	t := time.NewTicker(closeEvery)
-	defer t.Stop()
+// auditHours notes at each tick the hours in the audit log that had ended in
+// each environment at the tick before. Nodes do so at once; the log has each
+// hour one time.
+func (s *server) auditHours(ctx context.Context, ticks <-chan time.Time) {
 	ended := map[usher.Environment]time.Time{} // at the tick before, which is long enough ago
 	for {
 		for _, env := range usher.Environments {
@@ -105,7 +104,7 @@ func (s *server) auditHours(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-ticks:
 		}
 	}
 }

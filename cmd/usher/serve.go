@@ -208,7 +208,11 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
 	s.background.Go(func() { s.prune(run) })
-	s.background.Go(func() { s.auditHours(run) })
+	s.background.Go(func() {
+		t := time.NewTicker(closeEvery)
+		defer t.Stop()
+		s.auditHours(run, t.C)
+	})
 	return s, nil
 }
 

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// TestAuditHours: a server notes the use of ended hours at its ticks, each hour
+// once, and not that of an hour that may still be written to.
+func TestAuditHours(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "usher.db")
+	var log strings.Builder
+	s, err := open(t.Context(), settings{DB: file}, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	raw, err := sql.Open("sqlite", file+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	hour := time.Now().UTC().Truncate(time.Hour)
+	take := func(key string, env usher.Environment, at time.Time) {
+		t.Helper()
+		if _, err := raw.ExecContext(t.Context(), `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ($1, $2, 'POST /v1/consume', x'01', 'acme', 'api', $3, 1, x'010203')`,
+			key, string(env), at.UnixMicro()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take("a", usher.Production, hour.Add(-3*time.Hour))
+	take("b", usher.Production, hour.Add(-2*time.Hour))
+	take("c", usher.Sandbox, hour.Add(-2*time.Hour))
+	take("d", usher.Production, time.Now().Add(time.Hour)) // goes on
+	ticks := make(chan time.Time)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { s.auditHours(ctx, ticks); close(done) }()
+	noted := func() []string {
+		t.Helper()
+		rows, err := s.db.Audit(t.Context(), store.AuditQuery{Action: audit.ActionHour}, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		for _, e := range rows {
+			list = append(list, e.Env+" "+e.Object)
+		}
+		return list
+	}
+	if got := noted(); len(got) != 0 {
+		t.Errorf("before a tick: got %q, want none: what runs may not be written yet", got)
+	}
+	for range 3 { // a tick is taken when what the one before began is done
+		ticks <- time.Now()
+	}
+	stop()
+	<-done
+	if got := noted(); len(got) != 3 || !strings.Contains(strings.Join(got, "\n"), "production "+hour.Add(-3*time.Hour).Format(time.RFC3339)) {
+		t.Errorf("got %q, want production's two hours and the sandbox's one", got)
+	}
+	r, err := s.db.VerifyAudit(t.Context(), audit.Options{}, nil)
+	if err != nil || r.Total != 0 || r.Hours != 3 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	if log.Len() > 0 {
+		t.Errorf("the server logged:\n%s", log.String())
+	}
+}
