@@ -60,39 +60,30 @@ func (a *API) takeAs(ctx context.Context, c *call, q decide.CheckQuery, key stri
 	if q.Said != nil && !c.Properties {
 		return usher.Decision{}, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
 	}
-	d, err := a.Decide.Check(ctx, c.Env, q, nil)
+	q.Taking = true
+	asked, err := a.Decide.Check(ctx, c.Env, q, nil)
 	if err != nil {
-		return d, err
+		return asked, err
 	}
-	if !d.Allowed && (d.Feature != q.Feature || memberReason(d.Reason)) {
+	if !asked.Allowed {
 		stored, err := a.DB.Ops(ctx, []store.OpKey{{Env: c.Env, Key: key}})
 		if err != nil {
-			return d, err
+			return asked, err
 		}
 		if len(stored) == 0 {
-			d.Taken = c.route.doc.ID == "consume"
-			return d, nil
+			if asked.Feature == "" {
+				asked.Feature = q.Feature
+			}
+			asked.Taken = c.route.doc.ID == "consume"
+			return asked, nil
 		}
 	}
-	legs := d.Legs
-	if d, err = take(); err != nil || d.Replayed {
+	d, err := take()
+	if err != nil || d.Replayed {
 		return d, err
 	}
-	d.Member, d.Permission = q.Member, q.Permission
-	if d.Allowed {
-		d.Legs = legs
-	}
+	d.Member, d.Permission, d.Legs = q.Member, q.Permission, decide.Taken(*asked.Legs, &d)
 	return d, nil
-}
-
-// memberReason reports whether a reason is about the member, not about what the
-// customer has.
-func memberReason(r usher.Reason) bool {
-	switch r {
-	case usher.UnknownMember, usher.UnknownPermission, usher.NoRole, usher.ConditionFailed, usher.NoSeat, usher.ReasonUnavailable:
-		return true
-	}
-	return false
 }
 
 // about reads what a take says about its member, and reports whether name is

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 const accessCatalog = `usher: 1
@@ -112,6 +113,7 @@ func TestA01_OneDecisionWithEveryLeg(t *testing.T) {
 			{"a feature, by a member", `{"customer":"firm","member":"bob","feature":"exports"}`, "false not_entitled role=none plan=fail seat=none limit=none condition=none"},
 			{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`, "false unknown_member role=none plan=pass seat=none limit=pass condition=none"},
 			{"a feature, by the customer", `{"customer":"firm","feature":"exports"}`, "false not_entitled"},
+			{"a plan before a limit", `{"customer":"firm","member":"alice","permission":"report.export","feature":"reports","amount":4}`, "false not_entitled role=pass plan=fail seat=pass limit=fail condition=none"},
 			{"both", `{"customer":"firm","member":"bob","permission":"report.read","feature":"reports","amount":4}`, "false limit_reached role=pass plan=pass seat=none limit=fail condition=none"},
 		}
 		for _, s := range steps {
@@ -349,6 +351,9 @@ func TestTakesAskAboutTheMember(t *testing.T) {
 			}
 		}
 		with := `,"member":"alice","permission":"report.run"`
+		if l := consume("full", with+`,"amount":4`)["legs"]; fmt.Sprint(l) != "map[condition:none limit:fail plan:pass role:pass seat:pass]" {
+			t.Errorf("got %v", l)
+		}
 		d := consume("k1", with)
 		if d["allowed"] != true || fmt.Sprint(d["consumed"]) != "1" || d["member"] != "alice" {
 			t.Errorf("got %v", d)
@@ -462,4 +467,83 @@ func TestIDsThatNothingHas(t *testing.T) {
 			w.ask(t, 400, "POST", firm+"/directory", body)
 		}
 	})
+}
+
+// TestSeatsGoWithTheRolesThatTookThem and with nothing else: not one that was
+// given by hand, and also where the role asks for none any more.
+func TestSeatsGoWithTheRolesThatTookThem(t *testing.T) {
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		w.ask(t, 201, "POST", "/v1/customers/firm/subscriptions", `{"plan":"pro"}`)
+		sits := func(want string) {
+			t.Helper()
+			var got []string
+			for _, s := range w.ask(t, 200, "GET", "/v1/customers/firm/seats/members", ``)["data"].([]any) {
+				got = append(got, s.(map[string]any)["holder"].(string))
+			}
+			if strings.Join(got, " ") != want {
+				t.Errorf("got seats of %v, want %s", got, want)
+			}
+		}
+		give := func(member string) string {
+			t.Helper()
+			return w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"`+member+`","role":"analyst"}`)["id"].(string)
+		}
+		take := func(id string) { w.ask(t, 204, "DELETE", "/v1/customers/firm/assignments/"+id, ``) }
+		// By hand before the role: it stays when the role goes.
+		w.ask(t, 200, "PUT", "/v1/customers/firm/seats/members/alice", `{}`)
+		a := give("alice")
+		b := give("bob")
+		sits("alice bob")
+		take(a)
+		take(b)
+		sits("alice")
+		// By hand but only invited, or for a while: the role makes it its own.
+		w.ask(t, 200, "PUT", "/v1/customers/firm/seats/members/bob", `{"state":"pending"}`)
+		b = give("bob")
+		if got := w.legs(t, `{"customer":"firm","member":"bob","permission":"report.read"}`); !strings.HasPrefix(got, "true") {
+			t.Error(got)
+		}
+		take(b)
+		sits("alice")
+		// The role asks for no seat any more: whoever had one because of it gives
+		// it back with the next change about them.
+		b = give("bob")
+		sits("alice bob")
+		w.ask(t, 200, "PUT", "/v1/catalog", strings.Replace(accessCatalog, ", seat: members", "", 1), "application/yaml")
+		w.ask(t, 200, "PUT", "/v1/customers/firm/members/bob", `{}`)
+		sits("alice")
+		w.ask(t, 200, "PUT", "/v1/catalog", accessCatalog, "application/yaml")
+		w.ask(t, 200, "PUT", "/v1/customers/firm/members/bob", `{}`)
+		sits("alice bob")
+		// Who goes, goes with every seat.
+		w.ask(t, 204, "DELETE", "/v1/customers/firm/members/alice", ``)
+		sits("bob")
+		// The plan gives no seats any more: what is there stays, and roles can change.
+		w.ask(t, 200, "PUT", "/v1/catalog", strings.Replace(accessCatalog, "{members: 2, reports", "{reports", 1), "application/yaml")
+		w.ask(t, 201, "POST", "/v1/customers/firm/overrides", `{"feature":"members","value":{"deny":true},"reason":"unpaid","expires":"never"}`)
+		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"bob","role":"analyst","until":"2999-01-01T00:00:00Z"}`)
+		if got := w.legs(t, `{"customer":"firm","member":"bob","permission":"report.read"}`); !strings.HasPrefix(got, "true") {
+			t.Error(got)
+		}
+		w.ask(t, 422, "PUT", "/v1/customers/firm/assignments", `{"member":"carol","role":"analyst"}`)
+		take(b)
+		sits("")
+	})
+}
+
+// TestSearchesOfThePast list who was there then.
+func TestSearchesOfThePast(t *testing.T) {
+	t.Parallel()
+	w := people(t)
+	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"viewer"}`)
+	then := w.now()
+	w.pass(time.Hour)
+	w.ask(t, 204, "DELETE", "/v1/customers/firm/members/alice", ``)
+	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"bob","role":"viewer"}`)
+	for at, want := range map[string]string{"": "bob", `,"at":"` + then.Add(time.Minute).Format(time.RFC3339) + `"`: "alice"} {
+		got := w.ask(t, 200, "POST", "/v1/search/members", `{"customer":"firm","permission":"report.read"`+at+`}`)
+		if text := fmt.Sprint(got["data"]); strings.Count(text, "map[") != 1 || !strings.Contains(text, want) {
+			t.Errorf("at %q: got %v, want %s", at, got, want)
+		}
+	}
 }

@@ -21,7 +21,9 @@ func TestOnePureEvaluator(t *testing.T) {
 		books[env] = access.NewBook(Plane(env), nil).Customer(nil)
 	}
 	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-	instant := rapid.Custom(func(t *rapid.T) time.Time { return start.Add(time.Duration(rapid.IntRange(0, 8).Draw(t, "hour")) * time.Hour) })
+	instant := rapid.Custom(func(t *rapid.T) time.Time {
+		return start.Add(time.Duration(rapid.IntRange(0, 8).Draw(t, "hour")) * time.Hour)
+	})
 	rapid.Check(t, func(t *rapid.T) {
 		roles := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) store.OperatorRole {
 			r := store.OperatorRole{Role: rapid.SampledFrom(append([]string{"nonsense"}, OperatorRoles...)).Draw(t, "role"),

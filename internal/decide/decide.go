@@ -29,6 +29,9 @@ type CheckQuery struct {
 	Amount      usher.Number // "": 1
 	At          time.Time    // zero: now
 	MinRevision int64        // 0: any
+	// Taking is of a question before a take: the take decides about Feature, and
+	// only everything else is asked.
+	Taking bool
 
 	present bool // At is the present, which a batch has read once
 }

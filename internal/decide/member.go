@@ -2,6 +2,7 @@ package decide
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -92,9 +93,14 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	} else if !a.subject.Active() {
 		reason = usher.UnknownMember
 	}
+	if q.Taking && slices.Contains(features, q.Feature) {
+		if features = slices.DeleteFunc(slices.Clone(features), func(f string) bool { return f == q.Feature }); any {
+			features = nil // the take may be enough
+		}
+	}
 	a.features, a.any = features, any
 	d := usher.Decision{Allowed: true, Reason: usher.Granted}
-	if q.Feature != "" {
+	if q.Feature != "" && !q.Taking {
 		var err error
 		if d, err = s.part(env, q, a, q.Feature, buf); err != nil {
 			return d, a, err
@@ -106,7 +112,7 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 		if err != nil {
 			return d, a, err
 		}
-		if q.Feature == "" || d.Allowed && !linked.Allowed {
+		if q.Feature == "" || !linked.Allowed && (d.Allowed || isLimit(d.Reason) && !isLimit(linked.Reason)) {
 			d = linked
 		}
 	}
@@ -186,18 +192,28 @@ func (s *Service) part(env usher.Environment, q *CheckQuery, a asked, feature st
 // there is any left of it.
 func note(legs *usher.Legs, d *usher.Decision) {
 	l := usher.Legs{Plan: usher.LegPass, Limit: usher.LegNone}
-	switch d.Reason {
-	case usher.CapReached, usher.InsufficientCredits, usher.SeatLimitReached, usher.LimitReached:
+	switch {
+	case isLimit(d.Reason):
 		l.Limit = usher.LegFail
-	default:
-		switch {
-		case !d.Allowed:
-			l.Plan = usher.LegFail
-		case d.Kind.Counts():
-			l.Limit = usher.LegPass
-		}
+	case !d.Allowed:
+		l.Plan = usher.LegFail
+	case d.Kind.Counts():
+		l.Limit = usher.LegPass
 	}
 	merge(legs, l)
+}
+
+// isLimit reports whether a reason is that there is none left of what the plan
+// gives.
+func isLimit(r usher.Reason) bool {
+	return r == usher.CapReached || r == usher.InsufficientCredits || r == usher.SeatLimitReached || r == usher.LimitReached
+}
+
+// Taken completes the legs of a question that was Taking with what its take
+// decided.
+func Taken(legs usher.Legs, d *usher.Decision) *usher.Legs {
+	note(&legs, d)
+	return &legs
 }
 
 // merge makes a leg fail where either fails, and pass where either was asked.

@@ -51,16 +51,24 @@ type candidate struct {
 // SearchMembers finds who of the registered members can.
 func (s *Service) SearchMembers(ctx context.Context, env usher.Environment, q SearchQuery) (Page, error) {
 	return s.search(ctx, env, q, func(after string, n int) ([]candidate, error) {
-		list, err := s.live.Directory(env, q.Customer).Members(ctx, after, n)
+		d, err := s.live.Directory(ctx, env, q.Customer, q.At)
+		if err != nil {
+			return nil, err
+		}
+		list, err := d.Members(ctx, after, n)
 		all := make([]candidate, len(list))
+		ids := make([]string, len(list))
 		for i := range list {
 			m := &list[i]
 			c := q.check()
-			c.Member = m.ID
+			c.Member, ids[i] = m.ID, m.ID
 			all[i] = candidate{Found{m.Type, m.ID}, c, m.ID}
 			if q.MemberType != "" && q.MemberType != m.Type {
 				all[i].query.Member = "" // asked of nobody
 			}
+		}
+		if err == nil && !s.live.Past(env, q.At) {
+			err = s.live.Expect(ctx, env, q.Customer, ids)
 		}
 		return all, err
 	})
@@ -70,7 +78,11 @@ func (s *Service) SearchMembers(ctx context.Context, env usher.Environment, q Se
 // member can.
 func (s *Service) SearchResources(ctx context.Context, env usher.Environment, q SearchQuery) (Page, error) {
 	return s.search(ctx, env, q, func(after string, n int) ([]candidate, error) {
-		list, err := s.live.Directory(env, q.Customer).Resources(ctx, q.Resource.Type, after, n)
+		d, err := s.live.Directory(ctx, env, q.Customer, q.At)
+		if err != nil {
+			return nil, err
+		}
+		list, err := d.Resources(ctx, q.Resource.Type, after, n)
 		all := make([]candidate, len(list))
 		for i := range list {
 			c := q.check()
@@ -85,7 +97,11 @@ func (s *Service) SearchResources(ctx context.Context, env usher.Environment, q 
 // named, only what is done to its type.
 func (s *Service) SearchPermissions(ctx context.Context, env usher.Environment, q SearchQuery) (Page, error) {
 	return s.search(ctx, env, q, func(after string, n int) (all []candidate, err error) {
-		perms := s.live.Access(env).Permissions()
+		book, err := s.live.AccessAt(ctx, env, q.At)
+		if err != nil {
+			return nil, err
+		}
+		perms := book.Permissions()
 		i, _ := slices.BinarySearchFunc(perms, after, func(p *usher.Permission, key string) int { return strings.Compare(p.Key, key) })
 		for ; i < len(perms) && len(all) < n; i++ {
 			kind, action := access.SplitPermission(perms[i].Key)
@@ -148,7 +164,7 @@ func (s *Service) page(ctx context.Context, env usher.Environment, q SearchQuery
 			if c.query.Member == "" {
 				continue
 			}
-			c.query.present = present
+			c.query.At, c.query.present = q.At, present
 			d, err := s.check(ctx, env, c.query, revision, &buf)
 			if err != nil {
 				return p, err

@@ -48,7 +48,7 @@ type Config struct {
 	Live *live.Live
 	// Direct applies a change together with what it does to seats (A08): the
 	// writer of use does.
-	Direct func(ctx context.Context, c *store.DirectoryChange, seats func(store.Directory) ([]store.SeatChange, error)) (int64, error)
+	Direct func(ctx context.Context, c *store.DirectoryChange, seats func(store.Directory) (store.SeatNeeds, error)) (int64, error)
 }
 
 // Service changes directories. Its methods are safe for concurrent use.
@@ -158,19 +158,19 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, cust
 
 // work is one attempt at a change.
 type work struct {
-	ctx    context.Context
-	s      *Service
-	env    usher.Environment
-	c      *Change
-	now    time.Time
-	book   *access.Book
-	before store.Directory
-	roles  *access.Roles // as they will be
-	change store.DirectoryChange
-	seats  bool                // seats may be taken or freed
-	splits bool                // duties may be separated
-	needs  map[string][]string // members that the change touches, and the seats that their roles asked for before
-	ends   map[string]map[string]time.Time
+	ctx     context.Context
+	s       *Service
+	env     usher.Environment
+	c       *Change
+	now     time.Time
+	book    *access.Book
+	before  store.Directory
+	roles   *access.Roles // as they will be
+	change  store.DirectoryChange
+	seats   bool            // seats may be taken or freed
+	splits  bool            // duties may be separated
+	members []string        // that the change touches, as the directory is before it
+	needs   store.SeatNeeds // what it does to seats
 	// Where it is done on a member's behalf: what that member may hand on, and
 	// when each assignment that it has, itself or through groups, is in force.
 	has map[string]bool
@@ -578,12 +578,12 @@ func (w *work) given(m Meta) error {
 		return usher.Errorf(usher.Refused, "the member %q, on whose behalf this is done, is unknown or not active", w.c.By)
 	}
 	w.has, w.own = giver.Holds(w.now), map[string]span{}
-	facts, err := w.before.Facts(w.ctx, w.c.By, w.now, 0)
+	facts, err := w.before.Facts(w.ctx, []string{w.c.By}, w.now, 0)
 	if err != nil {
 		return err
 	}
-	for i := range facts.Assignments {
-		w.own[facts.Assignments[i].ID] = spanOf(&facts.Assignments[i])
+	for _, a := range facts[w.c.By].Assignments {
+		w.own[a.ID] = spanOf(&a)
 	}
 	for i := range w.change.Roles {
 		r := &w.change.Roles[i]
@@ -616,12 +616,13 @@ func (w *work) joined(d store.Directory) error {
 	if w.c.By == "" {
 		return nil
 	}
-	facts, err := d.Facts(w.ctx, w.c.By, w.now, 0)
+	facts, err := d.Facts(w.ctx, []string{w.c.By}, w.now, 0)
 	if err != nil {
 		return err
 	}
-	for i := range facts.Assignments {
-		a := &facts.Assignments[i]
+	mine := facts[w.c.By].Assignments
+	for i := range mine {
+		a := &mine[i]
 		if was, ok := w.own[a.ID]; !ok || !spanOf(a).within(was) {
 			return usher.Errorf(usher.Refused, "%q cannot give itself the role %q, also not through a group", w.c.By, a.Role)
 		}
@@ -655,34 +656,18 @@ func (w *work) joined(d store.Directory) error {
 	return nil
 }
 
-// touched finds whose roles the change touches, and which seats those asked for
-// before it.
-func (w *work) touched(old []usher.Role) error {
+// touched finds whose roles the change touches, as the directory is before it.
+func (w *work) touched(old []usher.Role) (err error) {
 	w.splits = w.book.Separates()
-	before := w.book.Customer(old)
-	w.seats = w.book.Seated()
-	if !w.seats && !w.splits {
-		return nil
-	}
-	members, err := w.affected(w.before, before)
-	if err != nil {
-		return err
-	}
-	w.needs = make(map[string][]string, len(members))
-	if !w.seats {
-		for _, id := range members {
-			w.needs[id] = nil
-		}
-		return nil
-	}
-	for _, id := range members {
-		ends, _, err := w.holdings(w.before, before, id)
-		if err != nil {
+	if w.seats = w.book.Seated() || len(w.change.DropMembers) > 0; !w.seats {
+		if w.seats, err = w.before.HasRoleSeats(w.ctx); err != nil {
 			return err
 		}
-		w.needs[id] = slices.Sorted(maps.Keys(ends))
 	}
-	return nil
+	if w.seats || w.splits {
+		w.members, err = w.affected(w.before, w.book.Customer(old))
+	}
+	return err
 }
 
 // affected lists the members whose roles the change touches, as a directory has
@@ -751,19 +736,17 @@ func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error
 
 // holdings is the seats that a member's roles ask for, now or later, each with
 // when it ends (zero: it does not), and the roles themselves.
-func (w *work) holdings(d store.Directory, roles *access.Roles, member string) (ends map[string]time.Time, held []string, err error) {
-	f, err := d.Facts(w.ctx, member, w.now, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	ends = map[string]time.Time{}
+func (w *work) holdings(f *store.MemberFacts) (ends map[string]time.Time, held []string) {
 	for i := range f.Assignments {
 		a := &f.Assignments[i]
 		held = append(held, a.Role)
 		if f.Member == nil || !f.Member.Active {
 			continue
 		}
-		for _, feature := range roles.Seats(a.Role) {
+		for _, feature := range w.roles.Seats(a.Role) {
+			if ends == nil {
+				ends = map[string]time.Time{}
+			}
 			end, there := ends[feature]
 			switch {
 			case a.Until == nil:
@@ -773,7 +756,7 @@ func (w *work) holdings(d store.Directory, roles *access.Roles, member string) (
 			}
 		}
 	}
-	return ends, held, nil
+	return ends, held
 }
 
 // check looks at the directory as it will be.
@@ -815,18 +798,17 @@ func (w *work) check(d store.Directory) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range members {
-		if _, ok := w.needs[id]; !ok {
-			w.needs[id] = nil
-		}
+	members = sorted(append(members, w.members...))
+	facts, err := d.Facts(w.ctx, members, w.now, 0)
+	if err != nil {
+		return err
 	}
-	w.ends = make(map[string]map[string]time.Time, len(w.needs))
-	for _, id := range slices.Sorted(maps.Keys(w.needs)) {
-		ends, held, err := w.holdings(d, w.roles, id)
-		if err != nil {
-			return err
+	w.needs = store.SeatNeeds{Members: members, Needs: map[string]map[string]time.Time{}}
+	for _, id := range members {
+		ends, held := w.holdings(facts[id])
+		if w.needs.Needs[id] = ends; facts[id].Member == nil {
+			w.needs.Gone = append(w.needs.Gone, id)
 		}
-		w.ends[id] = ends
 		if rule, one, other := w.roles.Separated(held); rule != nil {
 			return usher.Errorf(usher.Refused, "the member %q would hold %q and %q, which the rule %q keeps apart", id, one, other, rule.Key)
 		}
@@ -878,22 +860,9 @@ func (w *work) there(d store.Directory) error {
 	return p.err()
 }
 
-// wanted is what the change does to seats: what roles ask for is taken, what
-// they asked for and do no longer is freed.
-func (w *work) wanted(store.Directory) ([]store.SeatChange, error) {
-	var all []store.SeatChange
-	for _, id := range slices.Sorted(maps.Keys(w.needs)) {
-		for _, feature := range w.needs[id] {
-			if _, still := w.ends[id][feature]; !still {
-				all = append(all, store.SeatChange{Member: id, Feature: feature, Free: true})
-			}
-		}
-		for _, feature := range slices.Sorted(maps.Keys(w.ends[id])) {
-			all = append(all, store.SeatChange{Member: id, Feature: feature, Expires: w.ends[id][feature]})
-		}
-	}
-	return all, nil
-}
+// wanted is what the change does to seats, once check has looked: what roles ask
+// for is taken, what roles took and none asks for any more is freed.
+func (w *work) wanted(store.Directory) (store.SeatNeeds, error) { return w.needs, nil }
 
 // summary is what the audit log says of a change: ids and roles, no personal data.
 func (w *work) summary() json.RawMessage {

@@ -52,43 +52,80 @@ func (l *Live) Access(env usher.Environment) *access.Book { return l.envs[env].b
 // then (S30). An unknown member is a Subject too: not Active.
 func (l *Live) Member(ctx context.Context, env usher.Environment, customer, member string, at time.Time) (*access.Subject, error) {
 	e := l.envs[env]
-	now := l.Now(env)
-	if now.Sub(at) > time.Second {
+	if l.Past(env, at) {
 		return l.memberThen(ctx, e, customer, member, at)
 	}
-	en := l.stamps(e, customer)
-	book := e.book.Load().access
-	key := memberKey{customer, "", member}
-	if p, ok := e.members.GetIfPresent(key); ok && p.book == book && p.directory == en.directory.Load() && (p.seats == nil || p.seats == en.seats.Load()) {
+	if p, ok := l.member(e, customer, member); ok {
 		return p.subject, nil
 	}
-	p := &principal{book: book, directory: en.directory.Load(), seats: en.seats.Load()}
-	// All that has not ended by the earliest instant that memory answers for: a
-	// question about a later one must not keep from others what ends before it.
-	f, err := l.cfg.DB.Directory(env, customer).Facts(ctx, member, now.Add(-time.Second), 0)
+	loaded, err := l.members(ctx, e, customer, []string{member})
 	if err != nil {
 		return nil, err
 	}
-	if f.CatalogRevision != e.book.Load().revision {
-		if err := l.Refresh(ctx, env); err != nil {
-			return nil, err
-		}
-		p.book = e.book.Load().access
-	}
-	p.subject = compile(p.book, &f, at)
-	if !p.subject.Seated() {
-		p.seats = nil
-	}
-	e.members.Set(key, p)
-	return p.subject, nil
+	return loaded[member], nil
 }
 
-func compile(b *access.Book, f *store.MemberFacts, at time.Time) *access.Subject {
+// member is a member from memory, where what is there is good.
+func (l *Live) member(e *environment, customer, member string) (*principal, bool) {
+	en := l.stamps(e, customer)
+	p, ok := e.members.GetIfPresent(memberKey{customer, "", member})
+	return p, ok && p.book == e.book.Load().access && p.directory == en.directory.Load() && (p.seats == nil || p.seats == en.seats.Load())
+}
+
+// Expect reads those of many members that are not in memory, for questions about
+// the present that come next.
+func (l *Live) Expect(ctx context.Context, env usher.Environment, customer string, members []string) error {
+	e := l.envs[env]
+	var missing []string
+	for _, m := range members {
+		if _, ok := l.member(e, customer, m); !ok {
+			missing = append(missing, m)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	_, err := l.members(ctx, e, customer, missing)
+	return err
+}
+
+// members reads members and remembers them.
+func (l *Live) members(ctx context.Context, e *environment, customer string, ids []string) (map[string]*access.Subject, error) {
+	en, ed := l.stamps(e, customer), e.book.Load()
+	was := principal{book: ed.access, directory: en.directory.Load(), seats: en.seats.Load()}
+	// All that has not ended by the earliest instant that memory answers for: a
+	// question about a later one must not keep from others what ends before it.
+	now := l.Now(e.name)
+	facts, err := l.cfg.DB.Directory(e.name, customer).Facts(ctx, ids, now.Add(-time.Second), 0)
+	if err != nil {
+		return nil, err
+	}
+	if facts[ids[0]].CatalogRevision != ed.revision {
+		if err := l.Refresh(ctx, e.name); err != nil {
+			return nil, err
+		}
+		was.book = e.book.Load().access
+	}
+	roles := was.book.Customer(facts[ids[0]].Roles)
+	loaded := make(map[string]*access.Subject, len(ids))
+	for _, id := range ids {
+		p := was
+		p.subject = subject(roles, facts[id], now)
+		if !p.subject.Seated() {
+			p.seats = nil
+		}
+		e.members.Set(memberKey{customer, "", id}, &p)
+		loaded[id] = p.subject
+	}
+	return loaded, nil
+}
+
+func subject(roles *access.Roles, f *store.MemberFacts, at time.Time) *access.Subject {
 	facts := access.Facts{Member: f.Member, Assignments: f.Assignments}
 	for _, s := range f.Seats {
 		facts.Seats = append(facts.Seats, access.Seat{Feature: s.Feature, Expires: s.Expires})
 	}
-	return b.Customer(f.Roles).Subject(facts, at)
+	return roles.Subject(facts, at)
 }
 
 // memberThen reads a member as known at a past instant.
@@ -100,15 +137,16 @@ func (l *Live) memberThen(ctx context.Context, e *environment, customer, member 
 	if revision == 0 { // before all that is known
 		return access.NewBook(&usher.Catalog{}, nil).Customer(nil).Subject(access.Facts{}, at), nil
 	}
-	f, err := l.cfg.DB.Directory(e.name, customer).Facts(ctx, member, at, revision)
+	facts, err := l.cfg.DB.Directory(e.name, customer).Facts(ctx, []string{member}, at, revision)
 	if err != nil {
 		return nil, err
 	}
+	f := facts[member]
 	ed, err := l.editionThen(ctx, e, f.CatalogRevision)
 	if err != nil {
 		return nil, err
 	}
-	return compile(ed.access, &f, at), nil
+	return subject(ed.access.Customer(f.Roles), f, at), nil
 }
 
 // editionThen is a catalogue of the past. The last one asked for is kept.
@@ -131,7 +169,7 @@ func (l *Live) editionThen(ctx context.Context, e *environment, revision int64) 
 func (l *Live) Properties(ctx context.Context, env usher.Environment, customer, kind, id string, at time.Time) (map[string]any, error) {
 	e := l.envs[env]
 	d := l.cfg.DB.Directory(env, customer)
-	if now := l.Now(env); now.Sub(at) > time.Second {
+	if l.Past(env, at) {
 		revision, err := l.cfg.DB.RevisionAt(ctx, env, at)
 		if err != nil || revision == 0 {
 			return nil, err
@@ -206,7 +244,38 @@ func (l *Live) CustomerOf(ctx context.Context, env usher.Environment, member, ki
 	return p.customer, nil
 }
 
-// Directory reads a customer's directory as it is committed.
-func (l *Live) Directory(env usher.Environment, customer string) store.Directory {
-	return l.cfg.DB.Directory(env, customer)
+// Past reports whether an instant is before what memory answers for, so that
+// questions about it are answered as of then. The zero time is now.
+func (l *Live) Past(env usher.Environment, at time.Time) bool {
+	return !at.IsZero() && l.Now(env).Sub(at) > time.Second
+}
+
+// Directory reads a customer's directory: as it is committed, or for a past
+// instant as it was known then.
+func (l *Live) Directory(ctx context.Context, env usher.Environment, customer string, at time.Time) (store.Directory, error) {
+	d := l.cfg.DB.Directory(env, customer)
+	if !l.Past(env, at) {
+		return d, nil
+	}
+	revision, err := l.cfg.DB.RevisionAt(ctx, env, at)
+	return d.AsKnown(max(revision, 1)), err // nothing was known before the first
+}
+
+// AccessAt is the permissions and roles in force at an instant, compiled.
+func (l *Live) AccessAt(ctx context.Context, env usher.Environment, at time.Time) (*access.Book, error) {
+	if !l.Past(env, at) {
+		return l.Access(env), nil
+	}
+	revision, err := l.cfg.DB.RevisionAt(ctx, env, at)
+	if err != nil {
+		return nil, err
+	}
+	if revision, err = l.cfg.DB.CatalogRevisionAt(ctx, env, revision); err != nil {
+		return nil, err
+	}
+	ed, err := l.editionThen(ctx, l.envs[env], revision)
+	if err != nil {
+		return nil, err
+	}
+	return ed.access, nil
 }

@@ -146,3 +146,10 @@ func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision in
 	}
 	return err
 }
+
+// CatalogRevisionAt is the revision of the catalogue in force at a revision; 0
+// where there was none.
+func (db *DB) CatalogRevisionAt(ctx context.Context, env usher.Environment, revision int64) (int64, error) {
+	n, _, err := one(ctx, db, scanInt, `SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $2`, string(env), revision)
+	return n, err
+}

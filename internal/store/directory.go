@@ -51,11 +51,18 @@ type Directory struct {
 	r        reader
 	env      usher.Environment
 	customer string
+	known    int64 // lists are as known at this revision; 0: as recorded now
+}
+
+// AsKnown is the directory whose lists are as known at a revision.
+func (d Directory) AsKnown(revision int64) Directory {
+	d.known = revision
+	return d
 }
 
 // Directory is a customer's directory as it is committed.
 func (db *DB) Directory(env usher.Environment, customer string) Directory {
-	return Directory{db, kept{db}, env, customer}
+	return Directory{db: db, r: kept{db}, env: env, customer: customer}
 }
 
 // MemberFacts is what decides for one member, of one instant.
@@ -78,49 +85,79 @@ type HeldSeat struct {
 
 // CROSS JOIN says to SQLite that groups come first: without statistics it would
 // look through all memberships and assignments of the customer instead.
-const memberNow = `
-WITH RECURSIVE g(id) AS (
-  SELECT grp FROM membership WHERE customer = $2 AND env = $1 AND holder = $3 AND is_group = 0 AND recorded_until IS NULL
+// factsNow reads members ($4 on) at an instant ($3). The cross joins tell SQLite
+// to find the groups first: without statistics it would walk the whole customer.
+const factsNow = `
+WITH RECURSIVE g(member, id) AS (
+  SELECT holder, grp FROM membership WHERE customer = $2 AND env = $1 AND holder IN ($M) AND is_group = 0 AND recorded_until IS NULL
   UNION
-  SELECT m.grp FROM g CROSS JOIN membership m WHERE m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
-SELECT 0 AS part, '' AS id, '' AS body, revision AS n, catalog_revision AS m FROM environment WHERE env = $1
-UNION ALL SELECT 1, id, body, active, 0 FROM member WHERE customer = $2 AND env = $1 AND id = $3 AND recorded_until IS NULL
-UNION ALL SELECT 2, id, '', 0, 0 FROM g
-UNION ALL SELECT 3, id, body, 0, 0 FROM assignment WHERE customer = $2 AND env = $1 AND holder = $3 AND is_group = 0 AND recorded_until IS NULL AND until_at > $4
-UNION ALL SELECT 3, a.id, a.body, 0, 0 FROM g CROSS JOIN assignment a WHERE a.customer = $2 AND a.env = $1 AND a.holder = g.id AND a.is_group = 1 AND a.recorded_until IS NULL AND a.until_at > $4
-UNION ALL SELECT 4, id, body, 0, 0 FROM custom_role WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
-UNION ALL SELECT 5, feature, '', expires_at, 0 FROM seat WHERE customer = $2 AND env = $1 AND holder = $3 AND released_at = 0 AND pending = 0
-ORDER BY 1, 2`
+  SELECT g.member, m.grp FROM g CROSS JOIN membership m WHERE m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
+SELECT 0 AS part, '' AS member, '' AS id, '' AS body, revision AS n, catalog_revision AS m FROM environment WHERE env = $1
+UNION ALL SELECT 1, id, '', body, 0, 0 FROM member WHERE customer = $2 AND env = $1 AND id IN ($M) AND recorded_until IS NULL
+UNION ALL SELECT 2, member, id, '', 0, 0 FROM g
+UNION ALL SELECT 3, holder, id, body, 0, 0 FROM assignment WHERE customer = $2 AND env = $1 AND holder IN ($M) AND is_group = 0 AND recorded_until IS NULL AND until_at > $3
+UNION ALL SELECT 3, g.member, a.id, a.body, 0, 0 FROM g CROSS JOIN assignment a WHERE a.customer = $2 AND a.env = $1 AND a.holder = g.id AND a.is_group = 1 AND a.recorded_until IS NULL AND a.until_at > $3
+UNION ALL SELECT 4, '', id, body, 0, 0 FROM custom_role WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
+UNION ALL SELECT 5, holder, feature, '', expires_at, 0 FROM seat WHERE customer = $2 AND env = $1 AND holder IN ($M) AND released_at = 0 AND pending = 0
+ORDER BY 1, 2, 3`
 
-var memberThen = strings.NewReplacer(
-	"m.recorded_until IS NULL", "m.recorded_from <= $5 AND (m.recorded_until IS NULL OR m.recorded_until > $5)",
-	"a.recorded_until IS NULL", "a.recorded_from <= $5 AND (a.recorded_until IS NULL OR a.recorded_until > $5)",
-	"recorded_until IS NULL", "recorded_from <= $5 AND (recorded_until IS NULL OR recorded_until > $5)",
-	"released_at = 0", "at <= $4 AND (released_at = 0 OR released_at > $4)",
-	"catalog_revision AS m", "(SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $5) AS m",
-).Replace(memberNow)
+// factsThen reads them as known at a revision ($R).
+var factsThen = strings.NewReplacer(
+	"m.recorded_until IS NULL", "m.recorded_from <= $R AND (m.recorded_until IS NULL OR m.recorded_until > $R)",
+	"a.recorded_until IS NULL", "a.recorded_from <= $R AND (a.recorded_until IS NULL OR a.recorded_until > $R)",
+	"recorded_until IS NULL", "recorded_from <= $R AND (recorded_until IS NULL OR recorded_until > $R)",
+	"released_at = 0", "at <= $3 AND (released_at = 0 OR released_at > $3)",
+	"catalog_revision AS m", "(SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $R) AS m",
+).Replace(factsNow)
 
-// Facts reads what decides for a member at an instant: as recorded now where
+// Facts reads what decides for members at an instant: as recorded now where
 // asKnown is 0, else as known at that revision, with the seats of the instant.
-func (d Directory) Facts(ctx context.Context, member string, at time.Time, asKnown int64) (f MemberFacts, err error) {
-	text, args := memberNow, []any{string(d.env), d.customer, member, micros(at)}
+// Every member asked for has an entry, unknown ones too.
+func (d Directory) Facts(ctx context.Context, members []string, at time.Time, asKnown int64) (map[string]*MemberFacts, error) {
+	all := make(map[string]*MemberFacts, len(members))
+	for part := range slices.Chunk(members, 256) {
+		if err := d.facts(ctx, part, at, asKnown, all); err != nil {
+			return nil, d.db.fault(err)
+		}
+	}
+	return all, nil
+}
+
+func (d Directory) facts(ctx context.Context, members []string, at time.Time, asKnown int64, all map[string]*MemberFacts) error {
+	// Few texts, so that statements are kept: the last id stands in for none.
+	n := 1
+	for n < len(members) {
+		n *= 16
+	}
+	args := []any{string(d.env), d.customer, micros(at)}
+	for i := range n {
+		args = append(args, members[min(i, len(members)-1)])
+	}
+	text := strings.ReplaceAll(factsNow, "$M", places(n, 4))
 	if asKnown != 0 {
-		text, args = memberThen, append(args, asKnown)
+		args = append(args, asKnown)
+		text = strings.NewReplacer("$M", places(n, 4), "$R", fmt.Sprintf("$%d", len(args))).Replace(factsThen)
+	}
+	for _, id := range members {
+		all[id] = &MemberFacts{}
 	}
 	rows, err := d.r.QueryContext(ctx, text, args...)
 	if err != nil {
-		return f, d.db.fault(err)
+		return err
 	}
 	defer rows.Close()
+	var environment MemberFacts
+	var own []usher.Role
 	for rows.Next() {
 		var part, n, m int64
-		var id, body string
-		if err := rows.Scan(&part, &id, &body, &n, &m); err != nil {
-			return f, d.db.fault(err)
+		var member, id, body string
+		if err := rows.Scan(&part, &member, &id, &body, &n, &m); err != nil {
+			return err
 		}
+		f := all[member]
 		switch part {
 		case 0:
-			f.EnvRevision, f.CatalogRevision = n, m
+			environment.EnvRevision, environment.CatalogRevision = n, m
 		case 1:
 			f.Member = &usher.Member{}
 			err = json.Unmarshal([]byte(body), f.Member)
@@ -129,15 +166,19 @@ func (d Directory) Facts(ctx context.Context, member string, at time.Time, asKno
 		case 3:
 			f.Assignments, err = appendBody(f.Assignments, body)
 		case 4:
-			f.Roles, err = appendBody(f.Roles, body)
+			own, err = appendBody(own, body)
 		case 5:
 			f.Seats = append(f.Seats, HeldSeat{id, until(n)})
 		}
 		if err != nil {
-			return f, fmt.Errorf("member %q of customer %q, stored row %q: %w", member, d.customer, id, err)
+			return fmt.Errorf("member %q of customer %q, stored row %q: %w", member, d.customer, id, err)
 		}
 	}
-	return f, d.db.fault(rows.Err())
+	for _, id := range members {
+		f := all[id]
+		f.EnvRevision, f.CatalogRevision, f.Roles = environment.EnvRevision, environment.CatalogRevision, own
+	}
+	return rows.Err()
 }
 
 // Revision is of the newest change to the directory; NotFound where the customer
@@ -242,9 +283,14 @@ func oneOf[T any](ctx context.Context, d Directory, table, what, where string, a
 }
 
 func pageOf[T any](ctx context.Context, d Directory, table, where, order string, limit int, args ...any) ([]T, error) {
-	args = append([]any{string(d.env), d.customer}, args...)
-	all, err := rowsOf(ctx, d.r, scanBody[T], fmt.Sprintf(`SELECT body FROM %s WHERE env = $1 AND customer = $2 AND recorded_until IS NULL%s ORDER BY %s LIMIT $%d`,
-		table, where, order, len(args)+1), append(args, int64(limit))...)
+	args = append(append([]any{string(d.env), d.customer}, args...), int64(limit))
+	last, recorded := len(args), "recorded_until IS NULL"
+	if d.known != 0 {
+		args = append(args, d.known)
+		recorded = fmt.Sprintf("recorded_from <= $%[1]d AND (recorded_until IS NULL OR recorded_until > $%[1]d)", len(args))
+	}
+	all, err := rowsOf(ctx, d.r, scanBody[T], fmt.Sprintf(`SELECT body FROM %s WHERE env = $1 AND customer = $2 AND %s%s ORDER BY %s LIMIT $%d`,
+		table, recorded, where, order, last), args...)
 	return all, d.db.fault(err)
 }
 
@@ -408,11 +454,14 @@ func (db *DB) CustomRoleKeys(ctx context.Context, env usher.Environment) ([]stri
 	return list(ctx, db, scanText, `SELECT DISTINCT id FROM custom_role WHERE env = $1 AND recorded_until IS NULL ORDER BY id`, string(env))
 }
 
-// SeatChange is a seat that a change of a directory takes, keeps or frees.
-type SeatChange struct {
-	Member, Feature string
-	Free            bool
-	Expires         time.Time // of one that is taken or kept; zero: it does not end by itself
+// SeatNeeds is what a change of a directory does to seats: what the roles of the
+// members that it touches ask for, after it.
+type SeatNeeds struct {
+	Members []string // that the change touches; a seat that a role took and none needs any more is freed
+	Gone    []string // of them, those who are members no longer: all their seats are freed
+	// Needs is by member and feature: when the last role that asks for the seat
+	// ends; the zero time: it does not.
+	Needs map[string]map[string]time.Time
 }
 
 // DirectoryChange is one atomic change of a customer's directory.
@@ -490,7 +539,7 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 		return 0, w.err
 	}
 	if c.Check != nil {
-		if err := c.Check(Directory{db, tx, c.Env, c.Customer}); err != nil {
+		if err := c.Check(Directory{db: db, r: tx, env: c.Env, customer: c.Customer}); err != nil {
 			return 0, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -32,7 +33,8 @@ func until(us int64) time.Time {
 }
 
 // PutSeat stores a holder's seat; the row before it, if any, has been closed.
-func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time) error {
+// byRole is whether a role took it, with which it goes.
+func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time, byRole bool) error {
 	pending, expires := 0, int64(math.MaxInt64)
 	if s.Pending {
 		pending = 1
@@ -40,9 +42,9 @@ func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time)
 	if !s.Expires.IsZero() {
 		expires = micros(s.Expires)
 	}
-	_, err := exec(u.ctx, u.tx, `INSERT INTO seat (customer, env, feature, holder, n, pending, since, at, expires_at, released_at)
-		VALUES ($1, $2, $3, $4, (SELECT 1 + coalesce(max(n), 0) FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4), $5, $6, $7, $8, 0)`,
-		h.Customer, string(h.Env), feature, s.Holder, pending, micros(s.At), micros(at), expires)
+	_, err := exec(u.ctx, u.tx, `INSERT INTO seat (customer, env, feature, holder, n, pending, since, at, expires_at, released_at, by_role)
+		VALUES ($1, $2, $3, $4, (SELECT 1 + coalesce(max(n), 0) FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4), $5, $6, $7, $8, 0, $9)`,
+		h.Customer, string(h.Env), feature, s.Holder, pending, micros(s.At), micros(at), expires, bit(byRole))
 	return err
 }
 
@@ -82,4 +84,44 @@ func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, featur
 	before, _, err := one(ctx, db, func(r *sql.Rows, n *int64) error { return r.Scan(n) },
 		`SELECT count(*) `+held+`(since, holder) <= ($5, $6)`, customer, string(env), feature, micros(now), from, holder)
 	return seats, before, err
+}
+
+// RoleSeat is an open seat, and whether a role took it.
+type RoleSeat struct {
+	Feature string
+	Seat    engine.Seat
+	ByRole  bool
+}
+
+// SeatsOf reads the open seats of a customer's holders, by holder.
+func (u *UsageTx) SeatsOf(h Holder, holders []string) (map[string][]RoleSeat, error) {
+	all := map[string][]RoleSeat{}
+	for part := range slices.Chunk(holders, rowsAtOnce) {
+		args := []any{h.Customer, string(h.Env)}
+		for _, id := range part {
+			args = append(args, id)
+		}
+		rows, err := rowsOf(u.ctx, u.tx, func(row *sql.Rows, s *RoleSeat) error {
+			var pending, since, expires, role int64
+			err := row.Scan(&s.Seat.Holder, &s.Feature, &pending, &since, &expires, &role)
+			s.Seat.Pending, s.Seat.At, s.Seat.Expires, s.ByRole = pending == 1, fromMicros(since), until(expires), role == 1
+			return err
+		}, `SELECT holder, feature, pending, since, expires_at, by_role FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND holder IN (`+places(len(part), 3)+`)`, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range rows {
+			all[s.Seat.Holder] = append(all[s.Seat.Holder], s)
+		}
+	}
+	return all, nil
+}
+
+// HasRoleSeats reports whether roles hold any seat of the customer.
+func (d Directory) HasRoleSeats(ctx context.Context) (bool, error) {
+	all, err := rowsOf(ctx, d.r, scanInt, `SELECT count(*) FROM (SELECT 1 FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND by_role = 1 LIMIT 1) AS one`, d.customer, string(d.env))
+	if err != nil {
+		return false, d.db.fault(err)
+	}
+	return all[0] > 0, nil
 }

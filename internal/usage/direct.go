@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/engine"
@@ -19,11 +20,11 @@ const routeDirect = "directory"
 // the change is made; it looks at the directory as it will be. Where one of the
 // seats cannot be had, it is Refused; nobody who sits is evicted. Other errors
 // are those of store.ChangeDirectory.
-func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func(d store.Directory) ([]store.SeatChange, error)) (revision int64, err error) {
+func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func(d store.Directory) (store.SeatNeeds, error)) (revision int64, err error) {
 	var failed error
 	t := &take{env: c.Env, route: routeDirect, customer: c.Customer, directs: true}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		var wanted []store.SeatChange
+		var wanted store.SeatNeeds
 		change := *c
 		change.Check = func(d store.Directory) (err error) {
 			if c.Check != nil {
@@ -66,36 +67,52 @@ func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func
 
 // move is a seat to take, keep or free, with the one that the member has.
 type move struct {
-	store.SeatChange
-	was *engine.Seat
+	member, feature string
+	free            bool
+	expires         time.Time
+	was             *engine.Seat
 }
 
 // moves finds what there is to do, and refuses what cannot be had, before
 // anything of it is done.
-func (b *batchRun) moves(h store.Holder, w *world, wanted []store.SeatChange) ([]move, error) {
+func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]move, error) {
+	held, err := b.tx.SeatsOf(h, wanted.Members)
+	if err != nil {
+		return nil, err
+	}
 	var all []move
 	more := map[string]int64{} // by feature: how many seats more
 	features := w.next.World.Book().Features
-	for _, c := range wanted {
-		if f := features[c.Feature]; f == nil || f.Kind != usher.Seats {
-			continue
+	for _, member := range wanted.Members {
+		needs, gone := wanted.Needs[member], slices.Contains(wanted.Gone, member)
+		sits := map[string]bool{}
+		for i := range held[member] {
+			s := &held[member][i]
+			sits[s.Feature] = true
+			m := move{member: member, feature: s.Feature, was: &s.Seat}
+			end, needed := needs[s.Feature]
+			switch {
+			case needed && !s.Seat.Pending && (s.Seat.Expires.Equal(end) || !s.ByRole && outlasts(s.Seat.Expires, end)):
+				continue
+			case needed:
+				m.expires = end
+				more[s.Feature] += 0
+			case s.ByRole || gone:
+				m.free = true
+				more[s.Feature]--
+			default:
+				continue
+			}
+			all = append(all, m)
 		}
-		was, err := b.tx.Seat(h, c.Feature, c.Member)
-		if err != nil {
-			return nil, err
+		for _, feature := range slices.Sorted(maps.Keys(needs)) {
+			if f := features[feature]; f != nil && f.Kind == usher.Seats && !sits[feature] {
+				all = append(all, move{member: member, feature: feature, expires: needs[feature]})
+				more[feature]++
+			}
 		}
-		switch {
-		case c.Free && was == nil:
-			continue
-		case c.Free:
-			more[c.Feature]--
-		case was == nil:
-			more[c.Feature]++
-		case was.Expires.Equal(c.Expires) && !was.Pending:
-			continue
-		}
-		all = append(all, move{c, was})
 	}
+	refused := map[string]bool{} // the plan gives no seats: whoever sits stays as it is
 	for _, feature := range slices.Sorted(maps.Keys(more)) {
 		if err := b.load(h, w, []engine.BucketKey{{Feature: feature, Clock: engine.ClockSeats}}); err != nil {
 			return nil, err
@@ -103,23 +120,28 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted []store.SeatChange) ([
 		if err := b.ready(h, w, feature, w.now); err != nil {
 			return nil, err
 		}
-		if n := more[feature]; n > 0 {
-			d := engine.Decide(w.next, engine.Query{Customer: h.Customer, Feature: feature, Amount: n}, w.now)
-			if !d.Allowed {
-				return nil, refusedSeat(&d, n)
-			}
+		n := max(more[feature], 0)
+		d := engine.Decide(w.next, engine.Query{Customer: h.Customer, Feature: feature, Amount: n}, w.now)
+		if refused[feature] = !d.Allowed; refused[feature] && slices.ContainsFunc(all, func(m move) bool { return m.feature == feature && m.was == nil }) {
+			return nil, refusedSeat(&d, max(n, 1))
 		}
 	}
+	all = slices.DeleteFunc(all, func(m move) bool { return !m.free && refused[m.feature] })
 	slices.SortStableFunc(all, func(x, y move) int { // who goes makes room for who comes
-		if x.Free == y.Free {
+		if x.free == y.free {
 			return 0
 		}
-		if x.Free {
+		if x.free {
 			return -1
 		}
 		return 1
 	})
 	return all, nil
+}
+
+// outlasts reports whether an end is not before another; the zero time is none.
+func outlasts(end, other time.Time) bool {
+	return end.IsZero() || !other.IsZero() && !end.Before(other)
 }
 
 func refusedSeat(d *usher.Decision, n int64) error {
@@ -136,26 +158,26 @@ func refusedSeat(d *usher.Decision, n int64) error {
 func (b *batchRun) move(h store.Holder, w *world, moves []move) error {
 	for _, m := range moves {
 		w.seated = true
-		if m.Free {
-			engine.Leave(w.next, h.Customer, m.Feature, *m.was, w.now)
-			if err := b.tx.CloseSeat(h, m.Feature, m.Member, w.now); err != nil {
+		if m.free {
+			engine.Leave(w.next, h.Customer, m.feature, *m.was, w.now)
+			if err := b.tx.CloseSeat(h, m.feature, m.member, w.now); err != nil {
 				return err
 			}
 			continue
 		}
-		want := engine.Seat{Holder: m.Member, Expires: m.Expires, At: w.now}
+		want := engine.Seat{Holder: m.member, Expires: m.expires, At: w.now}
 		if m.was != nil {
 			want.At = m.was.At
 		}
-		if e := engine.Sit(w.next, h.Customer, m.Feature, m.was, want, w.now); !e.Seated {
-			return fmt.Errorf("usage: a seat of %s that was free is not (%s)", m.Feature, e.Decision.Reason)
+		if e := engine.Sit(w.next, h.Customer, m.feature, m.was, want, w.now); !e.Seated {
+			return fmt.Errorf("usage: a seat of %s that was free is not (%s)", m.feature, e.Decision.Reason)
 		}
 		if m.was != nil {
-			if err := b.tx.CloseSeat(h, m.Feature, m.Member, w.now); err != nil {
+			if err := b.tx.CloseSeat(h, m.feature, m.member, w.now); err != nil {
 				return err
 			}
 		}
-		if err := b.tx.PutSeat(h, m.Feature, want, w.now); err != nil {
+		if err := b.tx.PutSeat(h, m.feature, want, w.now, true); err != nil {
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 					err = b.tx.CloseSeat(h, t.feature, op.Holder, w.now)
 				}
 				if err == nil {
-					err = b.tx.PutSeat(h, t.feature, want, w.now)
+					err = b.tx.PutSeat(h, t.feature, want, w.now, false)
 				}
 			}
 		}

@@ -87,9 +87,9 @@ func serve(t *testing.T, w *world) *server {
 	for _, c := range w.customers {
 		c.seats = map[string][]access.Seat{}
 		for _, m := range c.members {
-			f, err := s.db.Directory(env, c.id).Facts(ctx, m.ID, noon, 0)
+			f, err := s.db.Directory(env, c.id).Facts(ctx, []string{m.ID}, noon, 0)
 			must(err)
-			for _, x := range f.Seats {
+			for _, x := range f[m.ID].Seats {
 				c.seats[m.ID] = append(c.seats[m.ID], access.Seat{Feature: x.Feature, Expires: x.Expires})
 			}
 		}

@@ -93,6 +93,8 @@ CREATE UNIQUE INDEX resource_now ON resource (customer, env, type, id) WHERE rec
 CREATE INDEX resource_then ON resource (customer, env, type, id, recorded_from);
 CREATE INDEX resource_by_id ON resource (id, type, env) WHERE recorded_until IS NULL;
 
+-- 1: a role took the seat, and gives it back when it goes.
+ALTER TABLE seat ADD COLUMN by_role INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX seat_of ON seat (customer, env, holder) WHERE released_at = 0;
 
 -- 1: the change is to a customer's directory, and touches nothing that it bought.
