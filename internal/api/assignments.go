@@ -1,0 +1,123 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type assignIn struct {
+	ID   string `path:"id" doc:"The customer"`
+	Body struct {
+		Member       string     `json:"member,omitempty" doc:"Who holds it; or a group"`
+		Group        string     `json:"group,omitempty"`
+		Role         string     `json:"role"`
+		ResourceType string     `json:"resource_type,omitempty" doc:"Only there; absent is everywhere"`
+		ResourceID   string     `json:"resource_id,omitempty" doc:"Absent is every resource of the type"`
+		From         *time.Time `json:"from,omitempty" doc:"Default now"`
+		Until        *time.Time `json:"until,omitempty" doc:"Not included; absent is for good"`
+		Reason       string     `json:"reason,omitempty" maxLength:"500"`
+		By           string     `json:"by,omitempty" doc:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself"`
+	}
+	RawBody []byte
+}
+
+type assignmentDoc struct {
+	ID           string     `json:"id"`
+	Member       string     `json:"member,omitempty"`
+	Group        string     `json:"group,omitempty"`
+	Role         string     `json:"role"`
+	ResourceType string     `json:"resource_type,omitempty"`
+	ResourceID   string     `json:"resource_id,omitempty"`
+	From         time.Time  `json:"from"`
+	Until        *time.Time `json:"until,omitempty"`
+	Source       string     `json:"source" enum:"manual,scim,sso,request,break_glass"`
+	GrantedBy    string     `json:"granted_by,omitempty"`
+	Reason       string     `json:"reason,omitempty"`
+	Revision     int64      `json:"revision,omitempty" doc:"That has the change"`
+}
+
+func showAssignment(x *usher.Assignment) assignmentDoc {
+	d := assignmentDoc{ID: x.ID, Role: x.Role, ResourceType: x.ResourceType, ResourceID: x.ResourceID, From: x.From.UTC(), Until: x.Until, Source: string(x.Source), GrantedBy: x.GrantedBy, Reason: x.Reason}
+	if x.Holder.Group {
+		d.Group = x.Holder.ID
+	} else {
+		d.Member = x.Holder.ID
+	}
+	return d
+}
+
+type assignmentOut struct{ Body assignmentDoc }
+
+func (a *API) assign(ctx context.Context, c *call, in *assignIn) (*assignmentOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	b := &in.Body
+	if (b.Member == "") == (b.Group == "") {
+		return nil, invalid("body.member", "or body.group must be given, and not both")
+	}
+	x := usher.Assignment{Holder: usher.Holder{ID: b.Member}, Role: b.Role, ResourceType: b.ResourceType, ResourceID: b.ResourceID, Until: b.Until, Reason: b.Reason, Source: usher.SourceManual}
+	if b.Group != "" {
+		x.Holder = usher.Holder{Group: true, ID: b.Group}
+	}
+	if b.From != nil {
+		x.From = *b.From
+	}
+	x.ID = a.Directory.AssignmentID(x)
+	done, err := a.apply(ctx, c, "assignment.put", x.ID, b.Reason, in.ID, directory.Change{Assign: []usher.Assignment{x}, By: b.By})
+	if err != nil {
+		return nil, located(err, "assignments")
+	}
+	if stored, err := a.Directory.Read(c.Env, in.ID).Assignment(ctx, x.ID); err == nil {
+		x = stored
+	}
+	out := &assignmentOut{showAssignment(&x)}
+	out.Body.Revision = done.Body.Revision
+	return out, nil
+}
+
+type assignmentsIn struct {
+	ID     string `path:"id" doc:"The customer"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
+	Member string `query:"member"`
+	Group  string `query:"group"`
+	Role   string `query:"role"`
+}
+
+func (a *API) listAssignments(ctx context.Context, c *call, in *assignmentsIn) (*listOut[assignmentDoc], error) {
+	f := store.AssignmentFilter{Role: in.Role}
+	switch {
+	case in.Member != "" && in.Group != "":
+		return nil, invalid("query.member", "or query.group may be given, not both")
+	case in.Member != "":
+		f.Holder = &usher.Holder{ID: in.Member}
+	case in.Group != "":
+		f.Holder = &usher.Holder{Group: true, ID: in.Group}
+	}
+	return listOf(ctx, a, c, &listIn{in.ID, in.Limit, in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
+		list, err := d.Assignments(ctx, f, after, limit)
+		all := make([]assignmentDoc, len(list))
+		for i := range list {
+			all[i] = showAssignment(&list[i])
+		}
+		return all, err
+	}, func(x *assignmentDoc) string { return x.ID })
+}
+
+type unassignIn struct {
+	ID         string `path:"id" doc:"The customer"`
+	Assignment string `path:"assignment"`
+}
+
+func (a *API) unassign(ctx context.Context, c *call, in *unassignIn) (*struct{}, error) {
+	if _, err := a.Directory.Read(c.Env, in.ID).Assignment(ctx, in.Assignment); err != nil {
+		return nil, err
+	}
+	_, err := a.apply(ctx, c, "assignment.delete", in.Assignment, "", in.ID, directory.Change{Unassign: []string{in.Assignment}})
+	return nil, err
+}

@@ -1,0 +1,198 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type groupPath struct {
+	ID    string `path:"id" doc:"The customer"`
+	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+}
+
+type groupIn struct {
+	ID    string `path:"id" doc:"The customer"`
+	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Body  struct {
+		Title      string         `json:"title,omitempty" doc:"Up to 1,000 bytes"`
+		Properties map[string]any `json:"properties,omitempty"`
+		Members    *[]string      `json:"members,omitempty" maxItems:"10000"`
+		Groups     *[]string      `json:"groups,omitempty" maxItems:"10000"`
+	}
+	RawBody []byte
+}
+
+type groupView struct {
+	usher.Group
+	Groups   []string `json:"groups,omitempty" doc:"That it is directly in"`
+	Revision int64    `json:"revision,omitempty" doc:"That has the change"`
+}
+
+type groupOut struct {
+	Status int
+	Body   groupView
+}
+
+func (a *API) putGroup(ctx context.Context, c *call, in *groupIn) (*groupOut, error) {
+	if err := noNulls(in.RawBody, "properties"); err != nil {
+		return nil, err
+	}
+	if err := checkIDs("id", in.ID, "group", in.Group); err != nil {
+		return nil, err
+	}
+	if err := exactly(in.RawBody, &in.Body); err != nil {
+		return nil, err
+	}
+	g := usher.Group{ID: in.Group, Title: in.Body.Title, Properties: in.Body.Properties}
+	d := a.Directory.Read(c.Env, in.ID)
+	out := &groupOut{Status: http.StatusCreated}
+	merge := func(d store.Directory, change *directory.Change) error {
+		now := g
+		switch old, err := d.Group(ctx, in.Group); {
+		case err == nil:
+			now.Source, now.CreatedAt, out.Status = old.Source, old.CreatedAt, http.StatusOK
+		case usher.ErrorCode(err) != usher.NotFound:
+			return err
+		default:
+			out.Status = http.StatusCreated
+		}
+		change.Groups, out.Body.Group = []usher.Group{now}, now
+		if in.Body.Members == nil && in.Body.Groups == nil {
+			return nil
+		}
+		held, err := d.In(ctx, in.Group, nil, 1<<30)
+		if err != nil {
+			return err
+		}
+		left := make(map[usher.Holder]bool, len(held))
+		for _, h := range held {
+			left[h] = h.Group && in.Body.Groups != nil || !h.Group && in.Body.Members != nil
+		}
+		become := func(group bool, ids *[]string) {
+			if ids == nil {
+				return
+			}
+			for _, id := range *ids {
+				h := usher.Holder{Group: group, ID: id}
+				if _, there := left[h]; there {
+					left[h] = false
+				} else {
+					change.Join = append(change.Join, usher.Membership{Group: in.Group, Holder: h})
+				}
+			}
+		}
+		become(false, in.Body.Members)
+		become(true, in.Body.Groups)
+		for _, h := range held {
+			if left[h] {
+				change.Leave = append(change.Leave, usher.Membership{Group: in.Group, Holder: h})
+			}
+		}
+		return nil
+	}
+	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "group.put", in.Group, ""), in.ID, directory.Change{Merge: merge})
+	if err != nil {
+		return nil, located(err, "groups")
+	}
+	g = out.Body.Group
+	if g.CreatedAt.IsZero() {
+		if stored, err := d.Group(ctx, in.Group); err == nil {
+			g = stored
+		}
+	}
+	out.Body = groupView{Group: g, Revision: revision}
+	return out, nil
+}
+
+func (a *API) getGroup(ctx context.Context, c *call, in *groupPath) (*groupOut, error) {
+	d := a.Directory.Read(c.Env, in.ID)
+	g, err := d.Group(ctx, in.Group)
+	if err != nil {
+		return nil, err
+	}
+	out := &groupOut{Status: http.StatusOK, Body: groupView{Group: g}}
+	out.Body.Groups, err = d.GroupsOf(ctx, usher.Holder{Group: true, ID: in.Group})
+	return out, err
+}
+
+func (a *API) listGroups(ctx context.Context, c *call, in *listIn) (*listOut[usher.Group], error) {
+	return listOf(ctx, a, c, in, store.Directory.Groups, func(g *usher.Group) string { return g.ID })
+}
+
+func (a *API) deleteGroup(ctx context.Context, c *call, in *groupPath) (*struct{}, error) {
+	if _, err := a.Directory.Read(c.Env, in.ID).Group(ctx, in.Group); err != nil {
+		return nil, err
+	}
+	_, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "group.delete", in.Group, ""), in.ID, directory.Change{DropGroups: []string{in.Group}})
+	return nil, err
+}
+
+type holdersIn struct {
+	ID     string `path:"id" doc:"The customer"`
+	Group  string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
+}
+
+func (a *API) listHolders(ctx context.Context, c *call, in *holdersIn) (*listOut[usher.Holder], error) {
+	text, err := cursor(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	var after *usher.Holder
+	if kind, id, ok := strings.Cut(text, " "); ok && (kind == "g" || kind == "m") {
+		after = &usher.Holder{Group: kind == "g", ID: id}
+	} else if text != "" {
+		return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+	}
+	d := a.Directory.Read(c.Env, in.ID)
+	if _, err := d.Group(ctx, in.Group); err != nil {
+		return nil, err
+	}
+	all, err := d.In(ctx, in.Group, after, in.Limit+1)
+	next := ""
+	if len(all) > in.Limit {
+		all = all[:in.Limit]
+		last := all[in.Limit-1]
+		next = "m " + last.ID
+		if last.Group {
+			next = "g " + last.ID
+		}
+	}
+	return listed(all, next), err
+}
+
+type joinIn struct {
+	ID     string `path:"id" doc:"The customer"`
+	Group  string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Member string `path:"member"`
+}
+
+type nestIn struct {
+	ID    string `path:"id" doc:"The customer"`
+	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Inner string `path:"inner" doc:"The group that is put into it"`
+}
+
+func (a *API) join(ctx context.Context, c *call, in *joinIn) (*revisionOut, error) {
+	return a.apply(ctx, c, "group.join", in.Group, "", in.ID, directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
+}
+
+func (a *API) leave(ctx context.Context, c *call, in *joinIn) (*struct{}, error) {
+	_, err := a.apply(ctx, c, "group.leave", in.Group, "", in.ID, directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
+	return nil, err
+}
+
+func (a *API) nest(ctx context.Context, c *call, in *nestIn) (*revisionOut, error) {
+	return a.apply(ctx, c, "group.nest", in.Group, "", in.ID, directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
+}
+
+func (a *API) unnest(ctx context.Context, c *call, in *nestIn) (*struct{}, error) {
+	_, err := a.apply(ctx, c, "group.unnest", in.Group, "", in.ID, directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
+	return nil, err
+}

@@ -1,0 +1,115 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+type memberPath struct {
+	ID     string `path:"id" doc:"The customer"`
+	Member string `path:"member" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+}
+
+type memberIn struct {
+	ID     string `path:"id" doc:"The customer"`
+	Member string `path:"member" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Body   struct {
+		Type       string         `json:"type,omitempty" maxLength:"255" doc:"What AuthZEN calls the subject's type; default user"`
+		Active     *bool          `json:"active,omitempty"`
+		Properties map[string]any `json:"properties,omitempty" doc:"Anything, for conditions: subject.properties"`
+	}
+	RawBody []byte
+}
+
+type memberView struct {
+	usher.Member
+	Groups      []string        `json:"groups,omitempty" doc:"That it is directly in"`
+	Assignments []assignmentDoc `json:"assignments,omitempty" doc:"Its own, not its groups'"`
+	Revision    int64           `json:"revision,omitempty" doc:"That has the change"`
+}
+
+type memberOut struct {
+	Status int
+	Body   memberView
+}
+
+func (a *API) putMember(ctx context.Context, c *call, in *memberIn) (*memberOut, error) {
+	if err := noNulls(in.RawBody, "properties"); err != nil {
+		return nil, err
+	}
+	if err := checkIDs("id", in.ID, "member", in.Member); err != nil {
+		return nil, err
+	}
+	if err := exactly(in.RawBody, &in.Body); err != nil {
+		return nil, err
+	}
+	m := usher.Member{ID: in.Member, Type: in.Body.Type, Active: true, Properties: in.Body.Properties}
+	out := &memberOut{Status: http.StatusCreated}
+	merge := func(d store.Directory, change *directory.Change) error {
+		now := m // as the caller gave it
+		switch old, err := d.Member(ctx, in.Member); {
+		case err == nil:
+			now.Active, now.Source, now.CreatedAt, out.Status = old.Active, old.Source, old.CreatedAt, http.StatusOK
+			if now.Type == "" {
+				now.Type = old.Type
+			}
+		case usher.ErrorCode(err) != usher.NotFound:
+			return err
+		default:
+			out.Status = http.StatusCreated
+		}
+		if in.Body.Active != nil {
+			now.Active = *in.Body.Active
+		}
+		change.Members, out.Body.Member = []usher.Member{now}, now
+		return nil
+	}
+	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "member.put", in.Member, ""), in.ID, directory.Change{Merge: merge})
+	if err != nil {
+		return nil, located(err, "members")
+	}
+	m = out.Body.Member
+	if m.Type == "" {
+		m.Type = usher.DefaultMemberType
+	}
+	if m.CreatedAt.IsZero() {
+		if stored, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err == nil {
+			m = stored
+		}
+	}
+	out.Body = memberView{Member: m, Revision: revision}
+	return out, nil
+}
+
+func (a *API) getMember(ctx context.Context, c *call, in *memberPath) (*memberOut, error) {
+	d := a.Directory.Read(c.Env, in.ID)
+	m, err := d.Member(ctx, in.Member)
+	if err != nil {
+		return nil, err
+	}
+	out := &memberOut{Status: http.StatusOK, Body: memberView{Member: m}}
+	if out.Body.Groups, err = d.GroupsOf(ctx, usher.Holder{ID: in.Member}); err != nil {
+		return nil, err
+	}
+	list, err := d.Assignments(ctx, store.AssignmentFilter{Holder: &usher.Holder{ID: in.Member}}, "", 1000)
+	for i := range list {
+		out.Body.Assignments = append(out.Body.Assignments, showAssignment(&list[i]))
+	}
+	return out, err
+}
+
+func (a *API) listMembers(ctx context.Context, c *call, in *listIn) (*listOut[usher.Member], error) {
+	return listOf(ctx, a, c, in, store.Directory.Members, func(m *usher.Member) string { return m.ID })
+}
+
+func (a *API) deleteMember(ctx context.Context, c *call, in *memberPath) (*struct{}, error) {
+	if _, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err != nil {
+		return nil, err
+	}
+	_, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "member.delete", in.Member, ""), in.ID, directory.Change{DropMembers: []string{in.Member}})
+	return nil, err
+}

@@ -1,0 +1,66 @@
+package api
+
+import (
+	"context"
+	"slices"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/directory"
+)
+
+func (a *API) listRoles(ctx context.Context, c *call, in *pathID) (*listOut[directory.RoleView], error) {
+	all, err := a.Directory.Roles(ctx, c.Env, in.ID)
+	return listed(all, ""), err
+}
+
+type customRolePath struct {
+	ID   string `path:"id" doc:"The customer"`
+	Role string `path:"role"`
+}
+
+type customRoleIn struct {
+	ID   string `path:"id" doc:"The customer"`
+	Role string `path:"role"`
+	Body struct {
+		Title       string   `json:"title,omitempty"`
+		Permissions []string `json:"permissions,omitempty" maxItems:"1000" doc:"Keys, and patterns such as report.* and **"`
+		Includes    []string `json:"includes,omitempty" maxItems:"1000"`
+		By          string   `json:"by,omitempty" doc:"The member on whose behalf it is made, who cannot give what it does not hold"`
+		Reason      string   `json:"reason,omitempty" maxLength:"500"`
+	}
+	RawBody []byte
+}
+
+type customRoleOut struct{ Body directory.RoleView }
+
+func (a *API) putCustomRole(ctx context.Context, c *call, in *customRoleIn) (*customRoleOut, error) {
+	if err := noNulls(in.RawBody); err != nil {
+		return nil, err
+	}
+	r := usher.Role{Key: in.Role, Title: in.Body.Title, Permissions: in.Body.Permissions, Includes: in.Body.Includes}
+	_, err := a.apply(ctx, c, "role.put", in.Role, in.Body.Reason, in.ID, directory.Change{Roles: []usher.Role{r}, By: in.Body.By})
+	if err != nil {
+		return nil, located(err, "roles")
+	}
+	all, err := a.Directory.Roles(ctx, c.Env, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := &customRoleOut{}
+	if i := slices.IndexFunc(all, func(v directory.RoleView) bool { return v.Key == in.Role }); i >= 0 {
+		out.Body = all[i]
+	}
+	return out, nil
+}
+
+func (a *API) deleteCustomRole(ctx context.Context, c *call, in *customRolePath) (*struct{}, error) {
+	all, err := a.Directory.Read(c.Env, in.ID).Roles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(all, func(r usher.Role) bool { return r.Key == in.Role }) {
+		return nil, usher.Errorf(usher.NotFound, "customer %q has no role %q of its own", in.ID, in.Role)
+	}
+	_, err = a.apply(ctx, c, "role.delete", in.Role, "", in.ID, directory.Change{DropRoles: []string{in.Role}})
+	return nil, err
+}

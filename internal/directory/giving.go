@@ -1,0 +1,137 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// span is from when until when an assignment is in force; no until: for good.
+type span struct {
+	from  time.Time
+	until time.Time
+}
+
+func spanOf(a *usher.Assignment) span {
+	s := span{from: a.From}
+	if a.Until != nil {
+		s.until = *a.Until
+	}
+	return s
+}
+
+// within reports whether s is in force at no instant at which t is not.
+func (s span) within(t span) bool {
+	return !s.from.Before(t.from) && (t.until.IsZero() || !s.until.IsZero() && !s.until.After(t.until))
+}
+
+// given checks that whoever gives has what it gives (A05), that roles exist, and
+// that nobody gives to itself on its own behalf (A12).
+func (w *work) given(m Meta) error {
+	var p problems
+	for i := range w.change.Assignments {
+		a := &w.change.Assignments[i]
+		if !w.roles.Has(a.Role) {
+			p.add(fmt.Sprintf("assignments[%d].role", i), "there is no role %.80q", a.Role)
+		}
+		if a.GrantedBy == "" {
+			a.GrantedBy = m.Actor.String()
+			if w.c.By != "" {
+				a.GrantedBy = "member:" + w.c.By
+			}
+		}
+	}
+	if err := p.err(); err != nil {
+		return err
+	}
+	if w.c.By == "" {
+		return nil
+	}
+	giver, err := w.s.cfg.Live.Member(w.ctx, w.env, w.change.Customer, w.c.By, w.now)
+	if err != nil {
+		return err
+	}
+	if !giver.Active() {
+		return usher.Errorf(usher.Refused, "the member %q, on whose behalf this is done, is unknown or not active", w.c.By)
+	}
+	w.has, w.own = giver.Holds(w.now), map[string]span{}
+	facts, err := w.before.Facts(w.ctx, []string{w.c.By}, w.now, 0)
+	if err != nil {
+		return err
+	}
+	for _, a := range facts[w.c.By].Assignments {
+		w.own[a.ID] = spanOf(&a)
+	}
+	for i := range w.change.Roles {
+		r := &w.change.Roles[i]
+		if beyond := w.lacks(w.roles.Asked(r.Permissions, r.Includes)); len(beyond) > 0 {
+			return usher.Errorf(usher.Refused, "the role %q would give what %q does not hold: %s", r.Key, w.c.By, few(beyond))
+		}
+	}
+	for i := range w.change.Assignments {
+		a := &w.change.Assignments[i]
+		if !a.Holder.Group && a.Holder.ID == w.c.By {
+			return usher.Errorf(usher.Refused, "%q cannot give itself a role", w.c.By)
+		}
+		if beyond := w.lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
+			return usher.Errorf(usher.Refused, "%q cannot give the role %q: it does not hold %s itself", w.c.By, a.Role, few(beyond))
+		}
+	}
+	return nil
+}
+
+// lacks is what of some permissions the member on whose behalf it is done cannot
+// hand on.
+func (w *work) lacks(permissions []string) []string {
+	return slices.DeleteFunc(slices.Clone(permissions), func(key string) bool { return w.has[key] })
+}
+
+// joined checks, with the directory as it will be, that a member on whose behalf
+// somebody is put into groups holds what the groups give, and that none of the
+// change gives it a role itself (A05, A12).
+func (w *work) joined(d store.Directory) error {
+	if w.c.By == "" {
+		return nil
+	}
+	facts, err := d.Facts(w.ctx, []string{w.c.By}, w.now, 0)
+	if err != nil {
+		return err
+	}
+	mine := facts[w.c.By].Assignments
+	for i := range mine {
+		a := &mine[i]
+		if was, ok := w.own[a.ID]; !ok || !spanOf(a).within(was) {
+			return usher.Errorf(usher.Refused, "%q cannot give itself the role %q, also not through a group", w.c.By, a.Role)
+		}
+	}
+	seen := map[string]bool{}
+	for _, m := range w.change.Join {
+		if seen[m.Group] {
+			continue
+		}
+		seen[m.Group] = true
+		above, err := d.Above(w.ctx, m.Group)
+		if err != nil {
+			return err
+		}
+		for _, group := range append(above, m.Group) {
+			held, err := d.Assignments(w.ctx, store.AssignmentFilter{Holder: &usher.Holder{Group: true, ID: group}}, "", 1<<30)
+			if err != nil {
+				return err
+			}
+			for i := range held {
+				a := &held[i]
+				if a.Until != nil && !a.Until.After(w.now) {
+					continue
+				}
+				if beyond := w.lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
+					return usher.Errorf(usher.Refused, "%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself", w.c.By, m.Group, a.Role, few(beyond))
+				}
+			}
+		}
+	}
+	return nil
+}

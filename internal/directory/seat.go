@@ -1,0 +1,118 @@
+package directory
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/access"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// touched finds whose roles the change touches, as the directory is before it.
+func (w *work) touched(old []usher.Role) (err error) {
+	w.splits = w.book.Separates()
+	if w.seats = w.book.Seated() || len(w.change.DropMembers) > 0; !w.seats {
+		if w.seats, err = w.before.HasRoleSeats(w.ctx); err != nil {
+			return err
+		}
+	}
+	if w.seats || w.splits {
+		w.members, err = w.affected(w.before, w.book.Customer(old))
+	}
+	return err
+}
+
+// affected lists the members whose roles the change touches, as a directory has
+// them: itself or through groups.
+func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error) {
+	members, groups := map[string]bool{}, map[string]bool{}
+	add := func(h usher.Holder) {
+		if h.Group {
+			groups[h.ID] = true
+		} else {
+			members[h.ID] = true
+		}
+	}
+	for i := range w.change.Members {
+		members[w.change.Members[i].ID] = true
+	}
+	for _, id := range w.change.DropMembers {
+		members[id] = true
+	}
+	for _, id := range w.change.DropGroups {
+		groups[id] = true
+	}
+	for _, list := range [][]usher.Membership{w.change.Join, w.change.Leave} {
+		for _, m := range list {
+			add(m.Holder)
+		}
+	}
+	for i := range w.change.Assignments {
+		add(w.change.Assignments[i].Holder)
+	}
+	for _, id := range w.change.DropAssignments {
+		a, err := d.Assignment(w.ctx, id)
+		if usher.ErrorCode(err) == usher.NotFound {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		add(a.Holder)
+	}
+	// A role that changes touches all who hold it, or another that includes it.
+	if len(w.change.Roles)+len(w.change.DropRoles) > 0 {
+		var changed []string
+		for i := range w.change.Roles {
+			changed = append(changed, w.change.Roles[i].Key)
+		}
+		changed = append(changed, w.change.DropRoles...)
+		all, err := d.Assignments(w.ctx, store.AssignmentFilter{}, "", 1<<30)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			if slices.ContainsFunc(changed, func(key string) bool { return roles.Includes(all[i].Role, key) || w.roles.Includes(all[i].Role, key) }) {
+				add(all[i].Holder)
+			}
+		}
+	}
+	under, err := d.Under(w.ctx, slices.Collect(maps.Keys(groups)))
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range under {
+		members[id] = true
+	}
+	return slices.Sorted(maps.Keys(members)), nil
+}
+
+// holdings is the seats that a member's roles ask for, now or later, each with
+// when it ends (zero: it does not), and the roles themselves.
+func (w *work) holdings(f *store.MemberFacts) (ends map[string]time.Time, held []string) {
+	for i := range f.Assignments {
+		a := &f.Assignments[i]
+		held = append(held, a.Role)
+		if f.Member == nil || !f.Member.Active {
+			continue
+		}
+		for _, feature := range w.roles.Seats(a.Role) {
+			if ends == nil {
+				ends = map[string]time.Time{}
+			}
+			end, there := ends[feature]
+			switch {
+			case a.Until == nil:
+				ends[feature] = time.Time{}
+			case !there || !end.IsZero() && end.Before(*a.Until):
+				ends[feature] = *a.Until
+			}
+		}
+	}
+	return ends, held
+}
+
+// wanted is what the change does to seats, once check has looked: what roles ask
+// for is taken, what roles took and none asks for any more is freed.
+func (w *work) wanted(store.Directory) (store.SeatNeeds, error) { return w.needs, nil }

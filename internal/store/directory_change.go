@@ -1,0 +1,284 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// SeatNeeds is what a change of a directory does to seats: what the roles of the
+// members that it touches ask for, after it.
+type SeatNeeds struct {
+	Members []string // that the change touches; a seat that a role took and none needs any more is freed
+	Gone    []string // of them, those who are members no longer: all their seats are freed
+	// Needs is by member and feature: when the last role that asks for the seat
+	// ends; the zero time: it does not.
+	Needs map[string]map[string]time.Time
+}
+
+// DirectoryChange is one atomic change of a customer's directory.
+type DirectoryChange struct {
+	Env      usher.Environment
+	Meta     Meta
+	Customer string
+	Basis    int64 // what it was computed from: Directory.Revision
+
+	// Each becomes the current row of its id, new or not.
+	Members     []usher.Member
+	Groups      []usher.Group
+	Join        []usher.Membership
+	Roles       []usher.Role
+	Assignments []usher.Assignment
+	Resources   []usher.Resource
+	// What is no longer there; what was not there already does not matter.
+	// A member or group that goes leaves its groups and assignments. The
+	// properties of a member that goes are erased from all of its past.
+	DropMembers     []string
+	DropGroups      []string
+	Leave           []usher.Membership
+	DropRoles       []string
+	DropAssignments []string
+	DropResources   []usher.Resource
+
+	// Check looks at the directory as it will be. Its error undoes the change,
+	// and is returned as it is. It may run several times.
+	Check func(d Directory) error
+
+	Answer *StoredAnswer // nil: no idempotency key was given
+}
+
+// ChangeDirectory applies c whole or not at all and returns its revision. It
+// returns ErrKeyTaken where the answer's key has one already, ErrStale where the
+// directory has changed since the basis, and NotFound where the customer is
+// unknown or deleted.
+func (db *DB) ChangeDirectory(ctx context.Context, c *DirectoryChange) (revision int64, err error) {
+	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
+		revision, err = db.changeDirectory(ctx, tx, c)
+		return err
+	})
+	return revision, err
+}
+
+func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChange) (int64, error) {
+	revision, _, err := raise(ctx, tx, c.Env)
+	if err != nil {
+		return 0, err
+	}
+	var basis, deleted int64
+	lock := ""
+	if db.dialect == Postgres {
+		lock = " FOR UPDATE"
+	}
+	err = tx.QueryRowContext(ctx, `SELECT access_revision, deleted_at FROM customer WHERE env = $1 AND id = $2`+lock, string(c.Env), c.Customer).Scan(&basis, &deleted)
+	if err == sql.ErrNoRows || err == nil && deleted != 0 {
+		return 0, usher.Errorf(usher.NotFound, "no customer %q", c.Customer)
+	} else if err != nil {
+		return 0, err
+	}
+	if basis != c.Basis {
+		return 0, ErrStale
+	}
+	if err := keyFree(ctx, tx, c.Env, c.Answer); err != nil {
+		return 0, err
+	}
+	if _, err := exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(c.Env), c.Customer, revision); err != nil {
+		return 0, err
+	}
+	w := directoryWriter{ctx: ctx, tx: tx, env: string(c.Env), customer: c.Customer, revision: revision}
+	w.drop(c)
+	w.put(c)
+	if w.err != nil {
+		return 0, w.err
+	}
+	if c.Check != nil {
+		if err := c.Check(Directory{db: db, r: tx, env: c.Env, customer: c.Customer}); err != nil {
+			return 0, err
+		}
+	}
+	if err := storeAnswer(ctx, tx, c.Env, revision, c.Answer); err != nil {
+		return 0, err
+	}
+	c.Meta.directory = true
+	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Meta)
+}
+
+// ChangeDirectory does in a batch what DB.ChangeDirectory does alone. Where it
+// returns an error, nothing of it is left in the batch; undo takes back a change
+// that was made.
+func (u *UsageTx) ChangeDirectory(c *DirectoryChange) (revision int64, undo func() error, err error) {
+	if _, err := u.tx.ExecContext(u.ctx, `SAVEPOINT directory`); err != nil {
+		return 0, nil, err
+	}
+	undo = func() error {
+		_, err := u.tx.ExecContext(u.ctx, `ROLLBACK TO SAVEPOINT directory`)
+		return err
+	}
+	revision, err = u.db.changeDirectory(u.ctx, u.tx, c)
+	if err != nil {
+		return 0, nil, errors.Join(err, undo())
+	}
+	return revision, undo, nil
+}
+
+// LockEnvironments takes the environments' locks before any customer's: the
+// order that all changes take. Only PostgreSQL has other writers to lock out.
+func (u *UsageTx) LockEnvironments(envs []usher.Environment) error {
+	if u.db.dialect != Postgres {
+		return nil
+	}
+	for _, env := range envs {
+		if _, err := u.tx.ExecContext(u.ctx, `SELECT 1 FROM environment WHERE env = $1 FOR UPDATE`, string(env)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// directoryWriter writes rows until the first error.
+type directoryWriter struct {
+	ctx           context.Context
+	tx            *sql.Tx
+	env, customer string
+	revision      int64
+	err           error
+}
+
+// close ends the current rows that where says. A row that began with this very
+// change is no history: it goes.
+func (w *directoryWriter) close(table, where string, args ...any) {
+	if w.err != nil {
+		return
+	}
+	args = append([]any{w.env, w.customer, w.revision}, args...)
+	_, w.err = exec(w.ctx, w.tx, `DELETE FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND recorded_from = $3`+where, args...)
+	if w.err == nil {
+		_, w.err = exec(w.ctx, w.tx, `UPDATE `+table+` SET recorded_until = $3 WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`+where, args...)
+	}
+}
+
+func (w *directoryWriter) add(table, columns string, args ...any) {
+	if w.err != nil {
+		return
+	}
+	args = append([]any{w.env, w.customer, w.revision}, args...)
+	_, w.err = exec(w.ctx, w.tx, `INSERT INTO `+table+` (env, customer, recorded_from, `+columns+`) VALUES (`+places(len(args), 1)+`)`, args...)
+}
+
+func (w *directoryWriter) body(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	return string(b)
+}
+
+func (w *directoryWriter) drop(c *DirectoryChange) {
+	for _, m := range c.Leave {
+		w.close("membership", ` AND grp = $4 AND holder = $5 AND is_group = $6`, m.Group, m.Holder.ID, bit(m.Holder.Group))
+	}
+	for _, id := range c.DropAssignments {
+		w.close("assignment", ` AND id = $4`, id)
+	}
+	for _, id := range c.DropRoles {
+		w.close("custom_role", ` AND id = $4`, id)
+	}
+	for _, r := range c.DropResources {
+		w.close("resource", ` AND type = $4 AND id = $5`, r.Type, r.ID)
+		w.erase("resource", ` AND type = $3 AND id = $4`, w.body(usher.Resource{Type: r.Type, ID: r.ID}), r.Type, r.ID)
+	}
+	for _, id := range c.DropGroups {
+		w.close("groups", ` AND id = $4`, id)
+		w.close("membership", ` AND (grp = $4 OR holder = $4 AND is_group = 1)`, id)
+		w.close("assignment", ` AND holder = $4 AND is_group = 1`, id)
+	}
+	for _, id := range c.DropMembers {
+		w.close("member", ` AND id = $4`, id)
+		w.close("membership", ` AND holder = $4 AND is_group = 0`, id)
+		w.close("assignment", ` AND holder = $4 AND is_group = 0`, id)
+		w.erase("member", ` AND id = $3`, "", id)
+	}
+}
+
+// erase takes personal data out of all of the past (S36): what decides without
+// it stays.
+func (w *directoryWriter) erase(table, where, body string, args ...any) {
+	if w.err != nil {
+		return
+	}
+	if table == "resource" {
+		_, w.err = exec(w.ctx, w.tx, `UPDATE resource SET body = $`+fmt.Sprint(len(args)+3)+` WHERE env = $1 AND customer = $2`+where, append(append([]any{w.env, w.customer}, args...), body)...)
+		return
+	}
+	for _, active := range []bool{true, false} {
+		bare := w.body(usher.Member{ID: args[0].(string), Type: usher.DefaultMemberType, Active: active})
+		_, err := exec(w.ctx, w.tx, `UPDATE member SET body = $4, user_name = '', external_id = '' WHERE env = $1 AND customer = $2 AND id = $3 AND active = $5`,
+			w.env, w.customer, args[0], bare, bit(active))
+		if w.err = err; err != nil {
+			return
+		}
+	}
+}
+
+func (w *directoryWriter) put(c *DirectoryChange) {
+	for i := range c.Members {
+		m := &c.Members[i]
+		w.close("member", ` AND id = $4`, m.ID)
+		w.add("member", `id, active, user_name, external_id, body`, m.ID, bit(m.Active), strings.ToLower(textOf(m.Properties, "userName")), textOf(m.Properties, "externalId"), w.body(m))
+	}
+	for i := range c.Groups {
+		g := &c.Groups[i]
+		w.close("groups", ` AND id = $4`, g.ID)
+		w.add("groups", `id, name, external_id, body`, g.ID, strings.ToLower(g.Title), textOf(g.Properties, "externalId"), w.body(g))
+	}
+	for _, m := range c.Join {
+		w.close("membership", ` AND grp = $4 AND holder = $5 AND is_group = $6`, m.Group, m.Holder.ID, bit(m.Holder.Group))
+		w.add("membership", `grp, holder, is_group`, m.Group, m.Holder.ID, bit(m.Holder.Group))
+	}
+	for i := range c.Roles {
+		r := &c.Roles[i]
+		w.close("custom_role", ` AND id = $4`, r.Key)
+		w.add("custom_role", `id, body`, r.Key, w.body(r))
+	}
+	for i := range c.Assignments {
+		a := &c.Assignments[i]
+		w.close("assignment", ` AND id = $4`, a.ID)
+		w.add("assignment", `id, is_group, holder, role, resource_type, resource_id, from_at, until_at, body`,
+			a.ID, bit(a.Holder.Group), a.Holder.ID, a.Role, a.ResourceType, a.ResourceID, micros(a.From), end(a.Until), w.body(a))
+	}
+	for i := range c.Resources {
+		r := &c.Resources[i]
+		w.close("resource", ` AND type = $4 AND id = $5`, r.Type, r.ID)
+		w.add("resource", `type, id, body`, r.Type, r.ID, w.body(r))
+	}
+}
+
+func textOf(properties map[string]any, name string) string {
+	s, _ := properties[name].(string)
+	return s
+}
+
+// closeDirectory ends all of a deleted customer's directory and erases its
+// people's properties (S36).
+func closeDirectory(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string) error {
+	w := directoryWriter{ctx: ctx, tx: tx, env: string(env), customer: customer, revision: revision}
+	for _, table := range []string{"member", "groups", "membership", "custom_role", "assignment", "resource"} {
+		w.close(table, ``)
+	}
+	members, err := column(ctx, tx, `SELECT DISTINCT id FROM member WHERE env = $1 AND customer = $2`, string(env), customer)
+	if err != nil {
+		return err
+	}
+	for _, id := range members {
+		w.erase("member", ` AND id = $3`, "", id)
+	}
+	if w.err == nil {
+		_, w.err = exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(env), customer, revision)
+	}
+	return w.err
+}

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// RolesHeld is how often each role is assigned in an environment; what has ended
+// by at does not count.
+func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time) (map[string]int64, error) {
+	type row struct {
+		role string
+		n    int64
+	}
+	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.role, &v.n) },
+		`SELECT role, count(*) FROM assignment WHERE env = $1 AND recorded_until IS NULL AND until_at > $2 GROUP BY role`, string(env), micros(at))
+	all := make(map[string]int64, len(rows))
+	for _, r := range rows {
+		all[r.role] = r.n
+	}
+	return all, err
+}
+
+// CustomRoleKeys reads the keys of all customers' own roles, each once.
+func (db *DB) CustomRoleKeys(ctx context.Context, env usher.Environment) ([]string, error) {
+	return list(ctx, db, scanText, `SELECT DISTINCT id FROM custom_role WHERE env = $1 AND recorded_until IS NULL ORDER BY id`, string(env))
+}
+
+// RoleHolder is one assignment, as far as rules about all of them ask.
+type RoleHolder struct {
+	Customer string
+	Holder   usher.Holder
+	Role     string
+}
+
+// RoleHolders reads who holds any of the roles, in all of an environment, by
+// customer; what has ended by at does not count.
+func (db *DB) RoleHolders(ctx context.Context, env usher.Environment, roles []string, at time.Time) (all []RoleHolder, err error) {
+	for part := range slices.Chunk(roles, rowsAtOnce) {
+		args := []any{string(env), micros(at)}
+		for _, r := range part {
+			args = append(args, r)
+		}
+		found, err := list(ctx, db, func(row *sql.Rows, h *RoleHolder) error {
+			var group int64
+			err := row.Scan(&h.Customer, &group, &h.Holder.ID, &h.Role)
+			h.Holder.Group = group != 0
+			return err
+		}, `SELECT customer, is_group, holder, role FROM assignment WHERE env = $1 AND until_at > $2 AND recorded_until IS NULL AND role IN (`+places(len(part), 3)+`)`, args...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	slices.SortStableFunc(all, func(x, y RoleHolder) int { return strings.Compare(x.Customer, y.Customer) })
+	return all, nil
+}
