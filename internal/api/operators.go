@@ -15,9 +15,27 @@ type operatorOut struct{ Body store.Operator }
 type createOperatorIn struct {
 	Body struct {
 		Name  string `json:"name,omitempty" maxLength:"255"`
-		Email string `json:"email,omitempty" maxLength:"254" doc:"What one logs in with"`
+		Email string `json:"email,omitempty" maxLength:"254" doc:"Nobody is found by it at an identity provider"`
+		OperatorSubject
 	}
 	RawBody []byte
+}
+
+// OperatorSubject is who an operator is at an identity provider.
+type OperatorSubject struct {
+	Subject *string `json:"subject,omitempty" nullable:"false" maxLength:"255" doc:"Who this is at the identity provider, its sub: whoever logs in there as that is this operator"`
+	Issuer  string  `json:"issuer,omitempty" maxLength:"1024" doc:"Of the subject; absent: of the identity provider that is set up"`
+}
+
+// subject is nil where there is none.
+func (s *OperatorSubject) subject() (*auth.Subject, error) {
+	if s.Subject == nil {
+		if s.Issuer != "" {
+			return nil, invalid("body.subject", "must be there, beside issuer")
+		}
+		return nil, nil
+	}
+	return &auth.Subject{Issuer: s.Issuer, Subject: *s.Subject}, nil
 }
 
 type patchOperatorIn struct {
@@ -26,6 +44,7 @@ type patchOperatorIn struct {
 		Name   *string `json:"name,omitempty" nullable:"false" maxLength:"255" doc:"\"\" erases it"`
 		Email  *string `json:"email,omitempty" nullable:"false" maxLength:"254" doc:"\"\" erases it"`
 		Active *bool   `json:"active,omitempty" nullable:"false" doc:"false: may do nothing, and keeps its roles"`
+		OperatorSubject
 	}
 	RawBody []byte
 }
@@ -87,9 +106,10 @@ type listElevationsIn struct {
 var (
 	listOperatorsDoc  = doc{ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first"}
 	getOperatorDoc    = doc{ID: "getOperator", Tag: "Operators", Summary: "An operator and its roles"}
-	createOperatorDoc = doc{ID: "createOperator", Tag: "Operators", Summary: "Make an operator, who has no role yet", Status: http.StatusCreated}
-	patchOperatorDoc  = doc{ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
-		Text: "Whoever may do more than the caller is a 403. The last owner stays active: 422."}
+	createOperatorDoc = doc{ID: "createOperator", Tag: "Operators", Summary: "Make an operator, who has no role yet", Status: http.StatusCreated,
+		Text: "With a subject it is who logs in with the identity provider as that; one who is an operator already is a 409."}
+	patchOperatorDoc = doc{ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
+		Text: "Whoever may do more than the caller is a 403. The last owner stays active: 422. A subject takes the place of the one before of that issuer, whose sessions end; \"\" only ends it; one who is another operator already is a 409."}
 	deleteOperatorDoc = doc{ID: "deleteOperator", Tag: "Operators", Summary: "Erase an operator", Status: http.StatusNoContent,
 		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}
 	putRoleDoc = doc{ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
@@ -123,7 +143,21 @@ func (a *API) createOperator(ctx context.Context, c *call, in *createOperatorIn)
 	if err := noNulls(in.RawBody); err != nil {
 		return nil, err
 	}
-	o, err := a.Auth.CreateOperator(ctx, by(c), auth.NewOperator{Name: in.Body.Name, Email: in.Body.Email})
+	if err := c.MayMakeOperators(); err != nil {
+		return nil, err
+	}
+	n := auth.NewOperator{Name: in.Body.Name, Email: in.Body.Email}
+	as, err := in.Body.subject()
+	if err != nil {
+		return nil, err
+	}
+	if as != nil {
+		if as.Subject == "" {
+			return nil, invalid("body.subject", "must not be empty")
+		}
+		n.Subject = *as
+	}
+	o, err := a.Auth.CreateOperator(ctx, by(c), n)
 	return &operatorOut{o}, inBody(err)
 }
 
@@ -131,7 +165,11 @@ func (a *API) patchOperator(ctx context.Context, c *call, in *patchOperatorIn) (
 	if err := noNulls(in.RawBody); err != nil {
 		return nil, err
 	}
-	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, by(c), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active})
+	as, err := in.Body.subject()
+	if err != nil {
+		return nil, err
+	}
+	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, by(c), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
 	return &operatorOut{o}, inBody(err)
 }
 

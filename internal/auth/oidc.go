@@ -59,8 +59,7 @@ func (c OIDC) Check() error {
 	}
 	var list []usher.Problem
 	wrong := func(where, what string) { list = append(list, usher.Problem{Location: where, Message: what}) }
-	u, err := url.Parse(c.Issuer)
-	if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
+	if !issuerAddress(c.Issuer) {
 		wrong("oidc-issuer", "must be an https address, such as https://login.example.com")
 	}
 	if c.ClientID == "" {
@@ -79,6 +78,12 @@ func (c OIDC) Check() error {
 		return &usher.Error{Code: usher.Invalid, Detail: "the identity provider cannot be used", Problems: list}
 	}
 	return nil
+}
+
+// issuerAddress reports whether an issuer can be one.
+func issuerAddress(issuer string) bool {
+	u, err := url.Parse(issuer)
+	return err == nil && len(issuer) <= 1024 && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()))
 }
 
 func loopback(host string) bool {
@@ -377,7 +382,7 @@ func (s *Service) identify(ctx context.Context, p *knownProvider, secret, code s
 	switch {
 	case subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(derived(secret, "nonce"))) != 1:
 		return who, not("its nonce is of another login")
-	case id.Subject == "" || len(id.Subject) > 255:
+	case id.Subject == "" || len(id.Subject) > maxSubject:
 		return who, not("its subject is empty or too long")
 	case claims.AuthorizedParty != "" && claims.AuthorizedParty != s.c.OIDC.ClientID, claims.AuthorizedParty == "" && len(id.Audience) > 1:
 		return who, not("it was made for another client")

@@ -21,7 +21,13 @@ type Operator = store.Operator
 type NewOperator struct {
 	Name  string // "" is none
 	Email string // "" is none
+	// Subject is who the operator is at an identity provider, and comes in as; the
+	// zero Subject is nobody. An empty Issuer is the configured one.
+	Subject Subject
 }
+
+// Subject is somebody at an identity provider.
+type Subject = store.Subject
 
 // errOperator says the same for an operator who is not there and one who is not
 // active.
@@ -41,14 +47,19 @@ func (s *Service) OperatorIdentity(ctx context.Context, operatorID string, env u
 	if !st.found || !st.value.Active {
 		return Identity{}, errOperator
 	}
-	i := Identity{Env: env, Actor: usher.Actor{Kind: "operator", ID: operatorID}, Properties: true}
-	for _, r := range st.value.Roles {
+	return identityOfOperator(st.value, env, now), nil
+}
+
+// identityOfOperator is who an active operator is.
+func identityOfOperator(o Operator, env usher.Environment, now time.Time) Identity {
+	i := Identity{Env: env, Actor: usher.Actor{Kind: "operator", ID: o.ID}, Properties: true}
+	for _, r := range o.Roles {
 		if r.InForce(now) {
 			i.roles = append(i.roles, r)
 		}
 	}
 	i.perms = held(i.roles, env, time.Unix(0, 0))
-	return i, nil
+	return i
 }
 
 // held is what roles in force give in an environment, those apart that end
@@ -98,6 +109,9 @@ func (i *Identity) lasting(env usher.Environment, until time.Time) (s permSet) {
 // gives in an environment ("" is both), and does so until a time; nil is for
 // good.
 func (i *Identity) MayGive(role string, env usher.Environment, until *time.Time) error {
+	if err := i.MayMakeOperators(); err != nil {
+		return err
+	}
 	var end time.Time
 	if until != nil {
 		end = *until
@@ -113,9 +127,50 @@ func (i *Identity) MayGive(role string, env usher.Environment, until *time.Time)
 	return nil
 }
 
+// MayMakeOperators returns Forbidden where the caller is a key of one customer:
+// operators are for all of them.
+func (i *Identity) MayMakeOperators() error {
+	if i.Customer != "" {
+		return usher.Errorf(usher.Forbidden, "your key is of the customer %q: operators, who work for all customers, are changed with a key that has none", i.Customer)
+	}
+	return nil
+}
+
+// inside checks once more, within the change's own transaction, that the caller
+// may still do it: who called, if an operator, and whom it is about may have
+// changed meanwhile. about is "" where only the caller counts.
+func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o Operator) error) store.May {
+	return func(read func(id string) (Operator, error)) error {
+		me := *i
+		if i.Actor.Kind == "operator" {
+			o, err := read(i.Actor.ID)
+			if usher.ErrorCode(err) == usher.NotFound || err == nil && !o.Active {
+				return errOperator
+			}
+			if err != nil {
+				return err
+			}
+			if me = identityOfOperator(o, i.Env, now); !me.Allows(PermOperatorsWrite) && i.Allows(PermOperatorsWrite) {
+				return usher.Errorf(usher.Forbidden, "you may not change operators any more: %s was taken from you meanwhile", PermOperatorsWrite)
+			}
+		}
+		var o Operator
+		if about != "" {
+			var err error
+			if o, err = read(about); err != nil {
+				return err
+			}
+		}
+		return check(&me, o)
+	}
+}
+
 // mayTouch returns Forbidden unless the caller holds now what all roles of an
 // operator give, past ones apart: nobody changes those who may do more.
 func (i *Identity) mayTouch(o Operator, now time.Time) error {
+	if err := i.MayMakeOperators(); err != nil {
+		return err
+	}
 	for _, r := range o.Roles {
 		if r.Until != nil && !now.Before(*r.Until) {
 			continue
@@ -147,6 +202,9 @@ func (s *Service) random(n int) ([]byte, error) {
 const (
 	maxName  = 255
 	maxEmail = 254 // RFC 5321, 4.5.3.1.3
+	// maxSubject bounds who somebody is at a provider, in bytes (OpenID Connect
+	// Core 1.0, 2).
+	maxSubject = 255
 	// MaxReason bounds reasons and notes, in bytes.
 	MaxReason = 1000
 )
@@ -193,13 +251,44 @@ func validText(s string) bool {
 	return true
 }
 
-// CreateOperator makes an operator, who has no role yet.
+// CreateOperator makes an operator, who has no role yet. Conflict where another
+// has the address, or is who is named at the identity provider.
 func (s *Service) CreateOperator(ctx context.Context, by By, n NewOperator) (Operator, error) {
 	o, err := s.newOperator(n)
 	if err != nil {
 		return Operator{}, err
 	}
-	return o, s.c.DB.CreateOperator(ctx, o, by.meta(o.CreatedAt))
+	if n.Subject != (Subject{}) {
+		if n.Subject, err = s.subject(n.Subject, false); err != nil {
+			return Operator{}, err
+		}
+		o.Linked = true
+	}
+	if err := s.c.DB.CreateOperator(ctx, o, n.Subject, by.meta(o.CreatedAt)); err != nil {
+		return Operator{}, err
+	}
+	return o, nil
+}
+
+// subject is as with the configured issuer where it names none. An empty subject
+// is taken where none says so.
+func (s *Service) subject(as Subject, none bool) (Subject, error) {
+	var wrong []usher.Problem
+	if as.Issuer == "" {
+		if as.Issuer = s.c.OIDC.Issuer; as.Issuer == "" {
+			wrong = append(wrong, usher.Problem{Location: "issuer", Message: "must be there: no identity provider is set up whose it could be"})
+		}
+	} else if !issuerAddress(as.Issuer) {
+		wrong = append(wrong, usher.Problem{Location: "issuer", Message: "must be the provider's issuer, an https address, such as https://login.example.com"})
+	}
+	switch {
+	case as.Subject == "" && none:
+	case as.Subject == "":
+		wrong = append(wrong, usher.Problem{Location: "subject", Message: "must be there: what the provider puts into sub"})
+	case len(as.Subject) > maxSubject || usher.CheckID("subject", as.Subject) != nil:
+		wrong = append(wrong, usher.Problem{Location: "subject", Message: fmt.Sprintf("must be what the provider puts into sub: at most %d bytes, without control characters", maxSubject)})
+	}
+	return as, problems(wrong)
 }
 
 func (s *Service) newOperator(n NewOperator) (o Operator, err error) {
@@ -223,7 +312,8 @@ func (s *Service) Operator(ctx context.Context, id string) (Operator, error) {
 }
 
 // UpdateOperator changes an operator. Forbidden where it may do more than the
-// caller; Refused where it is the last owner and would not be active.
+// caller; Conflict as CreateOperator; Refused where it is the last owner and would
+// not be active.
 func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by By, id string, u store.OperatorUpdate) (Operator, error) {
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {
@@ -245,7 +335,14 @@ func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by By, id s
 		}
 		u.Email = &e
 	}
-	err = s.c.DB.UpdateOperator(ctx, id, u, by.meta(now))
+	if u.Subject != nil {
+		as, err := s.subject(*u.Subject, true)
+		if err != nil {
+			return Operator{}, err
+		}
+		u.Subject = &as
+	}
+	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by.meta(now))
 	s.operators.forget(id)
 	if err != nil {
 		return Operator{}, err
@@ -264,7 +361,7 @@ func (s *Service) DeleteOperator(ctx context.Context, who *Identity, by By, id s
 	if err := who.mayTouch(o, now); err != nil {
 		return err
 	}
-	err = s.c.DB.DeleteOperator(ctx, id, by.meta(now))
+	err = s.c.DB.DeleteOperator(ctx, id, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by.meta(now))
 	s.operators.forget(id)
 	return err
 }
@@ -301,8 +398,11 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by By, id string, 
 	}
 	now := s.now()
 	r := store.OperatorRole{Role: n.Role, Environment: n.Environment, From: cut(n.From), Source: usher.SourceManual, GrantedBy: by.Actor.String(), Reason: n.Reason}
-	if n.From.IsZero() {
+	switch {
+	case n.From.IsZero():
 		r.From = now
+	case r.From.Before(now): // what was done meanwhile was done without it (A07)
+		return Operator{}, problems([]usher.Problem{{Location: "from", Message: "must not have passed: leave it out for a role that holds from now on"}})
 	}
 	if n.Until != nil {
 		t := cut(*n.Until)
@@ -324,7 +424,7 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by By, id string, 
 	if r.ID, err = s.id("oas_"); err != nil {
 		return Operator{}, err
 	}
-	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, by.meta(now))
+	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by.meta(now))
 	s.operators.forget(id)
 	if err != nil {
 		return Operator{}, err
@@ -343,7 +443,7 @@ func (s *Service) DeleteRole(ctx context.Context, who *Identity, by By, id, role
 	if err := who.MayGive(role, env, &now); err != nil {
 		return err
 	}
-	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, by.meta(now))
+	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(role, env, &now) }), by.meta(now))
 	s.operators.forget(id)
 	return err
 }

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -427,4 +428,147 @@ func TestOperatorsAreErasable(t *testing.T) {
 	_, err = m.Operator(ctx, o.ID)
 	code(t, "erased", err, usher.NotFound)
 	code(t, "erased twice", m.DeleteOperator(ctx, owner, by(), o.ID), usher.NotFound)
+}
+
+// TestRolesDoNotBeginInThePast: what was done without a role was not done with
+// it.
+func TestRolesDoNotBeginInThePast(t *testing.T) {
+	t.Parallel()
+	m := newTeam(t)
+	friend := m.hire(t)
+	put := func(from time.Time) error {
+		_, err := m.PutRole(t.Context(), m.who(t, m.owner, usher.Production), m.of(m.owner), friend, NewRole{Role: RoleSales, From: from})
+		return err
+	}
+	err := put(m.clock.now().Add(-time.Second))
+	code(t, "a second ago", err, usher.Invalid)
+	if err == nil || !strings.Contains(err.Error(), "leave it out") {
+		t.Errorf("got %v, want it to say what is right", err)
+	}
+	if err := put(m.clock.now()); err != nil {
+		t.Errorf("now: %v", err)
+	}
+}
+
+// TestRightsAreCheckedInsideTheChange: whoever is promoted between the first
+// look and the change is not changed by those who may do less, and whoever is
+// demoted or stopped there changes nobody.
+func TestRightsAreCheckedInsideTheChange(t *testing.T) {
+	t.Parallel()
+	m := newTeam(t)
+	ctx, now := t.Context(), m.clock.now()
+	meta := m.of(m.owner).meta(now)
+	key := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, perms: gives(RoleSecurity, usher.Production) | setOf(PermOperatorsWrite)}
+	target := m.hire(t, RoleSecurity)
+	o, err := m.Operator(ctx, target)
+	if err == nil {
+		err = key.mayTouch(o, now) // the first look
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.PutRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), target, NewRole{Role: RoleOwner}); err != nil {
+		t.Fatal(err)
+	}
+	touch := func(i *Identity, o Operator) error { return i.mayTouch(o, now) }
+	no := false
+	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, store.OperatorUpdate{Active: &no}, key.inside(now, target, touch), meta), usher.Forbidden)
+	code(t, "deleted", m.c.DB.DeleteOperator(ctx, target, key.inside(now, target, touch), meta), usher.Forbidden)
+
+	// What the caller was when the call came is not what it is now.
+	boss := m.hire(t, RoleOwner)
+	was := m.who(t, boss, usher.Production)
+	if err := m.DeleteRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), boss, RoleOwner, ""); err != nil {
+		t.Fatal(err)
+	}
+	friend := m.hire(t, RoleSales)
+	attempts := func(want usher.Code) {
+		t.Helper()
+		_, err := m.UpdateOperator(ctx, was, m.of(boss), friend, store.OperatorUpdate{Active: &no})
+		code(t, "an update", err, want)
+		code(t, "a deletion", m.DeleteOperator(ctx, was, m.of(boss), friend), want)
+		code(t, "a role taken", m.DeleteRole(ctx, was, m.of(boss), friend, RoleSales, ""), want)
+		_, err = m.PutRole(ctx, was, m.of(boss), friend, NewRole{Role: RoleSupport})
+		code(t, "a role given", err, want)
+	}
+	attempts(usher.Forbidden)
+	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), boss, store.OperatorUpdate{Active: &no}); err != nil {
+		t.Fatal(err)
+	}
+	attempts(usher.Unauthenticated)
+	if o, err := m.Operator(ctx, friend); err != nil || !o.Active || len(o.Roles) != 1 {
+		t.Errorf("got %+v, %v, want the operator as it was", o, err)
+	}
+}
+
+// TestAKeyOfOneCustomerLeavesOperatorsAlone: they work for all customers.
+func TestAKeyOfOneCustomerLeavesOperatorsAlone(t *testing.T) {
+	t.Parallel()
+	m := newTeam(t)
+	friend := m.hire(t)
+	acme := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, Customer: "acme", perms: gives(RoleAdmin, usher.Production)}
+	code(t, "makes one", acme.MayMakeOperators(), usher.Forbidden)
+	_, err := m.PutRole(t.Context(), acme, by(), friend, NewRole{Role: RoleSupport})
+	code(t, "gives a role", err, usher.Forbidden)
+	code(t, "deletes one", m.DeleteOperator(t.Context(), acme, by(), friend), usher.Forbidden)
+}
+
+// TestSubjectsOfOperators: who an operator is elsewhere is said once, is nobody
+// else, and is not in the audit log.
+func TestSubjectsOfOperators(t *testing.T) {
+	t.Parallel()
+	m := newTeam(t)
+	ctx := t.Context()
+	const issuer, subject = "https://login.example.com", "00u1-grace"
+	_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: Subject{Subject: subject}})
+	code(t, "of no provider", err, usher.Invalid)
+	m.c.OIDC.Issuer = issuer
+	for _, bad := range []Subject{{Subject: strings.Repeat("x", 256)}, {Subject: "a\nb"}, {Issuer: "http://example.com", Subject: subject}, {Issuer: issuer}} {
+		_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: bad})
+		code(t, fmt.Sprintf("%.40v", bad), err, usher.Invalid)
+	}
+	grace, err := m.CreateOperator(ctx, by(), NewOperator{Name: "Grace", Subject: Subject{Subject: subject}})
+	if err != nil || !grace.Linked {
+		t.Fatalf("got %+v, %v", grace, err)
+	}
+	_, err = m.CreateOperator(ctx, by(), NewOperator{Subject: Subject{Issuer: issuer, Subject: subject}})
+	code(t, "a second of the same", err, usher.Conflict)
+	if all, err := m.Operators(ctx); err != nil || len(all) != 2 || all[0].Linked == all[1].Linked {
+		t.Errorf("got %+v, %v, want the owner and Grace, who is linked", all, err)
+	}
+	owner := m.who(t, m.owner, usher.Production)
+	set := func(id, subject string) (Operator, error) {
+		return m.UpdateOperator(ctx, owner, m.of(m.owner), id, store.OperatorUpdate{Subject: &Subject{Subject: subject}})
+	}
+	_, err = set(m.owner, subject)
+	code(t, "another's", err, usher.Conflict)
+	if o, err := set(grace.ID, subject); err != nil || !o.Linked {
+		t.Errorf("the same once more: got %+v, %v", o, err)
+	}
+	// Another in its place: the one before is nobody, and its sessions end.
+	if err := m.c.DB.StartSession(ctx, store.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: MethodOIDC, CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, by().meta(m.clock.now())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := set(grace.ID, "00u2-grace"); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := m.c.DB.OperatorOf(ctx, issuer, subject); id != "" || err != nil {
+		t.Errorf("the one before is still %q, %v", id, err)
+	}
+	if s, err := m.c.DB.Session(ctx, []byte("h")); err != nil || s.EndedAt.IsZero() {
+		t.Errorf("got %+v, %v, want the session ended", s, err)
+	}
+	if o, err := set(grace.ID, ""); err != nil || o.Linked {
+		t.Errorf("nobody any more: got %+v, %v", o, err)
+	}
+	// Erased, it is free.
+	if _, err := set(grace.ID, subject); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.DeleteOperator(ctx, owner, m.of(m.owner), grace.ID); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := set(m.owner, subject); err != nil || !o.Linked {
+		t.Errorf("of who was erased: got %+v, %v", o, err)
+	}
 }

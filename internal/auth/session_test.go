@@ -181,7 +181,7 @@ func sessionStory(t *testing.T, h *hall) {
 	cookie = login("")
 	h.owner(t, "bob@example.com") // another owner, so that ann may go
 	no := false
-	if err := h.db.UpdateOperator(ctx, s.Operator, store.OperatorUpdate{Active: &no}, store.Meta{Actor: "system", At: h.clock.now()}); err != nil {
+	if err := h.db.UpdateOperator(ctx, s.Operator, store.OperatorUpdate{Active: &no}, nil, store.Meta{Actor: "system", At: h.clock.now()}); err != nil {
 		t.Fatal(err)
 	}
 	h.clock.pass(time.Second)

@@ -542,11 +542,56 @@ func TestRolesFollowTheClaim(t *testing.T) {
 		}
 	}
 	if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_x", Role: "support", From: time.Now().Add(-time.Minute), Source: usher.SourceManual, GrantedBy: "cli"},
-		store.Meta{Actor: "cli", At: time.Now()}); err != nil {
+		nil, store.Meta{Actor: "cli", At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	if s, _ = login([]string{"eng"}); !slices.Equal(s.Roles["production"], []string{"developer", "support"}) {
 		t.Errorf("got %v, want the claim's role beside the one that was given by hand", s.Roles)
+	}
+}
+
+// TestALinkedOperatorComesIn: an operator who was made with a subject is who
+// logs in as that, with the roles that were given by hand, and no second one is
+// made. An email links nobody.
+func TestALinkedOperatorComesIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "groups", map[string]string{"eng": "developer"})
+	p := w.provider
+	var sub string
+	p.set(func(c map[string]any) string {
+		c["groups"], c["email"], c["email_verified"] = []string{}, "grace@example.com", true
+		sub, _ = c["sub"].(string)
+		return p.sign(c, nil)
+	})
+	cli := auth.By{Actor: usher.Actor{Kind: "cli"}}
+	support := func(id, role string) {
+		t.Helper()
+		if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_" + role, Role: role, From: time.Now().Add(-time.Minute), Source: usher.SourceManual, GrantedBy: "cli"},
+			nil, store.Meta{Actor: "cli", At: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	namesake, err := w.auth.CreateOperator(t.Context(), cli, auth.NewOperator{Email: "grace@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	support(namesake.ID, "pricing")
+	b := w.browser()
+	if status, _, _ := b.do("GET", b.atProvider(b.start(), b.user1()), "", ""); status != 403 || sub == "" {
+		t.Fatalf("somebody with the email of an operator: got %d, want 403", status)
+	}
+	made, err := w.auth.CreateOperator(t.Context(), cli, auth.NewOperator{Name: "Grace", Subject: auth.Subject{Subject: sub}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	support(made.ID, "support")
+	b = w.browser()
+	b.do("GET", b.atProvider(b.start(), b.user1()), "", "")
+	if s, ok := b.session(); !ok || s.Operator.ID != made.ID || !slices.Equal(s.Roles["production"], []string{"support"}) {
+		t.Errorf("got %v %+v, want %s with the role support", ok, s, made.ID)
+	}
+	if all, err := w.auth.Operators(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("got %+v, %v, want no third operator", all, err)
 	}
 }
 

@@ -32,7 +32,7 @@ func TestWhatIsForgottenIsNotInTheFile(t *testing.T) {
 	}
 	m := Meta{Actor: "cli", At: day(1)}
 	o := Operator{ID: "opr_1", Name: "Grace Hopper", Email: "grace@example.com", CreatedAt: day(1)}
-	if err := db.CreateOperator(t.Context(), o, m); err != nil {
+	if err := db.CreateOperator(t.Context(), o, Subject{}, m); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
@@ -48,7 +48,7 @@ func TestWhatIsForgottenIsNotInTheFile(t *testing.T) {
 	if db, err = Open(t.Context(), Config{DSN: path, AuditKey: key.Private()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.DeleteOperator(t.Context(), o.ID, m); err != nil {
+	if err := db.DeleteOperator(t.Context(), o.ID, nil, m); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

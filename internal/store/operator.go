@@ -16,6 +16,7 @@ type Operator struct {
 	Name      string         `json:"name,omitempty"`
 	Email     string         `json:"email,omitempty"` // lower case; nobody else has it
 	Active    bool           `json:"active"`          // one that is not may do nothing
+	Linked    bool           `json:"linked"`          // to somebody at an identity provider, who comes in as this operator
 	CreatedAt time.Time      `json:"created_at"`
 	Roles     []OperatorRole `json:"roles" nullable:"false"` // past and future ones too, oldest first
 }
@@ -37,17 +38,30 @@ func (r *OperatorRole) InForce(now time.Time) bool {
 	return !now.Before(r.From) && (r.Until == nil || now.Before(*r.Until))
 }
 
+// Subject is somebody at an identity provider, who is known by both together.
+// The zero Subject is nobody.
+type Subject struct {
+	Issuer, Subject string
+}
+
 // OperatorUpdate changes an operator; nil leaves as it is.
 type OperatorUpdate struct {
 	Name, Email *string
 	Active      *bool
+	// Subject is who the operator is at Issuer from now on, in place of whoever it
+	// was there; with an empty Subject it is nobody there any more.
+	Subject *Subject
 }
 
-const selectOperator = `SELECT id, name, email, active, created_at FROM operator `
+// May says, within the transaction of a change, why the change may not be made:
+// read reads operators as they are there. nil is that it may.
+type May func(read func(id string) (Operator, error)) error
+
+const selectOperator = `SELECT id, name, email, active, created_at, EXISTS (SELECT 1 FROM operator_subject s WHERE s.operator = operator.id) FROM operator `
 
 func scanOperator(row *sql.Rows, o *Operator) error {
 	var active, created int64
-	err := row.Scan(&o.ID, &o.Name, &o.Email, &active, &created)
+	err := row.Scan(&o.ID, &o.Name, &o.Email, &active, &created, &o.Linked)
 	o.Active, o.CreatedAt, o.Roles = active != 0, fromMicros(created), []OperatorRole{}
 	return err
 }
@@ -162,7 +176,7 @@ func owners(ctx context.Context, tx *sql.Tx, at time.Time) (n int, err error) {
 // operatorOf reads an operator in a transaction that holds the lock.
 func operatorOf(ctx context.Context, tx *sql.Tx, id string) (o Operator, err error) {
 	var active, created int64
-	err = tx.QueryRowContext(ctx, selectOperator+`WHERE id = $1`, id).Scan(&o.ID, &o.Name, &o.Email, &active, &created)
+	err = tx.QueryRowContext(ctx, selectOperator+`WHERE id = $1`, id).Scan(&o.ID, &o.Name, &o.Email, &active, &created, &o.Linked)
 	if err == sql.ErrNoRows {
 		err = noOperator(id)
 	}
@@ -170,9 +184,73 @@ func operatorOf(ctx context.Context, tx *sql.Tx, id string) (o Operator, err err
 	return o, err
 }
 
-// operatorShown is what the audit log says of an operator: no personal data.
+// allowed asks may, if there is one, in a transaction that holds the lock.
+func allowed(ctx context.Context, tx *sql.Tx, may May) error {
+	if may == nil {
+		return nil
+	}
+	return may(func(id string) (Operator, error) {
+		o, err := operatorOf(ctx, tx, id)
+		if err != nil {
+			return o, err
+		}
+		rows, err := tx.QueryContext(ctx, selectOperatorRole+`WHERE operator = $1 ORDER BY from_at, id`, id)
+		if err != nil {
+			return o, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var r operatorRoleRow
+			if err := scanOperatorRole(rows, &r); err != nil {
+				return o, err
+			}
+			o.Roles = append(o.Roles, r.OperatorRole)
+		}
+		return o, rows.Err()
+	})
+}
+
+// link lets an operator be who comes from an identity provider as. Conflict
+// where that is another operator already.
+func link(ctx context.Context, tx *sql.Tx, operator string, as Subject) error {
+	var other string
+	switch err := tx.QueryRowContext(ctx, `SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, as.Issuer, as.Subject).Scan(&other); {
+	case err == nil:
+		return usher.Errorf(usher.Conflict, "whoever this is at the identity provider is the operator %q here already: give that one the roles, or erase it first", other)
+	case err != sql.ErrNoRows:
+		return err
+	}
+	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, as.Issuer, as.Subject, operator)
+	return err
+}
+
+// relink is an update's Subject; changed reports whether it changed anything.
+// Sessions of whoever it was before end.
+func relink(ctx context.Context, tx *sql.Tx, operator string, as Subject, at time.Time) (changed bool, err error) {
+	var same bool
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_subject WHERE issuer = $1 AND subject = $2 AND operator = $3)`, as.Issuer, as.Subject, operator).Scan(&same); err != nil || same {
+		return false, err
+	}
+	n, err := exec(ctx, tx, `DELETE FROM operator_subject WHERE issuer = $1 AND operator = $2`, as.Issuer, operator)
+	if err != nil {
+		return false, err
+	}
+	if n > 0 {
+		if _, err := endSessions(ctx, tx, operator, at); err != nil {
+			return false, err
+		}
+	}
+	if as.Subject == "" {
+		return n > 0, nil
+	}
+	return true, link(ctx, tx, operator, as)
+}
+
+// operatorShown is what the audit log says of an operator: no personal data, and
+// so not who it is elsewhere, only that it is somebody there.
 type operatorShown struct {
 	Active  bool     `json:"active"`
+	Linked  bool     `json:"linked,omitempty"`
 	Changed []string `json:"changed,omitempty"`
 }
 
@@ -211,26 +289,36 @@ func insertOperatorRole(ctx context.Context, tx *sql.Tx, operator string, r Oper
 	return err
 }
 
-// CreateOperator stores a new operator, without roles. Conflict where its
-// address is another's.
-func (db *DB) CreateOperator(ctx context.Context, o Operator, m Meta) error {
+// CreateOperator stores a new operator, without roles, who comes from an
+// identity provider as as, or as nobody. Conflict where its address is
+// another's, or as is another operator.
+func (db *DB) CreateOperator(ctx context.Context, o Operator, as Subject, m Meta) error {
 	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
 		if err := insertOperator(ctx, tx, o); err != nil {
 			return err
 		}
-		return db.auditOperators(ctx, tx, m, "operator.create", o.ID, nil, operatorShown{Active: o.Active})
+		if as != (Subject{}) {
+			if err := link(ctx, tx, o.ID, as); err != nil {
+				return err
+			}
+		}
+		return db.auditOperators(ctx, tx, m, "operator.create", o.ID, nil, operatorShown{Active: o.Active, Linked: as != (Subject{})})
 	})
 }
 
-// UpdateOperator changes an operator. NotFound where there is none; Refused
-// where it is the last owner and would not be active.
-func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m Meta) error {
+// UpdateOperator changes an operator where may says so. NotFound where there is
+// none; Conflict as CreateOperator; Refused where it is the last owner and would
+// not be active.
+func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, may May, m Meta) error {
 	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
 		o, err := operatorOf(ctx, tx, id)
+		if err == nil {
+			err = allowed(ctx, tx, may)
+		}
 		if err != nil {
 			return err
 		}
-		before := operatorShown{Active: o.Active}
+		before := operatorShown{Active: o.Active, Linked: o.Linked}
 		var after operatorShown
 		if u.Name != nil && *u.Name != o.Name {
 			o.Name = *u.Name
@@ -243,7 +331,19 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m
 		if u.Active != nil {
 			o.Active = *u.Active
 		}
-		after.Active = o.Active
+		if u.Subject != nil {
+			changed, err := relink(ctx, tx, id, *u.Subject, m.At)
+			if err != nil {
+				return err
+			}
+			if changed {
+				after.Changed = append(after.Changed, "subject")
+			}
+			if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_subject WHERE operator = $1)`, id).Scan(&o.Linked); err != nil {
+				return err
+			}
+		}
+		after.Active, after.Linked = o.Active, o.Linked
 		if len(after.Changed) == 0 && after.Active == before.Active {
 			return nil
 		}
@@ -255,11 +355,14 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m
 }
 
 // DeleteOperator erases an operator with its roles, sessions and what it logs in
-// with. NotFound where there is none;
+// with, where may says so. NotFound where there is none;
 // Refused where it is the last owner.
-func (db *DB) DeleteOperator(ctx context.Context, id string, m Meta) error {
+func (db *DB) DeleteOperator(ctx context.Context, id string, may May, m Meta) error {
 	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
 		o, err := operatorOf(ctx, tx, id)
+		if err == nil {
+			err = allowed(ctx, tx, may)
+		}
 		if err != nil {
 			return err
 		}
@@ -288,10 +391,13 @@ func shownRole(r OperatorRole) roleShown {
 
 // PutOperatorRole gives an operator a role in place of those of the same role,
 // environment and source. NotFound where there is no such operator; Refused
-// where the last owner would be one until a date only.
-func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRole, m Meta) error {
+// where the last owner would be one until a date only. May is asked first.
+func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRole, may May, m Meta) error {
 	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
 		if _, err := operatorOf(ctx, tx, operator); err != nil {
+			return err
+		}
+		if err := allowed(ctx, tx, may); err != nil {
 			return err
 		}
 		if _, err := exec(ctx, tx, `DELETE FROM operator_role WHERE operator = $1 AND role = $2 AND env = $3 AND source = $4`,
@@ -307,10 +413,13 @@ func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRo
 }
 
 // DeleteOperatorRole takes a role in an environment ("" is both) from an
-// operator, whatever gave it. NotFound where it has no such role; Refused where
-// it is the last owner's.
-func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, m Meta) error {
+// operator, whatever gave it, where may says so. NotFound where it has no such
+// role; Refused where it is the last owner's.
+func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, m Meta) error {
 	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+		if err := allowed(ctx, tx, may); err != nil {
+			return err
+		}
 		n, err := exec(ctx, tx, `DELETE FROM operator_role WHERE operator = $1 AND role = $2 AND env = $3`, operator, role, string(env))
 		if err == nil && n == 0 {
 			err = usher.Errorf(usher.NotFound, "the operator %q has no role %q there", operator, role)

@@ -30,14 +30,14 @@ func TestOperators(t *testing.T) {
 		b := Operator{ID: "opr_b", Active: true, CreatedAt: day(2), Roles: []OperatorRole{}}
 		c := Operator{ID: "opr_c", Active: true, CreatedAt: day(2), Roles: []OperatorRole{}} // no address either
 		for _, o := range []Operator{a, b, c} {
-			must(db.CreateOperator(ctx, o, m))
+			must(db.CreateOperator(ctx, o, Subject{}, m))
 		}
-		wantCode(t, db.CreateOperator(ctx, Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, m), usher.Conflict)
+		wantCode(t, db.CreateOperator(ctx, Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, Subject{}, m), usher.Conflict)
 		until := day(9)
 		sales := OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until, Source: usher.SourceManual, GrantedBy: "key:k", Reason: "why"}
-		must(db.PutOperatorRole(ctx, "opr_b", sales, m))
+		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, m))
 		sales.ID, sales.Until = "oas_2", nil
-		must(db.PutOperatorRole(ctx, "opr_b", sales, m)) // in place of the first
+		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, m)) // in place of the first
 		b.Roles = []OperatorRole{sales}
 		if got, err := db.Operators(ctx); err != nil || !reflect.DeepEqual(got, []Operator{a, b, c}) {
 			t.Errorf("got %+v, %v, want %+v", got, err, []Operator{a, b, c})
@@ -47,18 +47,18 @@ func TestOperators(t *testing.T) {
 		}
 		_, err := db.OperatorByEmail(ctx, "")
 		wantCode(t, err, usher.NotFound)
-		wantCode(t, db.PutOperatorRole(ctx, "nobody", sales, m), usher.NotFound)
-		wantCode(t, db.DeleteOperatorRole(ctx, "opr_b", "sales", "", m), usher.NotFound)
-		must(db.DeleteOperatorRole(ctx, "opr_b", "sales", usher.Sandbox, m))
+		wantCode(t, db.PutOperatorRole(ctx, "nobody", sales, nil, m), usher.NotFound)
+		wantCode(t, db.DeleteOperatorRole(ctx, "opr_b", "sales", "", nil, m), usher.NotFound)
+		must(db.DeleteOperatorRole(ctx, "opr_b", "sales", usher.Sandbox, nil, m))
 		email := a.Email
-		wantCode(t, db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, m), usher.Conflict)
+		wantCode(t, db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, m), usher.Conflict)
 		must(db.SetPassword(ctx, "opr_a", "$argon2id$x", Meta{Actor: "cli", At: day(2)}))
-		must(db.DeleteOperator(ctx, "opr_a", m))
+		must(db.DeleteOperator(ctx, "opr_a", nil, m))
 		if hash, err := db.Password(ctx, "opr_a"); hash != "" || err != nil {
 			t.Errorf("got %q, %v, want no password of who is erased", hash, err)
 		}
-		wantCode(t, db.DeleteOperator(ctx, "opr_a", m), usher.NotFound)
-		must(db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, m)) // which is free now
+		wantCode(t, db.DeleteOperator(ctx, "opr_a", nil, m), usher.NotFound)
+		must(db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, m)) // which is free now
 	})
 }
 
@@ -70,16 +70,16 @@ func TestA12_TheLastOwnerStays(t *testing.T) {
 		m := Meta{Actor: "cli", At: day(3)}
 		no, until := false, day(9)
 		ways := map[string]func(id string) error{
-			"deleted":      func(id string) error { return db.DeleteOperator(ctx, id, m) },
-			"deactivated":  func(id string) error { return db.UpdateOperator(ctx, id, OperatorUpdate{Active: &no}, m) },
-			"demoted":      func(id string) error { return db.DeleteOperatorRole(ctx, id, "owner", "", m) },
-			"until a date": func(id string) error { return db.PutOperatorRole(ctx, id, ownerFor(id+"u", &until), m) },
+			"deleted":      func(id string) error { return db.DeleteOperator(ctx, id, nil, m) },
+			"deactivated":  func(id string) error { return db.UpdateOperator(ctx, id, OperatorUpdate{Active: &no}, nil, m) },
+			"demoted":      func(id string) error { return db.DeleteOperatorRole(ctx, id, "owner", "", nil, m) },
+			"until a date": func(id string) error { return db.PutOperatorRole(ctx, id, ownerFor(id+"u", &until), nil, m) },
 		}
 		hire := func(id string) {
 			t.Helper()
-			err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, m)
+			err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, m)
 			if err == nil {
-				err = db.PutOperatorRole(ctx, id, ownerFor(id, nil), m)
+				err = db.PutOperatorRole(ctx, id, ownerFor(id, nil), nil, m)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -112,7 +112,7 @@ func TestA12_TheLastOwnerStays(t *testing.T) {
 		// Its time being over is no way either: the clock is the caller's.
 		late := m
 		late.At = day(20)
-		wantCode(t, db.DeleteOperator(ctx, last, late), usher.Refused)
+		wantCode(t, db.DeleteOperator(ctx, last, nil, late), usher.Refused)
 	})
 }
 
@@ -153,7 +153,7 @@ func TestElevations(t *testing.T) {
 		ctx := t.Context()
 		m := Meta{Actor: "operator:a", At: day(2)}
 		for _, id := range []string{"a", "b"} {
-			if err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, m); err != nil {
+			if err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, m); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -70,7 +70,7 @@ func TestSignIn(t *testing.T) {
 			t.Errorf("after a login without a role: %v", got)
 		}
 		no := false
-		if err := db.UpdateOperator(t.Context(), ann, OperatorUpdate{Active: &no}, meta("test", day(7))); err != nil {
+		if err := db.UpdateOperator(t.Context(), ann, OperatorUpdate{Active: &no}, nil, meta("test", day(7))); err != nil {
 			t.Fatal(err)
 		}
 		_, err = sign("s1", "", 8, "pricing")
@@ -79,7 +79,7 @@ func TestSignIn(t *testing.T) {
 		if err := db.SetPassword(t.Context(), ann, "hash", meta("test", day(8))); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.DeleteOperator(t.Context(), ann, meta("test", day(9))); err != nil {
+		if err := db.DeleteOperator(t.Context(), ann, nil, meta("test", day(9))); err != nil {
 			t.Fatal(err)
 		}
 		if hash, err := db.Password(t.Context(), ann); hash != "" || err != nil {
