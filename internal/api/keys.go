@@ -187,7 +187,7 @@ func (a *API) rotateKey(ctx context.Context, c *call, in *rotateKeyIn) (*keyOut,
 	if err != nil {
 		return nil, err
 	}
-	n := auth.NewKey{Role: old.Role, Customer: old.Customer, NoProperties: old.NoProperties}
+	n := auth.NewKey{Role: old.Role, Customer: old.Customer, NoProperties: old.NoProperties, Rate: old.Rate}
 	switch {
 	case expires != nil:
 		n.ExpiresAt = *expires

@@ -125,6 +125,16 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 			t.Errorf("a developer's %s %s: got %d %s, want %d", c.path, c.body, got.Code, got.Body, c.want)
 		}
 	}
+	// Nor one that may call more often.
+	slow := []string{"Authorization", "Bearer " + field(t, w.do("POST", "/v1/keys", "application/json", `{"role":"admin","rate":{"per_second":100}}`), "key")}
+	for path, want := range map[string]int{"/v1/keys": 403, "/v1/keys/" + admin + "/rotate": 403} {
+		if got := w.do("POST", path, "application/json", map[bool]string{true: `{"role":"app"}`, false: `{}`}[path == "/v1/keys"], slow...); got.Code != want || !strings.Contains(got.Body.String(), "limit of calls") {
+			t.Errorf("a slow key's %s: got %d %s, want %d", path, got.Code, got.Body, want)
+		}
+	}
+	if got := w.do("POST", "/v1/keys", "application/json", `{"role":"app","rate":{"per_second":100}}`, slow...); got.Code != 201 {
+		t.Errorf("as slow a key: got %d %s", got.Code, got.Body)
+	}
 }
 
 // TestOperatorsOverHTTP: an operator is made, given a role, changed and erased.
@@ -166,6 +176,36 @@ func TestOperatorsOverHTTP(t *testing.T) {
 	send("GET", one, "", 404)
 	send("PATCH", one, `{}`, 404)
 	send("PUT", one+"/roles/support", `{}`, 404)
+
+	// Who somebody is at an identity provider is one operator, and in no answer
+	// nor in the audit log.
+	const sub = `"issuer":"https://login.example.com","subject":"00u1-grace"`
+	grace := send("POST", "/v1/operators", `{"name":"Grace",`+sub+`}`, 201)
+	if b := grace.Body.String(); !strings.Contains(b, `"linked":true`) || strings.Contains(b, "00u1") {
+		t.Errorf("got %s, want linked and no subject", b)
+	}
+	send("POST", "/v1/operators", `{`+sub+`}`, 409)
+	send("POST", "/v1/operators", `{"subject":"00u1-grace"}`, 400) // of no provider
+	send("POST", "/v1/operators", `{"issuer":"https://login.example.com"}`, 400)
+	send("POST", "/v1/operators", `{"issuer":"https://login.example.com","subject":""}`, 400)
+	grown := "/v1/operators/" + field(t, grace, "id")
+	ada := "/v1/operators/" + field(t, send("POST", "/v1/operators", `{}`, 201), "id")
+	send("PATCH", ada, `{`+sub+`}`, 409)
+	send("PATCH", grown, `{"issuer":"https://login.example.com","subject":""}`, 200)
+	send("PATCH", ada, `{`+sub+`}`, 200)
+	if b := send("GET", "/v1/audit", "", 200).Body.String(); strings.Contains(b, "00u1") || !strings.Contains(b, `"linked":true`) {
+		t.Errorf("got %s, want the link in the audit log without the subject", b)
+	}
+	send("DELETE", ada, "", 204)
+	send("DELETE", grown, "", 204)
+
+	send("PUT", one+"/roles/support", `{"from":"2020-01-01T00:00:00Z"}`, 400)
+	// A key of one customer has nothing to do with those who work for all.
+	w.do("PUT", "/v1/customers/acme", "application/json", `{}`)
+	acme := []string{"Authorization", "Bearer " + field(t, send("POST", "/v1/keys", `{"role":"admin","customer":"acme"}`, 201), "key")}
+	if got := w.do("POST", "/v1/operators", "application/json", `{}`, acme...); got.Code != 403 || !strings.Contains(got.Body.String(), "all customers") {
+		t.Errorf("an operator made by a key of acme: got %d %s, want 403", got.Code, got.Body)
+	}
 
 	// The last owner stays.
 	owner := "/v1/operators/" + field(t, send("POST", "/v1/operators", `{}`, 201), "id")

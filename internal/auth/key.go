@@ -265,7 +265,7 @@ func (s *Service) RevokeKey(ctx context.Context, by By, id string) error {
 // MayMake returns Forbidden unless the caller may make such a key: one of its
 // own environment that does no more than itself, for no longer than an operator
 // may do it or a key lives, and where the caller is a key with a customer, for
-// that one only.
+// that one only. Of a key with a limit of calls come keys with no higher one.
 func (i *Identity) MayMake(n NewKey) error {
 	need := gives(n.Role, i.Env)
 	if missing := need &^ i.lasting(i.Env, n.ExpiresAt); missing != 0 {
@@ -276,6 +276,16 @@ func (i *Identity) MayMake(n NewKey) error {
 	}
 	if i.Actor.Kind == "key" && !i.Properties && !n.NoProperties {
 		return usher.Errorf(usher.Forbidden, "your key may not send properties, and makes keys that may not either: send \"properties\": false")
+	}
+	most, got := i.Rate, n.Rate
+	for _, r := range []*store.Rate{&most, &got} { // calls at once are those of a second where nothing is said
+		if r.Burst == 0 {
+			r.Burst = r.PerSecond
+		}
+	}
+	over := func(got, most int64) bool { return most > 0 && (got == 0 || got > most) }
+	if i.Actor.Kind == "key" && (over(got.PerSecond, most.PerSecond) || over(got.Burst, most.Burst)) {
+		return usher.Errorf(usher.Forbidden, "your key has a limit of calls, and makes keys with one that is not higher: send \"rate\" with per_second and burst of %d and %d at most (0: what the server sets)", most.PerSecond, most.Burst)
 	}
 	return nil
 }

@@ -84,6 +84,9 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 		return &Identity{Env: env, Actor: usher.Actor{Kind: "key"}, Properties: true, perms: gives(RoleDeveloper, env)}
 	}
 	acme := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Customer: "acme", perms: gives(RoleAdmin, usher.Production)}
+	slow := func(perSecond, burst int64) *Identity {
+		return &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Properties: true, Rate: store.Rate{PerSecond: perSecond, Burst: burst}, perms: gives(RoleAdmin, usher.Production)}
+	}
 	for _, c := range []struct {
 		who  *Identity
 		n    NewKey
@@ -98,6 +101,16 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 		{acme, NewKey{Role: RoleApp, NoProperties: true}, false},
 		{acme, NewKey{Role: RoleSCIM, Customer: "bravo", NoProperties: true}, false},
 		{&Identity{Env: usher.Production}, NewKey{Role: RoleOFREP}, false},
+		{slow(10, 0), NewKey{Role: RoleApp}, false},
+		{slow(10, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 11}}, false},
+		{slow(10, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 10}}, true},
+		{slow(10, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 1, Burst: 11}}, false},
+		{slow(10, 5), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 10}}, false},
+		{slow(10, 5), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 10, Burst: 5}}, true},
+		{slow(10, 5), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 5}}, true},
+		{slow(0, 5), NewKey{Role: RoleApp}, false},
+		{slow(0, 5), NewKey{Role: RoleApp, Rate: store.Rate{Burst: 5}}, true},
+		{slow(0, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: MaxRate}}, true},
 	} {
 		if err := c.who.MayMake(c.n); (err == nil) != c.want || err != nil && usher.ErrorCode(err) != usher.Forbidden {
 			t.Errorf("%+v: got %v, want %v", c.n, err, c.want)
