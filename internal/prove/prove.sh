@@ -35,6 +35,10 @@ prove() {
   prove 'windows tile the line in every zone' . ./internal/calendar 'TestI8'
   prove 'engine, HTTP and both databases answer the same' . ./internal/prove 'TestI7'
   prove 'two environments never see each other' . ./internal/prove 'TestI10'
+  prove 'every door gives the same answer about a member' . ./internal/prove 'TestA11'
+  prove 'casbin and Cedar decide the same' internal/oracles ./access '.'
+  prove 'roles times routes times environments' . ./internal/api 'Matrix|Walk'
+  prove 'tampering with the audit log is found' . ./internal/store 'TestAudit'
 } &
 {
   prove 'kill -9, lost connections' . ./internal/prove 'TestKill|TestDisconnect'
