@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"io"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -33,6 +34,10 @@ const (
 	// waiting how many more may wait for that. Beyond it is Unavailable.
 	hashers = 2
 	waiting = 16
+	// waitingEach bounds how many of one address may wait, so that one cannot fill
+	// all places; waitAtMost how long anybody does.
+	waitingEach = 2
+	waitAtMost  = 3 * time.Second
 )
 
 // argon is the key derivation. A test counts its calls instead of its time.
@@ -46,6 +51,10 @@ type passwords struct {
 	random io.Reader
 	queue  chan struct{} // who hashes or waits
 	slots  chan struct{} // who hashes
+	wait   time.Duration // waitAtMost; a test's is shorter
+
+	mu   sync.Mutex
+	from map[string]int // how many wait, by address
 }
 
 func newPasswords(kdf func(password, salt []byte) []byte, random io.Reader) *passwords {
@@ -55,33 +64,71 @@ func newPasswords(kdf func(password, salt []byte) []byte, random io.Reader) *pas
 	if random == nil {
 		random = rand.Reader
 	}
-	return &passwords{kdf: kdf, random: random, queue: make(chan struct{}, hashers+waiting), slots: make(chan struct{}, hashers)}
+	return &passwords{kdf: kdf, random: random, queue: make(chan struct{}, hashers+waiting), slots: make(chan struct{}, hashers),
+		wait: waitAtMost, from: map[string]int{}}
 }
 
-// derive runs the key derivation once there is room.
-func (p *passwords) derive(ctx context.Context, password string, salt []byte) ([]byte, error) {
+// errBusy is that a password was not looked at.
+var errBusy = &usher.Error{Code: usher.Unavailable, Detail: "too many passwords are being checked now, try again", RetryAfter: time.Second}
+
+// derive runs the key derivation once there is room. Who
+// asks counts by address.
+func (p *passwords) derive(ctx context.Context, address, password string, salt []byte) ([]byte, error) {
 	select {
 	case p.queue <- struct{}{}:
 		defer func() { <-p.queue }()
 	default:
-		return nil, &usher.Error{Code: usher.Unavailable, Detail: "too many passwords are being checked now, try again", RetryAfter: time.Second}
+		return nil, errBusy
 	}
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := p.turn(ctx, address); err != nil {
+		return nil, err
 	}
+	defer func() { <-p.slots }()
 	return p.kdf([]byte(password), salt), nil
 }
 
-// hash makes what is stored of a password.
-func (p *passwords) hash(ctx context.Context, password string) (string, error) {
+// turn waits for a slot, first come first served, and takes it.
+func (p *passwords) turn(ctx context.Context, address string) error {
+	select {
+	case p.slots <- struct{}{}: // free, and so nobody waits
+		return nil
+	default:
+	}
+	p.mu.Lock()
+	full := p.from[address] >= waitingEach
+	if !full {
+		p.from[address]++
+	}
+	p.mu.Unlock()
+	if full {
+		return errBusy
+	}
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.from[address]--; p.from[address] == 0 {
+			delete(p.from, address)
+		}
+	}()
+	late := time.NewTimer(p.wait)
+	defer late.Stop()
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	case <-late.C:
+		return errBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// hash makes what is stored of a password that came from an address.
+func (p *passwords) hash(ctx context.Context, address, password string) (string, error) {
 	var salt [saltBytes]byte
 	if _, err := io.ReadFull(p.random, salt[:]); err != nil {
 		return "", err
 	}
-	key, err := p.derive(ctx, password, salt[:])
+	key, err := p.derive(ctx, address, password, salt[:])
 	if err != nil {
 		return "", err
 	}
@@ -90,8 +137,8 @@ func (p *passwords) hash(ctx context.Context, password string) (string, error) {
 }
 
 // matches reports whether password is the one that was stored. Where nothing
-// was stored, "", the answer is no after the same work.
-func (p *passwords) matches(ctx context.Context, stored, password string) (bool, error) {
+// was stored, "", the answer is no after the same work. It came from address.
+func (p *passwords) matches(ctx context.Context, address, stored, password string) (bool, error) {
 	var salt, want []byte
 	if rest, ok := strings.CutPrefix(stored, passwordForm); ok {
 		s, k, _ := strings.Cut(rest, "$")
@@ -105,7 +152,7 @@ func (p *passwords) matches(ctx context.Context, stored, password string) (bool,
 	if len(password) > maxPassword {
 		password, known = "", false
 	}
-	got, err := p.derive(ctx, password, salt)
+	got, err := p.derive(ctx, address, password, salt)
 	if err != nil {
 		return false, err
 	}

@@ -221,8 +221,9 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 		return "", nil, tooMany(wait)
 	}
 	s.addresses.failed(block(v.Address), addressTries, now) // until it is known to be none
-	stored, err := s.passwords.hash(ctx, password)
+	stored, err := s.passwords.hash(ctx, block(v.Address), password)
 	if err != nil {
+		s.addresses.uncount(block(v.Address)) // nobody was told anything: that was no try
 		return "", nil, err
 	}
 	made, err := s.RedeemOwnerToken(ctx, token, op)
@@ -287,7 +288,7 @@ func (s *Service) try(ctx context.Context, v Visit, account, op, stored, passwor
 		n, wait = s.accounts.failed(account, freeTries, now)
 	}
 	s.addresses.failed(where, addressTries, now)
-	ok, err := s.passwords.matches(ctx, stored, password)
+	ok, err := s.passwords.matches(ctx, where, stored, password)
 	if err != nil { // nobody was told anything: that was no try
 		if !locked {
 			s.accounts.uncount(account)

@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -332,6 +334,60 @@ func TestGuessesAtOnce(t *testing.T) {
 	}
 }
 
+// TestOneAddressLeavesRoomForOthers: while one floods, another's login waits its
+// turn and is heard; nobody waits for ever.
+func TestOneAddressLeavesRoomForOthers(t *testing.T) {
+	t.Parallel()
+	h := newHall(t)
+	h.owner(t, "ann@example.com")
+	h.owner(t, "bob@example.com")
+	let, running := make(chan struct{}), make(chan struct{}, 100)
+	quick := h.Service.passwords.kdf
+	h.Service.passwords.kdf = func(password, salt []byte) []byte {
+		running <- struct{}{}
+		<-let
+		return quick(password, salt)
+	}
+	flood := make(chan error, 100)
+	login := func(address, who string, to chan<- error) {
+		_, _, err := h.Login(context.Background(), Visit{Address: address}, who, goodPassword)
+		to <- err
+	}
+	for i := range 15 { // one subscriber's
+		go login(fmt.Sprintf("2001:db8::%x", i), fmt.Sprintf("%d@example.com", i), flood)
+	}
+	for range hashers {
+		<-running
+	}
+	for range 15 - hashers - waitingEach {
+		code(t, "one too many of an address", <-flood, usher.Unavailable)
+	}
+	others := make(chan error, 100)
+	go login("192.0.2.7", "bob@example.com", others)
+	for n := 0; n == 0; time.Sleep(time.Millisecond) {
+		h.Service.passwords.mu.Lock()
+		n = h.Service.passwords.from["192.0.2.7"]
+		h.Service.passwords.mu.Unlock()
+	}
+	close(let)
+	if err := <-others; err != nil {
+		t.Errorf("another address's login: %v", err)
+	}
+	for range hashers + waitingEach {
+		code(t, "one that was in time, of nobody", <-flood, usher.Unauthenticated)
+	}
+	if n := len(h.Service.passwords.from); n != 0 {
+		t.Errorf("%d addresses are still counted", n)
+	}
+
+	h.Service.passwords.wait = time.Millisecond
+	for range hashers {
+		h.Service.passwords.slots <- struct{}{}
+	}
+	_, _, err := h.Login(t.Context(), Visit{Address: "192.0.2.8"}, "ann@example.com", goodPassword)
+	code(t, "a login whose turn does not come", err, usher.Unavailable)
+}
+
 // TestPasswordsAreHashedAFewAtATime: what does not fit is told to come again.
 func TestPasswordsAreHashedAFewAtATime(t *testing.T) {
 	t.Parallel()
@@ -344,8 +400,8 @@ func TestPasswordsAreHashedAFewAtATime(t *testing.T) {
 		return make([]byte, hashBytes)
 	}, nil)
 	results := make(chan error, 100)
-	for range 100 {
-		go func() { _, err := p.hash(context.Background(), "x"); results <- err }()
+	for i := range 100 {
+		go func() { _, err := p.hash(context.Background(), strconv.Itoa(i), "x"); results <- err }()
 	}
 	busy := 0
 	for range 100 - hashers - waiting {
@@ -381,16 +437,16 @@ func TestPasswords(t *testing.T) {
 	}
 	// The real derivation, once.
 	p := newPasswords(nil, nil)
-	stored, err := p.hash(t.Context(), goodPassword)
+	stored, err := p.hash(t.Context(), "192.0.2.1", goodPassword)
 	if err != nil || !strings.HasPrefix(stored, "$argon2id$v=19$m=19456,t=2,p=1$") {
 		t.Fatalf("got %q, %v", stored, err)
 	}
 	for password, want := range map[string]bool{goodPassword: true, goodPassword + " ": false, "": false} {
-		if ok, err := p.matches(t.Context(), stored, password); ok != want || err != nil {
+		if ok, err := p.matches(t.Context(), "192.0.2.1", stored, password); ok != want || err != nil {
 			t.Errorf("%q: got %v, %v, want %v", password, ok, err, want)
 		}
 	}
-	if ok, _ := p.matches(t.Context(), "", ""); ok {
+	if ok, _ := p.matches(t.Context(), "", "", ""); ok {
 		t.Error("no password matched no password")
 	}
 }
