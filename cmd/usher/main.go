@@ -157,6 +157,13 @@ func exitCode(err error) int {
 // message is an error's text. A lone problem that the detail tells already is
 // not told twice.
 func message(err error) string {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var texts []string
+		for _, err := range joined.Unwrap() {
+			texts = append(texts, message(err))
+		}
+		return strings.Join(texts, "\n")
+	}
 	var e *usher.Error
 	if !errors.As(err, &e) || err != error(e) {
 		return err.Error()

@@ -152,6 +152,9 @@ func TestSessionsOverHTTP(t *testing.T) {
 	proved := given(t, out).Value
 	o.want(o.send("DELETE", risky, "", proved), 404, usher.NotFound)
 	o.want(o.send("GET", "/v1/session", "", c.Value), 401, usher.Unauthenticated) // the cookie before
+	if got := o.send("GET", "/v1/session", "", "").Body.String(); !strings.Contains(got, `"title":"Not authenticated"`) || strings.Contains(got, "key") {
+		t.Errorf("without a session: got %s, want no word of keys", got)
+	}
 
 	// Log out: the cookie goes, and a copy of it is worth nothing.
 	out = o.send("DELETE", "/v1/session", "", proved)
