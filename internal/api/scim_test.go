@@ -298,22 +298,22 @@ func TestSCIM_Traps(t *testing.T) {
 			return w.json("GET", "/v1/customers/acme/seats/members", "").Body.String()
 		}
 		for _, name := range []string{"ann", "bob", "cid"} {
-			ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"`+name+`@x","externalId":"`+name+`","roles":["viewer"],"team":"t-`+name+`"}`), `"value":"viewer"`)
+			ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"`+name+`@x","externalId":"00u-`+name+`-000000001","roles":["viewer"],"team":"t-`+name+`"}`), `"value":"viewer"`)
 		}
 		all := w.scim("GET", "/scim/v2/Users", "").Body.String()
 
 		// Nothing is half applied: the seats are two, the third is refused, and so
 		// is all that came with it.
 		for _, name := range []string{"ann", "bob"} {
-			ok(200, patch("/scim/v2/Users/"+name, `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
+			ok(200, patch("/scim/v2/Users/00u-"+name+"-000000001", `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
 		}
-		ok(400, patch("/scim/v2/Users/cid", `[{"op":"replace","path":"title","value":"Boss"},{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`), `"scimType":"invalidValue"`, "seat")
-		ok(200, w.scim("GET", "/scim/v2/Users/cid", ""), `"roles":[{"display":"Viewer","primary":true,"value":"viewer"}]`)
-		if strings.Contains(w.scim("GET", "/scim/v2/Users/cid", "").Body.String(), "Boss") {
+		ok(400, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"replace","path":"title","value":"Boss"},{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`), `"scimType":"invalidValue"`, "seat")
+		ok(200, w.scim("GET", "/scim/v2/Users/00u-cid-000000001", ""), `"roles":[{"display":"Viewer","primary":true,"value":"viewer"}]`)
+		if strings.Contains(w.scim("GET", "/scim/v2/Users/00u-cid-000000001", "").Body.String(), "Boss") {
 			t.Error("half of a refused change is there")
 		}
-		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"dan@x","externalId":"dan","roles":["analyst"]}`), "seat")
-		ok(404, w.scim("GET", "/scim/v2/Users/dan", ""))
+		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"dan@x","externalId":"00u-dan-000000001","roles":["analyst"]}`), "seat")
+		ok(404, w.scim("GET", "/scim/v2/Users/00u-dan-000000001", ""))
 		ok(200, w.scim("GET", "/scim/v2/Roles?filter=value%20eq%20%22analyst%22", ""), `"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2`, `"contains":["viewer"]`, `"supported":true`)
 		ok(200, w.scim("GET", "/scim/v2/Roles/viewer", ""), `"containedBy":["analyst"]`, `"limitedAssignmentsPermitted":false`)
 		ok(200, w.scim("GET", "/scim/v2/Roles/auditor", ""), `"supported":false`)  // the plan has no such seats
@@ -325,38 +325,38 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(404, w.scim("GET", "/scim/v2/Entitlements/calls", ""))
 
 		// Deactivated, the seat is free for another; active again, it is not there.
-		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","value":{"Active":"False"}}]`), `"active":false`)
-		ok(200, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
-		ok(400, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"active","value":true}]`), "seat")
-		ok(200, w.scim("GET", "/scim/v2/Users/ann", ""), `"active":false`)
-		ok(204, w.scim("DELETE", "/scim/v2/Users/cid", ""))
-		ok(404, w.scim("DELETE", "/scim/v2/Users/cid", ""))
-		ok(404, patch("/scim/v2/Users/cid", `[{"op":"replace","path":"title","value":"x"}]`))
-		ok(404, w.scim("PUT", "/scim/v2/Users/cid", `{"userName":"cid@x"}`))
-		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"active","value":true}]`))
-		if got := seats(); !strings.Contains(got, `"ann"`) || !strings.Contains(got, `"bob"`) || strings.Contains(got, `"cid"`) {
+		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","value":{"Active":"False"}}]`), `"active":false`)
+		ok(200, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
+		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"active","value":true}]`), "seat")
+		ok(200, w.scim("GET", "/scim/v2/Users/00u-ann-000000001", ""), `"active":false`)
+		ok(204, w.scim("DELETE", "/scim/v2/Users/00u-cid-000000001", ""))
+		ok(404, w.scim("DELETE", "/scim/v2/Users/00u-cid-000000001", ""))
+		ok(404, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"replace","path":"title","value":"x"}]`))
+		ok(404, w.scim("PUT", "/scim/v2/Users/00u-cid-000000001", `{"userName":"cid@x"}`))
+		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"active","value":true}]`))
+		if got := seats(); !strings.Contains(got, `"00u-ann-000000001"`) || !strings.Contains(got, `"00u-bob-000000001"`) || strings.Contains(got, `"00u-cid-000000001"`) {
 			t.Errorf("seats: %s", got)
 		}
-		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"cid@x","externalId":"cid"}`), `"id":"cid"`, `"roles":[]`)
-		if got := w.scim("GET", "/scim/v2/Users/cid", "").Body.String(); strings.Contains(got, "t-cid") {
+		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"cid@x","externalId":"00u-cid-000000001"}`), `"id":"00u-cid-000000001"`, `"roles":[]`)
+		if got := w.scim("GET", "/scim/v2/Users/00u-cid-000000001", "").Body.String(); strings.Contains(got, "t-cid") {
 			t.Errorf("what was erased is back: %s", got)
 		}
 
 		// Roles: unknown, kept apart, taken away; those that others gave stay.
-		ok(400, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["nobody"]}]`), "no role", "invalidValue")
-		ok(400, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["asker","approver"]}]`), "keeps apart")
-		w.assign(usher.Holder{ID: "cid"}, "asker")
-		ok(400, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["approver"]}]`), "keeps apart")
-		ok(200, patch("/scim/v2/Users/cid", `[{"op":"add","path":"roles","value":["viewer"]}]`))
-		ok(200, w.scim("PUT", "/scim/v2/Users/cid", `{"userName":"cid@x"}`), `"value":"viewer"`)
-		ok(200, w.scim("PUT", "/scim/v2/Users/cid", `{"userName":"cid@x","roles":[]}`), `"roles":[]`)
-		ok(200, w.json("POST", "/v1/check", `{"customer":"acme","member":"cid","permission":"pay.ask"}`), `"allowed":true`)
-		ok(200, w.scim("PUT", "/scim/v2/Users/ann", `{"userName":"ann@x","TEAM":null,"active":true}`), `"team":"t-ann"`)
+		ok(400, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"add","path":"roles","value":["nobody"]}]`), "no role", "invalidValue")
+		ok(400, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"add","path":"roles","value":["asker","approver"]}]`), "keeps apart")
+		w.assign(usher.Holder{ID: "00u-cid-000000001"}, "asker")
+		ok(400, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"add","path":"roles","value":["approver"]}]`), "keeps apart")
+		ok(200, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"add","path":"roles","value":["viewer"]}]`))
+		ok(200, w.scim("PUT", "/scim/v2/Users/00u-cid-000000001", `{"userName":"cid@x"}`), `"value":"viewer"`)
+		ok(200, w.scim("PUT", "/scim/v2/Users/00u-cid-000000001", `{"userName":"cid@x","roles":[]}`), `"roles":[]`)
+		ok(200, w.json("POST", "/v1/check", `{"customer":"acme","member":"00u-cid-000000001","permission":"pay.ask"}`), `"allowed":true`)
+		ok(200, w.scim("PUT", "/scim/v2/Users/00u-ann-000000001", `{"userName":"ann@x","TEAM":null,"active":true}`), `"team":"t-ann"`)
 
 		// One name, one user, in any case; a user's own is no conflict.
-		ok(409, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"userName","value":"BOB@x"}]`), `"scimType":"uniqueness"`)
-		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"userName","value":"ANN@x"}]`))
-		ok(409, w.scim("PUT", "/scim/v2/Users/ann", `{"userName":"bob@X"}`))
+		ok(409, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"userName","value":"BOB@x"}]`), `"scimType":"uniqueness"`)
+		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"userName","value":"ANN@x"}]`))
+		ok(409, w.scim("PUT", "/scim/v2/Users/00u-ann-000000001", `{"userName":"bob@X"}`))
 
 		// Bad input.
 		ok(400, w.scim("POST", "/scim/v2/Users", `{}`), "userName is required")
@@ -369,12 +369,12 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(413, w.scim("POST", "/scim/v2/Users", `{"userName":"`+strings.Repeat("x", scimMaxBody)+`"}`))
 		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"deep","a":`+strings.Repeat("[", 20)+strings.Repeat("]", 20)+`}`))
 		ok(415, w.scim("POST", "/scim/v2/Users", `{"userName":"x"}`, "Content-Type", "text/plain"))
-		ok(400, patch("/scim/v2/Users/ann", `[{"op":"remove","path":"userName"}]`), "userName is required")
-		ok(400, patch("/scim/v2/Users/ann", `[{"op":"remove","path":"active"}]`))
-		ok(400, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"id","value":"x"}]`), "mutability")
-		ok(400, patch("/scim/v2/Users/ann", `[{"op":"replace","path":"groups","value":[]}]`), "mutability")
-		ok(200, patch("/scim/v2/Users/ann", `[{"op":"replace","value":{"id":"x","meta":{},"groups":[],"title":"T"}}]`), `"id":"ann"`, `"title":"T"`)
-		ok(400, patch("/scim/v2/Users/ann", `[{"op":"remove"}]`), "noTarget")
+		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"remove","path":"userName"}]`), "userName is required")
+		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"remove","path":"active"}]`))
+		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"id","value":"x"}]`), "mutability")
+		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"groups","value":[]}]`), "mutability")
+		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","value":{"id":"x","meta":{},"groups":[],"title":"T"}}]`), `"id":"00u-ann-000000001"`, `"title":"T"`)
+		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"remove"}]`), "noTarget")
 		ok(400, w.scim("GET", "/scim/v2/Users?filter=userName", ""), "invalidFilter")
 		ok(400, w.scim("GET", "/scim/v2/Users?filter="+strings.Repeat("(", 40)+"a+pr"+strings.Repeat(")", 40), ""), "invalidFilter")
 		ok(400, w.scim("GET", "/scim/v2/Users?startIndex=x", ""))
@@ -387,36 +387,42 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleRead]))
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleAdmin]), "belongs to one customer")
 
-		// A mail address is no id.
+		// A mail address is no id, nor what somebody chose.
+		for name, id := range map[string]string{"ann.smith": "mbr_", "annsmith": "mbr_", "johann-sebastian-bach": "mbr_", "johann.sebastian.bach1685": "mbr_", "00u1": "mbr_",
+			"108712345678901234567": "108712345678901234567", "00ujl29u0le5T6Aj10h7": "00ujl29u0le5T6Aj10h7", "0a21f0f2-8d2a-4f8e-bf98-7363c4aed4ef": "0a21f0f2-8d2a-4f8e-bf98-7363c4aed4ef"} {
+			got := w.scim("POST", "/scim/v2/Users", `{"userName":"opaque@x","externalId":"`+name+`"}`)
+			ok(201, got, `"id":"`+id, `"externalId":"`+name+`"`)
+			ok(204, w.scim("DELETE", strings.TrimPrefix(got.Header().Get("Location"), "https://usher.test"), ""))
+		}
 		zoe := w.scim("POST", "/scim/v2/Users", `{"userName":"zoe@x","externalId":"zoe@x"}`)
 		ok(201, zoe, `"id":"mbr_`, `"externalId":"zoe@x"`)
 		ok(200, w.scim("GET", `/scim/v2/Users?filter=externalId eq "zoe@x" and roles pr`, ""), `"totalResults":0`)
 		ok(204, w.scim("DELETE", strings.TrimPrefix(zoe.Header().Get("Location"), "https://usher.test"), ""))
 
 		// ETags.
-		etag := w.scim("GET", "/scim/v2/Users/bob", "").Header().Get("ETag")
-		ok(304, w.scim("GET", "/scim/v2/Users/bob", "", "If-None-Match", etag))
-		ok(412, w.scim("PUT", "/scim/v2/Users/bob", `{"userName":"bob@x"}`, "If-Match", `W/"old"`))
-		ok(412, w.scim("DELETE", "/scim/v2/Users/bob", "", "If-Match", `W/"old"`))
-		ok(200, w.scim("PUT", "/scim/v2/Users/bob", `{"userName":"bob@x","title":"New"}`, "If-Match", etag))
-		ok(412, w.scim("PATCH", "/scim/v2/Users/bob", `{"Operations":[{"op":"replace","value":{"title":"x"}}]}`, "If-Match", etag))
-		ok(200, w.scim("PATCH", "/scim/v2/Users/bob", `{"Operations":[{"op":"replace","value":{"title":"x"}}]}`, "If-Match", "*"))
+		etag := w.scim("GET", "/scim/v2/Users/00u-bob-000000001", "").Header().Get("ETag")
+		ok(304, w.scim("GET", "/scim/v2/Users/00u-bob-000000001", "", "If-None-Match", etag))
+		ok(412, w.scim("PUT", "/scim/v2/Users/00u-bob-000000001", `{"userName":"bob@x"}`, "If-Match", `W/"old"`))
+		ok(412, w.scim("DELETE", "/scim/v2/Users/00u-bob-000000001", "", "If-Match", `W/"old"`))
+		ok(200, w.scim("PUT", "/scim/v2/Users/00u-bob-000000001", `{"userName":"bob@x","title":"New"}`, "If-Match", etag))
+		ok(412, w.scim("PATCH", "/scim/v2/Users/00u-bob-000000001", `{"Operations":[{"op":"replace","value":{"title":"x"}}]}`, "If-Match", etag))
+		ok(200, w.scim("PATCH", "/scim/v2/Users/00u-bob-000000001", `{"Operations":[{"op":"replace","value":{"title":"x"}}]}`, "If-Match", "*"))
 
 		// Groups in groups, but never in a circle.
 		for _, name := range []string{"in", "out"} {
 			ok(201, w.scim("POST", "/scim/v2/Groups", `{"displayName":"G `+name+`","externalId":"`+name+`"}`), `"members":[]`)
 		}
-		ok(204, patch("/scim/v2/Groups/out", `[{"op":"add","path":"members","value":[{"value":"in","type":"Group"},{"value":"ann"}]}]`))
+		ok(204, patch("/scim/v2/Groups/out", `[{"op":"add","path":"members","value":[{"value":"in","type":"Group"},{"value":"00u-ann-000000001"}]}]`))
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"out"}]}]`), "in itself")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"in"}]}]`), "in itself")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"nobody"}]}]`), "invalidValue")
-		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"ann","type":"Robot"}]}]`))
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"00u-ann-000000001","type":"Robot"}]}]`))
 		ok(400, w.scim("POST", "/scim/v2/Groups", `{"members":[]}`), "displayName is required")
-		ok(200, w.scim("GET", "/scim/v2/Groups/out", ""), `"type":"Group","value":"in"`, `"type":"User","value":"ann"`)
+		ok(200, w.scim("GET", "/scim/v2/Groups/out", ""), `"type":"Group","value":"in"`, `"type":"User","value":"00u-ann-000000001"`)
 		ok(200, w.scim("PATCH", "/scim/v2/Groups/out?attributes=displayName", `{"Operations":[{"op":"replace","path":"displayName","value":"Out"}]}`), `"displayName":"Out"`)
-		ok(200, w.scim("PUT", "/scim/v2/Groups/out", `{"displayName":"Out"}`), `"value":"ann"`)
-		ok(200, w.scim("GET", `/scim/v2/Groups?filter=members[value eq "ann"]`, ""), `"totalResults":1`)
-		ok(200, w.scim("GET", `/scim/v2/Users?filter=groups.display eq "out"&attributes=id`, ""), `"totalResults":1`, `"id":"ann"`)
+		ok(200, w.scim("PUT", "/scim/v2/Groups/out", `{"displayName":"Out"}`), `"value":"00u-ann-000000001"`)
+		ok(200, w.scim("GET", `/scim/v2/Groups?filter=members[value eq "00u-ann-000000001"]`, ""), `"totalResults":1`)
+		ok(200, w.scim("GET", `/scim/v2/Users?filter=groups.display eq "out"&attributes=id`, ""), `"totalResults":1`, `"id":"00u-ann-000000001"`)
 		getag := w.scim("GET", "/scim/v2/Groups/out", "").Header().Get("ETag")
 		ok(412, w.scim("DELETE", "/scim/v2/Groups/out", "", "If-Match", `"x"`))
 		ok(204, w.scim("DELETE", "/scim/v2/Groups/out", "", "If-Match", getag))
@@ -425,7 +431,7 @@ func TestSCIM_Traps(t *testing.T) {
 		// Pages.
 		for _, c := range []struct{ query, want string }{
 			{"", `"totalResults":3,"startIndex":1,"itemsPerPage":3`}, {"count=2", `"totalResults":3,"startIndex":1,"itemsPerPage":2`},
-			{"startIndex=3&count=2", `"totalResults":3,"startIndex":3,"itemsPerPage":1,"Resources":[{"active":true,"externalId":"cid"`}, {"startIndex=9", `"startIndex":9,"itemsPerPage":0,"Resources":[]`},
+			{"startIndex=3&count=2", `"totalResults":3,"startIndex":3,"itemsPerPage":1,"Resources":[{"active":true,"externalId":"00u-cid-000000001"`}, {"startIndex=9", `"startIndex":9,"itemsPerPage":0,"Resources":[]`},
 			{"count=0", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`}, {"count=-1&startIndex=-5", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`},
 			{"startIndex=2&count=1&filter=id pr", `"totalResults":3,"startIndex":2,"itemsPerPage":1`},
 		} {
@@ -437,14 +443,14 @@ func TestSCIM_Traps(t *testing.T) {
 		other := []string{"Authorization", "Bearer " + w.keys["globex"]}
 		ok(200, w.scim("GET", "/scim/v2/Users", "", other...), `"totalResults":0`)
 		ok(200, w.scim("GET", `/scim/v2/Users?filter=userName eq "ann@x"`, "", other...), `"totalResults":0`)
-		for _, target := range []string{"/scim/v2/Users/ann", "/scim/v2/Groups/in"} {
+		for _, target := range []string{"/scim/v2/Users/00u-ann-000000001", "/scim/v2/Groups/in"} {
 			ok(404, w.scim("GET", target, "", other...))
 			ok(404, w.scim("PUT", target, `{"userName":"x","displayName":"x"}`, other...))
 			ok(404, w.scim("PATCH", target, `{"Operations":[{"op":"replace","value":{"active":false}}]}`, other...))
 			ok(404, w.scim("DELETE", target, "", other...))
 		}
-		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"ann@x","externalId":"ann"}`, other...), `"id":"ann"`)
-		ok(204, w.scim("DELETE", "/scim/v2/Users/ann", "", other...))
+		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"ann@x","externalId":"00u-ann-000000001"}`, other...), `"id":"00u-ann-000000001"`)
+		ok(204, w.scim("DELETE", "/scim/v2/Users/00u-ann-000000001", "", other...))
 		if after := w.scim("GET", "/scim/v2/Users", "").Body.String() + w.scim("GET", "/scim/v2/Groups", "").Body.String(); after != before {
 			t.Errorf("acme changed:\n%s\n%s", before, after)
 		}

@@ -238,7 +238,7 @@ func (s *scimCall) createUser() (*scimAnswer, error) {
 // newUserID is the client's own id where it can be ours: then whoever knows the
 // identity provider's ids knows usher's.
 func (s *scimCall) newUserID(doc scim.Document) (string, error) {
-	if external, _ := doc["externalId"].(string); plainID(external) {
+	if external, _ := doc["externalId"].(string); opaqueID(external) {
 		there, err := s.dir.HasMembers(s.ctx, []string{external})
 		if err != nil || !there[external] {
 			return external, err
@@ -247,9 +247,18 @@ func (s *scimCall) newUserID(doc scim.Document) (string, error) {
 	return s.makeID("mbr_"), nil
 }
 
-// plainID reports whether an id reads the same in an address. One that looks
-// like an address of mail does not: ids are in the audit log, which personal data
-// stays out of.
+// minOpaque is how long an id is at least, in bytes, that nobody chose.
+const minOpaque = 16
+
+// opaqueID reports whether an id looks as if a machine made it: long, with a
+// digit, of letters, digits, "-" and "_". Mail addresses and what stands before
+// their @, which some providers send, do not. Ids are in the audit log, which
+// personal data stays out of.
+func opaqueID(id string) bool {
+	return minOpaque <= len(id) && plainID(id) && strings.ContainsAny(id, "0123456789") && !strings.ContainsAny(id, ".~")
+}
+
+// plainID reports whether an id reads the same in an address.
 func plainID(id string) bool {
 	for _, c := range []byte(id) {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.~", c) >= 0) {
