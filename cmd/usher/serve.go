@@ -186,6 +186,9 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if store.PlainText(c.DB) {
+		log.Warn("connections may fall back to plain text: the database's address has no sslmode; sslmode=verify-full is right")
+	}
 	db, err := store.Open(ctx, store.Config{DSN: c.DB, AuditKey: key})
 	if err != nil {
 		return nil, err

@@ -54,6 +54,26 @@ func elsewhere(t *testing.T, file string, env ...string) (said string, quit func
 	return strings.TrimSpace(line), func() { stdin.Close(); cmd.Wait() }
 }
 
+// TestPlainText: who talks to another machine without a word on encryption is
+// told.
+func TestPlainText(t *testing.T) {
+	t.Setenv("PGSSLMODE", "")
+	for dsn, want := range map[string]bool{
+		"postgres://usher@db.example.com/usher": true, "postgresql://usher@10.1.2.3:5432/usher": true, "postgres://db.example.com,127.0.0.1/usher": true,
+		"postgres://usher@db.example.com/usher?sslmode=verify-full": false, "postgres://usher@db.example.com/usher?sslmode=disable": false, // which was said
+		"postgres://usher@localhost/usher": false, "postgres://127.0.0.1/usher": false, "postgres://[::1]/usher": false, "postgres:///usher?host=/run/postgresql": false,
+		"usher.db": false, "postgres://user:secret@host:notaport/db": false,
+	} {
+		if got := PlainText(dsn); got != want {
+			t.Errorf("%s: got %v, want %v", dsn, got, want)
+		}
+	}
+	t.Setenv("PGSSLMODE", "require")
+	if PlainText("postgres://usher@db.example.com/usher") {
+		t.Error("PGSSLMODE says it")
+	}
+}
+
 func TestOneProcessOwnsAFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -2,6 +2,10 @@ package store
 
 import (
 	"context"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -11,6 +15,32 @@ import (
 
 // migrationLock is the advisory lock under which one process migrates: "usher".
 const migrationLock = 0x75736872
+
+// PlainText reports whether the connections that dsn makes may fall back to
+// plain text, on the way to another machine: neither it nor PGSSLMODE says
+// sslmode. A SQLite file makes none.
+func PlainText(dsn string) bool {
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") || os.Getenv("PGSSLMODE") != "" {
+		return false
+	}
+	u, err := url.Parse(dsn)
+	if err == nil && u.Query().Get("sslmode") != "" {
+		return false
+	}
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return false // Open says why
+	}
+	local := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return strings.HasPrefix(host, "/") || host == "localhost" || err == nil && ip.IsLoopback()
+	}
+	far := !local(cfg.Host)
+	for _, f := range cfg.Fallbacks {
+		far = far || !local(f.Host)
+	}
+	return far
+}
 
 func openPostgres(ctx context.Context, c Config) (_ *DB, err error) {
 	cfg, err := pgx.ParseConfig(c.DSN)
