@@ -171,7 +171,7 @@ func (a *app) showLegs(d object) {
 		switch {
 		case leg.name == "role" && reason == usher.UnknownPermission:
 			advice = "the catalogue has no such permission"
-		case leg.name == "role" && reason == usher.UnknownMember:
+		case reason == usher.UnknownMember && (leg.name == "role" || leg.name == "seat"):
 			advice = "ask your admin to add this member, or to make it active"
 		case leg.name == "plan" && reason == usher.UnknownFeature:
 			advice = "the catalogue has no such feature"

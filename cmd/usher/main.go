@@ -37,7 +37,7 @@ type cli struct {
 	JSON bool   `name:"json" help:"Print JSON instead of text for people."`
 
 	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company on a temporary database, and say what to try."`
-	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each."`
+	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each and a token for the first owner."`
 	Serve    serveCmd    `cmd:"" group:"Server" help:"Serve. On an empty database, first do what init does."`
 	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"API keys, on the database itself, beside a running server or without one."`
 	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Operators, on the database itself, beside a running server or without one."`

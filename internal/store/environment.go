@@ -87,8 +87,8 @@ func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time
 			}
 		}
 		if now.Before(earliest) {
-			return usher.Errorf(usher.Conflict, "the clock of %s stands at %s and cannot be set back to %s",
-				env, earliest.UTC().Format(time.RFC3339Nano), now.UTC().Format(time.RFC3339Nano))
+			return usher.Errorf(usher.Conflict, "it is %s in %s, and its clock only goes forwards once there is a catalogue or a customer: %s is too early; a new database can begin there",
+				earliest.UTC().Format(time.RFC3339Nano), env, now.UTC().Format(time.RFC3339Nano))
 		}
 		if _, err := exec(ctx, tx, `UPDATE environment SET clock_at = $2 WHERE env = $1`, string(env), micros(now)); err != nil {
 			return err
