@@ -80,6 +80,9 @@ func (c *keyCreateCmd) Run(a *app) error {
 	}
 	n := auth.NewKey{Name: c.Name, Role: c.Role, ExpiresAt: expires, Customer: c.Customer, NoProperties: c.NoProperties, Rate: store.Rate{PerSecond: c.Rate, Burst: c.Burst}}
 	return c.with(a, func(s *auth.Service) error {
+		if err := s.CustomerThere(a, usher.Environment(c.Env), c.Customer); err != nil {
+			return err
+		}
 		key, k, err := s.CreateKey(a, auth.By{Actor: actorCLI}, usher.Environment(c.Env), n)
 		return a.newKey(key, k, err)
 	})

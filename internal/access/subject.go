@@ -138,17 +138,15 @@ func (s *Subject) Active() bool { return s.Member != nil && s.Member.Active }
 func (s *Subject) Decide(q *Question) Answer {
 	a := Answer{Role: usher.LegFail, Condition: usher.LegNone, Seat: usher.LegNone}
 	i, known := s.roles.book.bit[q.Permission]
+	if known {
+		a.Permission = s.roles.book.perms[i]
+	}
 	switch {
-	case !s.Active():
+	case !s.Active(): // who is not there holds no role
 		a.Reason = usher.UnknownMember
+		return a
 	case !known:
 		a.Reason = usher.UnknownPermission
-	}
-	if !known {
-		return a
-	}
-	a.Permission = s.roles.book.perms[i]
-	if s.Member == nil {
 		return a
 	}
 	at := q.At.UnixMicro()
@@ -166,7 +164,6 @@ func (s *Subject) Decide(q *Question) Answer {
 		}
 	}
 	switch {
-	case a.Reason != "":
 	case best == shut:
 		a.Reason = usher.NoRole
 	case a.Condition == usher.LegFail:

@@ -111,7 +111,7 @@ func TestA01_OneDecisionWithEveryLeg(t *testing.T) {
 			{"no customer", `{"customer":"none","member":"dave","permission":"report.read"}`, "false unknown_customer role=fail plan=none seat=none limit=none condition=none"},
 			{"no permission", `{"customer":"firm","member":"bob","permission":"report.*"}`, "false unknown_permission role=fail plan=none seat=none limit=none condition=none"},
 			{"a feature, by a member", `{"customer":"firm","member":"bob","feature":"exports"}`, "false not_entitled role=none plan=fail seat=none limit=none condition=none"},
-			{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`, "false unknown_member role=none plan=pass seat=none limit=pass condition=none"},
+			{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`, "false unknown_member role=fail plan=pass seat=none limit=pass condition=none"},
 			{"a feature, by the customer", `{"customer":"firm","feature":"exports"}`, "false not_entitled"},
 			{"a plan before a limit", `{"customer":"firm","member":"alice","permission":"report.export","feature":"reports","amount":4}`, "false not_entitled role=pass plan=fail seat=pass limit=fail condition=none"},
 			{"both", `{"customer":"firm","member":"bob","permission":"report.read","feature":"reports","amount":4}`, "false limit_reached role=pass plan=pass seat=none limit=fail condition=none"},

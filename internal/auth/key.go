@@ -130,6 +130,16 @@ func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environm
 	return s.CreateKey(ctx, By{Actor: by}, env, NewKey{Name: name, Role: role, ExpiresAt: expires})
 }
 
+// CustomerThere is NotFound unless a customer that a key is to belong to is
+// there; "" is none, and is always there.
+func (s *Service) CustomerThere(ctx context.Context, env usher.Environment, customer string) error {
+	if customer == "" {
+		return nil
+	}
+	_, err := s.c.DB.Customer(ctx, env, customer)
+	return err
+}
+
 // CreateKey makes and stores a key. This is the only time that it is seen.
 func (s *Service) CreateKey(ctx context.Context, by By, env usher.Environment, n NewKey) (key string, k store.APIKey, err error) {
 	if !slices.Contains(usher.Environments, env) {

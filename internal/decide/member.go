@@ -91,7 +91,7 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 			features, any = a.perm.Features, a.perm.Any
 		}
 	} else if !a.subject.Active() {
-		reason = usher.UnknownMember
+		legs.Role, reason = usher.LegFail, usher.UnknownMember
 	}
 	if q.Taking && slices.Contains(features, q.Feature) {
 		if features = slices.DeleteFunc(slices.Clone(features), func(f string) bool { return f == q.Feature }); any {
