@@ -68,7 +68,8 @@ func (p *plan) separate(ctx context.Context, custom []string, add func(location,
 		if n < 0 {
 			n = len(all)
 		}
-		if n > 1 {
+		// One role alone joins two only where it is the customer's own.
+		if n > 1 || slices.Contains(custom, all[0].Role) {
 			if err := p.joins(ctx, book, all[:n], add); err != nil {
 				return err
 			}

@@ -416,3 +416,26 @@ func TestPostgres(t *testing.T) {
 	}
 	w.inUse(edit(more, "addons:\n  pack: {entitlements: {api: {limit: 6, per: month}}}\n", ""), Options{}, "addons.pack")
 }
+
+// A customer's own role that joins two duties may be all that anybody holds.
+func TestA12_ACustomRoleJoinsDuties(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	duties := base + `permissions: {payment.create: {}, payment.approve: {}}
+roles:
+  payer: {permissions: [payment.create]}
+  approver: {permissions: [payment.approve]}
+  boss: {permissions: ["**"]}
+custom_roles: {ceiling: boss}
+`
+	r := w.apply(duties, Options{})
+	w.subscribe("acme", "pro")
+	_, err := w.db.ChangeDirectory(t.Context(), &store.DirectoryChange{Env: env, Customer: "acme", Catalog: r.Revision, Meta: store.Meta{Actor: "test", Action: "test", At: noon},
+		Members:     []usher.Member{{ID: "ann", Type: "user", Active: true}},
+		Roles:       []usher.Role{{Key: "both", Includes: []string{"approver", "payer"}}},
+		Assignments: []usher.Assignment{{ID: "a", Holder: usher.Holder{ID: "ann"}, Role: "both", From: noon}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.inUse(duties+"separation: {four-eyes: {roles: [payer, approver]}}\n", Options{}, "separation.four-eyes")
+}

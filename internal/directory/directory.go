@@ -44,9 +44,6 @@ type Meta struct {
 	Reason    string
 	Action    string // "member.put", "scim.user.create"
 	Object    string // the id of what is changed; "" is the customer's
-	// Answer is stored with the change (S13); nil: no key was given. A key that
-	// has an answer already makes Apply return store.ErrKeyTaken.
-	Answer *store.StoredAnswer
 }
 
 // Change is one change of a directory: all of it or none. Each of Members,

@@ -3,7 +3,10 @@ package directory
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/usher-sh/usher"
 )
@@ -160,6 +163,7 @@ func (w *work) normal() error {
 			p.id(fmt.Sprintf("%s[%d]", l.name, i), l.what, id)
 		}
 	}
+	p.text("reason", d.Meta.Reason, MaxReason)
 	if c.By != "" {
 		p.id("by", "a member's id", c.By)
 	}
@@ -170,10 +174,8 @@ func (w *work) normal() error {
 func (p *problems) text(location, s string, most int) {
 	if len(s) > most {
 		p.add(location, "must be at most %d bytes, this is %d", most, len(s))
-	} else if s != "" {
-		if err := usher.CheckID("it", s[:min(len(s), 255)]); err != nil && len(s) <= 255 {
-			p.add(location, "%s", err)
-		}
+	} else if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		p.add(location, "must be valid UTF-8 without control characters")
 	}
 }
 

@@ -34,6 +34,7 @@ type work struct {
 }
 
 func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, customer string, c *Change) (*work, error) {
+	catalog := s.cfg.Live.CatalogRevision(env) // before the book: it may be older, never newer
 	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.Read(env, customer)}
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
@@ -47,15 +48,10 @@ func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, custo
 			return nil, err
 		}
 	}
-	w.change = store.DirectoryChange{Env: env, Customer: customer, Basis: basis, Answer: m.Answer,
+	w.change = store.DirectoryChange{Env: env, Customer: customer, Basis: basis, Catalog: catalog,
 		Meta: store.Meta{Actor: m.Actor.String(), Action: m.Action, Object: m.Object, RequestID: m.RequestID, Reason: m.Reason, At: w.now}}
 	if w.change.Meta.Object == "" {
 		w.change.Meta.Object = customer
-	}
-	if w.change.Answer != nil {
-		a := *m.Answer
-		a.Customer, a.At = customer, w.now
-		w.change.Answer = &a
 	}
 	if err := w.normal(); err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -27,7 +26,9 @@ type DirectoryChange struct {
 	Env      usher.Environment
 	Meta     Meta
 	Customer string
-	Basis    int64 // what it was computed from: Directory.Revision
+	// Basis and Catalog are what it was computed from: Directory.Revision, and the
+	// revision of the catalogue in force (0: none).
+	Basis, Catalog int64
 
 	// Each becomes the current row of its id, new or not.
 	Members     []usher.Member
@@ -49,14 +50,11 @@ type DirectoryChange struct {
 	// Check looks at the directory as it will be. Its error undoes the change,
 	// and is returned as it is. It may run several times.
 	Check func(d Directory) error
-
-	Answer *StoredAnswer // nil: no idempotency key was given
 }
 
 // ChangeDirectory applies c whole or not at all and returns its revision. It
-// returns ErrKeyTaken where the answer's key has one already, ErrStale where the
-// directory has changed since the basis, and NotFound where the customer is
-// unknown or deleted.
+// returns ErrStale where the directory or the catalogue is no longer what it was
+// computed from, and NotFound where the customer is unknown or deleted.
 func (db *DB) ChangeDirectory(ctx context.Context, c *DirectoryChange) (revision int64, err error) {
 	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
 		revision, err = db.changeDirectory(ctx, tx, c)
@@ -66,7 +64,7 @@ func (db *DB) ChangeDirectory(ctx context.Context, c *DirectoryChange) (revision
 }
 
 func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChange) (int64, error) {
-	revision, _, err := raise(ctx, tx, c.Env)
+	revision, before, err := raise(ctx, tx, c.Env)
 	if err != nil {
 		return 0, err
 	}
@@ -81,11 +79,8 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 	} else if err != nil {
 		return 0, err
 	}
-	if basis != c.Basis {
+	if basis != c.Basis || before.CatalogRevision != c.Catalog {
 		return 0, ErrStale
-	}
-	if err := keyFree(ctx, tx, c.Env, c.Answer); err != nil {
-		return 0, err
 	}
 	if _, err := exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(c.Env), c.Customer, revision); err != nil {
 		return 0, err
@@ -100,9 +95,6 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 		if err := c.Check(Directory{db: db, r: tx, env: c.Env, customer: c.Customer}); err != nil {
 			return 0, err
 		}
-	}
-	if err := storeAnswer(ctx, tx, c.Env, revision, c.Answer); err != nil {
-		return 0, err
 	}
 	c.Meta.directory = true
 	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Meta)
@@ -190,7 +182,7 @@ func (w *directoryWriter) drop(c *DirectoryChange) {
 	}
 	for _, r := range c.DropResources {
 		w.close("resource", ` AND type = $4 AND id = $5`, r.Type, r.ID)
-		w.erase("resource", ` AND type = $3 AND id = $4`, w.body(usher.Resource{Type: r.Type, ID: r.ID}), r.Type, r.ID)
+		w.eraseResource(r)
 	}
 	for _, id := range c.DropGroups {
 		w.close("groups", ` AND id = $4`, id)
@@ -201,40 +193,42 @@ func (w *directoryWriter) drop(c *DirectoryChange) {
 		w.close("member", ` AND id = $4`, id)
 		w.close("membership", ` AND holder = $4 AND is_group = 0`, id)
 		w.close("assignment", ` AND holder = $4 AND is_group = 0`, id)
-		w.erase("member", ` AND id = $3`, "", id)
+		w.eraseMember(id)
 	}
 }
 
-// erase takes personal data out of all of the past (S36): what decides without
-// it stays.
-func (w *directoryWriter) erase(table, where, body string, args ...any) {
+// eraseMember takes personal data out of all of a member's past (S36): what
+// decides without it stays.
+func (w *directoryWriter) eraseMember(id string) {
+	for _, active := range []bool{true, false} {
+		bare := w.body(usher.Member{ID: id, Type: usher.DefaultMemberType, Active: active})
+		if w.err != nil {
+			return
+		}
+		_, w.err = exec(w.ctx, w.tx, `UPDATE member SET body = $4, user_name = '', external_id = '' WHERE env = $1 AND customer = $2 AND id = $3 AND active = $5`,
+			w.env, w.customer, id, bare, bit(active))
+	}
+}
+
+// eraseResource takes the properties out of all of a resource's past.
+func (w *directoryWriter) eraseResource(r usher.Resource) {
+	bare := w.body(usher.Resource{Type: r.Type, ID: r.ID})
 	if w.err != nil {
 		return
 	}
-	if table == "resource" {
-		_, w.err = exec(w.ctx, w.tx, `UPDATE resource SET body = $`+fmt.Sprint(len(args)+3)+` WHERE env = $1 AND customer = $2`+where, append(append([]any{w.env, w.customer}, args...), body)...)
-		return
-	}
-	for _, active := range []bool{true, false} {
-		bare := w.body(usher.Member{ID: args[0].(string), Type: usher.DefaultMemberType, Active: active})
-		_, err := exec(w.ctx, w.tx, `UPDATE member SET body = $4, user_name = '', external_id = '' WHERE env = $1 AND customer = $2 AND id = $3 AND active = $5`,
-			w.env, w.customer, args[0], bare, bit(active))
-		if w.err = err; err != nil {
-			return
-		}
-	}
+	_, w.err = exec(w.ctx, w.tx, `UPDATE resource SET body = $5 WHERE env = $1 AND customer = $2 AND type = $3 AND id = $4`, w.env, w.customer, r.Type, r.ID, bare)
 }
 
 func (w *directoryWriter) put(c *DirectoryChange) {
 	for i := range c.Members {
 		m := &c.Members[i]
 		w.close("member", ` AND id = $4`, m.ID)
-		w.add("member", `id, active, user_name, external_id, body`, m.ID, bit(m.Active), strings.ToLower(textOf(m.Properties, "userName")), textOf(m.Properties, "externalId"), w.body(m))
+		w.add("member", `id, active, user_name, external_id, body`, m.ID, bit(m.Active), found(strings.ToLower(textOf(m.Properties, "userName"))), textOf(m.Properties, "externalId"), w.body(m))
 	}
 	for i := range c.Groups {
 		g := &c.Groups[i]
 		w.close("groups", ` AND id = $4`, g.ID)
-		w.add("groups", `id, name, external_id, body`, g.ID, strings.ToLower(g.Title), textOf(g.Properties, "externalId"), w.body(g))
+		w.add("groups", `id, name, external_id, body`, g.ID, found(strings.ToLower(g.Title)), textOf(g.Properties, "externalId"), w.body(g))
 	}
 	for _, m := range c.Join {
 		w.close("membership", ` AND grp = $4 AND holder = $5 AND is_group = $6`, m.Group, m.Holder.ID, bit(m.Holder.Group))
@@ -258,9 +252,22 @@ func (w *directoryWriter) put(c *DirectoryChange) {
 	}
 }
 
+// maxFound is the longest text that members and groups are found by, in bytes:
+// what an index of PostgreSQL takes with room to spare.
+const maxFound = 1024
+
+// found is a text by which something is found; "" where it cannot be, being
+// longer than maxFound, or with a NUL, which PostgreSQL keeps in no text.
+func found(s string) string {
+	if len(s) > maxFound || strings.Contains(s, "\x00") {
+		return ""
+	}
+	return s
+}
+
 func textOf(properties map[string]any, name string) string {
 	s, _ := properties[name].(string)
-	return s
+	return found(s)
 }
 
 // closeDirectory ends all of a deleted customer's directory and erases its
@@ -275,7 +282,7 @@ func closeDirectory(ctx context.Context, tx *sql.Tx, env usher.Environment, revi
 		return err
 	}
 	for _, id := range members {
-		w.erase("member", ` AND id = $3`, "", id)
+		w.eraseMember(id)
 	}
 	if w.err == nil {
 		_, w.err = exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(env), customer, revision)

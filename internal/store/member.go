@@ -29,8 +29,6 @@ type HeldSeat struct {
 	Expires time.Time // zero: it does not end by itself
 }
 
-// CROSS JOIN says to SQLite that groups come first: without statistics it would
-// look through all memberships and assignments of the customer instead.
 // factsNow reads members ($4 on) at an instant ($3). The cross joins tell SQLite
 // to find the groups first: without statistics it would walk the whole customer.
 const factsNow = `

@@ -37,7 +37,7 @@ func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func
 		}
 		failed = nil
 		rev, undo, err := b.tx.ChangeDirectory(&change)
-		if errors.Is(err, store.ErrStale) || errors.Is(err, store.ErrKeyTaken) {
+		if errors.Is(err, store.ErrStale) {
 			failed = err // this take's alone
 			return engine.Effect{}, usher.Errorf(usher.Conflict, "the directory has changed")
 		} else if err != nil {
@@ -81,7 +81,7 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]mo
 		return nil, err
 	}
 	var all []move
-	more := map[string]int64{} // by feature: how many seats more
+	come := map[string]int64{} // by feature of the moves: how many sit down who did not
 	features := w.next.World.Book().Features
 	for _, member := range wanted.Members {
 		needs, gone := wanted.Needs[member], slices.Contains(wanted.Gone, member)
@@ -96,34 +96,42 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]mo
 				continue
 			case needed:
 				m.expires = end
-				more[s.Feature] += 0
 			case s.ByRole || gone:
 				m.free = true
-				more[s.Feature]--
 			default:
 				continue
 			}
+			come[s.Feature] += 0
 			all = append(all, m)
 		}
 		for _, feature := range slices.Sorted(maps.Keys(needs)) {
 			if f := features[feature]; f != nil && f.Kind == usher.Seats && !sits[feature] {
 				all = append(all, move{member: member, feature: feature, expires: needs[feature]})
-				more[feature]++
+				come[feature]++
 			}
 		}
 	}
-	refused := map[string]bool{} // the plan gives no seats: whoever sits stays as it is
-	for _, feature := range slices.Sorted(maps.Keys(more)) {
+	wanting := slices.Sorted(maps.Keys(come))
+	for _, feature := range wanting {
 		if err := b.load(h, w, []engine.BucketKey{{Feature: feature, Clock: engine.ClockSeats}}); err != nil {
 			return nil, err
 		}
 		if err := b.ready(h, w, feature, w.now); err != nil {
 			return nil, err
 		}
-		n := max(more[feature], 0)
-		d := engine.Decide(w.next, engine.Query{Customer: h.Customer, Feature: feature, Amount: n}, w.now)
-		if refused[feature] = !d.Allowed; refused[feature] && slices.ContainsFunc(all, func(m move) bool { return m.feature == feature && m.was == nil }) {
-			return nil, refusedSeat(&d, max(n, 1))
+	}
+	// Who goes makes room, but not where more sit than the plan gives.
+	left := w.next.Clone()
+	for _, m := range all {
+		if m.free {
+			engine.Leave(left, h.Customer, m.feature, *m.was, w.now)
+		}
+	}
+	refused := map[string]bool{} // the plan gives no seats: whoever sits stays as it is
+	for _, feature := range wanting {
+		d := engine.Decide(left, engine.Query{Customer: h.Customer, Feature: feature, Amount: come[feature]}, w.now)
+		if refused[feature] = !d.Allowed; !d.Allowed && come[feature] > 0 {
+			return nil, refusedSeat(&d, come[feature])
 		}
 	}
 	all = slices.DeleteFunc(all, func(m move) bool { return !m.free && refused[m.feature] })
