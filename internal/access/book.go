@@ -142,6 +142,7 @@ func (b *Book) fill(r *role, included func(string) *role) {
 		seats = []string{r.def.Seat}
 	}
 	r.all = []string{r.def.Key}
+	have := map[string]bool{r.def.Key: true}
 	if own := b.expand(r.def.Permissions); !own.empty() {
 		r.terms = addTerm(r.terms, term{own, when, seats})
 	}
@@ -151,7 +152,8 @@ func (b *Book) fill(r *role, included func(string) *role) {
 			continue
 		}
 		for _, n := range in.all {
-			if !slices.Contains(r.all, n) {
+			if !have[n] {
+				have[n] = true
 				r.all = append(r.all, n)
 			}
 		}

@@ -24,7 +24,7 @@ type Config struct {
 	Live *live.Live
 	// Direct applies a change together with what it does to seats (A08): the
 	// writer of use does.
-	Direct func(ctx context.Context, c *store.DirectoryChange, seats func(store.Directory) (store.SeatNeeds, error)) (int64, error)
+	Direct func(ctx context.Context, c *store.DirectoryChange, seats func() store.SeatNeeds) (int64, error)
 }
 
 // Service changes directories. Its methods are safe for concurrent use.

@@ -27,6 +27,11 @@ const (
 	MaxCustomRoles = 1000
 	// MaxRoleItems bounds the permissions, and the includes, of a custom role.
 	MaxRoleItems = 1000
+	// MaxIncludes and MaxPatterns bound the includes, and the permissions with a *,
+	// of all of a customer's roles together: each costs time whenever the roles are
+	// compiled.
+	MaxIncludes = 10_000
+	MaxPatterns = 1000
 )
 
 // problems gathers what is wrong, so that all is told at once.

@@ -56,8 +56,21 @@ func (w *work) custom(old []usher.Role) error {
 		p.add("roles", "may be at most %d of one customer", MaxCustomRoles)
 	}
 	all := make([]usher.Role, 0, len(defs))
+	includes, patterns := 0, 0
 	for _, key := range slices.Sorted(maps.Keys(defs)) {
 		all = append(all, *defs[key])
+		includes += len(defs[key].Includes)
+		for _, perm := range defs[key].Permissions {
+			if usher.IsPattern(perm) {
+				patterns++
+			}
+		}
+	}
+	if patterns > MaxPatterns && len(w.change.Roles) > 0 {
+		p.add("roles", "may have at most %d permissions with a * together, these have %d", MaxPatterns, patterns)
+	}
+	if includes > MaxIncludes && len(w.change.Roles) > 0 {
+		p.add("roles", "may include at most %d roles together, these include %d", MaxIncludes, includes)
 	}
 	for i := range w.change.Roles {
 		for _, in := range w.change.Roles[i].Includes {

@@ -115,4 +115,4 @@ func (w *work) holdings(f *store.MemberFacts) (ends map[string]time.Time, held [
 
 // wanted is what the change does to seats, once check has looked: what roles ask
 // for is taken, what roles took and none asks for any more is freed.
-func (w *work) wanted(store.Directory) (store.SeatNeeds, error) { return w.needs, nil }
+func (w *work) wanted() store.SeatNeeds { return w.needs }

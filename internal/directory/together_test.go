@@ -1,8 +1,11 @@
 package directory
 
 import (
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalog"
@@ -87,4 +90,44 @@ func TestAnyTextIsKept(t *testing.T) {
 			t.Errorf("got %v, want invalid: a title with a NUL", err)
 		}
 	})
+}
+
+// A customer's own roles are compiled whenever its members are read: what that
+// costs is bounded.
+func TestRolesAreBounded(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "usher.db"), "a")
+	n.found(t, 1)
+	n.catalog(t, "separation:", "custom_roles: {ceiling: viewer}\nseparation:")
+	roles := func(many int) (c Change) {
+		for i := range many {
+			r := usher.Role{Key: fmt.Sprintf("r%04d", i), Permissions: []string{"report.read"}}
+			for j := range i {
+				r.Includes = append(r.Includes, fmt.Sprintf("r%04d", many-1-i+j+1))
+			}
+			r.Key = fmt.Sprintf("r%04d", many-1-i)
+			c.Roles = append(c.Roles, r)
+		}
+		return c
+	}
+	began := time.Now()
+	_, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", roles(600))
+	if usher.ErrorCode(err) != usher.Invalid {
+		t.Errorf("got %v, want invalid: 179,700 includes", err)
+	}
+	var patterns Change
+	for i := range 2 {
+		r := usher.Role{Key: fmt.Sprint("p", i)}
+		for j := range 501 {
+			r.Permissions = append(r.Permissions, fmt.Sprintf("x%d.*", j))
+		}
+		patterns.Roles = append(patterns.Roles, r)
+	}
+	if _, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", patterns); usher.ErrorCode(err) != usher.Invalid {
+		t.Errorf("got %v, want invalid: 1,002 patterns", err)
+	}
+	n.do(t, roles(140))
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("took %v", took)
+	}
 }

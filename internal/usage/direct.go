@@ -16,34 +16,23 @@ import (
 const routeDirect = "directory"
 
 // Direct applies a change of a customer's directory and, in the same
-// transaction, what it does to seats (A08): all or nothing. seats is asked once
-// the change is made; it looks at the directory as it will be. Where one of the
-// seats cannot be had, it is Refused; nobody who sits is evicted. Other errors
-// are those of store.ChangeDirectory.
-func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func(d store.Directory) (store.SeatNeeds, error)) (revision int64, err error) {
+// transaction, what it does to seats (A08): all or nothing. seats is asked after
+// the change's Check, each time that it ran. Where one of the seats cannot be
+// had, it is Refused; nobody who sits is evicted. Other errors are those of
+// store.ChangeDirectory.
+func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func() store.SeatNeeds) (revision int64, err error) {
 	var failed error
 	t := &take{env: c.Env, route: routeDirect, customer: c.Customer, directs: true}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		var wanted store.SeatNeeds
-		change := *c
-		change.Check = func(d store.Directory) (err error) {
-			if c.Check != nil {
-				if err = c.Check(d); err != nil {
-					return err
-				}
-			}
-			wanted, err = seats(d)
-			return err
-		}
 		failed = nil
-		rev, undo, err := b.tx.ChangeDirectory(&change)
+		rev, undo, err := b.tx.ChangeDirectory(c)
 		if errors.Is(err, store.ErrStale) {
 			failed = err // this take's alone
 			return engine.Effect{}, usher.Errorf(usher.Conflict, "the directory has changed")
 		} else if err != nil {
 			return engine.Effect{}, err
 		}
-		moves, err := b.moves(t.holder(), w, wanted)
+		moves, err := b.moves(t.holder(), w, seats())
 		if err != nil {
 			if back := undo(); back != nil {
 				return engine.Effect{}, back
