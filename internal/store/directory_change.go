@@ -284,6 +284,14 @@ func closeDirectory(ctx context.Context, tx *sql.Tx, env usher.Environment, revi
 	for _, id := range members {
 		w.eraseMember(id)
 	}
+	resources, err := rowsOf(ctx, tx, func(row *sql.Rows, r *usher.Resource) error { return row.Scan(&r.Type, &r.ID) },
+		`SELECT DISTINCT type, id FROM resource WHERE env = $1 AND customer = $2 AND body LIKE '%"properties"%'`, string(env), customer)
+	if err != nil {
+		return err
+	}
+	for _, r := range resources {
+		w.eraseResource(r)
+	}
 	if w.err == nil {
 		_, w.err = exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(env), customer, revision)
 	}
