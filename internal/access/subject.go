@@ -271,19 +271,27 @@ func SplitPermission(key string) (resourceType, action string) {
 	return "", key
 }
 
-// Holds lists the permissions that the member can have at an instant without
-// conditions and wherever it acts: what it may hand on (A05). Seats do not
-// matter for that.
-func (s *Subject) Holds(at time.Time) map[string]bool {
-	all := map[string]bool{}
+// Holds lists the permissions that the member has at an instant without
+// conditions and wherever it acts, each with when it ends (the zero time: it does
+// not): what it may hand on, and for how long (A05). Seats do not matter for that.
+func (s *Subject) Holds(at time.Time) map[string]time.Time {
+	all := map[string]time.Time{}
 	if !s.Active() {
 		return all
 	}
 	us := at.UnixMicro()
 	for i := range s.grants {
-		if g := &s.grants[i]; len(g.when) == 0 && g.from <= us && us < g.until {
-			for _, key := range s.roles.book.names(g.bits) {
-				all[key] = true
+		g := &s.grants[i]
+		if len(g.when) > 0 || us < g.from || g.until <= us {
+			continue
+		}
+		var end time.Time
+		if g.until != math.MaxInt64 {
+			end = time.UnixMicro(g.until).UTC()
+		}
+		for _, key := range s.roles.book.names(g.bits) {
+			if was, there := all[key]; !there || !was.IsZero() && (end.IsZero() || end.After(was)) {
+				all[key] = end
 			}
 		}
 	}

@@ -395,7 +395,7 @@ func TestA05_NothingToItselfThroughGroups(t *testing.T) {
 		}
 		change(200, `{"groups":[{"id":"payers"},{"id":"all"},{"id":"readers"},{"id":"inner"},{"id":"empty"}],
 			"join":[{"group":"payers","inner":"all"},{"group":"inner","member":"bob"}],
-			"assignments":[{"group":"payers","role":"payer"},{"group":"readers","role":"viewer"},{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}]}`)
+			"assignments":[{"group":"payers","role":"payer"},{"group":"readers","role":"viewer","until":"2099-01-01T00:00:00Z"},{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"payers","member":"bob"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"payers","member":"alice"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"all","member":"alice"}]}`) // which is in payers
@@ -408,7 +408,7 @@ func TestA05_NothingToItselfThroughGroups(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		change(200, `{"by":"bob","join":[{"group":"readers","member":"alice"},{"group":"empty","member":"bob"}]}`)
-		change(200, `{"by":"bob","assignments":[{"member":"carol","role":"viewer"}]}`)
+		change(200, `{"by":"bob","assignments":[{"member":"carol","role":"viewer","until":"2099-01-01T00:00:00Z"}]}`)
 	})
 }
 
@@ -563,5 +563,35 @@ func TestDeletedCustomersLeaveNoProperties(t *testing.T) {
 				t.Errorf("as known at %d: got %+v, %v, want the resource without properties", known, r, err)
 			}
 		}
+	})
+}
+
+// TestA05_NothingForLongerThanItIsHeld: who holds a role for a while hands it on
+// for no longer, neither directly nor through a group nor in a role of its own.
+func TestA05_NothingForLongerThanItIsHeld(t *testing.T) {
+	peopleOnBoth(t, func(t *testing.T, w *world) {
+		const june, july, august = "2999-06-01T00:00:00Z", "2999-07-01T00:00:00Z", "2999-08-01T00:00:00Z"
+		put := func(status int, path, body string) {
+			t.Helper()
+			w.ask(t, status, "PUT", "/v1/customers/firm/"+path, body)
+		}
+		put(200, "assignments", `{"member":"alice","role":"payer","until":"`+july+`"}`)
+		put(422, "assignments", `{"member":"bob","role":"payer","by":"alice"}`)
+		put(422, "assignments", `{"member":"bob","role":"payer","until":"`+august+`","by":"alice"}`)
+		put(200, "assignments", `{"member":"bob","role":"payer","until":"`+july+`","by":"alice"}`)
+		put(200, "assignments", `{"member":"bob","role":"payer","until":"`+june+`","by":"alice"}`)
+		put(201, "groups/long", `{}`)
+		put(201, "groups/short", `{}`)
+		put(200, "assignments", `{"group":"long","role":"payer"}`)
+		put(200, "assignments", `{"group":"short","role":"payer","until":"`+june+`"}`)
+		w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"by":"alice","join":[{"group":"long","member":"carol"}]}`)
+		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"by":"alice","join":[{"group":"short","member":"carol"}]}`)
+		// The longest of several counts, and for good is for good.
+		put(200, "assignments", `{"member":"carol","role":"viewer","until":"`+june+`"}`)
+		put(422, "roles/hers", `{"permissions":["report.read"],"by":"carol"}`)
+		put(201, "groups/all", `{"members":["carol"]}`)
+		put(200, "assignments", `{"group":"all","role":"viewer"}`)
+		put(200, "roles/hers", `{"permissions":["report.read"],"by":"carol"}`)
+		put(200, "assignments", `{"member":"bob","role":"viewer","by":"carol"}`)
 	})
 }

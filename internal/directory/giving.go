@@ -67,8 +67,8 @@ func (w *work) given(m Meta) error {
 	}
 	for i := range w.change.Roles {
 		r := &w.change.Roles[i]
-		if beyond := w.lacks(w.roles.Asked(r.Permissions, r.Includes)); len(beyond) > 0 {
-			return usher.Errorf(usher.Refused, "the role %q would give what %q does not hold: %s", r.Key, w.c.By, few(beyond))
+		if beyond := w.lacks(w.roles.Asked(r.Permissions, r.Includes), nil); len(beyond) > 0 {
+			return usher.Errorf(usher.Refused, "the role %q would give what %q does not hold for good: %s", r.Key, w.c.By, few(beyond))
 		}
 	}
 	for i := range w.change.Assignments {
@@ -76,17 +76,20 @@ func (w *work) given(m Meta) error {
 		if !a.Holder.Group && a.Holder.ID == w.c.By {
 			return usher.Errorf(usher.Refused, "%q cannot give itself a role", w.c.By)
 		}
-		if beyond := w.lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
-			return usher.Errorf(usher.Refused, "%q cannot give the role %q: it does not hold %s itself", w.c.By, a.Role, few(beyond))
+		if beyond := w.lacks(w.roles.Gives(a.Role), a.Until); len(beyond) > 0 {
+			return usher.Errorf(usher.Refused, "%q cannot give the role %q: it does not hold %s itself for as long", w.c.By, a.Role, few(beyond))
 		}
 	}
 	return nil
 }
 
 // lacks is what of some permissions the member on whose behalf it is done cannot
-// hand on.
-func (w *work) lacks(permissions []string) []string {
-	return slices.DeleteFunc(slices.Clone(permissions), func(key string) bool { return w.has[key] })
+// hand on until an end (nil: for good), because it does not hold it for as long.
+func (w *work) lacks(permissions []string, until *time.Time) []string {
+	return slices.DeleteFunc(slices.Clone(permissions), func(key string) bool {
+		end, held := w.has[key]
+		return held && (end.IsZero() || until != nil && !until.After(end))
+	})
 }
 
 // joined checks, with the directory as it will be, that a member on whose behalf
@@ -127,8 +130,8 @@ func (w *work) joined(d store.Directory) error {
 				if a.Until != nil && !a.Until.After(w.now) {
 					continue
 				}
-				if beyond := w.lacks(w.roles.Gives(a.Role)); len(beyond) > 0 {
-					return usher.Errorf(usher.Refused, "%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself", w.c.By, m.Group, a.Role, few(beyond))
+				if beyond := w.lacks(w.roles.Gives(a.Role), a.Until); len(beyond) > 0 {
+					return usher.Errorf(usher.Refused, "%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself for as long", w.c.By, m.Group, a.Role, few(beyond))
 				}
 			}
 		}

@@ -29,7 +29,7 @@ type work struct {
 	needs   store.SeatNeeds // what it does to seats
 	// Where it is done on a member's behalf: what that member may hand on, and
 	// when each assignment that it has, itself or through groups, is in force.
-	has map[string]bool
+	has map[string]time.Time
 	own map[string]span
 }
 
