@@ -34,7 +34,7 @@ check: ## formatting, vet, staticcheck, no paths of somebody's machine
 	fi
 
 bench: ## every benchmark against its target, in about 8 minutes
-	go test -run '^$$' -bench 'B[0-9]|At$$' -benchmem -timeout 30m ./engine ./internal/calendar ./internal/api ./internal/bench | go run ./internal/bench
+	go test -run '^$$' -bench 'B[0-9]|At$$' -benchmem -timeout 30m ./internal/engine ./internal/calendar ./internal/api ./internal/bench | go run ./internal/bench
 	cd internal/oracles && go test -run '^$$' -bench Side ./access
 
 bench-growth: ## the curves of docs/benchmarks.md

@@ -23,29 +23,52 @@ const module = "github.com/usher-sh/usher"
 // folder with Go files that is not here is a room that nobody planned: give it a
 // floor here, with a reason, in the same change.
 var floors = [][]string{
-	0: {"."},                                                                                                                                                                // nouns
-	1: {"engine", "internal/calendar", "internal/catalogfile", "internal/meter", "internal/access", "internal/audit", "internal/scim", "internal/testpg", "internal/story"}, // pure: values in, values out
-	2: {"internal/store", "internal/stripe", "internal/hubspot", "internal/salesforce", "client"},                                                                           // the outside world
-	3: {"internal/live", "internal/usage", "internal/customers", "internal/directory", "internal/auth"},                                                                     // state and changes that floor 4 shares
-	4: {"internal/decide", "internal/catalog", "internal/bridge", "internal/report", "internal/lifecycle"},                                                                  // what the system does
-	5: {"internal/api", "internal/console"},                                                                                                                                 // doors: decide nothing
-	6: {"cmd/usher", "cmd/usher-verify", "ushertest", "internal/prove", "internal/bench"},                                                                                   // wiring; proofs and benchmarks of the whole
+	// The nouns.
+	0: {".", "docs", "learn"},
+	// Pure: values in, values out.
+	1: {
+		"internal/engine", "internal/calendar", "internal/catalogfile", "internal/meter", "internal/access",
+		"internal/audit", "internal/scim", "internal/strictjson", "internal/testpg", "internal/story",
+	},
+	// The outside world, and the forms in which it is kept.
+	2: {
+		"internal/store", "internal/ledger", "internal/job", "internal/stripe", "internal/hubspot",
+		"internal/salesforce", "internal/webhook", "client",
+	},
+	// State and changes that floor 4 shares.
+	3: {"internal/live", "internal/usage", "internal/customers", "internal/directory", "internal/auth", "internal/delivery"},
+	// What the system does.
+	4: {
+		"internal/decide", "internal/catalog", "internal/bridge", "internal/report", "internal/lifecycle",
+		"internal/simulate", "internal/fsck",
+	},
+	// What every door needs.
+	5: {"internal/door"},
+	// Doors: they decide nothing.
+	6: {
+		"internal/api", "internal/doors/scim", "internal/doors/authzen", "internal/doors/ofrep", "internal/doors/mcp",
+		"internal/console", "internal/portal",
+	},
+	// Wiring; proofs and benchmarks load the whole from outside.
+	7: {"cmd/usher", "cmd/usher-verify", "ushertest", "internal/prove", "internal/bench"},
 }
 
-// neighbours are the imports within one floor that are allowed.
+// neighbours are the imports within one floor that are allowed, each with its
+// reason.
 var neighbours = map[string][]string{
-	"engine":             {"internal/calendar"},
-	"internal/meter":     {"internal/calendar"},
-	"internal/usage":     {"internal/live"},
-	"internal/customers": {"internal/live"},
-	"internal/directory": {"internal/live"},
+	"internal/engine":    {"internal/calendar"}, // windows are the calendar's
+	"internal/meter":     {"internal/calendar"}, // so are the windows of unique values
+	"internal/job":       {"internal/store"},    // a lease is a row
+	"internal/usage":     {"internal/live"},     // takes read and change the loaded world
+	"internal/customers": {"internal/live"},     // the change loop is live's
+	"internal/directory": {"internal/live"},     // here too
 }
 
 // forTests are the rooms that only tests and ushertest may import.
 var forTests = []string{"internal/testpg", "internal/story"}
 
 // standardOnly are the rooms that may import the standard library and usher only.
-var standardOnly = []string{".", "engine", "internal/calendar"}
+var standardOnly = []string{".", "internal/engine", "internal/calendar", "client"}
 
 // onlyIn are the modules that one room alone may import: what others need of
 // them, that room hands out as values of our own.
@@ -55,7 +78,7 @@ var onlyIn = map[string]string{
 
 // public are the rooms that people import: everything exported there is a
 // promise and says so in a doc comment.
-var public = []string{".", "engine", "client", "ushertest"}
+var public = []string{".", "client", "ushertest"}
 
 // vague are names that tell nobody what is inside.
 var vague = []string{"util", "utils", "common", "models", "helpers", "types", "misc", "base", "shared", "lib"}
@@ -308,34 +331,36 @@ func TestFloorsChecker(t *testing.T) {
 		want  []string // what each line must contain, in order; none: no breach
 	}{
 		"downwards": {files: map[string]string{
-			"internal/store/a.go":    pkg("store", "context", module, module+"/engine", "github.com/jackc/pgx/v5"),
-			"internal/decide/a.go":   pkg("decide", module+"/internal/live", module+"/engine"),
+			"internal/store/a.go":    pkg("store", "context", module, module+"/internal/engine", "github.com/jackc/pgx/v5"),
+			"internal/decide/a.go":   pkg("decide", module+"/internal/live", module+"/internal/engine"),
 			"internal/usage/a.go":    pkg("usage", module+"/internal/live", module+"/internal/store"),
-			"engine/a.go":            pkg("engine", module+"/internal/calendar", "time"),
-			"client/a.go":            pkg("client", module+"/engine", "net/http"),
+			"internal/engine/a.go":   pkg("engine", module+"/internal/calendar", "time"),
+			"client/a.go":            pkg("client", module, "net/http"),
 			"cmd/usher/main.go":      "// Command usher serves.\npackage main\nimport _ \"" + module + "/internal/api\"\n",
 			"ushertest/ushertest.go": pkg("ushertest", "testing", module+"/internal/testpg", module+"/internal/api"),
 		}},
 		"upward":    {files: map[string]string{"internal/store/a.go": pkg("store", module+"/internal/live")}, want: []string{"internal/store/a.go: imports internal/live (floor 3) from floor 2"}},
-		"from root": {files: map[string]string{"b.go": "package usher\nimport _ \"" + module + "/engine\"\n"}, want: []string{"b.go: imports engine (floor 1) from floor 0"}},
+		"from root": {files: map[string]string{"b.go": "package usher\nimport _ \"" + module + "/internal/engine\"\n"}, want: []string{"b.go: imports internal/engine (floor 1) from floor 0"}},
 		"a client that reads the database": {
 			files: map[string]string{"client/a.go": pkg("client", module+"/internal/store")}, want: []string{"client/a.go: imports its neighbour internal/store"}},
 		"neighbour": {files: map[string]string{"internal/live/a.go": pkg("live", module+"/internal/usage")}, want: []string{"internal/live/a.go: imports its neighbour internal/usage (floor 3)"}},
 		"the relaxed rule is one way": {
-			files: map[string]string{"internal/calendar/a.go": pkg("calendar", module+"/engine")}, want: []string{"internal/calendar/a.go: imports its neighbour engine"}},
+			files: map[string]string{"internal/calendar/a.go": pkg("calendar", module+"/internal/engine")}, want: []string{"internal/calendar/a.go: imports its neighbour internal/engine"}},
 		"third party": {
 			files: map[string]string{
-				"engine/a.go":            pkg("engine", "github.com/google/uuid"),
+				"internal/engine/a.go":   pkg("engine", "github.com/google/uuid"),
 				"internal/calendar/a.go": pkg("calendar", "golang.org/x/text/language"),
 				"b.go":                   "package usher\nimport _ \"go.yaml.in/yaml/v4\"\n",
 				"internal/meter/a.go":    pkg("meter", "go.yaml.in/yaml/v4"),
 			},
-			want: []string{"b.go: imports go.yaml.in/yaml/v4: this room", "engine/a.go: imports github.com/google/uuid: this room", "internal/calendar/a.go: imports golang.org/x/text/language: this room"}},
+			want: []string{
+				"b.go: imports go.yaml.in/yaml/v4: this room", "internal/calendar/a.go: imports golang.org/x/text/language: this room",
+				"internal/engine/a.go: imports github.com/google/uuid: this room"}},
 		"a module of one room": {
 			files: map[string]string{"internal/access/a.go": pkg("access", "cel.dev/cel-go/cel"), "internal/catalogfile/a.go": pkg("catalogfile", "cel.dev/cel-go/cel")},
 			want:  []string{"internal/access/a.go: imports cel.dev/cel-go/cel: only internal/catalogfile may"}},
 		"a module that begins like ours is third party": {
-			files: map[string]string{"engine/a.go": pkg("engine", module+"x/y")}, want: []string{"this room imports the standard library and usher only"}},
+			files: map[string]string{"internal/engine/a.go": pkg("engine", module+"x/y")}, want: []string{"this room imports the standard library and usher only"}},
 		"unplanned room":          {files: map[string]string{"internal/billing/a.go": pkg("billing")}, want: []string{"internal/billing: is not a planned room"}},
 		"import of no room":       {files: map[string]string{"internal/api/a.go": pkg("api", module+"/internal/nowhere")}, want: []string{"imports internal/nowhere, which is not a planned room"}},
 		"a room inside a room":    {files: map[string]string{"internal/store/sqlite/a.go": pkg("sqlite")}, want: []string{"internal/store/sqlite: is not a planned room"}},
@@ -349,18 +374,18 @@ func TestFloorsChecker(t *testing.T) {
 		"a command's comment":     {files: map[string]string{"cmd/usher/main.go": "// Package main is it.\npackage main\n"}, want: []string{"cmd/usher: has no package comment"}},
 		"vague name":              {files: map[string]string{"internal/util/a.go": pkg("util")}, want: []string{`internal/util: "util" says nothing`, "internal/util: is not a planned room"}},
 		"standard name":           {files: map[string]string{"internal/http/a.go": pkg("http")}, want: []string{`internal/http: "http" is also a package`, "internal/http: is not a planned room"}},
-		"tests are exempt":        {files: map[string]string{"engine/a_test.go": "package engine_test\nimport _ \"" + module + "/internal/api\"\nimport _ \"pgregory.net/rapid\"\nimport _ \"testing\"\n"}},
+		"tests are exempt":        {files: map[string]string{"internal/engine/a_test.go": "package engine_test\nimport _ \"" + module + "/internal/api\"\nimport _ \"pgregory.net/rapid\"\nimport _ \"testing\"\n"}},
 		"left alone": {files: map[string]string{
 			"internal/store/testdata/a.go": "package x\n", "_old/a.go": "package x\n", ".git/a.go": "package x\n",
 			"oracles/go.mod": "module oracles\n", "oracles/a.go": "package x\n", "docs/a.md": "", "ui/a.ts": ""}},
-		"broken file": {files: map[string]string{"engine/a.go": "pack age"}, want: []string{"engine/a.go:1:1: expected 'package'"}},
+		"broken file": {files: map[string]string{"internal/engine/a.go": "pack age"}, want: []string{"internal/engine/a.go:1:1: expected 'package'"}},
 		"no doc comments": {
 			files: map[string]string{
 				"b.go": "package usher\ntype A struct{}\nfunc (a *A) M() {}\nfunc (a A) m() {}\ntype b struct{}\nfunc (b) M() {}\nfunc F() {}\nvar V, w = 1, 2\nconst C = 1\n" +
 					"type G[T any] struct{}\nfunc (G[T]) M() {}\n",
-				"client/a.go":         "// Package client is it.\npackage client\nvar E error\n",
-				"internal/meter/a.go": pkg("meter") + "func F() {}\n",
-				"engine/a_test.go":    "package engine\nfunc F() {}\n",
+				"client/a.go":               "// Package client is it.\npackage client\nvar E error\n",
+				"internal/meter/a.go":       pkg("meter") + "func F() {}\n",
+				"internal/engine/a_test.go": "package engine\nfunc F() {}\n",
 			},
 			want: []string{"b.go: A is", "b.go: A.M is", "b.go: C is", "b.go: F is", "b.go: G is", "b.go: G.M is", "b.go: V is", "client/a.go: E is"}},
 		"doc comments": {files: map[string]string{"b.go": "package usher\n// A is.\ntype A struct{}\n// The group.\nconst (\n\tB = 1\n\tC = 2\n)\nvar (\n\tD = 1 // the line\n\t// E is.\n\tE = 2\n)\n// F does.\nfunc F() {}\n"}},

@@ -19,7 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/auth"
 )
 

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) { testpg.Main(m) }
 // test clock, on SQLite and on PostgreSQL: the same lines, the same answers.
 func TestStories_HTTP(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("../../engine/testdata/*.txt")
+	files, err := filepath.Glob("../engine/testdata/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no stories: %v", err)
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/live"

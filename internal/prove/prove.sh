@@ -31,7 +31,7 @@ prove() {
 
 {
   prove 'storms' . ./internal/prove 'Storm'
-  prove 'the arithmetic, against a slow and obvious reference' . ./engine 'I1_Model'
+  prove 'the arithmetic, against a slow and obvious reference' . ./internal/engine 'I1_Model'
   prove 'windows tile the line in every zone' . ./internal/calendar 'TestI8'
   prove 'engine, HTTP and both databases answer the same' . ./internal/prove 'TestI7'
   prove 'two environments never see each other' . ./internal/prove 'TestI10'

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 const bucketColumns = `feature, clock, start_at, end_at, unlimited, lim, opening, used, reserved, overage, excess, at`

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // Correction is what was given back of a take or an event (S16).

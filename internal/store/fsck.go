@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // Scan reads whole tables of one state of the database, a row at a time. It is

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // UsageTx is one batch of usage: what Usage's function reads, under locks, and

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/store"
 )
 

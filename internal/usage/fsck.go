@@ -16,7 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/calendar"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/store"

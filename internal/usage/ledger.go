@@ -4,7 +4,7 @@ import (
 	"errors"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/meter"
 	"github.com/usher-sh/usher/internal/store"
 )

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // The properties hold for any customer, so worlds are drawn at random: plans

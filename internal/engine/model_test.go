@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/engine"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // TestI1_Model plays random histories in random worlds on the engine and on the
