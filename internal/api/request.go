@@ -19,8 +19,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // call is one request: who makes it, where, and what became of it.

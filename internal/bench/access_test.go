@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 const (

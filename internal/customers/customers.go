@@ -20,8 +20,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/calendar"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 )

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/access"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/live"
 )
 

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/access"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // ResourceRef names what something is done to; the zero one is nothing. Type and

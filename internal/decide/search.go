@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/access"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // SearchQuery asks who can, on what, or what. What it finds is exactly what a

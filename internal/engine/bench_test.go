@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/engine"
 )
 
 // benchBook has a feature of each kind that B1 measures.

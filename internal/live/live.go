@@ -13,9 +13,9 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/store"
 )
 

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/meter"
 	"github.com/usher-sh/usher/internal/store"
 )

@@ -16,9 +16,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/calendar"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/store"
 )
 
