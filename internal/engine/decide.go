@@ -33,21 +33,6 @@ type Buf struct {
 // capNumbers are a cap's figures at an instant.
 type capNumbers struct{ used, left int64 }
 
-// numbers are a row's figures at an instant.
-type numbers struct {
-	window    span
-	start     int64 // of the bucket
-	unlimited bool
-	limit     int64
-	opening   int64
-	used      int64 // with opening
-	reserved  int64
-	remaining int64
-	overage   int64
-	excess    int64
-	room      int64 // what overage still permits
-}
-
 // Decide answers q at an instant. The same arguments give the same answer,
 // anywhere and at any time (S01-S05, S09, S10, S20, S34, S37).
 func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
@@ -198,29 +183,6 @@ func highest(list []Bucket, keys []BucketKey) (n int64) {
 	return n
 }
 
-// settle derives what is left, overage and excess from use and limit (S14, S19,
-// S20): what lies beyond the limit is overage as far as that is permitted, and
-// excess from there.
-func (n *numbers) settle(o usher.Overage) {
-	n.remaining, n.overage, n.excess, n.room = 0, 0, 0, 0
-	if n.unlimited {
-		return
-	}
-	held := satAdd(n.used, n.reserved)
-	permitted := o.Max
-	if o.Unlimited {
-		permitted = math.MaxInt64
-	}
-	if held <= n.limit {
-		n.remaining, n.room = n.limit-held, min(permitted, math.MaxInt64-n.limit)
-		return
-	}
-	beyond := held - n.limit
-	n.overage = min(beyond, permitted)
-	n.excess = beyond - n.overage
-	n.room = min(permitted-n.overage, math.MaxInt64-held) // so that use can be counted (S24)
-}
-
 // verdict is what a take of an amount would come to.
 type verdict struct {
 	allowed bool
@@ -232,17 +194,6 @@ type verdict struct {
 	poolHeld                          int64 // what the pool includes, in its own units
 	capped                            bool
 	poolFrame                         *frame
-}
-
-// sums adds up what a list of rows still holds.
-func sums(rows []numbers) (included, room int64, unlimited bool) {
-	for i := range rows {
-		n := &rows[i]
-		unlimited = unlimited || n.unlimited
-		included = satAdd(included, n.remaining)
-		room = satAdd(room, n.room)
-	}
-	return
 }
 
 // judge decides an amount against resolved rows. It changes nothing.

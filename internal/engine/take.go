@@ -111,37 +111,6 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	return e
 }
 
-// fits reports whether every bucket can count amount more.
-func fits(buf *Buf, amount int64) bool {
-	for i := range buf.rows {
-		if n := &buf.rows[i]; satAdd(n.used, n.reserved) > math.MaxInt64-amount {
-			return false
-		}
-	}
-	for i := range buf.caps {
-		if buf.caps[i].used > math.MaxInt64-amount {
-			return false
-		}
-	}
-	return true
-}
-
-// drawFits reports whether the pool and the count of what it paid for can take
-// the draw. The product itself fits, because the pool's figures bound it.
-func (s *Snapshot) drawFits(f *feature, buf *Buf, v verdict) bool {
-	drawn := v.pool + v.poolOver
-	if drawn == 0 {
-		return true
-	}
-	for i := range buf.pool {
-		if n := &buf.pool[i]; satAdd(n.used, n.reserved) > math.MaxInt64-drawn*f.def.Draws.Rate {
-			return false
-		}
-	}
-	b, _ := s.Bucket(BucketKey{f.def.Key, ClockDrawn, 0})
-	return satAdd(b.Used, b.Reserved) <= math.MaxInt64-drawn
-}
-
 // book takes amount as the verdict divides it.
 func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at int64, e *Effect) {
 	hold := op.Kind == Reserve
@@ -168,19 +137,6 @@ func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at in
 		e.Entries = append(e.Entries, Entry{key, EntryExcess, v.beyond})
 	}
 	s.count(fr.caps, op.Amount, hold, e)
-}
-
-// bookkeeper is the row that excess is booked to: the last in burn order that
-// is no grant and no rollover, so that a raised limit covers it and a later
-// grant does not (S14, S19). place sees to it that there is one: ClockNone where
-// there are grants alone, or nothing.
-func bookkeeper(fr *frame) int {
-	for i := len(fr.rows) - 1; i >= 0; i-- {
-		if r := &fr.rows[i]; !r.grant && r.roll == nil {
-			return i
-		}
-	}
-	return -1
 }
 
 // burn takes included amounts and then overage, each in burn order (S15).
@@ -232,22 +188,6 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, a
 			over -= take
 		}
 	}
-}
-
-// burnOrder sorts the slots by the ends of windows that began with their first
-// use, or would begin now (S15).
-func (s *Snapshot) burnOrder(fr *frame, rows []numbers, at int64) []part {
-	order := slices.Clone(fr.burn)
-	for i := range order {
-		p := &order[i]
-		if r := &fr.rows[p.row]; r.firstUse {
-			if p.end = rows[p.row].window.end; p.end == 0 {
-				p.end = addPeriod(rows[p.row].start, r.per, s.World, at)
-			}
-		}
-	}
-	slices.SortStableFunc(order, func(x, y part) int { return before(&x.slot, &y.slot) })
-	return order
 }
 
 // post adds n to the use or the holds of a row's bucket and its figures, and

@@ -1,18 +1,10 @@
 package engine
 
 import (
-	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
-)
-
-const (
-	minMicro = math.MinInt64
-	maxMicro = math.MaxInt64
-	minuteµs = 60_000_000
 )
 
 // slot is one allowance, rollover or grant of a feature at an instant: a place
@@ -319,45 +311,6 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 	r.value = v
 }
 
-// combine applies a rule to two values (S04).
-func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Value {
-	switch rule {
-	case usher.CombineMax:
-		if rank(f, y) > rank(f, x) {
-			return y
-		}
-		return x
-	case usher.CombineMin:
-		if rank(f, y) < rank(f, x) {
-			return y
-		}
-		return x
-	case usher.CombineSum:
-		return &usher.Value{Int: satAdd(x.Int, y.Int)}
-	case usher.CombineUnion:
-		all := slices.Concat(x.List, y.List)
-		slices.Sort(all)
-		return &usher.Value{List: slices.Compact(all)}
-	}
-	return y
-}
-
-// rank places a value in its order. An enum's is that of the feature as it is
-// now, because values may have been added since a plan was published.
-func rank(f *usher.Feature, v *usher.Value) int64 {
-	if f.Type == usher.TypeEnum {
-		return int64(slices.Index(f.Values, v.Text))
-	}
-	return v.Int
-}
-
-func scale(v *usher.Value, times int64) *usher.Value {
-	if times == 1 {
-		return v
-	}
-	return &usher.Value{Int: satMul(v.Int, times)}
-}
-
 // ruleAmounts lists the slots and caps of a feature that has amounts.
 func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.Override, grants []*usher.Grant, tr *trace) {
 	r.rule = usher.CombineSum
@@ -472,28 +425,6 @@ func (w *World) applySet(r *rules, o *usher.Override, setLimit bool) {
 	}
 }
 
-// applyAdd raises the first limited slot, or lowers slots in order, none below 0.
-func applyAdd(slots []slot, n int64) bool {
-	done := false
-	for i := range slots {
-		if slots[i].unlimited {
-			continue
-		}
-		done = true
-		if n >= 0 {
-			slots[i].limit = satAdd(slots[i].limit, n)
-			return true
-		}
-		take := min(slots[i].limit, -n)
-		slots[i].limit -= take
-		n += take
-		if n == 0 {
-			return true
-		}
-	}
-	return done
-}
-
 // clockName is the name under which an allowance's buckets are kept: the same
 // for every allowance with the same period and anchor (S34).
 func clockName(p usher.Period, a usher.Anchor) string {
@@ -501,85 +432,6 @@ func clockName(p usher.Period, a usher.Anchor) string {
 		return p.String()
 	}
 	return p.String() + "/" + string(a)
-}
-
-// before is the burn order (S15): unlimited first; lower priority number;
-// soonest end; free before paid; rolled over before fresh; earlier start; id.
-func before(x, y *slot) int {
-	switch {
-	case x.unlimited != y.unlimited:
-		return btoi(y.unlimited) - btoi(x.unlimited)
-	case x.priority != y.priority:
-		return x.priority - y.priority
-	case x.end != y.end:
-		return cmp64(x.end, y.end)
-	case x.paid != y.paid:
-		return btoi(x.paid) - btoi(y.paid)
-	case x.rolled != y.rolled:
-		return btoi(y.rolled) - btoi(x.rolled)
-	case x.began != y.began:
-		return cmp64(x.began, y.began)
-	}
-	return strings.Compare(x.id, y.id)
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func times(o usher.Overage, n int64) usher.Overage {
-	o.Max = satMul(o.Max, n)
-	return o
-}
-
-func timesRollover(r *usher.Rollover, n int64) *usher.Rollover {
-	if r == nil || n == 1 {
-		return r
-	}
-	return &usher.Rollover{Max: satMul(r.Max, n), Windows: r.Windows}
-}
-
-func cmp64(x, y int64) int {
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
-}
-
-// satAdd and satMul stay at the bounds of int64 instead of wrapping; limits are
-// checked for overflow where they are written, so this is a second fence (S24).
-func satAdd(x, y int64) int64 {
-	s := x + y
-	switch {
-	case x > 0 && y > 0 && s < 0:
-		return math.MaxInt64
-	case x < 0 && y < 0 && s >= 0:
-		return math.MinInt64
-	}
-	return s
-}
-
-func satMul(x, n int64) int64 {
-	if x == 0 || n == 0 {
-		return 0
-	}
-	if x > math.MaxInt64/n {
-		return math.MaxInt64
-	}
-	return x * n
-}
-
-func micro(t *time.Time, none int64) int64 {
-	if t == nil {
-		return none
-	}
-	return t.UnixMicro()
 }
 
 func grantEnd(g *usher.Grant) int64 {
