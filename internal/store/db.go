@@ -53,8 +53,10 @@ const (
 )
 
 // DB is an open, migrated database. Its methods are safe for concurrent use.
-// An error of theirs that has no usher.Code is a fault of the server; one of
-// code Unavailable means that nothing is known to be applied, try again.
+// Their errors have code Unavailable for an outage, and only for an outage: the
+// database cannot be reached, shuts down, has no room, or was busy for too long.
+// Nothing is known to be applied then; try again. An error without a code is a
+// bug, or the caller's context that ended.
 type DB struct {
 	dialect Dialect
 	r       *sql.DB // reads; cannot write on SQLite

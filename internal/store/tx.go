@@ -3,21 +3,12 @@ package store
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"net"
 	"strings"
-	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
-	"modernc.org/sqlite"
-
-	"github.com/usher-sh/usher"
 )
 
 // ErrStale means that a change was computed from a state that is no longer the
@@ -180,99 +171,4 @@ func fromZeroMicros(us int64) time.Time {
 		return time.Time{}
 	}
 	return fromMicros(us)
-}
-
-// Result codes of SQLite without their extension.
-const (
-	sqliteBusy     = 5
-	sqliteReadOnly = 8
-	sqliteIOErr    = 10
-	sqliteCorrupt  = 11
-	sqliteFull     = 13
-	sqliteCantOpen = 14
-	sqliteNotADB   = 26
-)
-
-func sqliteCode(err error) int {
-	var e *sqlite.Error
-	if errors.As(err, &e) {
-		return e.Code() & 0xff
-	}
-	return 0
-}
-
-func postgresCode(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
-		return e.Code
-	}
-	return ""
-}
-
-// conflict reports whether the same transaction may succeed when run again.
-func conflict(err error) bool {
-	code := postgresCode(err)
-	return code == "40001" || code == "40P01" || sqliteCode(err) == sqliteBusy
-}
-
-// duplicate reports whether err is a violation of a unique index.
-func duplicate(err error) bool {
-	var e *sqlite.Error
-	return postgresCode(err) == "23505" || errors.As(err, &e) && (e.Code() == 2067 || e.Code() == 1555)
-}
-
-// fault gives errors of the kind "not now" a code and plain words, and leaves
-// all others as they are.
-func (db *DB) fault(err error) error {
-	var coded *usher.Error
-	if err == nil || errors.As(err, &coded) || errors.Is(err, ErrStale) || errors.Is(err, ErrKeyTaken) {
-		return err
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if words := unavailable(err); words != "" {
-		return fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "%s", words), err)
-	}
-	return fmt.Errorf("%s: %w", db.dialect, err)
-}
-
-func unavailable(err error) string {
-	const full = "the database's disk is full: nothing was stored"
-	if errors.Is(err, syscall.ENOSPC) {
-		return full
-	}
-	switch sqliteCode(err) {
-	case sqliteFull:
-		return full
-	case sqliteIOErr, sqliteCantOpen, sqliteReadOnly:
-		return "the database's disk failed or cannot be written"
-	case sqliteBusy:
-		return "the database was busy for too long"
-	}
-	switch code := postgresCode(err); {
-	case code == "53100":
-		return full
-	case conflict(err):
-		return "the database was busy for too long"
-	case strings.HasPrefix(code, "53"), code == "57P03":
-		return "the database takes no more work at the moment"
-	case code == "25006":
-		return "the database is read-only, a standby perhaps"
-	case strings.HasPrefix(code, "08"), code == "57P01", code == "57P02", strings.HasPrefix(code, "58"):
-		return "the connection to the database was lost"
-	case strings.HasPrefix(code, "28"), code == "3D000":
-		return "the database does not let usher in"
-	}
-	var connect *pgconn.ConnectError
-	var network net.Error
-	var closed interface{ SafeToRetry() bool } // of pgx: nothing was sent
-	switch {
-	case errors.As(err, &connect):
-		return "the database cannot be reached"
-	case errors.As(err, &network), errors.As(err, &closed) && closed.SafeToRetry(), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, net.ErrClosed), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
-		return "the connection to the database was lost"
-	}
-	return ""
 }
