@@ -58,6 +58,7 @@ var floors = [][]string{
 var neighbours = map[string][]string{
 	"internal/engine":    {"internal/calendar"}, // windows are the calendar's
 	"internal/meter":     {"internal/calendar"}, // so are the windows of unique values
+	"internal/store":     {"internal/ledger"},   // reservations and corrections keep their entries in the ledger's form
 	"internal/job":       {"internal/store"},    // a lease is a row
 	"internal/usage":     {"internal/live"},     // takes read and change the loaded world
 	"internal/customers": {"internal/live"},     // the change loop is live's

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usher-sh/usher/internal/fsck"
 	"github.com/usher-sh/usher/internal/store"
-	"github.com/usher-sh/usher/internal/usage"
 )
 
 type fsckCmd struct {
@@ -29,11 +29,11 @@ func (c *fsckCmd) Run(a *app) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	began := time.Now()
-	o := usage.FsckOptions{Repair: c.Repair}
+	o := fsck.Options{Repair: c.Repair}
 	if a.tty.err {
 		o.Progress = func(doing string, rows int64) { fmt.Fprintf(a.err, "\r\x1b[K%s: %d", doing, rows) }
 	}
-	r, err := usage.Fsck(a, db, o)
+	r, err := fsck.Run(a, db, o)
 	if a.tty.err {
 		fmt.Fprint(a.err, "\r\x1b[K")
 	}
@@ -43,7 +43,7 @@ func (c *fsckCmd) Run(a *app) (err error) {
 	took := time.Since(began).Seconds()
 	if a.cli.JSON {
 		err = a.printJSON(struct {
-			usage.Report
+			fsck.Report
 			Seconds float64 `json:"seconds"`
 		}{r, took})
 	} else {
@@ -55,7 +55,7 @@ func (c *fsckCmd) Run(a *app) (err error) {
 	return err
 }
 
-func printReport(out io.Writer, r *usage.Report, seconds float64) error {
+func printReport(out io.Writer, r *fsck.Report, seconds float64) error {
 	for _, d := range r.Mended {
 		fmt.Fprintln(out, "rewritten:", d)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/ledger"
 )
 
 // TestDocsRoutes: http.md lists exactly the routes of the OpenAPI document,
@@ -73,7 +73,7 @@ func TestDocsStates(t *testing.T) {
 		{"Reservation", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled), string(usher.ReservationReleased), string(usher.ReservationExpired)}},
 		{"Seat", "state", []string{string(usher.SeatActive), string(usher.SeatPending)}},
 		{"SeatIn", "state", []string{string(usher.SeatActive), string(usher.SeatPending)}},
-		{"Denial", "outcome", []string{store.OutcomeDenied, store.OutcomeWarned, store.OutcomeShadowed, store.OutcomeExcess}},
+		{"Denial", "outcome", []string{ledger.OutcomeDenied, ledger.OutcomeWarned, ledger.OutcomeShadowed, ledger.OutcomeExcess}},
 	} {
 		s := schemas[c.schema]
 		if s == nil || s.Properties[c.member] == nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 )
 
 // Correction is what was given back of a take or an event (S16).
@@ -41,7 +42,7 @@ func (u *UsageTx) Corrections(env usher.Environment, ref, source string) ([]Corr
 			return nil, err
 		}
 		c.At = fromMicros(at)
-		if c.Entries, _, err = ReadEntries(entries); err != nil {
+		if c.Entries, _, err = ledger.ReadEntries(entries); err != nil {
 			return nil, err
 		}
 		all = append(all, c)
@@ -53,7 +54,7 @@ func (u *UsageTx) Corrections(env usher.Environment, ref, source string) ([]Corr
 func (u *UsageTx) InsertCorrection(c Correction) error {
 	_, err := exec(u.ctx, u.tx, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		c.Ref, c.Source, string(c.Env), c.Key, c.Customer, c.Feature, c.Amount, micros(c.At), c.Reason, c.Actor, AppendEntries(nil, c.Entries))
+		c.Ref, c.Source, string(c.Env), c.Key, c.Customer, c.Feature, c.Amount, micros(c.At), c.Reason, c.Actor, ledger.AppendEntries(nil, c.Entries))
 	return err
 }
 

@@ -12,14 +12,6 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// The outcomes of a denial.
-const (
-	OutcomeDenied   = "denied"   // nothing was taken
-	OutcomeWarned   = "warned"   // mode warn let it pass
-	OutcomeShadowed = "shadowed" // mode shadow let it pass
-	OutcomeExcess   = "excess"   // reported use beyond what is permitted (S14)
-)
-
 // DenialKey names one hour's denials of one kind.
 type DenialKey struct {
 	Holder

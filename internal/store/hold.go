@@ -9,6 +9,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 )
 
 // The states of a reservation.
@@ -39,7 +40,7 @@ func scanHold(row interface{ Scan(...any) error }, h *HoldRow) error {
 		return err
 	}
 	h.Env, h.Hold.At, h.Hold.Expires = usher.Environment(env), fromMicros(at), fromMicros(expires)
-	h.Hold.Entries, _, err = ReadEntries(entries)
+	h.Hold.Entries, _, err = ledger.ReadEntries(entries)
 	return err
 }
 
@@ -70,7 +71,7 @@ func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) error 
 	args := make([]any, 0, 10*len(holds))
 	for i := range holds {
 		h := &holds[i]
-		args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, AppendEntries(nil, h.Entries))
+		args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, ledger.AppendEntries(nil, h.Entries))
 	}
 	_, err := u.insert(`hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries)`, "ttttiiiitb", args, ``)
 	return err
@@ -147,7 +148,7 @@ func (r *lapseRow) lapses() ([]engine.Lapse, error) {
 	}
 	h := engine.Hold{ID: r.id, At: fromMicros(r.at), Expires: fromMicros(r.expires)}
 	var err error
-	if h.Entries, _, err = ReadEntries(r.entries); err != nil {
+	if h.Entries, _, err = ledger.ReadEntries(r.entries); err != nil {
 		return nil, err
 	}
 	return h.Lapses(), nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 )
@@ -522,7 +523,7 @@ func (w *world) dirty(k engine.BucketKey) bool {
 func (b *batchRun) take(t *take) error {
 	h := t.holder()
 	w := b.worlds[h]
-	t.at, t.posting, t.decision, t.err = w.now, posting{at: w.now}, usher.Decision{}, nil
+	t.at, t.posting, t.decision, t.err = w.now, ledger.Posting{At: w.now}, usher.Decision{}, nil
 	e, err := t.decide(b, w)
 	var own *usher.Error
 	if errors.As(err, &own) && own.Code != usher.Unavailable && own.Code != usher.Internal {
@@ -533,14 +534,14 @@ func (b *batchRun) take(t *take) error {
 		return err
 	}
 	e.Decision.Revision = b.u.cfg.Live.Revision(h.Env)
-	if t.route == routeConsume {
+	if t.route == ledger.Consume {
 		e.Decision.Taken = true
 	}
-	t.posting.would, t.posting.outcome, t.posting.entries = e.Would, outcome(&e, t.route == routeSettle), e.Entries
+	t.posting.Would, t.posting.Outcome, t.posting.Entries = e.Would, ledger.Outcome(&e, t.route == ledger.Settle), e.Entries
 	t.decision = e.Decision
-	b.post(h, e.Entries, t.posting.at)
-	w.outside(t.posting.at)
-	b.deny(h, w, t.feature, t.posting.outcome, e.Would, t.amount, w.now)
+	b.post(h, e.Entries, t.posting.At)
+	w.outside(t.posting.At)
+	b.deny(h, w, t.feature, t.posting.Outcome, e.Would, t.amount, w.now)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 )
 
 // ConsumeOp is one consume as asked.
@@ -19,12 +20,10 @@ type ConsumeOp struct {
 	MinRevision int64        // 0: any
 }
 
-const routeConsume = "POST /v1/consume"
-
 // Consume decides and takes in one step (S12). A denial takes nothing and is no
 // error. The same key and body again gives the first answer (S13).
 func (u *Usage) Consume(ctx context.Context, env usher.Environment, op ConsumeOp) (usher.Decision, error) {
-	t, err := u.newTake(ctx, env, routeConsume, op, "")
+	t, err := u.newTake(ctx, env, ledger.Consume, op, "")
 	if err != nil {
 		return usher.Decision{}, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/meter"
 	"github.com/usher-sh/usher/internal/store"
 )
@@ -22,8 +23,6 @@ type CorrectOp struct {
 	Key     string       // the idempotency key; required
 	Actor   string
 }
-
-const routeCorrect = "POST /v1/corrections"
 
 // maxReason is the longest reason, in bytes.
 const maxReason = 1000
@@ -69,7 +68,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	if err != nil {
 		return usher.Decision{}, err
 	}
-	t := &take{env: env, route: routeCorrect, key: op.Key, customer: o.customer, feature: o.feature}
+	t := &take{env: env, route: ledger.Correct, key: op.Key, customer: o.customer, feature: o.feature}
 	if t.amount, err = units(f, op.Amount); err != nil {
 		return usher.Decision{}, err
 	}
@@ -77,7 +76,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
 			Problems: []usher.Problem{{Location: "body.amount", Message: "must be more than 0"}}}
 	}
-	t.hash = bodyHash(routeCorrect, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
+	t.hash = bodyHash(ledger.Correct, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		// A key that has an answer already is not decided again: what is left has changed since.
 		earlier, err := b.tx.Corrections(env, ref, op.Source)
@@ -118,7 +117,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 		}
 		w.outside(o.at)
 		e := engine.Correct(w.next, t.customer, o.feature, entries, t.amount, o.at, w.now)
-		t.posting.at = o.at
+		t.posting.At = o.at
 		back := &usher.Correction{Ref: op.Ref, Source: op.Source, Amount: t.amount, Left: left - t.amount}
 		for _, en := range e.Entries {
 			if en.Allowance == engine.EntryCap || en.Allowance == engine.EntryDrawn {
@@ -158,43 +157,43 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 		return "", nil, usher.Errorf(usher.NotFound, "no take with the key %q", op.Ref)
 	}
 	ref := op.Ref
-	if row.Route == routeReserve {
-		d, _, err := decodeAnswer(row.Answer, row.At)
+	if row.Route == ledger.Reserve {
+		d, _, err := ledger.DecodeAnswer(row.Answer, row.At)
 		if err != nil {
 			return "", nil, err
 		}
 		if d.Reservation == nil {
 			return "", nil, usher.Errorf(usher.Refused, "%q was denied: there is nothing to give back", op.Ref)
 		}
-		ref = holdKey(d.Reservation.ID)
+		ref = ledger.HoldKey(d.Reservation.ID)
 		if row, err = u.cfg.DB.Op(ctx, env, ref); err != nil {
 			return "", nil, err
 		}
-		if row != nil && row.Route == routeRelease {
+		if row != nil && row.Route == ledger.Release {
 			return "", nil, usher.Errorf(usher.Refused, "the reservation %s was released: all that it held has been given back", d.Reservation.ID)
 		}
-		if row == nil || row.Route != routeSettle {
+		if row == nil || row.Route != ledger.Settle {
 			return "", nil, usher.Errorf(usher.Refused, "the reservation %s is not settled: there is nothing to give back; release it", d.Reservation.ID)
 		}
 	}
 	switch row.Route {
-	case routeConsume, routeSettle:
-	case routeCorrect:
+	case ledger.Consume, ledger.Settle:
+	case ledger.Correct:
 		return "", nil, usher.Errorf(usher.Refused, "%q is a correction: it is not corrected itself; consume or report again what was given back too much", op.Ref)
 	default:
 		return "", nil, usher.Errorf(usher.Refused, "%q is the key of %s: it took nothing that could be given back", op.Ref, row.Route)
 	}
-	_, p, err := decodeAnswer(row.Answer, row.At)
+	_, p, err := ledger.DecodeAnswer(row.Answer, row.At)
 	if err != nil {
 		return "", nil, err
 	}
-	if len(p.entries) == 0 {
+	if len(p.Entries) == 0 {
 		return "", nil, usher.Errorf(usher.Refused, "%q took nothing: there is nothing to give back", op.Ref)
 	}
 	if op.Feature != "" && op.Feature != row.Feature {
 		return "", nil, usher.Errorf(usher.Refused, "%q took of %s, not of %s", op.Ref, row.Feature, op.Feature)
 	}
-	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.at, recorded: row.At, entries: p.entries}, nil
+	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.At, recorded: row.At, entries: p.Entries}, nil
 }
 
 func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op CorrectOp) (*original, error) {
@@ -205,7 +204,7 @@ func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op Cor
 	if row == nil {
 		return nil, usher.Errorf(usher.NotFound, "no event with source %q and id %q", op.Source, op.Ref)
 	}
-	list, err := decodeReadings(row.Entries)
+	list, err := ledger.DecodeReadings(row.Entries)
 	if err != nil {
 		return nil, err
 	}
@@ -213,11 +212,11 @@ func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op Cor
 	var found *original
 	for i := range list {
 		r := &list[i]
-		if !r.adds() || op.Feature != "" && r.feature != op.Feature {
+		if !r.Adds() || op.Feature != "" && r.Feature != op.Feature {
 			continue
 		}
-		names = append(names, r.feature)
-		found = &original{customer: row.Customer, feature: r.feature, at: row.At, entries: r.entries, dimensions: r.dimensions}
+		names = append(names, r.Feature)
+		found = &original{customer: row.Customer, feature: r.Feature, at: row.At, entries: r.Entries, dimensions: r.Dimensions}
 	}
 	switch {
 	case len(names) > 1:

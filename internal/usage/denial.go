@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -39,7 +40,7 @@ func (u *Usage) Denials(ctx context.Context, env usher.Environment, q DenialQuer
 		problems = append(problems, usher.Problem{Location: "query.to", Message: "must be after from"})
 	}
 	switch q.Outcome {
-	case "", store.OutcomeDenied, store.OutcomeWarned, store.OutcomeShadowed, store.OutcomeExcess:
+	case "", ledger.OutcomeDenied, ledger.OutcomeWarned, ledger.OutcomeShadowed, ledger.OutcomeExcess:
 	default:
 		problems = append(problems, usher.Problem{Location: "query.outcome", Message: "must be denied, warned, shadowed or excess"})
 	}

@@ -6,12 +6,9 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 )
-
-// Kept is how long a stored answer is kept at least (S13). After that its key
-// is forgotten; what it took stays, added up per bucket and minute.
-const Kept = 62 * 24 * time.Hour
 
 // Folding says when old answers are forgotten. A zero field is what is usual.
 type Folding struct {
@@ -48,11 +45,11 @@ func (u *Usage) foldDaily(ctx context.Context) {
 	}
 }
 
-// Fold walks over all stored answers once, forgets those older than Kept, and
+// Fold walks over all stored answers once, forgets those older than ledger.Kept, and
 // adds what they took to the folded ledger. Nodes may do so at once: each
 // answer is folded by one of them. It returns how many this walk folded.
 func (u *Usage) Fold(ctx context.Context) (folded int64, err error) {
-	before := u.cfg.Folding.Now().Add(-Kept)
+	before := u.cfg.Folding.Now().Add(-ledger.Kept)
 	var after store.OpKey
 	for {
 		old, last, err := u.cfg.DB.OpsAfter(ctx, after, before, foldReads)
@@ -61,7 +58,7 @@ func (u *Usage) Fold(ctx context.Context) (folded int64, err error) {
 		}
 		old = slices.DeleteFunc(old, func(o store.Op) bool { // what is young by a sandbox's own clock
 			now, ok := u.cfg.Live.TestClock(o.Env)
-			return ok && o.At.After(now.Add(-Kept))
+			return ok && o.At.After(now.Add(-ledger.Kept))
 		})
 		for len(old) > 0 {
 			part := old[:min(len(old), foldWrites)]
@@ -92,13 +89,13 @@ func (u *Usage) foldPart(ctx context.Context, ops []store.Op, before time.Time) 
 	for i := range ops {
 		o := &ops[i]
 		if !o.Management() {
-			_, p, err := decodeAnswer(o.Answer, o.At)
+			_, p, err := ledger.DecodeAnswer(o.Answer, o.At)
 			if err != nil { // what it took is not known: it stays for usher fsck to show
 				u.cfg.Log.Error("an old answer cannot be folded", "env", o.Env, "key", o.Key, "error", err)
 				continue
 			}
-			for _, e := range p.entries {
-				sums[place{store.Holder{Env: o.Env, Customer: o.Customer}, e.Bucket, store.Minute.Start(p.at.UnixMicro())}] += e.Amount
+			for _, e := range p.Entries {
+				sums[place{store.Holder{Env: o.Env, Customer: o.Customer}, e.Bucket, store.Minute.Start(p.At.UnixMicro())}] += e.Amount
 			}
 		}
 		keys = append(keys, store.OpKey{Env: o.Env, Key: o.Key})

@@ -2,13 +2,17 @@ package usage_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/fsck"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
@@ -42,9 +46,9 @@ func (n *node) answers(t *testing.T) (count int64) {
 	return count
 }
 
-func (n *node) agrees(t *testing.T, c *clock, when string) usage.Report {
+func (n *node) agrees(t *testing.T, c *clock, when string) fsck.Report {
 	t.Helper()
-	r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Now: c.now})
+	r, err := fsck.Run(t.Context(), n.db, fsck.Options{Now: c.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +56,22 @@ func (n *node) agrees(t *testing.T, c *clock, when string) usage.Report {
 		t.Errorf("%s: %v", when, r.Differences)
 	}
 	return r
+}
+
+func raw(t *testing.T, dsn string) *sql.DB {
+	t.Helper()
+	driver := "sqlite"
+	if strings.HasPrefix(dsn, "postgres") {
+		driver = "pgx"
+	} else {
+		dsn = "file:" + dsn + "?_pragma=busy_timeout(10000)"
+	}
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 // A key is good for 62 days. After that it is forgotten and its use stays: in
@@ -79,7 +99,7 @@ func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
 		if _, err := n.usage.Correct(ctx, usher.Sandbox, usage.CorrectOp{Ref: "old", Amount: "2", Reason: "test", Key: "back", Actor: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		edge := began.Add(usage.Kept / 2)
+		edge := began.Add(ledger.Kept / 2)
 		c.set(edge)
 		n.consume(t, "exports", "young", 5)
 		before := n.agrees(t, c, "before")
@@ -87,11 +107,11 @@ func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
 			t.Fatalf("before: %+v", before)
 		}
 
-		c.set(began.Add(usage.Kept)) // not older than 62 days
+		c.set(began.Add(ledger.Kept)) // not older than 62 days
 		if k, err := u.Fold(ctx); err != nil || k != 0 {
 			t.Errorf("folded %d at 62 days, %v", k, err)
 		}
-		c.set(began.Add(usage.Kept + time.Microsecond))
+		c.set(began.Add(ledger.Kept + time.Microsecond))
 		if k, err := u.Fold(ctx); err != nil || k != 6 {
 			t.Errorf("folded %d, %v; want 6", k, err)
 		}
@@ -117,39 +137,9 @@ func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
 		if _, err := raw(t, dsn).ExecContext(ctx, `UPDATE folded SET amount = amount + 1 WHERE feature = 'exports'`); err != nil {
 			t.Fatal(err)
 		}
-		if r, err := usage.Fsck(ctx, n.db, usage.FsckOptions{Now: c.now}); err != nil || r.Total == 0 {
+		if r, err := fsck.Run(ctx, n.db, fsck.Options{Now: c.now}); err != nil || r.Total == 0 {
 			t.Errorf("a changed folded row: %+v, %v", r, err)
 		}
-	})
-}
-
-// A whole life that is older than 62 days folds to a ledger that is as right.
-func TestI4_AFoldedLifeIsClean(t *testing.T) {
-	t.Parallel()
-	each(t, func(t *testing.T, dsn string) {
-		l := newLife(t, dsn, 11)
-		for range 300 {
-			l.step()
-		}
-		half := l.c.now()
-		l.c.set(half.Add(40 * 24 * time.Hour))
-		for range 100 {
-			l.step()
-		}
-		before := l.clean("before")
-		l.c.set(half.Add(usage.Kept + time.Hour))
-		k, err := l.slow(t, l.c).Fold(t.Context())
-		if err != nil || k == 0 || k >= before.Takes {
-			t.Errorf("folded %d of %d, %v; want a part", k, before.Takes, err)
-		}
-		after := l.clean("after")
-		if after.Takes+k != before.Takes || after.Folded == 0 {
-			t.Errorf("folded %d; before %+v, after %+v", k, before, after)
-		}
-		for range 100 {
-			l.step()
-		}
-		l.clean("later")
 	})
 }
 
@@ -176,7 +166,7 @@ func TestS13_TwoNodesFoldOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		c.set(c.now().Add(usage.Kept + time.Hour))
+		c.set(c.now().Add(ledger.Kept + time.Hour))
 		var folded, taken atomic.Int64
 		stop := make(chan struct{})
 		var takers sync.WaitGroup
@@ -238,7 +228,7 @@ func TestS13_FoldingGoesOnByItself(t *testing.T) {
 		until := time.Now().Add(time.Minute)
 		for round := range 3 {
 			n.consume(t, "api_calls", fmt.Sprint("k", round), 1)
-			c.set(c.now().Add(usage.Kept + time.Hour))
+			c.set(c.now().Add(ledger.Kept + time.Hour))
 			for n.answers(t) > 0 {
 				if time.Now().After(until) {
 					t.Fatalf("round %d: the answer is still there", round)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/meter"
 	"github.com/usher-sh/usher/internal/store"
 )
@@ -113,7 +114,7 @@ func (b *batchRun) record(e *body) error {
 			reject(usher.RejectInvalidValue, "%s", err)
 			continue
 		}
-		ledger, err := b.readings(h, w, readings, at)
+		done, err := b.readings(h, w, readings, at)
 		if errors.Is(err, errOverflow) {
 			reject(usher.RejectOverflow, "counting it would go beyond what can be counted")
 			continue
@@ -121,7 +122,7 @@ func (b *batchRun) record(e *body) error {
 		if err != nil {
 			return err
 		}
-		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: w.now, Hash: hash, Data: string(ev.Data), Entries: encodeReadings(ledger)})
+		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: w.now, Hash: hash, Data: string(ev.Data), Entries: ledger.EncodeReadings(done)})
 		stored[keys[i]] = hash
 		e.result.Accepted++
 	}
@@ -142,7 +143,7 @@ var errOverflow = errors.New("usage: beyond what can be counted")
 
 // readings applies one event to every feature that reads it, all or none, and
 // returns what it did.
-func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, at time.Time) ([]reading, error) {
+func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, at time.Time) ([]ledger.Reading, error) {
 	for _, r := range readings {
 		if err := b.ready(h, w, r.Feature.Key, at); err != nil {
 			return nil, err
@@ -154,9 +155,9 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 			return nil, errOverflow
 		}
 	}
-	var all []reading
+	var all []ledger.Reading
 	for _, r := range readings {
-		done := reading{feature: r.Feature.Key, aggregation: r.Aggregation, amount: r.Amount, distinct: r.Distinct}
+		done := ledger.Reading{Feature: r.Feature.Key, Aggregation: r.Aggregation, Amount: r.Amount, Distinct: r.Distinct}
 		key := store.RollupKey{Holder: h, Feature: r.Feature.Key}
 		op := engine.Op{Kind: engine.Record, Customer: h.Customer, Feature: r.Feature.Key, Amount: r.Amount}
 		merge, when := store.MergeAdd, int64(0)
@@ -183,18 +184,18 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 			}
 		}
 		e := engine.Take(w.next, op, at)
-		done.entries = e.Entries
+		done.Entries = e.Entries
 		switch {
 		case r.Adds:
 			b.post(h, e.Entries, at)
-			done.outcome, done.reason = outcome(&e, true), e.Would
-			b.deny(h, w, done.feature, done.outcome, done.reason, r.Amount, w.now)
+			done.Outcome, done.Reason = ledger.Outcome(&e, true), e.Would
+			b.deny(h, w, done.Feature, done.Outcome, done.Reason, r.Amount, w.now)
 		case r.Aggregation != usher.Unique:
 			key.Value = "gauge"
 			b.roll(merge, key, at, r.Amount, when)
 		}
 		if r.Aggregation != usher.Unique {
-			done.dimensions = r.Dimensions
+			done.Dimensions = r.Dimensions
 			for _, d := range r.Dimensions {
 				key.Dimension, key.Value = d.Path, d.Value
 				b.roll(merge, key, at, r.Amount, when)

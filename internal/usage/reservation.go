@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -36,11 +37,11 @@ func (u *Usage) Reservation(ctx context.Context, env usher.Environment, id strin
 	}
 	switch row.State {
 	case store.HoldSettled:
-		op, err := u.cfg.DB.Op(ctx, env, holdKey(id))
+		op, err := u.cfg.DB.Op(ctx, env, ledger.HoldKey(id))
 		if err != nil || op == nil {
 			return out, err
 		}
-		d, _, err := decodeAnswer(op.Answer, op.At)
+		d, _, err := ledger.DecodeAnswer(op.Answer, op.At)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -23,12 +24,6 @@ type ReserveOp struct {
 	TTL time.Duration // 0: DefaultTTL
 }
 
-const (
-	routeReserve = "POST /v1/reservations"
-	routeSettle  = "POST /v1/reservations/{id}/settle"
-	routeRelease = "POST /v1/reservations/{id}/release"
-)
-
 // Reserve holds an amount until it is settled, released or expires (S23). It
 // divides over the allowances as a consume would. A denial holds nothing and is
 // no error.
@@ -40,7 +35,7 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the reservation is not valid",
 			Problems: []usher.Problem{{Location: "body.ttl", Message: `must be between "1s" and "168h"`}}}
 	}
-	t, err := u.newTake(ctx, env, routeReserve, op.ConsumeOp, op.TTL.String())
+	t, err := u.newTake(ctx, env, ledger.Reserve, op.ConsumeOp, op.TTL.String())
 	if err != nil {
 		return usher.Decision{}, err
 	}
@@ -59,16 +54,12 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 	return u.take(ctx, t)
 }
 
-// holdKey is the key under which the end of a reservation is kept: one end, one
-// answer. No caller's key is like it: those are ASCII.
-func holdKey(id string) string { return "§" + id }
-
 // Settle ends a reservation with the true amount; "" is the amount held. It is
 // never refused for want of allowance: what nothing holds is booked as excess,
 // and what comes after the hold expired is booked all the same. The same
 // settlement again gives the first answer; another one is a Conflict.
 func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, amount usher.Number) (usher.Decision, error) {
-	t, held, err := u.end(ctx, env, id, routeSettle)
+	t, held, err := u.end(ctx, env, id, ledger.Settle)
 	if err != nil {
 		return usher.Decision{}, err
 	}
@@ -82,7 +73,7 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 			return usher.Decision{}, err
 		}
 	}
-	t.hash = bodyHash(routeSettle, id, strconv.FormatInt(t.amount, 10))
+	t.hash = bodyHash(ledger.Settle, id, strconv.FormatInt(t.amount, 10))
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		h, err := b.open(env, id, w)
 		if err != nil {
@@ -99,7 +90,7 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 		if e.Overflow {
 			return e, errOverflow
 		}
-		t.posting.at = h.At
+		t.posting.At = h.At
 		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: usher.ReservationSettled, Settled: t.amount, Late: late}
 		return e, b.tx.CloseHold(env, id, store.HoldSettled, w.now)
 	}
@@ -110,11 +101,11 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 // expired, it gives back nothing and says so; after a settlement it is a
 // Conflict.
 func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (usher.Decision, error) {
-	t, held, err := u.end(ctx, env, id, routeRelease)
+	t, held, err := u.end(ctx, env, id, ledger.Release)
 	if err != nil {
 		return usher.Decision{}, err
 	}
-	t.hash = bodyHash(routeRelease, id)
+	t.hash = bodyHash(ledger.Release, id)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		h, err := b.open(env, id, w)
 		if err != nil {
@@ -146,9 +137,9 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, route string
 	if held == nil {
 		return nil, nil, usher.Errorf(usher.NotFound, "no reservation %q", id)
 	}
-	t := &take{env: env, route: route, key: holdKey(id), customer: held.Hold.Customer, feature: held.Hold.Feature}
+	t := &take{env: env, route: route, key: ledger.HoldKey(id), customer: held.Hold.Customer, feature: held.Hold.Feature}
 	t.reused = func(op store.Op) error {
-		if op.Route == routeRelease {
+		if op.Route == ledger.Release {
 			return usher.Errorf(usher.Conflict, "the reservation %s was released at %s; consume what was used after all", id, op.At.Format(time.RFC3339))
 		}
 		amount := strconv.FormatInt(op.Amount, 10)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 )
 
 // SeatOp is a seat as asked for.
@@ -24,8 +25,6 @@ type SeatOp struct {
 	TTL       time.Duration
 }
 
-const routeSeat = "PUT /v1/customers/{id}/seats/{feature}/{holder}"
-
 // PutSeat gives a holder a seat, or changes the one it has (S22). A refused seat
 // is a decision that says no. The same again changes nothing.
 func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (usher.Decision, error) {
@@ -35,7 +34,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 	if op.TTL != 0 && !op.ExpiresAt.IsZero() {
 		return usher.Decision{}, usher.Errorf(usher.Invalid, "give expires_at or ttl, not both")
 	}
-	t := &take{env: env, route: routeSeat, customer: op.Customer, feature: op.Feature, amount: 1}
+	t := &take{env: env, route: ledger.Seat, customer: op.Customer, feature: op.Feature, amount: 1}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		want := engine.Seat{Holder: op.Holder, Pending: op.Pending, Expires: op.ExpiresAt, At: w.now}
 		if op.TTL != 0 {
@@ -90,7 +89,7 @@ func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer,
 	if err := u.seats(env, customer, feature, holder); err != nil {
 		return usher.Decision{}, err
 	}
-	t := &take{env: env, route: routeSeat, customer: customer, feature: feature}
+	t := &take{env: env, route: ledger.Seat, customer: customer, feature: feature}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		h := t.holder()
 		was, err := b.tx.Seat(h, feature, holder)

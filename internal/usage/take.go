@@ -9,6 +9,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -34,7 +35,7 @@ type take struct {
 	reused func(store.Op) error
 
 	at       time.Time // when it was decided
-	posting  posting
+	posting  ledger.Posting
 	stored   store.Op // as the batch stored it
 	decision usher.Decision
 	err      error
@@ -67,7 +68,7 @@ func bodyHash(parts ...string) []byte {
 // row is the take as it is kept.
 func (t *take) row() store.Op {
 	return store.Op{Env: t.env, Key: t.key, Route: t.route, BodyHash: t.hash, Customer: t.customer, Feature: t.feature,
-		At: t.at, Amount: t.amount, Answer: encodeAnswer(&t.decision, &t.posting, t.at)}
+		At: t.at, Amount: t.amount, Answer: ledger.EncodeAnswer(&t.decision, &t.posting, t.at)}
 }
 
 // answer gives a take the answer that is stored under its key, or an error
@@ -83,7 +84,7 @@ func (t *take) answer(op store.Op) {
 			t.key, op.Route, op.At.Format(time.RFC3339))
 		return
 	}
-	d, _, err := decodeAnswer(op.Answer, op.At)
+	d, _, err := ledger.DecodeAnswer(op.Answer, op.At)
 	if err != nil {
 		t.err = err
 		return

@@ -1,26 +1,24 @@
-package usage
+package ledger
 
 import (
 	"encoding/binary"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // A stored answer is a take's decision and its ledger entries as numbers: much
 // smaller than JSON, and read back without loss. The first byte is the version.
 const answerVersion = 2
 
-// posting is what a take did to the ledger, as it is kept with its answer.
-type posting struct {
-	at      time.Time // the instant whose minute counts it
-	would   usher.Reason
-	outcome string
-	entries []engine.Entry
+// Posting is what a take did to the ledger, as it is kept with its answer.
+type Posting struct {
+	At      time.Time // the instant whose minute counts it
+	Would   usher.Reason
+	Outcome string
+	Entries []engine.Entry
 }
 
 type encoder struct{ b []byte }
@@ -48,8 +46,8 @@ func (e *encoder) time(t time.Time) {
 }
 func (e *encoder) window(w usher.Window) { e.time(w.Start); e.time(w.End) }
 
-// encodeAnswer writes a take that was decided at an instant.
-func encodeAnswer(d *usher.Decision, p *posting, at time.Time) []byte {
+// EncodeAnswer writes a take that was decided at an instant.
+func EncodeAnswer(d *usher.Decision, p *Posting, at time.Time) []byte {
 	e := &encoder{b: make([]byte, 1, 160)}
 	e.b[0] = answerVersion
 	e.flag(d.Allowed)
@@ -109,10 +107,10 @@ func encodeAnswer(d *usher.Decision, p *posting, at time.Time) []byte {
 		e.deductions(c.Returned)
 	}
 	e.flag(d.Taken)
-	e.num(at.UnixMicro() - p.at.UnixMicro())
-	e.str(string(p.would))
-	e.str(p.outcome)
-	e.b = store.AppendEntries(e.b, p.entries)
+	e.num(at.UnixMicro() - p.At.UnixMicro())
+	e.str(string(p.Would))
+	e.str(p.Outcome)
+	e.b = AppendEntries(e.b, p.Entries)
 	return e.b
 }
 
@@ -195,11 +193,11 @@ func (d *decoder) nums(to ...*int64) {
 	}
 }
 
-// decodeAnswer reads what encodeAnswer wrote; customer and feature are in the
+// DecodeAnswer reads what EncodeAnswer wrote; customer and feature are in the
 // row's own columns, and so is the instant at.
-func decodeAnswer(b []byte, at time.Time) (v usher.Decision, p posting, err error) {
+func DecodeAnswer(b []byte, at time.Time) (v usher.Decision, p Posting, err error) {
 	if len(b) == 0 || b[0] != answerVersion {
-		return v, p, errors.New("usage: a stored answer has an unknown form")
+		return v, p, errors.New("ledger: a stored answer has an unknown form")
 	}
 	d := &decoder{b: b[1:]}
 	v.Allowed = d.flag()
@@ -236,11 +234,11 @@ func decodeAnswer(b []byte, at time.Time) (v usher.Decision, p posting, err erro
 		v.Correction = &usher.Correction{Ref: d.str(), Source: d.str(), Amount: d.num(), Left: d.num(), Returned: d.deductions()}
 	}
 	v.Taken = d.flag()
-	p.at = time.UnixMicro(at.UnixMicro() - d.num()).UTC()
-	p.would, p.outcome = usher.Reason(d.str()), d.str()
-	p.entries = d.entries()
+	p.At = time.UnixMicro(at.UnixMicro() - d.num()).UTC()
+	p.Would, p.Outcome = usher.Reason(d.str()), d.str()
+	p.Entries = d.entries()
 	if d.bad {
-		return usher.Decision{}, posting{}, errors.New("usage: a stored answer is damaged")
+		return usher.Decision{}, Posting{}, errors.New("ledger: a stored answer is damaged")
 	}
 	return v, p, nil
 }
@@ -256,41 +254,8 @@ func (d *decoder) entries() []engine.Entry {
 	if d.bad {
 		return nil
 	}
-	list, rest, err := store.ReadEntries(d.b)
+	list, rest, err := ReadEntries(d.b)
 	d.b = rest
 	d.bad = d.bad || err != nil
 	return list
-}
-
-// replays keeps the newest stored takes in memory, so that a retry that comes
-// at once need not break a batch. It is a fence before the database, never the
-// record.
-type replays struct {
-	mu   sync.Mutex
-	ops  map[store.OpKey]store.Op
-	ring []store.OpKey
-	next int
-}
-
-func newReplays(n int) *replays {
-	return &replays{ops: make(map[store.OpKey]store.Op, n), ring: make([]store.OpKey, n)}
-}
-
-func (r *replays) get(k store.OpKey) (store.Op, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	op, ok := r.ops[k]
-	return op, ok
-}
-
-func (r *replays) store(op store.Op) {
-	k := store.OpKey{Env: op.Env, Key: op.Key}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.ops[k]; ok {
-		return
-	}
-	delete(r.ops, r.ring[r.next])
-	r.ops[k], r.ring[r.next] = op, k
-	r.next = (r.next + 1) % len(r.ring)
 }

@@ -1,4 +1,4 @@
-package store
+package ledger
 
 import (
 	"encoding/binary"
@@ -61,7 +61,7 @@ func ReadEntries(b []byte) (entries []engine.Entry, rest []byte, err error) {
 		}
 	}
 	if bad {
-		return nil, nil, errors.New("store: ledger entries are damaged")
+		return nil, nil, errors.New("ledger: entries are damaged")
 	}
 	return entries, b, nil
 }

@@ -1,4 +1,4 @@
-package usage_test
+package fsck_test
 
 import (
 	"context"
@@ -17,6 +17,8 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/fsck"
+	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
 	"github.com/usher-sh/usher/internal/usage"
@@ -284,19 +286,19 @@ func (l *life) step() {
 	}
 }
 
-func (l *life) fsck(o usage.FsckOptions) usage.Report {
+func (l *life) fsck(o fsck.Options) fsck.Report {
 	l.t.Helper()
 	o.Now = l.c.now
-	r, err := usage.Fsck(l.t.Context(), l.db, o)
+	r, err := fsck.Run(l.t.Context(), l.db, o)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	return r
 }
 
-func (l *life) clean(when string) usage.Report {
+func (l *life) clean(when string) fsck.Report {
 	l.t.Helper()
-	r := l.fsck(usage.FsckOptions{})
+	r := l.fsck(fsck.Options{})
 	if r.Total != 0 || len(r.Differences) != 0 {
 		l.t.Errorf("%s: %d differences, the first: %v", when, r.Total, r.Differences[:min(len(r.Differences), 12)])
 	}
@@ -346,7 +348,7 @@ func TestI4_ARichLifeIsClean(t *testing.T) {
 			}
 		}
 		one := l.clean("at the end")
-		many := l.fsck(usage.FsckOptions{Keys: 100})
+		many := l.fsck(fsck.Options{Keys: 100})
 		if many.Total != 0 || many.Passes <= one.Passes {
 			t.Errorf("in several passes: %d differences in %d passes, the first: %v", many.Total, many.Passes, many.Differences[:min(len(many.Differences), 5)])
 		}
@@ -491,25 +493,25 @@ func TestI4_TamperingIsFound(t *testing.T) {
 				}
 			}
 			do(x.do)
-			r := l.fsck(usage.FsckOptions{})
-			if r.Total == 0 || !slices.ContainsFunc(r.Differences, func(d usage.Difference) bool { return d.What == x.want && d.Environment != "" && d.Customer != "" }) {
+			r := l.fsck(fsck.Options{})
+			if r.Total == 0 || !slices.ContainsFunc(r.Differences, func(d fsck.Difference) bool { return d.What == x.want && d.Environment != "" && d.Customer != "" }) {
 				t.Errorf("%s: %d differences: %v; want a %q", x.name, r.Total, r.Differences, x.want)
 			}
 			if r.Total > 20 {
 				t.Errorf("%s: %d differences, the first: %v", x.name, r.Total, r.Differences[:20])
 			}
-			after := l.fsck(usage.FsckOptions{Repair: true})
+			after := l.fsck(fsck.Options{Repair: true})
 			if x.undo == "" {
 				if after.Total != 0 || after.Repaired != r.Total || int64(len(after.Mended)) != r.Total {
 					t.Errorf("%s: found %v; the repair rewrote %d rows and left %v", x.name, r.Differences, after.Repaired, after.Differences)
 				}
 			} else {
-				if after.Total == 0 || !slices.ContainsFunc(after.Differences, func(d usage.Difference) bool { return d.What == x.want && !d.Derived }) {
+				if after.Total == 0 || !slices.ContainsFunc(after.Differences, func(d fsck.Difference) bool { return d.What == x.want && !d.Derived }) {
 					t.Errorf("%s: the repair left %v", x.name, after.Differences)
 				}
 				if x.undo != "-" {
 					do(x.undo)
-					l.fsck(usage.FsckOptions{Repair: true})
+					l.fsck(fsck.Options{Repair: true})
 				}
 			}
 			if x.undo == "-" {
@@ -517,7 +519,7 @@ func TestI4_TamperingIsFound(t *testing.T) {
 			}
 			l.clean(x.name + ", mended")
 		}
-		r := l.fsck(usage.FsckOptions{})
+		r := l.fsck(fsck.Options{})
 		text := fmt.Sprint(r.Differences)
 		if !strings.Contains(text, "take of sandbox/umbrella reports damaged: the ledger says nothing that can be read") {
 			t.Errorf("the damaged answer is named so: %s", text)
@@ -538,7 +540,7 @@ func TestI4_AMendedBucketDecidesAsBefore(t *testing.T) {
 		if _, err := raw(t, dsn).ExecContext(t.Context(), `DELETE FROM bucket`); err != nil {
 			t.Fatal(err)
 		}
-		r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Repair: true, Now: c.now})
+		r, err := fsck.Run(t.Context(), n.db, fsck.Options{Repair: true, Now: c.now})
 		if err != nil || r.Total != 0 || r.Repaired != 3 {
 			t.Fatalf("%+v, %v; want 3 buckets rewritten", r, err)
 		}
@@ -553,7 +555,7 @@ func TestI4_AMendedBucketDecidesAsBefore(t *testing.T) {
 		if err != nil || d.Allowed || d.Reason != usher.CapReached {
 			t.Errorf("beyond the cap of 700 a minute: %+v, %v", d, err)
 		}
-		if r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Now: c.now}); err != nil || r.Total != 0 {
+		if r, err := fsck.Run(t.Context(), n.db, fsck.Options{Now: c.now}); err != nil || r.Total != 0 {
 			t.Errorf("after: %+v, %v", r, err)
 		}
 	})
@@ -595,7 +597,7 @@ func TestI4_CleanBesideARunningServer(t *testing.T) {
 		last := int64(0)
 		until := time.Now().Add(time.Minute)
 		for i := 0; i < 5; {
-			r, err := usage.Fsck(t.Context(), beside, usage.FsckOptions{Now: c.now})
+			r, err := fsck.Run(t.Context(), beside, fsck.Options{Now: c.now})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -656,14 +658,14 @@ func TestI4_RepairBesideARunningServer(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Repair: true, Now: c.now})
+		r, err := fsck.Run(t.Context(), n.db, fsck.Options{Repair: true, Now: c.now})
 		if err != nil || r.Total != 0 || r.Repaired == 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
 	}
 	stop()
 	wg.Wait()
-	if r, err := usage.Fsck(t.Context(), n.db, usage.FsckOptions{Now: c.now}); err != nil || r.Total != 0 {
+	if r, err := fsck.Run(t.Context(), n.db, fsck.Options{Now: c.now}); err != nil || r.Total != 0 {
 		t.Errorf("after: %+v, %v", r, err)
 	}
 }
@@ -692,5 +694,41 @@ func TestI4_SeatsOfADeletedCustomerStayRight(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.clean("one left")
+	})
+}
+
+// A whole life that is older than 62 days folds to a ledger that is as right.
+func TestI4_AFoldedLifeIsClean(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		l := newLife(t, dsn, 11)
+		for range 300 {
+			l.step()
+		}
+		half := l.c.now()
+		l.c.set(half.Add(40 * 24 * time.Hour))
+		for range 100 {
+			l.step()
+		}
+		before := l.clean("before")
+		l.c.set(half.Add(ledger.Kept + time.Hour))
+		folder := usage.New(usage.Config{DB: l.db, Live: l.live, Node: "folder", Folding: usage.Folding{Now: l.c.now, First: 24 * time.Hour, Pause: time.Millisecond}})
+		t.Cleanup(func() {
+			if err := folder.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		k, err := folder.Fold(t.Context())
+		if err != nil || k == 0 || k >= before.Takes {
+			t.Errorf("folded %d of %d, %v; want a part", k, before.Takes, err)
+		}
+		after := l.clean("after")
+		if after.Takes+k != before.Takes || after.Folded == 0 {
+			t.Errorf("folded %d; before %+v, after %+v", k, before, after)
+		}
+		for range 100 {
+			l.step()
+		}
+		l.clean("later")
 	})
 }

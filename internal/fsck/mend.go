@@ -1,0 +1,93 @@
+package fsck
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/calendar"
+	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// fix rewrites one row; it may run twice.
+type fix struct {
+	holder store.Holder
+	do     func(*store.UsageTx) error
+}
+
+// newBucket makes a row that is gone from what it held. Its limit and its end
+// are guesses, which the next take replaces: the limit is what it holds, so that
+// nothing of it is excess.
+func newBucket(k engine.BucketKey, v sum) engine.Bucket {
+	b := engine.Bucket{BucketKey: k, Used: v.used, Reserved: v.reserved, At: v.at, End: math.MaxInt64}
+	name, capped := strings.CutPrefix(k.Clock, "cap:")
+	b.Unlimited = capped || k.Clock == engine.ClockDrawn
+	if !b.Unlimited {
+		b.Limit = beyond(b)
+	}
+	name, _, _ = strings.Cut(name, "/")
+	if p, ok := periodOf(name); ok && p.Unit != usher.Lifetime {
+		start := time.UnixMicro(k.Start).UTC()
+		if w, ok := calendar.At(p, start, time.UTC, start); ok {
+			b.End = w.End.UnixMicro()
+		}
+	}
+	return b
+}
+
+// periodOf reads what Period.String wrote.
+func periodOf(s string) (usher.Period, bool) {
+	p := usher.Period{Every: 1, Unit: usher.Unit(s)}
+	if n, unit, ok := strings.Cut(s, " "); ok {
+		every, err := strconv.Atoi(n)
+		if err != nil || every < 1 || every > usher.MaxEvery {
+			return p, false
+		}
+		p = usher.Period{Every: every, Unit: usher.Unit(unit)}
+	}
+	return p, slices.Contains(usher.Units, p.Unit)
+}
+
+// differ notes a difference, and mends it where that is wanted and can be.
+func (c *checker) differ(d Difference, do func(*store.UsageTx) error) error {
+	h := store.Holder{Env: d.Environment, Customer: d.Customer}
+	d.Derived = d.Derived && !c.spoiled[h]
+	c.note(d)
+	if !c.o.Repair || !d.Derived {
+		return nil
+	}
+	c.fixes = append(c.fixes, fix{h, do})
+	return c.mend(fixesAtOnce)
+}
+
+// mend writes what is to be rewritten, once there is enough for a transaction.
+func (c *checker) mend(enough int) error {
+	if len(c.fixes) == 0 || len(c.fixes) < enough {
+		return nil
+	}
+	holders := map[store.Holder]bool{}
+	for _, f := range c.fixes {
+		holders[f.holder] = true
+	}
+	err := c.db.Usage(c.ctx, func(tx *store.UsageTx) error {
+		for _, f := range c.fixes {
+			if err := f.do(tx); err != nil {
+				return err
+			}
+		}
+		return tx.Tell("fsck-"+uuid.NewString(), time.Now().UTC(), slices.Collect(maps.Keys(holders)))
+	})
+	if err != nil {
+		return err
+	}
+	c.r.Repaired += int64(len(c.fixes))
+	c.fixes = c.fixes[:0]
+	return nil
+}
