@@ -46,78 +46,87 @@ var Reasons = []Reason{
 // Decision is the answer to "may this customer use this feature, this much,
 // now?". Quantities are in smallest units of the feature; Precision says how
 // many of their digits stand after the point.
+//
+// The tags of this struct and of those that it holds are the only description
+// of the answer's JSON: UnmarshalJSON, the stored form and the OpenAPI document
+// are derived from them. json names the member. quantity marks an amount, which
+// is a number where Precision is 0 and a decimal string otherwise. keep is the
+// number of the field in the stored form of a take; it never changes, and a
+// number that is no longer used is not given again. doc is the description in
+// the OpenAPI document. AppendJSON alone is written by hand, because every check
+// goes through it.
 type Decision struct {
-	Allowed    bool
-	Reason     Reason
-	Customer   string
-	Feature    string // "" where a permission was asked for that names none, or several
-	Member     string // who of the customer asked; "" is the customer itself
-	Permission string // what of the member was asked; ""
-	Legs       *Legs  // of a decision about a member; else nil
-	Kind       Kind   // "" where the feature is unknown
-	Value      *Value // config
-	Type       ConfigType
-	Plan       Ref // zero unless exactly one plan gives the feature (S04)
-	Rule       Combine
-	Sources    []string // what the answer used; nil where Plan says it all
-	Precision  int
+	Allowed    bool       `json:"allowed" keep:"1" doc:"Whether the customer may"`
+	Reason     Reason     `json:"reason" keep:"2" doc:"Why the answer is yes or no"`
+	Customer   string     `json:"customer" keep:"3" doc:"The customer who was asked about"`
+	Feature    string     `json:"feature,omitempty" keep:"4" doc:"The feature whose numbers these are. Absent where a permission is linked with no feature, or with several"`
+	Member     string     `json:"member,omitempty" keep:"5" doc:"The member who asked. Absent where the customer itself did"`
+	Permission string     `json:"permission,omitempty" keep:"6" doc:"The permission that was asked for"`
+	Legs       *Legs      `json:"legs,omitempty" keep:"7" doc:"The parts of a decision about a member"` // nil without a member
+	Kind       Kind       `json:"kind,omitempty" keep:"8" doc:"The kind of the feature. Absent where the feature is unknown"`
+	Value      *Value     `json:"value,omitempty" keep:"9" doc:"The value of a config feature"`
+	Type       ConfigType `json:"-" keep:"10"`                                                                 // of Value
+	Plan       Ref        `json:"plan,omitzero" keep:"11" doc:"The plan, where exactly one gives the feature"` // S04
+	Rule       Combine    `json:"rule,omitempty" keep:"12" doc:"How several sources were combined"`
+	Sources    []string   `json:"sources,omitempty" keep:"13" doc:"What the answer used, where plan alone does not say it"`
+	Precision  int        `json:"-" keep:"14"` // digits after the point, 0 to MaxPrecision
 
-	Counted   bool  // the numbers below mean something
-	Unlimited bool  // Limit and Remaining do not apply
-	Limit     int64 // sum of what counts now
-	Used      int64 // includes Overage and Excess
-	Reserved  int64
-	Remaining int64 // never below 0
-	Overage   int64
-	Excess    int64
-	Window    *Window // of the row that ends soonest; nil without bounds
+	Counted   bool    `json:"-" keep:"15"` // the numbers below mean something
+	Unlimited bool    `json:"unlimited,omitempty" keep:"16" doc:"Whether there is no limit; limit and remaining are absent then"`
+	Limit     int64   `json:"limit,omitempty" quantity:"true" keep:"17" doc:"The total of what counts now"`
+	Used      int64   `json:"used,omitempty" quantity:"true" keep:"18" doc:"What is used, overage and excess included"`
+	Reserved  int64   `json:"reserved,omitempty" quantity:"true" keep:"19" doc:"What open reservations hold"`
+	Remaining int64   `json:"remaining,omitempty" quantity:"true" keep:"20" doc:"What is left of the limit, never below 0"`
+	Overage   int64   `json:"overage,omitempty" quantity:"true" keep:"21" doc:"The part of used that is beyond the limit and was permitted"`
+	Excess    int64   `json:"excess,omitempty" quantity:"true" keep:"22" doc:"The part of used that is beyond what was permitted"`
+	Window    *Window `json:"window,omitempty" keep:"23" doc:"The window that ends soonest. Absent where the amount never renews"`
 
-	Allowances []AllowanceUse // listed where there is more than one window
-	Caps       []CapUse
+	Allowances []AllowanceUse `json:"allowances,omitempty" keep:"24" doc:"Each allowance, where there is more than one window"`
+	Caps       []CapUse       `json:"caps,omitempty" keep:"25" doc:"Each cap, where there is more than one window"`
 
-	Consumed   int64 // what this take took
-	Deductions []Deduction
-	Taken      bool // the decision is of a take: Consumed and Deductions are shown
-	Replayed   bool // a stored answer (S13)
+	Consumed   int64       `json:"consumed,omitempty" quantity:"true" keep:"26" doc:"What this call took. Only in answers of consume and settle"`
+	Deductions []Deduction `json:"deductions,omitempty" keep:"27" doc:"What this call took from each allowance. Only in answers of consume and settle"`
+	Taken      bool        `json:"-" keep:"28"`                                                                                               // the decision is of a take: Consumed and Deductions are shown
+	Replayed   bool        `json:"replayed,omitempty" keep:"29" doc:"Whether this is the stored answer of an earlier call with the same key"` // S13
 
-	Reservation *Reservation // of the calls about reservations
-	Seat        *Seat        // of the calls about seats, where the holder has one
-	Correction  *Correction  // of a correction
+	Reservation *Reservation `json:"reservation,omitempty" keep:"30" doc:"What is held, or how that ended. Only in answers about reservations"`
+	Seat        *Seat        `json:"seat,omitempty" keep:"31" doc:"The holder's seat, if any. Only in answers about seats"`
+	Correction  *Correction  `json:"correction,omitempty" keep:"32" doc:"What was given back. Only in answers of corrections"`
 
-	Degraded bool
-	AsOf     time.Time // zero: now
-	Revision int64
+	Degraded bool      `json:"degraded,omitempty" keep:"33" doc:"Whether the answer was made without the current state"`
+	AsOf     time.Time `json:"as_of,omitzero" keep:"34" doc:"The instant of the state that answered. Absent: now"`
+	Revision int64     `json:"revision" keep:"35" doc:"The revision of the environment that answered"`
 }
 
 // AllowanceUse is one allowance's window, or one grant, with its numbers (S34).
 type AllowanceUse struct {
-	ID        string // the first of its sources in burn order: "plan:pro@1"
-	Sources   []string
-	Unlimited bool
-	Limit     int64
-	Used      int64
-	Reserved  int64
-	Remaining int64
-	Overage   int64
-	Excess    int64
-	Window    Window // zero: without bounds
+	ID        string   `json:"allowance" keep:"1" doc:"The id of the allowance, such as plan:pro@1"` // the first of its sources in burn order
+	Sources   []string `json:"sources,omitempty" keep:"2" doc:"Where the allowance comes from, if from several places"`
+	Unlimited bool     `json:"unlimited,omitempty" keep:"3" doc:"Whether there is no limit; limit and remaining are absent then"`
+	Limit     int64    `json:"limit,omitempty" quantity:"true" keep:"4" doc:"What the allowance gives in its window"`
+	Used      int64    `json:"used" quantity:"true" keep:"5" doc:"What is used, overage and excess included"`
+	Reserved  int64    `json:"reserved" quantity:"true" keep:"6" doc:"What open reservations hold"`
+	Remaining int64    `json:"remaining,omitempty" quantity:"true" keep:"7" doc:"What is left, never below 0"`
+	Overage   int64    `json:"overage" quantity:"true" keep:"8" doc:"The part of used that is beyond the limit and was permitted"`
+	Excess    int64    `json:"excess,omitempty" quantity:"true" keep:"9" doc:"The part of used that is beyond what was permitted"`
+	Window    Window   `json:"window,omitzero" keep:"10" doc:"The current window. Absent where the amount never renews"`
 }
 
 // CapUse is one cap with its numbers.
 type CapUse struct {
-	ID        string // "plan:pro@1"
-	Per       Period
-	Sliding   bool
-	Limit     int64
-	Used      int64
-	Remaining int64
-	Window    Window
+	ID        string `json:"cap" keep:"1" doc:"Where the cap comes from, such as plan:pro@1"`
+	Per       Period `json:"per" keep:"2" doc:"The length of the cap's window"`
+	Sliding   bool   `json:"sliding,omitempty" keep:"3" doc:"Whether the window slides instead of starting anew"`
+	Limit     int64  `json:"limit" quantity:"true" keep:"4" doc:"The most that may be used in the window"`
+	Used      int64  `json:"used" quantity:"true" keep:"5" doc:"What is used in the window"`
+	Remaining int64  `json:"remaining" quantity:"true" keep:"6" doc:"What is left in the window, never below 0"`
+	Window    Window `json:"window,omitzero" keep:"7" doc:"The current window"`
 }
 
 // Deduction is what a take burned of one allowance (S15).
 type Deduction struct {
-	Allowance string // "plan:pro@1", "grant:gr_…", "overage:plan:pro@1", …
-	Feature   string // the pool, where the take drew credits; "" is the decision's own
-	Precision int    // of Feature, where it is named
-	Amount    int64
+	Allowance string `json:"allowance" keep:"1" doc:"The allowance that was used: plan:pro@1, grant:gr_…, overage:plan:pro@1 …"`
+	Feature   string `json:"feature,omitempty" keep:"2" doc:"The credits that were used. Absent where it is the decision's own feature"`
+	Precision int    `json:"-" keep:"3"` // of Feature, where it is named
+	Amount    int64  `json:"amount" quantity:"true" keep:"4" doc:"How much was used"`
 }

@@ -1,6 +1,10 @@
 package usher
 
-import "time"
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+)
 
 // Explanation is a decision with its trace: what was considered, the rule that
 // combined it, the numbers, and what would change the answer. It comes from the
@@ -14,6 +18,36 @@ type Explanation struct {
 	Caps       []CapUse          `json:"caps,omitempty"`
 	Changes    []WhatWouldChange `json:"would_change"`
 	Access     *AccessTrace      `json:"access,omitempty"` // of a decision about a member's permission
+}
+
+// trace is what an explanation has beside its decision.
+type trace struct {
+	Mode       Mode              `json:"mode,omitempty"`
+	Considered []SourceTrace     `json:"considered"`
+	Changes    []WhatWouldChange `json:"would_change"`
+	Access     *AccessTrace      `json:"access,omitempty"`
+}
+
+// MarshalJSON writes the decision's object with every allowance and cap listed,
+// and with mode, considered, would_change and access as further members.
+func (e Explanation) MarshalJSON() ([]byte, error) {
+	d := e.Decision
+	d.Allowances, d.Caps, d.Rule = e.Allowances, e.Caps, e.Combined
+	t := trace{Mode: e.Mode, Considered: e.Considered, Changes: e.Changes, Access: e.Access}
+	if t.Considered == nil {
+		t.Considered = []SourceTrace{}
+	}
+	if t.Changes == nil {
+		t.Changes = []WhatWouldChange{}
+	}
+	var more bytes.Buffer
+	enc := json.NewEncoder(&more)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(t); err != nil {
+		return nil, err
+	}
+	b := append(d.appendOpen(make([]byte, 0, 2048), true), ',')
+	return append(b, more.Bytes()[1:more.Len()-1]...), nil
 }
 
 // AccessTrace says what was considered about a member's permission.

@@ -66,8 +66,8 @@ func CheckIdempotencyKey(key string) error {
 // Ref names a plan or an add-on, with or without a version: "pro", "pro@3".
 // The zero Ref names nothing.
 type Ref struct {
-	Key     string
-	Version int // from 1; 0 means none was given: the newest
+	Key     string `keep:"1"`
+	Version int    `keep:"2"` // from 1; 0 means none was given: the newest
 }
 
 // ParseRef reads "pro" or "pro@3". what ("plan", "add-on") is for the error.

@@ -89,11 +89,11 @@ const (
 // Legs are the parts of a decision about a member (A01). The decision is yes
 // where the customer and the member are there and no leg fails.
 type Legs struct {
-	Role      Leg `json:"role"`
-	Plan      Leg `json:"plan"`
-	Seat      Leg `json:"seat"`
-	Limit     Leg `json:"limit"`
-	Condition Leg `json:"condition"`
+	Role      Leg `json:"role" keep:"1" doc:"Whether a role gives the permission"`
+	Plan      Leg `json:"plan" keep:"2" doc:"Whether the plan has the features"`
+	Seat      Leg `json:"seat" keep:"3" doc:"Whether the member holds the seat that the role needs"`
+	Limit     Leg `json:"limit" keep:"4" doc:"Whether the limits leave room"`
+	Condition Leg `json:"condition" keep:"5" doc:"Whether the conditions hold"`
 }
 
 // AccessRequest is what conditions read: who does what to what, and what else

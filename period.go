@@ -32,8 +32,8 @@ const MaxEvery = 1000
 // Period is the length of a window: Every × Unit. Every is 1 to MaxEvery, and 1
 // for Lifetime.
 type Period struct {
-	Every int  `json:"every"`
-	Unit  Unit `json:"unit"`
+	Every int  `json:"every" keep:"1"`
+	Unit  Unit `json:"unit" keep:"2"`
 }
 
 // String is "month" or "6 hour"; it is also the stored name of a clock.
@@ -111,8 +111,8 @@ func (s *Span) UnmarshalText(text []byte) (err error) {
 
 // Window is a half-open span [Start, End) (S09). Both zero means without bounds.
 type Window struct {
-	Start time.Time `json:"start"`
-	End   time.Time `json:"end"`
+	Start time.Time `json:"start,omitzero" keep:"1" doc:"The first instant of the window"`
+	End   time.Time `json:"end,omitzero" keep:"2" doc:"The first instant after the window"`
 }
 
 // MinTime and MaxTime bound every instant that usher takes in.

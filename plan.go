@@ -128,9 +128,9 @@ type Cap struct {
 
 // Value is a config feature's value; which field holds depends on the type.
 type Value struct {
-	Int  int64    `json:"int,omitempty"`  // integer; decimal in smallest units; enum: its rank in Values
-	Text string   `json:"text,omitempty"` // string, enum
-	List []string `json:"list,omitempty"` // list: sorted, each once
+	Int  int64    `json:"int,omitempty" keep:"1"`  // integer; decimal in smallest units; enum: its rank in Values
+	Text string   `json:"text,omitempty" keep:"2"` // string, enum
+	List []string `json:"list,omitempty" keep:"3"` // list: sorted, each once
 }
 
 // Equal reports whether v and w are the same value.

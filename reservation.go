@@ -1,6 +1,7 @@
 package usher
 
 import (
+	"encoding/json"
 	"strconv"
 	"time"
 )
@@ -19,12 +20,12 @@ const (
 // Reservation is an amount that is held until it is settled, released or
 // expires. Quantities are in smallest units of the decision's feature.
 type Reservation struct {
-	ID        string
-	Amount    int64 // held
-	ExpiresAt time.Time
-	State     ReservationState
-	Settled   int64 // the true amount; 0 until it is settled
-	Late      bool  // it was settled after it had expired: the use is recorded all the same
+	ID        string           `json:"id" keep:"1" doc:"The id of the reservation"`
+	Amount    int64            `json:"amount" quantity:"true" keep:"2" doc:"The amount that is held"`
+	ExpiresAt time.Time        `json:"expires_at" keep:"3" doc:"When the reservation expires"`
+	State     ReservationState `json:"state,omitempty" keep:"4" doc:"What became of the reservation. Absent in a decision: open"`
+	Settled   int64            `json:"settled,omitempty" quantity:"true" keep:"5" doc:"The amount actually used, once settled"` // 0 until it is settled
+	Late      bool             `json:"late,omitempty" keep:"6" doc:"Whether it was settled after it had expired; the use is recorded all the same"`
 }
 
 func (r *Reservation) appendJSON(b []byte, precision int) []byte {
@@ -54,11 +55,11 @@ const (
 
 // Seat is one holder's place in a feature of kind seats.
 type Seat struct {
-	Holder    string
-	State     SeatState
-	Since     time.Time
-	ExpiresAt time.Time // zero: it does not end by itself
-	Excess    bool      // it lies beyond the limit: the latest to come do (S19)
+	Holder    string    `json:"holder" keep:"1" doc:"The holder of the seat"`
+	State     SeatState `json:"state" keep:"2" doc:"Whether the holder is active or only invited"`
+	Since     time.Time `json:"since" keep:"3" doc:"When the holder got the seat"`
+	ExpiresAt time.Time `json:"expires_at,omitzero" keep:"4" doc:"When the seat ends. Absent: it does not end by itself"`
+	Excess    bool      `json:"excess,omitempty" keep:"5" doc:"Whether the seat is beyond the limit; the newest seats are"` // S19
 }
 
 // AppendJSON appends the seat as the API shows it.
@@ -77,20 +78,44 @@ func (s *Seat) AppendJSON(b []byte) []byte {
 
 // Correction is what was given back of a take or an event (S16).
 type Correction struct {
-	Ref      string // the key of the take, or the id of the event
-	Source   string // of the event; "" of a take
-	Amount   int64  // given back, smallest units
-	Left     int64  // what the take still comes to
-	Returned []Deduction
+	Ref      UseRef      `json:"ref" keep:"1" doc:"The take or the event that was corrected"`
+	Amount   int64       `json:"amount" quantity:"true" keep:"2" doc:"What was given back"`
+	Left     int64       `json:"left" quantity:"true" keep:"3" doc:"What is still counted of the take or the event"`
+	Returned []Deduction `json:"returned" keep:"4" doc:"To which allowances it was given back"`
+}
+
+// UseRef names a take by its idempotency key, or an event by its source and id.
+// In JSON a take is a string and an event is {"source", "id"}.
+type UseRef struct {
+	ID     string `keep:"1"` // the key of the take, or the id of the event
+	Source string `keep:"2"` // of the event; "" of a take
+}
+
+func (r UseRef) appendJSON(b []byte) []byte {
+	if r.Source == "" {
+		return appendString(b, r.ID)
+	}
+	b = appendString(append(b, `{"source":`...), r.Source)
+	return append(appendString(append(b, `,"id":`...), r.ID), '}')
+}
+
+// UnmarshalJSON reads either form.
+func (r *UseRef) UnmarshalJSON(b []byte) error {
+	*r = UseRef{}
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &r.ID)
+	}
+	var w struct {
+		Source string `json:"source"`
+		ID     string `json:"id"`
+	}
+	err := json.Unmarshal(b, &w)
+	*r = UseRef{ID: w.ID, Source: w.Source}
+	return err
 }
 
 func (c *Correction) appendJSON(b []byte, precision int) []byte {
-	if c.Source == "" {
-		b = appendString(append(b, `{"ref":`...), c.Ref)
-	} else {
-		b = appendString(append(b, `{"ref":{"source":`...), c.Source)
-		b = append(appendString(append(b, `,"id":`...), c.Ref), '}')
-	}
+	b = c.Ref.appendJSON(append(b, `{"ref":`...))
 	b = AppendQuantity(append(b, `,"amount":`...), c.Amount, precision)
 	b = AppendQuantity(append(b, `,"left":`...), c.Left, precision)
 	b = append(b, `,"returned":[`...)

@@ -687,7 +687,7 @@ func (r *stage) correct(l story.Line) {
 	e := engine.Correct(c, k.customer, k.feature, k.entries, amount, k.at, r.now)
 	r.used[k.customer].keep(c, e, k.at)
 	k.entries = append(k.entries, e.Entries...)
-	back := &usher.Correction{Ref: l.Args[0], Amount: amount, Left: left - amount}
+	back := &usher.Correction{Ref: usher.UseRef{ID: l.Args[0]}, Amount: amount, Left: left - amount}
 	for _, en := range e.Entries {
 		if en.Allowance == engine.EntryCap || en.Allowance == engine.EntryDrawn {
 			continue

@@ -100,8 +100,8 @@ func EncodeAnswer(d *usher.Decision, p *Posting, at time.Time) []byte {
 	}
 	e.flag(d.Correction != nil)
 	if c := d.Correction; c != nil {
-		e.str(c.Ref)
-		e.str(c.Source)
+		e.str(c.Ref.ID)
+		e.str(c.Ref.Source)
 		e.num(c.Amount)
 		e.num(c.Left)
 		e.deductions(c.Returned)
@@ -231,7 +231,7 @@ func DecodeAnswer(b []byte, at time.Time) (v usher.Decision, p Posting, err erro
 		v.Reservation = &usher.Reservation{ID: d.str(), Amount: d.num(), ExpiresAt: d.time(), State: usher.ReservationState(d.str()), Settled: d.num(), Late: d.flag()}
 	}
 	if d.flag() {
-		v.Correction = &usher.Correction{Ref: d.str(), Source: d.str(), Amount: d.num(), Left: d.num(), Returned: d.deductions()}
+		v.Correction = &usher.Correction{Ref: usher.UseRef{ID: d.str(), Source: d.str()}, Amount: d.num(), Left: d.num(), Returned: d.deductions()}
 	}
 	v.Taken = d.flag()
 	p.At = time.UnixMicro(at.UnixMicro() - d.num()).UTC()

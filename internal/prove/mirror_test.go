@@ -463,9 +463,9 @@ func (m *mirror) correct(request string, b asked) (int, string) {
 	e := engine.Correct(c, k.customer, k.feature, k.entries, amount, k.at, m.now)
 	m.ledger(k.customer).keep(c, e.Entries, k.at)
 	k.entries = append(k.entries, e.Entries...)
-	back := &usher.Correction{Ref: ref, Amount: amount, Left: left - amount}
+	back := &usher.Correction{Ref: usher.UseRef{ID: ref}, Amount: amount, Left: left - amount}
 	if event.ID != "" {
-		back.Ref, back.Source = event.ID, event.Source
+		back.Ref = usher.UseRef{ID: event.ID, Source: event.Source}
 	}
 	for _, en := range e.Entries {
 		if en.Allowance == engine.EntryCap || en.Allowance == engine.EntryDrawn {

@@ -118,7 +118,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 		w.outside(o.at)
 		e := engine.Correct(w.next, t.customer, o.feature, entries, t.amount, o.at, w.now)
 		t.posting.At = o.at
-		back := &usher.Correction{Ref: op.Ref, Source: op.Source, Amount: t.amount, Left: left - t.amount}
+		back := &usher.Correction{Ref: usher.UseRef{ID: op.Ref, Source: op.Source}, Amount: t.amount, Left: left - t.amount}
 		for _, en := range e.Entries {
 			if en.Allowance == engine.EntryCap || en.Allowance == engine.EntryDrawn {
 				continue
