@@ -109,10 +109,7 @@ type consumeCmd struct {
 }
 
 func (c *consumeCmd) Run(a *app) error {
-	key, err := keyOr(c.IdempotencyKey)
-	if err != nil {
-		return err
-	}
+	key := keyOr(c.IdempotencyKey)
 	d, err := a.ask("POST", "/v1/consume", body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "key", key), a.showDecision)
 	a.sayKey(err, key, "takes")
 	return verdict(d, err)

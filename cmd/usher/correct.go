@@ -15,15 +15,12 @@ func (c *correctCmd) Run(a *app) error {
 	if c.Ref == "" {
 		return wrong("REF must not be empty: give the key of the consume or reservation, or with --source the id of an event")
 	}
-	key, err := keyOr(c.IdempotencyKey)
-	if err != nil {
-		return err
-	}
+	key := keyOr(c.IdempotencyKey)
 	in := body("ref", c.Ref, "feature", c.Feature, "amount", c.Amount, "reason", c.Reason, "key", key)
 	if c.Source != "" {
 		in["ref"] = map[string]any{"source": c.Source, "id": c.Ref}
 	}
-	_, err = a.ask("POST", "/v1/corrections", in, func(d object) {
+	_, err := a.ask("POST", "/v1/corrections", in, func(d object) {
 		o := d.object("correction")
 		fmt.Fprintf(a.out, "gave back %s of %s; %s of it stay used\n", o.text("amount"), d.text("feature"), o.text("left"))
 		for _, u := range o.list("returned") {

@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-
-	"github.com/google/uuid"
+	"time"
 
 	"github.com/usher-sh/usher"
 )
@@ -19,10 +18,7 @@ type reserveCmd struct {
 }
 
 func (c *reserveCmd) Run(a *app) error {
-	key, err := keyOr(c.IdempotencyKey)
-	if err != nil {
-		return err
-	}
+	key := keyOr(c.IdempotencyKey)
 	d, err := a.ask("POST", "/v1/reservations", body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "ttl", c.TTL, "key", key), a.showDecision)
 	a.sayKey(err, key, "holds")
 	return verdict(d, err)
@@ -89,12 +85,11 @@ func segment(name, empty string) (string, error) {
 }
 
 // keyOr is the idempotency key that was given, or else a new one.
-func keyOr(given string) (string, error) {
+func keyOr(given string) string {
 	if given != "" {
-		return given, nil
+		return given
 	}
-	key, err := uuid.NewV7()
-	return key.String(), err
+	return usher.NewID("idem_", time.Now(), nil)
 }
 
 // sayKey names the key where nobody knows whether it did what it does: takes,

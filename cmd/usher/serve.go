@@ -2,9 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/usher-sh/usher"
@@ -193,9 +189,7 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	var node [8]byte
-	rand.Read(node[:])
-	name := hex.EncodeToString(node[:])
+	name := usher.NewID("node_", time.Now(), nil)
 	l, err := live.New(ctx, live.Config{DB: db, PollInterval: c.Poll, Node: name, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -203,10 +197,10 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s := &server{db: db, live: l, log: log}
 	s.usage = usage.New(usage.Config{DB: db, Live: l, Node: name, Log: log})
 	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL, OIDC: c.OIDC, RateLimit: c.RateLimit})
-	s.customers = customers.New(customers.Config{DB: db, Live: l, NewID: newID})
+	s.customers = customers.New(customers.Config{DB: db, Live: l})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
 	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Directory: directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct}), NewID: newID, Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l, db)})
+		Customers: s.customers, Catalog: s.catalog, Directory: directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct}), Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l, db)})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
@@ -262,15 +256,6 @@ func (s *server) prune(ctx context.Context) {
 			s.log.Warn("old usage batches were not dropped; tried again later", "error", err)
 		}
 	}
-}
-
-// lowerBase32 sorts as its bytes do.
-var lowerBase32 = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
-
-// newID makes an id that sorts by time.
-func newID(prefix string) string {
-	id := uuid.Must(uuid.NewV7()) // fails only where the system has no randomness
-	return prefix + lowerBase32.EncodeToString(id[:])
 }
 
 // stopWithin bounds how long requests that run may take once a stop is asked.

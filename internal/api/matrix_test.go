@@ -159,7 +159,7 @@ func callers(t *testing.T, w *world) (good, bad []caller) {
 	}
 	time.Sleep(10 * time.Millisecond)
 	add(&bad, "no key", usher.Production, "", "")
-	add(&bad, "another's key", usher.Production, "", "Bearer usk_production_aaaaaaaaaaaaaaaa_"+strings.Repeat("a", 59))
+	add(&bad, "another's key", usher.Production, "", "Bearer usk_production_key_aaaaaaaaaaaaaaaaaaaaaaaaaa_"+strings.Repeat("a", 59))
 	return good, bad
 }
 

@@ -3,8 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,7 +11,6 @@ import (
 	"net/url"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -84,7 +81,7 @@ func (a *API) wrap(rt *route, h func(http.ResponseWriter, *http.Request, *call))
 			c.RequestID = given[0]
 			header["X-Request-Id"] = given
 		} else {
-			c.id[0] = a.newID()
+			c.id[0] = usher.NewID("req_", began, nil)
 			c.RequestID = c.id[0]
 			header["X-Request-Id"] = c.id[:]
 		}
@@ -132,17 +129,6 @@ func saneID(s string) bool {
 		}
 	}
 	return len(s) > 0 && len(s) <= 128
-}
-
-func bootID() string {
-	var b [6]byte
-	rand.Read(b[:])
-	return "req_" + hex.EncodeToString(b[:]) + "_"
-}
-
-func (a *API) newID() string {
-	var b [48]byte
-	return string(strconv.AppendUint(append(b[:0], a.boot...), a.count.Add(1), 36))
 }
 
 // identify finds out who calls and whether they may: by the Authorization

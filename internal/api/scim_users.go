@@ -1,7 +1,6 @@
 package api
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -24,7 +23,7 @@ func (s *scimCall) makeID(prefix string) string {
 	if s.NewID != nil {
 		return s.NewID(prefix)
 	}
-	return prefix + strings.ToLower(rand.Text())
+	return usher.NewID(prefix, time.Now(), nil)
 }
 
 func pathEscape(id string) string { return url.PathEscape(id) }

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -41,7 +40,7 @@ type Config struct {
 	Customers *customers.Service
 	Catalog   *catalog.Service
 	Directory *directory.Service
-	NewID     func(prefix string) string // of users and groups that SCIM makes; nil is random
+	NewID     func(prefix string) string // of members and groups that SCIM makes; nil is usher.NewID with the time now
 	Log       *slog.Logger               // nil is silent; one line per request at debug level
 	Version   string                     // of the program, for the OpenAPI document
 	// PublicURL is scheme and host of where usher is reached, without a path:
@@ -68,8 +67,6 @@ type API struct {
 	pending  *route                      // being registered
 	direct   map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
 	metrics  *metrics
-	boot     string        // begins the request ids that this process makes
-	count    atomic.Uint64 // and counts them
 	openapi  func() ([]byte, error)
 	ownSite  *http.CrossOriginProtection
 	pool     sync.Pool
@@ -81,7 +78,7 @@ type API struct {
 
 // New makes the handler of every route.
 func New(c Config) *API {
-	a := &API{Config: c, log: c.Log, mux: http.NewServeMux(), direct: map[string]http.HandlerFunc{}, boot: bootID()}
+	a := &API{Config: c, log: c.Log, mux: http.NewServeMux(), direct: map[string]http.HandlerFunc{}}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}

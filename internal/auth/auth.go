@@ -20,7 +20,7 @@ import (
 type Config struct {
 	DB     *store.DB
 	Now    func() time.Time // real time, also where the sandbox has a test clock (S11); nil is time.Now
-	Random io.Reader        // where keys come from; nil is crypto/rand
+	Random io.Reader        // makes ids and secrets; nil is crypto/rand
 	Log    *slog.Logger     // nil is silent
 	// PublicURL is scheme and host of where browsers reach usher, without a path.
 	PublicURL string

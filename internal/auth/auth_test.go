@@ -110,7 +110,7 @@ func TestMissingMalformedAndUnknownKeysLookTheSame(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	key, k := h.create(t, usher.Production, RoleAdmin, time.Time{})
-	foreign, _, err := newKey(usher.Production, nil) // well formed, of another installation
+	foreign, _, err := newKey(usher.Production, time.Now(), nil) // well formed, of another installation
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestMissingMalformedAndUnknownKeysLookTheSame(t *testing.T) {
 // TestEveryTypoIsFoundOffline: a checksum tells any one wrong character.
 func TestEveryTypoIsFoundOffline(t *testing.T) {
 	t.Parallel()
-	key, _, err := newKey(usher.Sandbox, bytes.NewReader(bytes.Repeat([]byte{7}, 42)))
+	key, _, err := newKey(usher.Sandbox, time.Now(), bytes.NewReader(bytes.Repeat([]byte{7}, 42)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestKeyMadeElsewhere(t *testing.T) {
 	h := newHouse(t)
 	other := New(Config{DB: h.db, Now: h.clock.now, Random: bytes.NewReader(bytes.Repeat([]byte{9}, 42))})
 	t.Cleanup(other.Close)
-	key, _, err := newKey(usher.Production, bytes.NewReader(bytes.Repeat([]byte{9}, 42)))
+	key, _, err := newKey(usher.Production, h.clock.now(), bytes.NewReader(bytes.Repeat([]byte{9}, 42)))
 	if err != nil {
 		t.Fatal(err)
 	}

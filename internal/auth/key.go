@@ -17,14 +17,14 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// A key is "usk_<environment>_<id>_<secret><checksum>". The secret is 256 bits,
-// the checksum is the CRC-32 of all before it, so that a mistyped or cut-off
-// key is told apart from an unknown one without asking anybody.
+// A key is "usk_<environment>_<id>_<secret><checksum>", and its id begins with
+// "key_". The secret is 256 bits, the checksum is the CRC-32 of all before it, so
+// that a mistyped or cut-off key is recognised without asking the database.
 const (
 	keyPrefix   = "usk_"
-	idBytes     = 10
+	keyIDPrefix = "key_"
+	idLen       = len(keyIDPrefix) + 26
 	secretBytes = 32
-	idLen       = 16
 	secretLen   = 52
 	sumLen      = 7
 )
@@ -51,10 +51,10 @@ func ParseKey(key string) (KeyName, error) {
 func parseKey(key string) (KeyName, bool) {
 	rest, ok := strings.CutPrefix(key, keyPrefix)
 	env, rest, ok2 := strings.Cut(rest, "_")
-	id, rest, ok3 := strings.Cut(rest, "_")
-	if !ok || !ok2 || !ok3 || len(id) != idLen || len(rest) != secretLen+sumLen {
+	if !ok || !ok2 || len(rest) != idLen+1+secretLen+sumLen || !strings.HasPrefix(rest, keyIDPrefix) || rest[idLen] != '_' {
 		return KeyName{}, false
 	}
+	id, rest := rest[:idLen], rest[idLen+1:]
 	n := KeyName{Env: usher.Environment(env), ID: id, Secret: rest[:secretLen]}
 	var sum [sumLen]byte
 	if string(checksum(sum[:0], key[:len(key)-sumLen])) != rest[secretLen:] {
@@ -70,16 +70,16 @@ func checksum(b []byte, s string) []byte {
 	return text32.AppendEncode(b, sum[:])
 }
 
-// newKey makes a key of random bytes.
-func newKey(env usher.Environment, random io.Reader) (key string, n KeyName, err error) {
+// newKey makes a key with a random secret.
+func newKey(env usher.Environment, now time.Time, random io.Reader) (key string, n KeyName, err error) {
 	if random == nil {
 		random = rand.Reader
 	}
-	var raw [idBytes + secretBytes]byte
+	var raw [secretBytes]byte
 	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return "", KeyName{}, err
 	}
-	n = KeyName{Env: env, ID: text32.EncodeToString(raw[:idBytes]), Secret: text32.EncodeToString(raw[idBytes:])}
+	n = KeyName{Env: env, ID: usher.NewID(keyIDPrefix, now, random), Secret: text32.EncodeToString(raw[:])}
 	body := keyPrefix + string(env) + "_" + n.ID + "_" + n.Secret
 	return body + string(checksum(nil, body)), n, nil
 }
@@ -207,7 +207,7 @@ func problems(list []usher.Problem) error {
 }
 
 func (s *Service) freshKey(env usher.Environment, now time.Time) (string, store.APIKey, error) {
-	key, n, err := newKey(env, s.c.Random)
+	key, n, err := newKey(env, now, s.c.Random)
 	if err != nil {
 		return "", store.APIKey{}, err
 	}

@@ -296,7 +296,7 @@ func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 		cookie, out, err = s.follow(ctx, v, old, state, who.proved)
 		return cookie, out, string(path), notTwice(err)
 	}
-	id := store.SignIn{Issuer: s.c.OIDC.Issuer, Subject: who.subject, Name: who.name, Email: who.email, Roles: who.roles, NewID: s.randomID}
+	id := store.SignIn{Issuer: s.c.OIDC.Issuer, Subject: who.subject, Name: who.name, Email: who.email, Roles: who.roles, NewID: s.id}
 	op, err := s.c.DB.SignIn(ctx, id, store.Meta{RequestID: v.RequestID, At: now})
 	if err != nil {
 		return "", nil, "", err

@@ -183,11 +183,7 @@ func (i *Identity) mayTouch(o Operator, now time.Time) error {
 	return nil
 }
 
-// id makes an opaque id of 80 random bits.
-func (s *Service) id(prefix string) (string, error) {
-	raw, err := s.random(idBytes)
-	return prefix + text32.EncodeToString(raw), err
-}
+func (s *Service) id(prefix string) string { return usher.NewID(prefix, s.c.Now(), s.c.Random) }
 
 func (s *Service) random(n int) ([]byte, error) {
 	r := s.c.Random
@@ -299,8 +295,8 @@ func (s *Service) newOperator(n NewOperator) (o Operator, err error) {
 	if o.Email, err = email(n.Email); err != nil {
 		return o, err
 	}
-	o.ID, err = s.id("opr_")
-	return o, err
+	o.ID = s.id("opr_")
+	return o, nil
 }
 
 // Operators lists all operators, oldest first.
@@ -421,9 +417,7 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by By, id string, 
 	if err != nil {
 		return Operator{}, err
 	}
-	if r.ID, err = s.id("oas_"); err != nil {
-		return Operator{}, err
-	}
+	r.ID = s.id("oas_")
 	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by.meta(now))
 	s.operators.forget(id)
 	if err != nil {
@@ -478,9 +472,7 @@ func (s *Service) RedeemOwnerToken(ctx context.Context, token string, op NewOper
 		return Operator{}, err
 	}
 	r := store.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system", Reason: "the holder of an owner token"}
-	if r.ID, err = s.id("oas_"); err != nil {
-		return Operator{}, err
-	}
+	r.ID = s.id("oas_")
 	h := sha256.Sum256([]byte(token))
 	if err := s.c.DB.RedeemOwnerToken(ctx, h[:], o, r, store.Meta{Actor: "operator:" + o.ID, At: o.CreatedAt}); err != nil {
 		return Operator{}, err
@@ -530,15 +522,11 @@ func (s *Service) RequestElevation(ctx context.Context, who *Identity, by By, n 
 	now := s.now()
 	e = store.Elevation{Operator: who.Actor.ID, Role: n.Role, Environment: n.Environment, Reason: n.Reason, Seconds: int64(n.Duration / time.Second),
 		BreakGlass: n.BreakGlass, State: store.ElevationRequested, RequestedAt: now}
-	if e.ID, err = s.id("elv_"); err != nil {
-		return e, err
-	}
+	e.ID = s.id("elv_")
 	var role *store.OperatorRole
 	if n.BreakGlass {
 		e.State, e.DecidedAt, e.Review = store.ElevationApproved, &now, store.ReviewPending
-		if role, err = s.elevated(e, now, usher.SourceBreakGlass, by.Actor.String()); err != nil {
-			return e, err
-		}
+		role = s.elevated(e, now, usher.SourceBreakGlass, by.Actor.String())
 		e.Until = role.Until
 	}
 	if err := s.c.DB.RequestElevation(ctx, e, role, by.meta(now)); err != nil {
@@ -559,12 +547,10 @@ func onlyOperators(who *Identity) error {
 	return nil
 }
 
-func (s *Service) elevated(e store.Elevation, now time.Time, source usher.Source, by string) (*store.OperatorRole, error) {
+func (s *Service) elevated(e store.Elevation, now time.Time, source usher.Source, by string) *store.OperatorRole {
 	until := now.Add(time.Duration(e.Seconds) * time.Second)
-	r := &store.OperatorRole{Role: e.Role, Environment: e.Environment, From: now, Until: &until, Source: source, GrantedBy: by, Reason: e.Reason}
-	var err error
-	r.ID, err = s.id("oas_")
-	return r, err
+	return &store.OperatorRole{ID: s.id("oas_"), Role: e.Role, Environment: e.Environment, From: now, Until: &until, Source: source,
+		GrantedBy: by, Reason: e.Reason}
 }
 
 // DecideElevation approves a request or denies it. The caller is another
@@ -577,9 +563,7 @@ func (s *Service) DecideElevation(ctx context.Context, who *Identity, by By, id 
 	now := s.now()
 	var role *store.OperatorRole
 	if approve {
-		if role, err = s.elevated(e, now, usher.SourceRequest, by.Actor.String()); err != nil {
-			return e, err
-		}
+		role = s.elevated(e, now, usher.SourceRequest, by.Actor.String())
 		if err := who.MayGive(e.Role, e.Environment, role.Until); err != nil {
 			return store.Elevation{}, err
 		}

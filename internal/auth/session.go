@@ -110,18 +110,11 @@ func (s *Service) secret() (cookie, id string, err error) {
 	if random == nil {
 		random = rand.Reader
 	}
-	var raw [secretBytes + idBytes]byte
+	var raw [secretBytes]byte
 	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return "", "", err
 	}
-	return text32.EncodeToString(raw[:secretBytes]), "ses_" + text32.EncodeToString(raw[secretBytes:]), nil
-}
-
-// randomID makes an opaque id.
-func (s *Service) randomID(prefix string) string {
-	var raw [idBytes]byte
-	rand.Read(raw[:])
-	return prefix + text32.EncodeToString(raw[:])
+	return text32.EncodeToString(raw[:]), s.id("ses_"), nil
 }
 
 // Session reads the session that a cookie stands for. Unauthenticated where

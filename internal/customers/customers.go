@@ -30,8 +30,7 @@ import (
 type Config struct {
 	DB   *store.DB
 	Live *live.Live
-	// NewID makes an id that was never made before: the prefix, then what sorts
-	// by time.
+	// NewID makes a new id with a prefix; nil is usher.NewID with the time now.
 	NewID func(prefix string) string
 }
 
@@ -43,7 +42,12 @@ type Service struct {
 }
 
 // New makes the service. It starts nothing.
-func New(cfg Config) *Service { return &Service{cfg: cfg, seed: maphash.MakeSeed()} }
+func New(cfg Config) *Service {
+	if cfg.NewID == nil {
+		cfg.NewID = func(prefix string) string { return usher.NewID(prefix, time.Now(), nil) }
+	}
+	return &Service{cfg: cfg, seed: maphash.MakeSeed()}
+}
 
 // Meta says who makes a change, and under which idempotency key.
 type Meta struct {

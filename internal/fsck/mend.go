@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/calendar"
 	"github.com/usher-sh/usher/internal/engine"
@@ -82,7 +80,7 @@ func (c *checker) mend(enough int) error {
 				return err
 			}
 		}
-		return tx.Tell("fsck-"+uuid.NewString(), time.Now().UTC(), slices.Collect(maps.Keys(holders)))
+		return tx.Tell(usher.NewID("fsck_", time.Now(), nil), time.Now().UTC(), slices.Collect(maps.Keys(holders)))
 	})
 	if err != nil {
 		return err

@@ -6,16 +6,12 @@ package usage
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/live"
@@ -26,11 +22,9 @@ import (
 type Config struct {
 	DB   *store.DB
 	Live *live.Live
-	// Node is this process's name among the nodes of one database; "" makes a
-	// random one.
+	// Node is this process's name among the nodes of one database; "" makes one.
 	Node string
-	// NewID makes an id that was never made before: the prefix, then what sorts
-	// by time. nil makes UUIDs of version 7.
+	// NewID makes a new id with a prefix; nil is usher.NewID with the time now.
 	NewID func(prefix string) string
 	// Queue is how many requests may wait; one more is told to come back. 0 is
 	// 4,096.
@@ -77,7 +71,7 @@ func New(cfg Config) *Usage {
 		cfg.Log = slog.Default()
 	}
 	if cfg.NewID == nil {
-		cfg.NewID = func(prefix string) string { return prefix + uuid.Must(uuid.NewV7()).String() }
+		cfg.NewID = func(prefix string) string { return usher.NewID(prefix, time.Now(), nil) }
 	}
 	f := &cfg.Folding
 	f.First, f.Every, f.Pause = cmp.Or(f.First, 5*time.Minute), cmp.Or(f.Every, 24*time.Hour), cmp.Or(f.Pause, 100*time.Millisecond)
@@ -85,9 +79,7 @@ func New(cfg Config) *Usage {
 		f.Now = time.Now
 	}
 	if cfg.Node == "" {
-		var b [8]byte
-		_, _ = rand.Read(b[:]) // never fails
-		cfg.Node = hex.EncodeToString(b[:])
+		cfg.Node = cfg.NewID("node_")
 	}
 	u := &Usage{cfg: cfg, queue: make(chan *request, cfg.Queue), done: make(chan struct{}), replays: newReplays(8192)}
 	go u.write()
