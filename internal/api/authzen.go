@@ -160,11 +160,11 @@ var (
 
 // front puts front before the places of the problems from the nth on.
 func (r *reader) front(front string, n int) {
-	if r.broken {
+	if r.Broken() {
 		return
 	}
-	for i := range r.problems[n:] {
-		p := &r.problems[n+i]
+	for i := range r.Problems[n:] {
+		p := &r.Problems[n+i]
 		p.Location = strings.TrimSuffix(front+p.Location, ".")
 	}
 }
@@ -179,7 +179,7 @@ func (e *evaluation) member(r *reader, name []byte) bool {
 	case "resource":
 		e.resource.read(r, resourcePlaces)
 	case "context":
-		e.context = r.properties("context")
+		e.context = r.Map("context")
 	default:
 		return false
 	}
@@ -188,16 +188,16 @@ func (e *evaluation) member(r *reader, name []byte) bool {
 
 func (e *entity) read(r *reader, at *entityPlaces) {
 	e.there = true
-	r.object(at.self, func(name []byte) {
+	r.Object(at.self, func(name []byte) {
 		switch {
 		case at.kind != "" && string(name) == "type":
-			e.kind = r.string(at.kind)
+			e.kind = r.String(at.kind)
 		case at.kind != "" && string(name) == "id", at.kind == "" && string(name) == "name":
-			e.id = r.string(at.id)
+			e.id = r.String(at.id)
 		case string(name) == "properties":
-			e.properties = r.properties(at.properties)
+			e.properties = r.Map(at.properties)
 		default:
-			r.skip()
+			r.Skip()
 		}
 	})
 }
@@ -206,13 +206,13 @@ func (e *entity) read(r *reader, at *entityPlaces) {
 func (e *entity) needs(r *reader, at *entityPlaces, id bool) {
 	switch {
 	case !e.there:
-		r.note(at.self, "must be there")
+		r.Note(at.self, "must be there")
 	default:
 		if at.kind != "" {
-			r.id(at.kind, e.kind)
+			r.ID(at.kind, e.kind)
 		}
 		if id {
-			r.id(at.id, e.id)
+			r.ID(at.id, e.id)
 		}
 	}
 }
@@ -225,10 +225,10 @@ func (e *evaluation) customer(r *reader) string {
 	}
 	s, ok := v.(string)
 	if !ok {
-		r.note("context.customer", "must be a string: the customer whose member the subject is")
+		r.Note("context.customer", "must be a string: the customer whose member the subject is")
 		return ""
 	}
-	r.id("context.customer", s)
+	r.ID("context.customer", s)
 	return s
 }
 
@@ -301,9 +301,9 @@ func (a *API) authzenEvaluation(w http.ResponseWriter, r *http.Request, c *call)
 		return
 	}
 	var e evaluation
-	s.r.object("", func(name []byte) {
+	s.r.Object("", func(name []byte) {
 		if !e.member(&s.r, name) {
-			s.r.skip()
+			s.r.Skip()
 		}
 	})
 	a.single(w, r, c, s, &e, full)
@@ -337,7 +337,7 @@ func (a *API) single(w http.ResponseWriter, r *http.Request, c *call, s *scratch
 // check notes what is not there of a whole question, and returns the customer
 // that it names.
 func (e *evaluation) check(r *reader) string {
-	if r.broken || len(r.problems) > 0 {
+	if r.Broken() || len(r.Problems) > 0 {
 		return ""
 	}
 	e.subject.needs(r, subjectPlaces, true)
@@ -355,7 +355,7 @@ func (a *API) readAuthZEN(r *http.Request, c *call, s *scratch) (full bool, err 
 	if err != nil {
 		return false, err
 	}
-	s.r.reset(s.in)
+	s.r.Reset(s.in)
 	switch list := r.Header["Usher-Context"]; {
 	case len(list) == 0, len(list) == 1 && list[0] == "full":
 		return true, nil
@@ -428,49 +428,49 @@ func (a *API) authzenEvaluations(w http.ResponseWriter, r *http.Request, c *call
 // readEvaluations reads a batch. What is wrong with an item stays with it.
 func readEvaluations(r *reader) (defaults *evaluation, items []item, semantic string) {
 	defaults = &evaluation{}
-	r.object("", func(name []byte) {
+	r.Object("", func(name []byte) {
 		switch {
 		case defaults.member(r, name):
 		case string(name) == "evaluations":
-			r.array("evaluations", func(i int) {
+			r.Array("evaluations", func(i int) {
 				if i >= maxChecks {
 					if i == maxChecks {
-						r.note("evaluations", "must hold at most %d items", maxChecks)
+						r.Note("evaluations", "must hold at most %d items", maxChecks)
 					}
-					r.skip()
+					r.Skip()
 					return
 				}
 				items = append(items, item{})
 				items[i].read(r)
 			})
 		case string(name) == "options":
-			r.object("options", func(name []byte) {
+			r.Object("options", func(name []byte) {
 				if string(name) != "evaluations_semantic" {
-					r.skip()
+					r.Skip()
 					return
 				}
-				n := len(r.problems)
-				semantic = r.string("options.evaluations_semantic")
-				if len(r.problems) == n && semantic != executeAll && semantic != denyOnFirstDeny && semantic != permitOnFirstPermit {
-					r.note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s", clip(semantic))
+				n := len(r.Problems)
+				semantic = r.String("options.evaluations_semantic")
+				if len(r.Problems) == n && semantic != executeAll && semantic != denyOnFirstDeny && semantic != permitOnFirstPermit {
+					r.Note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s", clip(semantic))
 				}
 			})
 		default:
-			r.skip()
+			r.Skip()
 		}
 	})
 	return defaults, items, semantic
 }
 
 func (it *item) read(r *reader) {
-	n := len(r.problems)
+	n := len(r.Problems)
 	if n > 10 { // note keeps no more than a few; the request is refused anyway
-		r.skip()
+		r.Skip()
 		return
 	}
-	r.object("", func(name []byte) {
+	r.Object("", func(name []byte) {
 		if !it.member(r, name) {
-			r.skip()
+			r.Skip()
 		}
 	})
 	it.take(r, n)
@@ -478,14 +478,14 @@ func (it *item) read(r *reader) {
 
 // take makes the problems from the nth on the item's.
 func (it *item) take(r *reader, n int) {
-	if r.broken || len(r.problems) == n {
+	if r.Broken() || len(r.Problems) == n {
 		return
 	}
 	var all []string
-	for _, p := range r.problems[n:] {
+	for _, p := range r.Problems[n:] {
 		all = append(all, strings.TrimPrefix(p.Location+": "+p.Message, ": "))
 	}
-	it.wrong, r.problems = strings.Join(all, "; "), r.problems[:n]
+	it.wrong, r.Problems = strings.Join(all, "; "), r.Problems[:n]
 }
 
 // answerItems decides every item that is a question, at one revision and one

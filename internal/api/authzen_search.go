@@ -99,14 +99,14 @@ type paging struct {
 // read reads the page of an AuthZEN search.
 func (p *paging) read(r *reader) {
 	p.there = true
-	r.object("page", func(name []byte) {
+	r.Object("page", func(name []byte) {
 		switch string(name) {
 		case "token":
-			p.token = r.string("page.token")
+			p.token = r.String("page.token")
 		case "limit":
-			p.limit = clampLimit(r.whole("page.limit"))
+			p.limit = clampLimit(r.Whole("page.limit"))
 		default:
-			r.skip()
+			r.Skip()
 		}
 	})
 }
@@ -124,19 +124,19 @@ func (a *API) authzenSearch(of sought) func(http.ResponseWriter, *http.Request, 
 		}
 		var e evaluation
 		p := paging{limit: -1}
-		s.r.object("", func(name []byte) {
+		s.r.Object("", func(name []byte) {
 			switch {
 			case of == ofActions && string(name) == "action": // nothing of it is asked
-				s.r.skip()
+				s.r.Skip()
 			case e.member(&s.r, name):
 			case string(name) == "page":
 				p.read(&s.r)
 			default:
-				s.r.skip()
+				s.r.Skip()
 			}
 		})
 		named := ""
-		if !s.r.broken && len(s.r.problems) == 0 {
+		if !s.r.Broken() && len(s.r.Problems) == 0 {
 			e.subject.needs(&s.r, subjectPlaces, of != ofSubjects)
 			if of != ofActions {
 				e.action.needs(&s.r, actionPlaces, true)

@@ -167,7 +167,7 @@ func TestAuthZEN_Malformed(t *testing.T) {
 	t.Parallel()
 	w := records(t)
 	for body, want := range map[string]string{
-		``:                             `body|is not the JSON that it should be: line 1 column 1: it is empty, expected an object`,
+		``:                             `body|invalid JSON at line 1, column 1: expected an object, got the end`,
 		`{}`:                           `body.subject|must be there`,
 		`[]`:                           `body|must be an object, got an array`,
 		`{` + read + `,` + rec1 + `}`:  `body.subject|must be there`,
@@ -187,10 +187,10 @@ func TestAuthZEN_Malformed(t *testing.T) {
 		`{` + alice + `,` + read + `,` + rec1 + `,"context":null}`:                                      `body.context|must be an object, got null`,
 		`{` + alice + `,` + read + `,` + rec1 + `,"context":{"customer":1}}`:                            `body.context.customer|must be a string`,
 		`{"subject":{"type":"user","id":"alice","properties":[]},` + read + `,` + rec1 + `}`:            `body.subject.properties|must be an object, got an array`,
-		`{` + alice + `,` + alice + `,` + read + `,` + rec1 + `}`:                                       `body|is not the JSON that it should be: line 1 column 50: the name "subject" occurs twice`,
-		`{"subject":{"type":"user","type":"x","id":"alice"},` + read + `,` + rec1 + `}`:                 `body|is not the JSON that it should be`,
-		`{` + alice + `,` + read + `,` + rec1 + `} x`:                                                   `body|is not the JSON that it should be`,
-		`{` + alice + `,` + read + `,` + rec1:                                                           `body|is not the JSON that it should be`,
+		`{` + alice + `,` + alice + `,` + read + `,` + rec1 + `}`:                                       `body|invalid JSON at line 1, column 50: the name "subject" occurs twice`,
+		`{"subject":{"type":"user","type":"x","id":"alice"},` + read + `,` + rec1 + `}`:                 `body|invalid JSON at line 1, column `,
+		`{` + alice + `,` + read + `,` + rec1 + `} x`:                                                   `body|invalid JSON at line 1, column `,
+		`{` + alice + `,` + read + `,` + rec1:                                                           `body|invalid JSON at line 1, column `,
 		`{"subject":{"type":"user","id":"` + strings.Repeat("a", 300) + `"},` + read + `,` + rec1 + `}`: `body.subject.id|`,
 	} {
 		for _, path := range []string{"evaluation", "evaluations"} {
@@ -375,7 +375,7 @@ func TestAuthZEN_Evaluations(t *testing.T) {
 		`{` + alice + `,"evaluations":[{}],"options":[]}`:                                            `{"location":"body.options","message":"must be an object, got an array"}`,
 		`{"subject":1,"evaluations":[{` + alice + `,` + read + `,` + rec1 + `}]}`:                    `{"location":"body.subject","message":"must be an object, got a number"}`,
 		`{` + alice + `,` + read + `,"evaluations":[` + strings.Repeat(`{`+rec1+`},`, 1000) + `{}]}`: `{"location":"body.evaluations","message":"must hold at most 1000 items"}`,
-		`{` + alice + `,"evaluations":[{}` + `}`:                                                     `is not the JSON that it should be`,
+		`{` + alice + `,"evaluations":[{}` + `}`:                                                     `invalid JSON at line 1, column `,
 	} {
 		if got := w.authzen("evaluations", body); got.Code != 400 || !strings.Contains(got.Body.String(), want) {
 			t.Errorf("%.200s: got %d %.400s, want 400 with %s", body, got.Code, got.Body, want)

@@ -34,25 +34,25 @@ func TestProblemBody(t *testing.T) {
 func TestBadChecks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const known = "is no field of this: customer, feature, amount, member, permission, resource, context, at, min_revision are"
-	const broken = "body|is not the JSON that it should be: line 1 column "
+	const known = "unknown field; known fields: customer, feature, amount, member, permission, resource, context, at, min_revision"
+	const broken = "body|invalid JSON at line 1, column "
 	amount := func(a string) string { return `{"customer":"acme","feature":"api_calls","amount":` + a + `}` }
 	when := func(a string) string { return `{"customer":"acme","feature":"api_calls","at":` + a + `}` }
 	const time = `body.at|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got `
 	for body, want := range map[string]string{
-		``:                                      bad(broken + "1: it is empty, expected an object"),
-		`{`:                                     bad(broken + "2: it ends where a name in quotes is expected"),
-		`{"customer":"acme"`:                    bad(broken + "19: it ends where `,` or `}` is expected"),
-		`{"customer" "acme"}`:                   bad(broken + "13: got '\"' where `:` is expected"),
-		`{"customer":"acme",}`:                  bad(broken + "20: got '}' where a name in quotes is expected"),
-		`{'customer':1}`:                        bad(broken + "2: got '\\'' where a name in quotes is expected"),
+		``:                                      bad(broken + "1: expected an object, got the end"),
+		`{`:                                     bad(broken + "2: expected a name in double quotes, got the end"),
+		`{"customer":"acme"`:                    bad(broken + "19: expected `,` or `}`, got the end"),
+		`{"customer" "acme"}`:                   bad(broken + "13: expected `:`, got `\"`"),
+		`{"customer":"acme",}`:                  bad(broken + "19: remove the `,` before the closing `}`"),
+		`{'customer':1}`:                        bad(broken + "2: expected a name in double quotes, got `'`"),
 		`[]`:                                    bad("body|must be an object, got an array"),
 		`null`:                                  bad("body|must be an object, got null"),
 		`{}`:                                    bad("body.customer|must not be empty", "body.feature|must be given, or a member and a permission"),
-		`{"customer":"acme","feature":"sso"} x`: bad(broken + "37: there is more after the end of the value"),
-		`{"customer":"acme","customer":"b","feature":"sso"}`:         bad(broken + `30: the name "customer" occurs twice in one object`),
-		`{"customer":"acme","\u0063ustomer":"b","feature":"sso"}`:    bad(broken + `35: the name "customer" occurs twice in one object`),
-		`{"customer":"acme","feature":"sso","x":{"a":1,"a":2}}`:      bad(broken + `50: the name "a" occurs twice in one object`),
+		`{"customer":"acme","feature":"sso"} x`: bad(broken + "37: expected nothing after the end of the value, got `x`"),
+		`{"customer":"acme","customer":"b","feature":"sso"}`:         bad(broken + `30: the name "customer" occurs twice in one object, first at line 1, column 2`),
+		`{"customer":"acme","\u0063ustomer":"b","feature":"sso"}`:    bad(broken + `35: the name "customer" occurs twice in one object, first at line 1, column 2`),
+		`{"customer":"acme","feature":"sso","x":{"a":1,"a":2}}`:      bad(broken + `50: the name "a" occurs twice in one object, first at line 1, column 41`),
 		`{"customer":"acme","feature":"sso","x":1,"Amount":2}`:       bad("body.x|"+known, "body.Amount|"+known),
 		`{"customer":5,"feature":null,"amount":true,"member":["a"]}`: bad("body.customer|must be a string, got a number", "body.feature|must be a string, got null", `body.amount|must be a number such as 10 or "1.5", got a boolean`, "body.member|must be a string, got an array", "body.member|must not be empty"),
 		amount(`null`):                               bad(`body.amount|must be a number such as 10 or "1.5", got null`),
@@ -63,24 +63,24 @@ func TestBadChecks(t *testing.T) {
 		amount(`"NaN"`):                              bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got "NaN"`),
 		amount(`""`):                                 bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got ""`),
 		amount(`" 1"`):                               bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got " 1"`),
-		amount(`NaN`):                                bad(broken + "51: got 'N' where a value is expected"),
-		amount(`01`):                                 bad(broken + "51: a number is a digit, or begins with one from 1 to 9"),
-		amount(`.5`):                                 bad(broken + "51: got '.' where a value is expected"),
+		amount(`NaN`):                                bad(broken + "51: expected a value, got `NaN`: text must be in double quotes"),
+		amount(`01`):                                 bad(broken + "51: a number must not have leading zeros"),
+		amount(`.5`):                                 bad(broken + "51: expected a value, got `.`"),
 		when(`"2026-03-01T00:00:00"`):                bad(time + `"2026-03-01T00:00:00"`),
 		when(`"2026-02-30T00:00:00Z"`):               bad(time + `"2026-02-30T00:00:00Z"`),
 		when(`5`):                                    bad(time + `a number`),
 		when(`"1969-12-31T23:59:59Z"`):               bad(`body.at|must lie between 1970 and 2200, got "1969-12-31T23:59:59Z"`),
 		when(`"9999-01-01T00:00:00Z"`):               bad(`body.at|must lie between 1970 and 2200, got "9999-01-01T00:00:00Z"`),
-		`{"customer":"a\u0000b","feature":"f"}`:      bad(broken + `21: a string holds \u0000`),
+		`{"customer":"a\u0000b","feature":"f"}`:      bad(broken + `21: a string must not hold \u0000`),
 		`{"customer":"a\u0007b","feature":"f"}`:      bad("body.customer|must not contain control characters (U+0007)"),
 		`{"customer":"a\ud800","feature":"f"}`:       bad(broken + "21: a string holds half of a surrogate pair"),
 		"{\"customer\":\"a\xff\",\"feature\":\"f\"}": bad(broken + "16: a string is not valid UTF-8"),
-		"{\"customer\":\"a\nb\",\"feature\":\"f\"}":  bad(broken + `15: a control character must be written as \u000a`),
+		"{\"customer\":\"a\nb\",\"feature\":\"f\"}":  bad(broken + `15: a string must end on its line: close the quote, or write \n for a line break`),
 		`{"customer":"` + strings.Repeat("x", 256) + `","feature":"f"}`:   bad("body.customer|must be at most 255 bytes, this one is 256"),
 		`{"customer":"acme","feature":"sso","min_revision":-1}`:           bad(`body.min_revision|must be a whole number from 0 to 9223372036854775807, got "-1"`),
 		`{"customer":"acme","feature":"sso","min_revision":1.5}`:          bad(`body.min_revision|must be a whole number from 0 to 9223372036854775807, got "1.5"`),
-		`{"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`: bad(broken + "37: it nests deeper than 32 levels"),
-		strings.Repeat(`[`, 1<<19):                                        bad(broken + "33: it nests deeper than 32 levels"),
+		`{"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`: bad(broken + "37: nested deeper than 32 levels"),
+		strings.Repeat(`[`, 1<<19):                                        bad(broken + "33: nested deeper than 32 levels"),
 	} {
 		w.want(w.do("POST", "/v1/check", "application/json", body), 400, want)
 		w.want(w.do("POST", "/v1/explain", "application/json", body), 400, want)
@@ -106,7 +106,7 @@ func TestBadBatches(t *testing.T) {
 		`{}`:                         bad("body.checks|must be there: an array of checks"),
 		`{"checks":null}`:            bad("body.checks|must be an array, got null"),
 		`{"checks":[` + one + `,5]}`: bad("body.checks[1]|must be an object, got a number"),
-		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`:                              bad("body.checks[1].feature|must be given, or a member and a permission", "body.x|is no field of this: checks, min_revision are"),
+		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`:                              bad("body.checks[1].feature|must be given, or a member and a permission", "body.x|unknown field; known fields: checks, min_revision"),
 		`{"checks":[` + one + `,{"customer":"acme","feature":"tokens","amount":1.5}]}`: bad("body.checks[1].amount|must be a whole number, got 1.5"),
 		`{"checks":[` + strings.Repeat(one+",", 1000) + one + `]}`:                     bad("body.checks|must hold at most 1000 checks"),
 	} {
@@ -127,9 +127,9 @@ func TestBadConsumes(t *testing.T) {
 		`{"customer":"acme","feature":"tokens","key":"é"}`:                                bad("body.key|must be printable ASCII; byte 0 is not"),
 		`{"customer":"acme","feature":"tokens","key":"` + strings.Repeat("k", 256) + `"}`: bad("body.key|must be at most 255 characters, this one has 256"),
 		`{"customer":"acme","feature":"tokens","key":"k","at":"2026-01-01T00:00:00Z"}`:    bad("body.at|must not be sent: a consume counts at the server's time"),
-		`{"customer":"acme","feature":"tokens","key":"k","amount":-5,"ttl":"60s"}`:        bad(`body.amount|must not be negative, got "-5"`, "body.ttl|is no field of this: customer, feature, amount, key, member, permission, resource, context, min_revision are"),
+		`{"customer":"acme","feature":"tokens","key":"k","amount":-5,"ttl":"60s"}`:        bad(`body.amount|must not be negative, got "-5"`, "body.ttl|unknown field; known fields: customer, feature, amount, key, member, permission, resource, context, min_revision"),
 		`{"customer":"acme","feature":"tokens","key":1}`:                                  bad("body.key|must be a string, got a number"),
-		`{"customer":"acme","feature":"tokens","key":"k","key":"l"}`:                      bad(`body|is not the JSON that it should be: line 1 column 54: the name "key" occurs twice in one object`),
+		`{"customer":"acme","feature":"tokens","key":"k","key":"l"}`:                      bad(`body|invalid JSON at line 1, column 54: the name "key" occurs twice in one object, first at line 1, column 39`),
 	} {
 		w.want(w.do("POST", "/v1/consume", "application/json", body), 400, want)
 	}
@@ -213,8 +213,8 @@ func TestS17_BadEvents(t *testing.T) {
 		{attributes(`"id":"a","time":"yesterday"`), "invalid", `time must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "yesterday"`},
 		{attributes(`"id":"a","data":"x"`), "invalid", "data must be an object, got a string"},
 		{attributes(`"id":"a","data_base64":"eA=="`), "invalid", "data_base64 is not read: send data, a JSON object"},
-		{attributes(`"id":"a","data":{"a":"\u0000"}`), "invalid", `a string holds \u0000`},
-		{attributes(`"id":"a","data":` + deep), "invalid", "it nests deeper than 32 levels"},
+		{attributes(`"id":"a","data":{"a":"\u0000"}`), "invalid", `a string must not hold \u0000`},
+		{attributes(`"id":"a","data":` + deep), "invalid", "nested deeper than 32 levels"},
 		{event("v1", `{}`), "invalid_value", "data.tokens is missing: it must be a number"},
 		{event("v2", `{"tokens":-1}`), "invalid_value", `data.tokens must not be negative, got "-1"`},
 		{`{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"nobody"}`, "unknown_customer", `no customer "nobody"`},
@@ -240,9 +240,9 @@ func TestS17_BadEvents(t *testing.T) {
 
 	w.want(w.do("POST", "/v1/events", eventsType, `{}`), 400, bad("body|must be an array of events, got an object"))
 	w.want(w.do("POST", "/v1/events", eventType, `[]`), 400, bad("body|must be an event, got an array"))
-	w.want(w.do("POST", "/v1/events", eventsType, `[{]`), 400, bad("body|is not the JSON that it should be: line 1 column 3: got ']' where a name in quotes is expected"))
-	w.want(w.do("POST", "/v1/events", eventsType, `[] []`), 400, bad("body|is not the JSON that it should be: line 1 column 4: there is more after the end of the value"))
-	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat("[", 100_000)), 400, bad("body|is not the JSON that it should be: line 1 column 1001: it nests deeper than 32 levels"))
+	w.want(w.do("POST", "/v1/events", eventsType, `[{]`), 400, bad("body|invalid JSON at line 1, column 3: expected a name in double quotes, got `]`"))
+	w.want(w.do("POST", "/v1/events", eventsType, `[] []`), 400, bad("body|invalid JSON at line 1, column 4: expected nothing after the end of the value, got `[`"))
+	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat("[", 100_000)), 400, bad("body|invalid JSON at line 1, column 1001: nested deeper than 32 levels"))
 	w.want(w.do("POST", "/v1/events", eventsType, "["+strings.Repeat("{},", 10000)+"{}]"), 413, problemBody(usher.TooLarge, "a request takes at most 10000 events, this one has 10001"))
 }
 
@@ -262,7 +262,7 @@ func TestEventsInBinaryMode(t *testing.T) {
 	w.want(send("application/json", `{"tokens":3}`), 200, rejected("id must not be empty"))
 	w.want(send("application/json", `[3]`, "ce-id", "3"), 200, rejected("data must be an object, got an array"))
 	w.want(send("application/json", `{}`, "ce-id", "%zz"), 200, rejected("ce-id must be given once, percent-encoded"))
-	w.want(send("application/json", `{`, "ce-id", "4"), 400, bad("body|is not the JSON that it should be: line 1 column 2: it ends where a name in quotes is expected"))
+	w.want(send("application/json", `{`, "ce-id", "4"), 400, bad("body|invalid JSON at line 1, column 2: expected a name in double quotes, got the end"))
 	w.want(send("text/plain", `x`, "ce-id", "5"), 415, problemBody(usher.UnsupportedMedia, `the Content-Type must be application/json, got "text/plain"`))
 	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"odd/näme ?&%","feature":"tokens"}`).Body.String(); !strings.Contains(got, `"used":3,`) {
 		t.Errorf("got %s, want 3 used", got)

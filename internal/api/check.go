@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -199,7 +198,7 @@ func (a *API) readCheck(r *http.Request, c *call, s *scratch) (q decide.CheckQue
 	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
 		return q, err
 	}
-	s.r.reset(s.in)
+	s.r.Reset(s.in)
 	q = readQuery(&s.r, "body")
 	if err = s.r.err(); err == nil && q.Said != nil && !c.Properties {
 		err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
@@ -209,49 +208,49 @@ func (a *API) readCheck(r *http.Request, c *call, s *scratch) (q decide.CheckQue
 
 // readQuery reads the body of a check, or one item of a batch.
 func readQuery(r *reader, location string) (q decide.CheckQuery) {
-	problems := len(r.problems)
+	problems := len(r.Problems)
 	there, featured := false, false // a resource, a feature
-	ok := r.object(location, func(name []byte) {
+	ok := r.Object(location, func(name []byte) {
 		switch string(name) {
 		case "customer":
-			q.Customer = r.string(place(location, "customer"))
+			q.Customer = r.String(place(location, "customer"))
 		case "feature":
-			q.Feature, featured = r.string(place(location, "feature")), true
+			q.Feature, featured = r.String(place(location, "feature")), true
 		case "amount":
-			q.Amount = r.number(place(location, "amount"))
+			q.Amount = r.Number(place(location, "amount"))
 		case "member":
-			q.Member = r.string(place(location, "member"))
-			r.id(place(location, "member"), q.Member)
+			q.Member = r.String(place(location, "member"))
+			r.ID(place(location, "member"), q.Member)
 		case "permission":
-			q.Permission = r.string(place(location, "permission"))
-			r.id(place(location, "permission"), q.Permission)
+			q.Permission = r.String(place(location, "permission"))
+			r.ID(place(location, "permission"), q.Permission)
 		case "resource":
 			there = true
 			readResource(r, place(location, "resource"), &q)
 		case "context":
-			if m := r.properties(place(location, "context")); m != nil {
+			if m := r.Map(place(location, "context")); m != nil {
 				said(&q).Context = m
 			}
 		case "at":
-			q.At = r.time(place(location, "at"))
+			q.At = r.Time(place(location, "at"))
 		case "min_revision":
-			q.MinRevision = r.whole(place(location, "min_revision"))
+			q.MinRevision = r.Whole(place(location, "min_revision"))
 		default:
-			r.unknown(location, name, "customer, feature, amount, member, permission, resource, context, at, min_revision")
+			r.Unknown(location, name, "customer, feature, amount, member, permission, resource, context, at, min_revision")
 		}
 	})
-	if ok && len(r.problems) == problems {
-		r.id(place(location, "customer"), q.Customer)
+	if ok && len(r.Problems) == problems {
+		r.ID(place(location, "customer"), q.Customer)
 		if featured {
-			r.id(place(location, "feature"), q.Feature)
+			r.ID(place(location, "feature"), q.Feature)
 		}
 		switch {
 		case q.Permission == "" && !featured:
-			r.note(place(location, "feature"), "must be given, or a member and a permission")
+			r.Note(place(location, "feature"), "must be given, or a member and a permission")
 		case q.Permission != "" && q.Member == "":
-			r.note(place(location, "member"), "must be given with a permission: permissions are members'")
+			r.Note(place(location, "member"), "must be given with a permission: permissions are members'")
 		case q.Permission == "" && (there || q.Said != nil):
-			r.note(place(location, "permission"), "must be given with a resource or a context: only permissions ask about them")
+			r.Note(place(location, "permission"), "must be given with a resource or a context: only permissions ask about them")
 		}
 	}
 	return q
@@ -266,61 +265,40 @@ func said(q *decide.CheckQuery) *access.Said {
 
 // readResource reads what a permission is asked about.
 func readResource(r *reader, location string, q *decide.CheckQuery) {
-	problems := len(r.problems)
-	ok := r.object(location, func(name []byte) {
+	problems := len(r.Problems)
+	ok := r.Object(location, func(name []byte) {
 		switch string(name) {
 		case "type":
-			q.Resource.Type = r.string(location + ".type")
+			q.Resource.Type = r.String(location + ".type")
 		case "id":
-			q.Resource.ID = r.string(location + ".id")
+			q.Resource.ID = r.String(location + ".id")
 		case "properties":
-			if m := r.properties(location + ".properties"); m != nil {
+			if m := r.Map(location + ".properties"); m != nil {
 				said(q).Resource = m
 			}
 		default:
-			r.unknown(location, name, "type, id, properties")
+			r.Unknown(location, name, "type, id, properties")
 		}
 	})
-	if ok && len(r.problems) == problems {
-		r.id(location+".type", q.Resource.Type)
-		r.id(location+".id", q.Resource.ID)
+	if ok && len(r.Problems) == problems {
+		r.ID(location+".type", q.Resource.Type)
+		r.ID(location+".id", q.Resource.ID)
 	}
-}
-
-// properties reads an object of anything. Numbers stay as they were written.
-func (r *reader) properties(location string) map[string]any {
-	if r.peek() != '{' {
-		r.wrong(location, "an object")
-		return nil
-	}
-	from := r.i
-	r.skip()
-	if r.broken {
-		return nil
-	}
-	d := json.NewDecoder(bytes.NewReader(r.b[from:r.i]))
-	d.UseNumber()
-	m := map[string]any{}
-	if err := d.Decode(&m); err != nil {
-		r.note(location, "must be an object")
-		return nil
-	}
-	return m
 }
 
 func readBatch(r *reader, b []byte) (qs []decide.CheckQuery, revision int64, err error) {
-	r.reset(b)
+	r.Reset(b)
 	there := false
-	r.object("body", func(name []byte) {
+	r.Object("body", func(name []byte) {
 		switch string(name) {
 		case "checks":
 			there = true
-			r.array("body.checks", func(i int) {
+			r.Array("body.checks", func(i int) {
 				if i >= maxChecks {
 					if i == maxChecks {
-						r.note("body.checks", "must hold at most %d checks", maxChecks)
+						r.Note("body.checks", "must hold at most %d checks", maxChecks)
 					}
-					r.skip()
+					r.Skip()
 					return
 				}
 				q := readQuery(r, "body.checks["+strconv.Itoa(i)+"]")
@@ -328,13 +306,13 @@ func readBatch(r *reader, b []byte) (qs []decide.CheckQuery, revision int64, err
 				qs = append(qs, q)
 			})
 		case "min_revision":
-			revision = max(revision, r.whole("body.min_revision"))
+			revision = max(revision, r.Whole("body.min_revision"))
 		default:
-			r.unknown("body", name, "checks, min_revision")
+			r.Unknown("body", name, "checks, min_revision")
 		}
 	})
-	if !r.broken && !there && len(r.problems) == 0 {
-		r.note("body.checks", "must be there: an array of checks")
+	if !r.Broken() && !there && len(r.Problems) == 0 {
+		r.Note("body.checks", "must be there: an array of checks")
 	}
 	return qs, revision, r.err()
 }
@@ -364,37 +342,6 @@ func place(location, name string) string {
 		}
 	}
 	return location + "." + name
-}
-
-// id notes what usher.CheckID has against an id.
-func (r *reader) id(location, id string) {
-	if r.broken {
-		return
-	}
-	if err := usher.CheckID("", id); err != nil {
-		r.note(location, "%s", strings.TrimSpace(err.Error()))
-	}
-}
-
-// time reads a time.
-func (r *reader) time(location string) time.Time {
-	if r.peek() != '"' {
-		r.wrong(location, `an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z"`)
-		return time.Time{}
-	}
-	t, err := usher.ParseTime(string(r.text()))
-	if err != nil && !r.broken {
-		r.note(location, "%s", err)
-	}
-	return t
-}
-
-// unknown notes a member that does not exist and reads over it.
-func (r *reader) unknown(location string, name []byte, known string) {
-	where := location + "." + clipName(string(name))
-	if r.skip(); !r.broken {
-		r.note(where, "is no field of this: %s are", known)
-	}
 }
 
 func clipName(s string) string {

@@ -91,15 +91,15 @@ func (a *API) takeAs(ctx context.Context, c *call, q decide.CheckQuery, key stri
 func (r *reader) about(name []byte, q *decide.CheckQuery) bool {
 	switch string(name) {
 	case "member":
-		q.Member = r.string("body.member")
-		r.id("body.member", q.Member)
+		q.Member = r.String("body.member")
+		r.ID("body.member", q.Member)
 	case "permission":
-		q.Permission = r.string("body.permission")
-		r.id("body.permission", q.Permission)
+		q.Permission = r.String("body.permission")
+		r.ID("body.permission", q.Permission)
 	case "resource":
 		readResource(r, "body.resource", q)
 	case "context":
-		if m := r.properties("body.context"); m != nil {
+		if m := r.Map("body.context"); m != nil {
 			said(q).Context = m
 		}
 	default:
@@ -112,9 +112,9 @@ func (r *reader) about(name []byte, q *decide.CheckQuery) bool {
 func (r *reader) asked(q *decide.CheckQuery, op *usage.ConsumeOp) {
 	switch {
 	case q.Permission != "" && q.Member == "":
-		r.note("body.member", "must be given with a permission: permissions are members'")
+		r.Note("body.member", "must be given with a permission: permissions are members'")
 	case q.Permission == "" && (q.Resource != decide.ResourceRef{} || q.Said != nil):
-		r.note("body.permission", "must be given with a resource or a context: only permissions ask about them")
+		r.Note("body.permission", "must be given with a resource or a context: only permissions ask about them")
 	}
 	q.Customer, q.Feature, q.Amount, q.MinRevision = op.Customer, op.Feature, op.Amount, op.MinRevision
 	op.Member = q.Member
@@ -125,33 +125,33 @@ func (r *reader) asked(q *decide.CheckQuery, op *usage.ConsumeOp) {
 
 // readConsume reads a consume's body; key is the header's.
 func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, q decide.CheckQuery, err error) {
-	r.reset(b)
+	r.Reset(b)
 	inBody := false
-	ok := r.object("body", func(name []byte) {
+	ok := r.Object("body", func(name []byte) {
 		switch string(name) {
 		case "customer":
-			op.Customer = r.string("body.customer")
+			op.Customer = r.String("body.customer")
 		case "feature":
-			op.Feature = r.string("body.feature")
+			op.Feature = r.String("body.feature")
 		case "amount":
-			op.Amount = r.number("body.amount")
+			op.Amount = r.Number("body.amount")
 		case "key":
-			op.Key, inBody = r.string("body.key"), true
+			op.Key, inBody = r.String("body.key"), true
 		case "at":
-			if r.skip(); !r.broken {
-				r.note("body.at", "must not be sent: a consume counts at the server's time")
+			if r.Skip(); !r.Broken() {
+				r.Note("body.at", "must not be sent: a consume counts at the server's time")
 			}
 		case "min_revision":
-			op.MinRevision = r.whole("body.min_revision")
+			op.MinRevision = r.Whole("body.min_revision")
 		default:
 			if !r.about(name, &q) {
-				r.unknown("body", name, "customer, feature, amount, key, member, permission, resource, context, min_revision")
+				r.Unknown("body", name, "customer, feature, amount, key, member, permission, resource, context, min_revision")
 			}
 		}
 	})
-	if ok && len(r.problems) == 0 {
-		r.id("body.customer", op.Customer)
-		r.id("body.feature", op.Feature)
+	if ok && len(r.Problems) == 0 {
+		r.ID("body.customer", op.Customer)
+		r.ID("body.feature", op.Feature)
 		op.Key = r.key(op.Key, inBody, key)
 		r.asked(&q, &op)
 	}

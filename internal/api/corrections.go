@@ -77,73 +77,66 @@ func (a *API) correct(w http.ResponseWriter, r *http.Request, c *call) {
 
 // readCorrect reads a correction's body; key is the header's.
 func readCorrect(r *reader, b []byte, key string) (op usage.CorrectOp, err error) {
-	r.reset(b)
+	r.Reset(b)
 	inBody, referred := false, false
-	ok := r.object("body", func(name []byte) {
+	ok := r.Object("body", func(name []byte) {
 		switch string(name) {
 		case "ref":
 			op.Ref, op.Source = r.ref("body.ref")
 			referred = true
 		case "feature":
-			op.Feature = r.string("body.feature")
-			r.id("body.feature", op.Feature)
+			op.Feature = r.String("body.feature")
+			r.ID("body.feature", op.Feature)
 		case "amount":
-			op.Amount = r.number("body.amount")
+			op.Amount = r.Number("body.amount")
 		case "reason":
-			op.Reason = r.string("body.reason")
+			op.Reason = r.String("body.reason")
 		case "key":
-			op.Key, inBody = r.string("body.key"), true
+			op.Key, inBody = r.String("body.key"), true
 		default:
-			r.unknown("body", name, "ref, feature, amount, reason, key")
+			r.Unknown("body", name, "ref, feature, amount, reason, key")
 		}
 	})
-	if ok && len(r.problems) == 0 {
+	if ok && len(r.Problems) == 0 {
 		if !referred {
-			r.note("body.ref", "%s", refForm)
+			r.Note("body.ref", "must be %s", refForm)
 		}
 		if op.Amount == "" {
-			r.note("body.amount", "must be there: the units to give back")
+			r.Note("body.amount", "must be there: the units to give back")
 		}
 		if op.Reason == "" {
-			r.note("body.reason", "must be there: why is something given back?")
+			r.Note("body.reason", "must be there: why is something given back?")
 		}
 		op.Key = r.key(op.Key, inBody, key)
 	}
 	return op, r.err()
 }
 
-const refForm = `must be the key of a consume or a reservation, or {"source":…,"id":…} of an event`
+const refForm = `the key of a consume or a reservation, or {"source":…,"id":…} of an event`
 
 // ref reads what a correction refers to: a key, or an event's id and source.
 func (r *reader) ref(location string) (ref, source string) {
-	switch r.peek() {
+	switch r.Peek() {
 	case '"':
-		ref = r.string(location)
-		r.id(location, ref)
+		ref = r.String(location)
+		r.ID(location, ref)
 	case '{':
-		ok := r.object(location, func(name []byte) {
+		ok := r.Object(location, func(name []byte) {
 			switch string(name) {
 			case "source":
-				source = r.string(location + ".source")
+				source = r.String(location + ".source")
 			case "id":
-				ref = r.string(location + ".id")
+				ref = r.String(location + ".id")
 			default:
-				r.unknown(location, name, "source, id")
+				r.Unknown(location, name, "source, id")
 			}
 		})
 		if ok {
-			r.id(location+".source", source)
-			r.id(location+".id", ref)
+			r.ID(location+".source", source)
+			r.ID(location+".id", ref)
 		}
 	default:
-		if r.peek() == 0 {
-			r.unexpected("a value")
-			return "", ""
-		}
-		got := r.kind()
-		if r.skip(); !r.broken {
-			r.note(location, "%s, got %s", refForm, got)
-		}
+		r.Wrong(location, refForm)
 	}
 	return ref, source
 }

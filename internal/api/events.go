@@ -102,12 +102,14 @@ func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []u
 			return b, nil, err
 		}
 	}
-	p := &reader{b: body, soft: true}
+	p := &reader{}
+	p.Reset(body)
+	p.Soft = true
 	add := func(e usher.Event, i int) {
-		if len(p.problems) > 0 {
-			x := p.problems[0]
+		if len(p.Problems) > 0 {
+			x := p.Problems[0]
 			rejected = append(rejected, usher.Rejection{Index: i, Code: usher.RejectInvalid, Message: strings.TrimSpace(x.Location + " " + x.Message)})
-			p.problems = nil
+			p.Problems = nil
 			return
 		}
 		b.events = append(b.events, e)
@@ -119,43 +121,38 @@ func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []u
 		if len(bytes.TrimSpace(body)) > 0 {
 			e.Data = p.data()
 		}
-		if p.broken {
-			return b, nil, p.err()
-		}
-		p.space()
-		if p.i < len(p.b) {
-			p.fail("there is more after the end of the value")
+		if p.End(); p.Broken() {
 			return b, nil, p.err()
 		}
 		p.headers(r.Header, &e)
 		add(e, 0)
 		return b, rejected, nil
 	case isType(r, eventsType):
-		if p.peek() != '[' {
-			p.wrong("body", "an array of events")
+		if p.Peek() != '[' {
+			p.Wrong("body", "an array of events")
 			return b, nil, p.err()
 		}
 		n := 0
-		p.array("body", func(i int) {
+		p.Array("body", func(i int) {
 			if n++; n > usage.MaxEvents {
-				p.skip()
-				p.problems = clearUnlessBroken(p)
+				p.Skip()
+				p.Problems = clearUnlessBroken(p)
 				return
 			}
 			e := p.event()
-			if !p.broken {
+			if !p.Broken() {
 				add(e, i)
 			}
 		})
-		if n > usage.MaxEvents && !p.broken {
+		if n > usage.MaxEvents && !p.Broken() {
 			return b, nil, usher.Errorf(usher.TooLarge, "a request takes at most %d events, this one has %d", usage.MaxEvents, n)
 		}
 	default:
-		if p.peek() != '{' {
-			p.wrong("body", "an event")
+		if p.Peek() != '{' {
+			p.Wrong("body", "an event")
 			return b, nil, p.err()
 		}
-		if e := p.event(); !p.broken {
+		if e := p.event(); !p.Broken() {
 			add(e, 0)
 		}
 	}
@@ -163,8 +160,8 @@ func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []u
 }
 
 func clearUnlessBroken(p *reader) []usher.Problem {
-	if p.broken {
-		return p.problems
+	if p.Broken() {
+		return p.Problems
 	}
 	return nil
 }
@@ -174,12 +171,12 @@ func isType(r *http.Request, want string) bool { return contentType(r, []string{
 // event reads one event in structured mode. Attributes that usher does not
 // know are extensions and of no concern.
 func (r *reader) event() (e usher.Event) {
-	if r.peek() != '{' {
-		r.wrong("", "an event")
+	if r.Peek() != '{' {
+		r.Wrong("", "an event")
 		return e
 	}
 	version := ""
-	r.object("", func(name []byte) {
+	r.Object("", func(name []byte) {
 		switch string(name) {
 		case "specversion":
 			version = r.attribute("specversion")
@@ -192,19 +189,17 @@ func (r *reader) event() (e usher.Event) {
 		case "subject":
 			e.Subject = r.attribute("subject")
 		case "time":
-			if r.peek() == 'n' {
-				r.word("null")
-				return
+			if !r.Null() {
+				e.Time = r.Time("time")
 			}
-			e.Time = r.time("time")
 		case "data":
 			e.Data = r.data()
 		case "data_base64":
-			if r.skip(); !r.broken {
-				r.note("data_base64", "is not read: send data, a JSON object")
+			if r.Skip(); !r.Broken() {
+				r.Note("data_base64", "is not read: send data, a JSON object")
 			}
 		default:
-			r.skip()
+			r.Skip()
 		}
 	})
 	r.attributes(version, &e)
@@ -213,39 +208,35 @@ func (r *reader) event() (e usher.Event) {
 
 // attribute reads a required attribute; null is none.
 func (r *reader) attribute(name string) string {
-	if r.peek() == 'n' {
-		r.word("null")
+	if r.Null() {
 		return ""
 	}
-	return r.string(name)
+	return r.String(name)
 }
 
 // attributes notes what is wrong with the required ones.
 func (r *reader) attributes(version string, e *usher.Event) {
-	if r.broken || len(r.problems) > 0 {
+	if r.Broken() || len(r.Problems) > 0 {
 		return
 	}
 	if version != "1.0" {
-		r.note("specversion", `must be "1.0", got %s`, clip(version))
+		r.Note("specversion", `must be "1.0", got %s`, clip(version))
 	}
-	r.id("id", e.ID)
-	r.id("source", e.Source)
-	r.id("type", e.Type)
-	r.id("subject", e.Subject)
+	r.ID("id", e.ID)
+	r.ID("source", e.Source)
+	r.ID("type", e.Type)
+	r.ID("subject", e.Subject)
 }
 
 // data reads an event's data: an object, or null for none.
 func (r *reader) data() json.RawMessage {
-	switch r.peek() {
-	case 'n':
-		r.word("null")
+	switch {
+	case r.Null():
 		return nil
-	case '{':
-		from := r.i
-		r.skip()
-		return json.RawMessage(r.b[from:r.i])
+	case r.Peek() == '{':
+		return r.Raw()
 	}
-	r.wrong("data", "an object")
+	r.Wrong("data", "an object")
 	return nil
 }
 
@@ -258,7 +249,7 @@ func (r *reader) headers(h http.Header, e *usher.Event) {
 		}
 		value, ok := headerText(list[0])
 		if len(list) > 1 || !ok {
-			r.note("ce-"+name, "must be given once, percent-encoded")
+			r.Note("ce-"+name, "must be given once, percent-encoded")
 		}
 		return value
 	}
@@ -267,7 +258,7 @@ func (r *reader) headers(h http.Header, e *usher.Event) {
 	if text := get("time"); text != "" {
 		t, err := usher.ParseTime(text)
 		if err != nil {
-			r.note("ce-time", "%s", err)
+			r.Note("ce-time", "%s", err)
 		}
 		e.Time = t
 	}

@@ -214,19 +214,19 @@ func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err
 	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
 		return ask, err
 	}
-	s.r.reset(s.in)
+	s.r.Reset(s.in)
 	rd := &s.r
 	var wrong, missing *ofrepError
 	missing = &ofrepError{code: "TARGETING_KEY_MISSING", detail: "context.targetingKey must be there: the customer"}
 	id := func(location string) string {
-		if rd.peek() != '"' {
-			if got := rd.kind(); rd.peek() != 0 {
+		if rd.Peek() != '"' {
+			if got := rd.Kind(); rd.Peek() != 0 {
 				wrong = &ofrepError{code: "INVALID_CONTEXT", detail: location + " must be a string, got " + got}
 			}
-			rd.skip()
+			rd.Skip()
 			return ""
 		}
-		v := string(rd.text())
+		v := string(rd.Text())
 		if v != "" {
 			if err := usher.CheckID(location, v); err != nil && wrong == nil {
 				wrong = &ofrepError{code: "INVALID_CONTEXT", detail: err.Error()}
@@ -234,30 +234,30 @@ func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err
 		}
 		return v
 	}
-	rd.object("body", func(name []byte) {
-		if string(name) != "context" || rd.peek() == 'n' {
-			rd.skip()
+	rd.Object("body", func(name []byte) {
+		if string(name) != "context" || rd.Peek() == 'n' {
+			rd.Skip()
 			return
 		}
-		if rd.peek() != '{' {
-			if got := rd.kind(); rd.peek() != 0 {
+		if rd.Peek() != '{' {
+			if got := rd.Kind(); rd.Peek() != 0 {
 				wrong = &ofrepError{code: "INVALID_CONTEXT", detail: "context must be an object, got " + got}
 			}
-			rd.skip()
+			rd.Skip()
 			return
 		}
-		rd.object("body.context", func(name []byte) {
+		rd.Object("body.context", func(name []byte) {
 			switch string(name) {
 			case "targetingKey":
 				ask.customer = id("context.targetingKey")
 			case "member":
-				if rd.peek() == 'n' {
-					rd.skip()
+				if rd.Peek() == 'n' {
+					rd.Skip()
 				} else if ask.member = id("context.member"); ask.member == "" && wrong == nil {
 					wrong = &ofrepError{code: "INVALID_CONTEXT", detail: "context.member must not be empty"}
 				}
 			default:
-				rd.skip()
+				rd.Skip()
 			}
 		})
 	})

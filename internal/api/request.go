@@ -54,10 +54,10 @@ const keepScratch = 64 << 10
 func (a *API) borrow() *scratch { return a.pool.Get().(*scratch) }
 
 func (a *API) giveBack(s *scratch) {
-	if cap(s.in) > keepScratch || cap(s.out) > keepScratch || cap(s.r.scratch) > keepScratch {
+	if cap(s.in) > keepScratch || cap(s.out) > keepScratch {
 		return
 	}
-	s.r.reset(nil)
+	s.r.Reset(nil)
 	a.pool.Put(s)
 }
 

@@ -102,7 +102,7 @@ func (a *API) settle(w http.ResponseWriter, r *http.Request, c *call) {
 		if string(name) != "amount" {
 			return false
 		}
-		amount = s.r.number("body.amount")
+		amount = s.r.Number("body.amount")
 		return true
 	}, "id")
 	if err == nil {
@@ -125,10 +125,10 @@ func (a *API) release(w http.ResponseWriter, r *http.Request, c *call) {
 func (a *API) getReservation(w http.ResponseWriter, r *http.Request, c *call) {
 	s := a.borrow()
 	defer a.giveBack(s)
-	s.r.reset(nil)
+	s.r.Reset(nil)
 	s.r.path(r, "id")
-	if len(s.r.problems) > 0 {
-		a.fail(w, c, invalids(s.r.problems))
+	if len(s.r.Problems) > 0 {
+		a.fail(w, c, invalids(s.r.Problems))
 		return
 	}
 	h, err := a.Usage.Reservation(r.Context(), c.Env, r.PathValue("id"))
@@ -159,31 +159,31 @@ func (a *API) getReservation(w http.ResponseWriter, r *http.Request, c *call) {
 
 // readReserve reads a reservation's body; key is the header's.
 func readReserve(r *reader, b []byte, key string) (op usage.ReserveOp, q decide.CheckQuery, err error) {
-	r.reset(b)
+	r.Reset(b)
 	inBody := false
-	ok := r.object("body", func(name []byte) {
+	ok := r.Object("body", func(name []byte) {
 		switch string(name) {
 		case "customer":
-			op.Customer = r.string("body.customer")
+			op.Customer = r.String("body.customer")
 		case "feature":
-			op.Feature = r.string("body.feature")
+			op.Feature = r.String("body.feature")
 		case "amount":
-			op.Amount = r.number("body.amount")
+			op.Amount = r.Number("body.amount")
 		case "ttl":
 			op.TTL = r.ttl("body.ttl", usage.MaxTTL)
 		case "key":
-			op.Key, inBody = r.string("body.key"), true
+			op.Key, inBody = r.String("body.key"), true
 		case "min_revision":
-			op.MinRevision = r.whole("body.min_revision")
+			op.MinRevision = r.Whole("body.min_revision")
 		default:
 			if !r.about(name, &q) {
-				r.unknown("body", name, "customer, feature, amount, ttl, key, member, permission, resource, context, min_revision")
+				r.Unknown("body", name, "customer, feature, amount, ttl, key, member, permission, resource, context, min_revision")
 			}
 		}
 	})
-	if ok && len(r.problems) == 0 {
-		r.id("body.customer", op.Customer)
-		r.id("body.feature", op.Feature)
+	if ok && len(r.Problems) == 0 {
+		r.ID("body.customer", op.Customer)
+		r.ID("body.feature", op.Feature)
 		op.Key = r.key(op.Key, inBody, key)
 		r.asked(&q, &op.ConsumeOp)
 	}
@@ -196,10 +196,10 @@ func (r *reader) key(body string, inBody bool, header string) string {
 	case !inBody:
 		body = header
 	case header != "" && header != body:
-		r.note("body.key", "must be the same as the Idempotency-Key header, where both are sent")
+		r.Note("body.key", "must be the same as the Idempotency-Key header, where both are sent")
 	}
 	if err := usher.CheckIdempotencyKey(body); err != nil {
-		r.note("body.key", "%s", strings.TrimPrefix(err.Error(), "the idempotency key "))
+		r.Note("body.key", "%s", strings.TrimPrefix(err.Error(), "the idempotency key "))
 	}
 	return body
 }
@@ -207,20 +207,20 @@ func (r *reader) key(body string, inBody bool, header string) string {
 // ttl reads a span of whole hours, minutes and seconds, from a second to most.
 func (r *reader) ttl(location string, most time.Duration) time.Duration {
 	const example = `a span such as "60s", "5m" or "1h30m"`
-	if r.peek() != '"' {
-		r.wrong(location, example)
+	if r.Peek() != '"' {
+		r.Wrong(location, example)
 		return 0
 	}
-	text := string(r.text())
-	if r.broken {
+	text := string(r.Text())
+	if r.Broken() {
 		return 0
 	}
 	d, ok := parseTTL(text)
 	switch {
 	case !ok:
-		r.note(location, "must be %s, got %s", example, clip(text))
+		r.Note(location, "must be %s, got %s", example, clip(text))
 	case d < time.Second || d > most:
-		r.note(location, "must be between 1s and %dh, got %s", most/time.Hour, clip(text))
+		r.Note(location, "must be between 1s and %dh, got %s", most/time.Hour, clip(text))
 	default:
 		return d
 	}
@@ -257,7 +257,7 @@ func parseTTL(text string) (d time.Duration, ok bool) {
 // path notes which of a path's ids cannot be one.
 func (r *reader) path(req *http.Request, names ...string) {
 	for _, name := range names {
-		r.id("path."+name, req.PathValue(name))
+		r.ID("path."+name, req.PathValue(name))
 	}
 }
 
@@ -270,24 +270,24 @@ func (a *API) readOptional(r *http.Request, c *call, s *scratch, known string, m
 			return err
 		}
 	}
-	s.r.reset(s.in)
+	s.r.Reset(s.in)
 	s.r.path(r, ids...)
 	if len(s.in) == 0 {
-		if len(s.r.problems) > 0 {
-			return invalids(s.r.problems)
+		if len(s.r.Problems) > 0 {
+			return invalids(s.r.Problems)
 		}
 		return nil
 	}
-	s.r.object("body", func(name []byte) {
+	s.r.Object("body", func(name []byte) {
 		switch {
 		case member(name):
 		case known == "":
 			where := "body." + clipName(string(name))
-			if s.r.skip(); !s.r.broken {
-				s.r.note(where, "is no field of this, which has none: leave the body out, or send {}")
+			if s.r.Skip(); !s.r.Broken() {
+				s.r.Note(where, "unknown field; this body has none: leave the body out, or send {}")
 			}
 		default:
-			s.r.unknown("body", name, known)
+			s.r.Unknown("body", name, known)
 		}
 	})
 	return s.r.err()

@@ -174,7 +174,7 @@ func TestS23_ReleaseAndExpiry(t *testing.T) {
 func TestBadReservations(t *testing.T) {
 	t.Parallel()
 	w := newWorldOn(t, filepath.Join(t.TempDir(), "usher.db"), heldCatalog)
-	const fields = "is no field of this: customer, feature, amount, ttl, key, member, permission, resource, context, min_revision are"
+	const fields = "unknown field; known fields: customer, feature, amount, ttl, key, member, permission, resource, context, min_revision"
 	const example = `must be a span such as "60s", "5m" or "1h30m", got `
 	with := func(more string) string {
 		return `{"customer":"acme","feature":"calls","key":"k",` + more + `}`
@@ -223,7 +223,7 @@ func TestBadReservations(t *testing.T) {
 	// What ends one.
 	w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"credits","amount":"1.5","key":"cr"}`)
 	id := strings.Split(strings.Split(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"credits","amount":"1.5","key":"cr"}`).Body.String(), `"reservation":{"id":"`)[1], `"`)[0]
-	none := "is no field of this, which has none: leave the body out, or send {}"
+	none := "unknown field; this body has none: leave the body out, or send {}"
 	for _, c := range []struct {
 		path, body string
 		status     int
@@ -233,9 +233,9 @@ func TestBadReservations(t *testing.T) {
 		{"/settle", `{"amount":null}`, 400, bad(`body.amount|must be a number such as 10 or "1.5", got null`)},
 		{"/settle", `{"amount":"0.0001"}`, 400, problemWith(usher.Invalid, "the amount of credits is not valid", "body.amount|must have at most 3 digits after the point, got 0.0001")},
 		{"/settle", `{"amount":1e0}`, 400, bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got "1e0"`)},
-		{"/settle", `{"Amount":1,"key":"k"}`, 400, bad("body.Amount|is no field of this: amount are", "body.key|is no field of this: amount are")},
+		{"/settle", `{"Amount":1,"key":"k"}`, 400, bad("body.Amount|unknown field; known fields: amount", "body.key|unknown field; known fields: amount")},
 		{"/settle", `[]`, 400, bad("body|must be an object, got an array")},
-		{"/settle", `{`, 400, bad("body|is not the JSON that it should be: line 1 column 2: it ends where a name in quotes is expected")},
+		{"/settle", `{`, 400, bad("body|invalid JSON at line 1, column 2: expected a name in double quotes, got the end")},
 		{"/release", `{"amount":1}`, 400, bad("body.amount|" + none)},
 		{"/release", `5`, 400, bad("body|must be an object, got a number")},
 	} {
@@ -250,7 +250,7 @@ func TestBadReservations(t *testing.T) {
 		w.want(w.json("POST", "/v1/reservations/"+id+path, ``, "Authorization", "Bearer "+w.keys["sandbox"]), 404, problemBody(usher.NotFound, `no reservation "`+id+`"`))
 		w.want(w.json("POST", "/v1/reservations/a%07"+path, ``), 400, bad("path.id|must not contain control characters (U+0007)"))
 		w.want(w.json("POST", "/v1/reservations/"+strings.Repeat("x", 256)+path, `{"x":1}`), 400, bad("path.id|must be at most 255 bytes, this one is 256",
-			map[string]string{"/settle": "body.x|is no field of this: amount are", "/release": "body.x|" + none}[path]))
+			map[string]string{"/settle": "body.x|unknown field; known fields: amount", "/release": "body.x|" + none}[path]))
 	}
 	w.want(w.json("GET", "/v1/reservations/"+id, ``, "Authorization", "Bearer "+w.keys["sandbox"]), 404, problemBody(usher.NotFound, `no reservation "`+id+`"`))
 	w.want(w.json("GET", "/v1/reservations/%07", ``), 400, bad("path.id|must not contain control characters (U+0007)"))

@@ -70,7 +70,7 @@ func (a *API) search(of sought) func(http.ResponseWriter, *http.Request, *call) 
 			a.fail(w, c, err)
 			return
 		}
-		s.r.reset(s.in)
+		s.r.Reset(s.in)
 		q, p := readSearch(&s.r, of)
 		if err = s.r.err(); err == nil && q.Said != nil && !c.Properties {
 			err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
@@ -127,58 +127,58 @@ func readSearch(r *reader, of sought) (q decide.SearchQuery, p paging) {
 	p.limit = -1
 	kind := ""
 	var asked decide.CheckQuery // readResource's
-	ok := r.object("body", func(name []byte) {
+	ok := r.Object("body", func(name []byte) {
 		switch n := string(name); {
 		case n == "customer":
-			q.Customer = r.string("body.customer")
+			q.Customer = r.String("body.customer")
 		case n == "member" && of != ofSubjects:
-			q.Member = r.string("body.member")
+			q.Member = r.String("body.member")
 		case n == "permission" && of != ofActions:
-			q.Permission = r.string("body.permission")
+			q.Permission = r.String("body.permission")
 		case n == "resource" && of != ofResources:
 			readResource(r, "body.resource", &asked)
 		case n == "type":
-			kind = r.string("body.type")
-			r.id("body.type", kind)
+			kind = r.String("body.type")
+			r.ID("body.type", kind)
 		case n == "context":
-			if m := r.properties("body.context"); m != nil {
+			if m := r.Map("body.context"); m != nil {
 				said(&asked).Context = m
 			}
 		case n == "at":
-			q.At = r.time("body.at")
+			q.At = r.Time("body.at")
 		case n == "limit":
-			if v := r.whole("body.limit"); v < 1 || v > maxFound {
-				r.note("body.limit", "must be a whole number from 1 to %d", maxFound)
+			if v := r.Whole("body.limit"); v < 1 || v > maxFound {
+				r.Note("body.limit", "must be a whole number from 1 to %d", maxFound)
 			} else {
 				p.limit = int(v)
 			}
 		case n == "cursor":
-			p.token = r.string("body.cursor")
+			p.token = r.String("body.cursor")
 		case n == "min_revision":
-			q.MinRevision = r.whole("body.min_revision")
+			q.MinRevision = r.Whole("body.min_revision")
 		default:
-			r.unknown("body", name, known)
+			r.Unknown("body", name, known)
 		}
 	})
 	q.Resource, q.Said = asked.Resource, asked.Said
-	if !ok || len(r.problems) > 0 {
+	if !ok || len(r.Problems) > 0 {
 		return q, p
 	}
-	r.id("body.customer", q.Customer)
+	r.ID("body.customer", q.Customer)
 	if of != ofSubjects {
-		r.id("body.member", q.Member)
+		r.ID("body.member", q.Member)
 	}
 	if of != ofActions {
-		r.id("body.permission", q.Permission)
+		r.ID("body.permission", q.Permission)
 	}
 	switch {
 	case of == ofSubjects:
 		q.MemberType = kind
 	case of == ofResources:
-		r.id("body.type", kind)
+		r.ID("body.type", kind)
 		q.Resource.Type = kind
 	case kind != "" && q.Resource.Type != "":
-		r.note("body.type", "must not be given with a resource, which says it")
+		r.Note("body.type", "must not be given with a resource, which says it")
 	case kind != "":
 		q.Resource.Type = kind
 	}

@@ -54,16 +54,16 @@ func (a *API) putSeat(w http.ResponseWriter, r *http.Request, c *call) {
 	err := a.readOptional(r, c, s, "state, expires_at, ttl", func(name []byte) bool {
 		switch string(name) {
 		case "state":
-			wrong := len(s.r.problems)
-			switch state := s.r.string("body.state"); {
-			case len(s.r.problems) > wrong || state == string(usher.SeatActive):
+			wrong := len(s.r.Problems)
+			switch state := s.r.String("body.state"); {
+			case len(s.r.Problems) > wrong || state == string(usher.SeatActive):
 			case state == string(usher.SeatPending):
 				op.Pending = true
 			default:
-				s.r.note("body.state", "must be active or pending, got %s", clip(state))
+				s.r.Note("body.state", "must be active or pending, got %s", clip(state))
 			}
 		case "expires_at":
-			op.ExpiresAt = s.r.time("body.expires_at")
+			op.ExpiresAt = s.r.Time("body.expires_at")
 		case "ttl":
 			op.TTL = s.r.ttl("body.ttl", maxSeatTTL)
 		default:
@@ -85,8 +85,8 @@ func (a *API) putSeat(w http.ResponseWriter, r *http.Request, c *call) {
 func (a *API) deleteSeat(w http.ResponseWriter, r *http.Request, c *call) {
 	var p reader
 	p.path(r, "id", "feature", "holder")
-	if len(p.problems) > 0 {
-		a.fail(w, c, invalids(p.problems))
+	if len(p.Problems) > 0 {
+		a.fail(w, c, invalids(p.Problems))
 		return
 	}
 	d, err := a.Usage.DeleteSeat(r.Context(), c.Env, r.PathValue("id"), r.PathValue("feature"), r.PathValue("holder"))

@@ -102,7 +102,7 @@ func TestBadSeats(t *testing.T) {
 	t.Parallel()
 	w := newWorldOn(t, filepath.Join(t.TempDir(), "usher.db"), heldCatalog)
 	const at = "/v1/customers/acme/seats/members"
-	const fields = "is no field of this: state, expires_at, ttl are"
+	const fields = "unknown field; known fields: state, expires_at, ttl"
 	for body, want := range map[string]string{
 		`{"x":1,"holder":"ann"}`:                bad("body.x|"+fields, "body.holder|"+fields),
 		`{"state":"asleep"}`:                    bad(`body.state|must be active or pending, got "asleep"`),

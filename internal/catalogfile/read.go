@@ -137,7 +137,7 @@ func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node 
 		return n
 	}
 	if depth > MaxDepth {
-		r.bad(n, "nests deeper than %d levels", MaxDepth)
+		r.bad(n, "nested deeper than %d levels", MaxDepth)
 		return n
 	}
 	if y.Style&yaml.TaggedStyle != 0 {
@@ -245,7 +245,7 @@ func charAt(src []byte, line, column int) rune {
 }
 
 var syntaxHelp = []struct{ found, say string }{
-	{"exceeded max depth", "nests deeper than " + strconv.Itoa(MaxDepth) + " levels"},
+	{"exceeded max depth", "nested deeper than " + strconv.Itoa(MaxDepth) + " levels"},
 	{"mapping values are not allowed", `a ":" is not expected here: check the indentation, or put text that holds ": " in quotes`},
 	{"found a tab character", "a tab cannot indent: use spaces"},
 	{"could not find expected ':'", `a ":" is missing after the key`},
