@@ -56,13 +56,15 @@ var floors = [][]string{
 // neighbours are the imports within one floor that are allowed, each with its
 // reason.
 var neighbours = map[string][]string{
-	"internal/engine":    {"internal/calendar"}, // windows are the calendar's
-	"internal/meter":     {"internal/calendar"}, // so are the windows of unique values
-	"internal/store":     {"internal/ledger"},   // reservations and corrections keep their entries in the ledger's form
-	"internal/job":       {"internal/store"},    // a lease is a row
-	"internal/usage":     {"internal/live"},     // takes read and change the loaded world
-	"internal/customers": {"internal/live"},     // the change loop is live's
-	"internal/directory": {"internal/live"},     // here too
+	"internal/engine":      {"internal/calendar"},   // windows are the calendar's
+	"internal/meter":       {"internal/calendar"},   // so are the windows of unique values
+	"internal/catalogfile": {"internal/strictjson"}, // a catalogue may be JSON
+	"internal/scim":        {"internal/strictjson"}, // documents are JSON
+	"internal/store":       {"internal/ledger"},     // reservations and corrections keep their entries in the ledger's form
+	"internal/job":         {"internal/store"},      // a lease is a row
+	"internal/usage":       {"internal/live"},       // takes read and change the loaded world
+	"internal/customers":   {"internal/live"},       // the change loop is live's
+	"internal/directory":   {"internal/live"},       // here too
 }
 
 // forTests are the rooms that only tests and ushertest may import.

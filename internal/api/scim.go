@@ -350,9 +350,7 @@ func version(doc scim.Document) string {
 func (s *scimCall) body() (scim.Document, error) {
 	var err error
 	if s.text == nil {
-		if s.text, err = s.readAll(s.r, s.route, nil); err == nil {
-			err = checkJSON(s.text)
-		}
+		s.text, err = s.readAll(s.r, s.route, nil)
 	}
 	b := s.text
 	if err != nil {

@@ -5,13 +5,11 @@
 package scim
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/usher-sh/usher/internal/strictjson"
 )
 
 // The schemas that requests and answers name.
@@ -64,76 +62,58 @@ type Document = map[string]any
 // MaxDepth is how deep objects and lists may lie in each other.
 const MaxDepth = 16
 
-// Decode reads a JSON object. It refuses what can be read in two ways: text
-// after its end, invalid UTF-8, and two names that differ in nothing but case.
+// Decode reads a JSON object. It refuses what can be read in two ways: what
+// strictjson refuses, and names that differ only in case, as SCIM ignores case.
+// Numbers become float64.
 func Decode(body []byte) (Document, error) {
-	if !utf8.Valid(body) {
-		return nil, errorf(InvalidSyntax, "the body is not valid UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	v, err := decode(d, 0)
-	if err == nil {
-		if _, more := d.Token(); more != io.EOF {
-			err = errorf(InvalidSyntax, "the body goes on after the JSON object")
-		}
-	}
-	if err != nil {
-		var own *Error
-		if errors.As(err, &own) {
-			return nil, own
-		}
-		return nil, errorf(InvalidSyntax, "the body is not JSON, at byte %d", d.InputOffset())
-	}
-	doc, ok := v.(Document)
-	if !ok {
+	var r strictjson.Reader
+	r.Reset(body)
+	if c := r.Peek(); c != '{' && c != 0 {
 		return nil, errorf(InvalidSyntax, "the body must be a JSON object")
 	}
+	v := decode(&r, 1)
+	if list := r.End(); len(list) > 0 {
+		return nil, errorf(InvalidSyntax, "the body has %s", list[0].Message)
+	}
+	doc, _ := v.(Document)
 	return doc, nil
 }
 
-func decode(d *json.Decoder, depth int) (any, error) {
-	t, err := d.Token()
-	if err != nil {
-		return nil, err
+// decode reads one value, depth objects and lists deep.
+func decode(r *strictjson.Reader, depth int) any {
+	c := r.Peek()
+	if (c == '{' || c == '[') && depth > MaxDepth {
+		r.Fail("nested deeper than %d levels", MaxDepth)
+		return nil
 	}
-	open, ok := t.(json.Delim)
-	if !ok {
-		return t, nil
-	}
-	if depth++; depth > MaxDepth {
-		return nil, errorf(InvalidSyntax, "the body is nested deeper than %d", MaxDepth)
-	}
-	if open == '[' {
-		list := []any{}
-		for d.More() {
-			v, err := decode(d, depth)
-			if err != nil {
-				return nil, err
+	switch c {
+	case '{':
+		doc := Document{}
+		seen := map[string]bool{}
+		r.Object("", func(name []byte) {
+			key := string(name)
+			fold := strings.ToLower(key)
+			if seen[fold] {
+				r.Fail("the name %s occurs twice in one object; case does not count", Clip(key))
+				return
 			}
-			list = append(list, v)
-		}
-		_, err = d.Token()
-		return list, err
-	}
-	doc := Document{}
-	seen := map[string]bool{}
-	for d.More() {
-		t, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		name, _ := t.(string)
-		if fold := strings.ToLower(name); seen[fold] {
-			return nil, errorf(InvalidSyntax, "the body says %s twice", Clip(name))
-		} else {
 			seen[fold] = true
-		}
-		if doc[name], err = decode(d, depth); err != nil {
-			return nil, err
-		}
+			doc[key] = decode(r, depth+1)
+		})
+		return doc
+	case '[':
+		list := []any{}
+		r.Array("", func(int) { list = append(list, decode(r, depth+1)) })
+		return list
+	case '"':
+		return r.String("")
 	}
-	_, err = d.Token()
-	return doc, err
+	raw := r.Raw() // a number, true, false or null
+	var v any
+	if err := json.Unmarshal(raw, &v); err != nil {
+		r.Fail("the number %s is too large", raw)
+	}
+	return v
 }
 
 // Clip quotes what a caller wrote, for an error: its first 60 bytes.
