@@ -28,7 +28,8 @@ type StoredAnswer struct {
 
 // Answer reads the stored answer of key; nil where there is none. Where Route is
 // that of a take, the answer is not an HTTP one: Status is 0 and Body is empty.
-func (db *DB) Answer(ctx context.Context, env usher.Environment, key string) (*StoredAnswer, error) {
+func (db *DB) Answer(ctx context.Context, env usher.Environment, key string) (_ *StoredAnswer, err error) {
+	defer wrap(&err, "read answer")
 	a, ok, err := one(ctx, db, func(row *sql.Rows, a *StoredAnswer) error {
 		var at int64
 		var answer []byte

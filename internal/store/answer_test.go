@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"reflect"
 	"sync"
 	"testing"
@@ -32,11 +33,11 @@ func TestS13_OneKeyOneEffectOneAnswer(t *testing.T) {
 		s := load(t, db, env, "acme", 0)
 		for name, basis := range map[string]int64{"again": s.Revision, "again, and stale by its own first effect": s.Revision - 1} {
 			_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: basis, Grants: []usher.Grant{grant("gr_2", "acme", "api", 5)}, Answer: answer(key)})
-			if err != ErrKeyTaken {
+			if !errors.Is(err, ErrKeyTaken) {
 				t.Errorf("%s: got %v, want ErrKeyTaken", name, err)
 			}
 		}
-		if _, err := db.ApplyCatalog(ctx, CatalogChange{Env: env, Meta: meta("x", day(2)), Basis: s.EnvRevision, Answer: answer(key)}); err != ErrKeyTaken {
+		if _, err := db.ApplyCatalog(ctx, CatalogChange{Env: env, Meta: meta("x", day(2)), Basis: s.EnvRevision, Answer: answer(key)}); !errors.Is(err, ErrKeyTaken) {
 			t.Errorf("for a catalogue: got %v, want ErrKeyTaken", err)
 		}
 		if after := dump(t, db); !reflect.DeepEqual(before, after) {
@@ -74,7 +75,7 @@ func TestS13_OneKeyFromManyAtOnce(t *testing.T) {
 		for _, err := range errs {
 			if err == nil {
 				applied++
-			} else if err != ErrKeyTaken {
+			} else if !errors.Is(err, ErrKeyTaken) {
 				t.Errorf("got %v, want ErrKeyTaken", err)
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/json"
-	"strconv"
 	"strings"
 	"time"
 
@@ -98,21 +97,17 @@ type auditTail struct {
 // auditTail locks the log until the end of the transaction. It is one row, 63
 // hashes at most, and no more work for a long log than for a short one.
 func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
-	lock := ""
-	if db.dialect == Postgres {
-		lock = " FOR UPDATE"
-	}
 	var size int64
 	var root []byte
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+lock).Scan(&size, &root, &key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+db.forUpdate()).Scan(&size, &root, &key); err != nil {
 		return nil, err
 	}
 	a := &auditTail{db: db}
 	if end := db.auditEnd.Load(); end != nil && end.tree.Size() == size && bytes.Equal(end.root[:], root) {
 		a.tree = end.tree.Clone()
 	} else {
-		hashes, err := auditHashes(ctx, tx.QueryContext, audit.Frontier(size))
+		hashes, err := auditHashes(ctx, inTx{tx}, audit.Frontier(size))
 		if err == nil {
 			a.tree, err = audit.NewTree(size, hashes)
 		}
@@ -255,40 +250,43 @@ func (db *DB) checkAuditKey(ctx context.Context) error {
 	case err == sql.ErrNoRows:
 		return noAuditKey(head.Key)
 	case err != nil:
-		return db.fault(err)
+		return err
 	}
 	return nil
 }
 
-type queryFunc func(ctx context.Context, text string, args ...any) (*sql.Rows, error)
-
-// auditHashes reads stored hashes by their indexes; those that are not there are
-// left out.
-func auditHashes(ctx context.Context, query queryFunc, indexes []int64) (map[int64]audit.Hash, error) {
-	found := make(map[int64]audit.Hash, len(indexes))
+// auditHashes reads stored hashes by their indexes. It leaves out those that are
+// not there.
+func auditHashes(ctx context.Context, r reader, indexes []int64) (map[int64]audit.Hash, error) {
 	if len(indexes) == 0 {
-		return found, nil
+		return map[int64]audit.Hash{}, nil
 	}
 	args := make([]any, len(indexes))
 	for i := range indexes {
 		args[i] = indexes[i]
 	}
-	rows, err := query(ctx, `SELECT i, hash FROM audit_hash WHERE i IN (`+strings.Trim(values(1, len(args), 1), "()")+`)`, args...)
-	if err != nil {
-		return nil, err
+	return hashesByIndex(list(ctx, r, scanHash, `SELECT i, hash FROM audit_hash WHERE i IN (`+places(len(args), 1)+`)`, args...))
+}
+
+// indexedHash is a row of audit_hash.
+type indexedHash struct {
+	i    int64
+	hash audit.Hash
+}
+
+func scanHash(row *sql.Rows, h *indexedHash) error {
+	var b []byte
+	err := row.Scan(&h.i, &b)
+	copy(h.hash[:], b)
+	return err
+}
+
+func hashesByIndex(rows []indexedHash, err error) (map[int64]audit.Hash, error) {
+	all := make(map[int64]audit.Hash, len(rows))
+	for _, r := range rows {
+		all[r.i] = r.hash
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var i int64
-		var b []byte
-		if err := rows.Scan(&i, &b); err != nil {
-			return nil, err
-		}
-		var h audit.Hash
-		copy(h[:], b)
-		found[i] = h
-	}
-	return found, rows.Err()
+	return all, err
 }
 
 // AuditHead is where the audit log stands.
@@ -303,7 +301,8 @@ func scanAuditHead(row *sql.Rows, h *AuditHead) error { return row.Scan(&h.Size,
 const selectAuditHead = `SELECT size, note, key FROM audit_head WHERE one = 1`
 
 // AuditHead reads where the audit log stands.
-func (db *DB) AuditHead(ctx context.Context) (AuditHead, error) {
+func (db *DB) AuditHead(ctx context.Context) (_ AuditHead, err error) {
+	defer wrap(&err, "read audit head")
 	h, _, err := one(ctx, db, scanAuditHead, selectAuditHead)
 	return h, err
 }
@@ -321,56 +320,52 @@ type AuditQuery struct {
 	Before   int64     // a place: only rows before it; 0: from the newest
 }
 
-// dollar is the name of a parameter.
-func dollar(i int) string { return "$" + strconv.Itoa(i) }
-
-// where is the query's condition and its values, which begin at $1.
+// where returns the query's condition and its values, which begin at $1.
 func (q *AuditQuery) where() (text string, args []any) {
 	var all []string
-	add := func(condition string, v any) {
+	add := func(comparison string, v any) { // "actor =": the value follows
 		args = append(args, v)
-		all = append(all, strings.ReplaceAll(condition, "?", dollar(len(args))))
+		all = append(all, comparison+" "+dollar(len(args)))
 	}
 	if len(q.Envs) > 0 {
-		var one []string
+		all = append(all, `env IN (`+places(len(q.Envs), 1)+`)`)
 		for _, env := range q.Envs {
 			args = append(args, string(env))
-			one = append(one, dollar(len(args)))
 		}
-		all = append(all, `env IN (`+strings.Join(one, ", ")+`)`)
 	}
 	if q.Actor != "" {
-		add(`actor = ?`, q.Actor)
+		add(`actor =`, q.Actor)
 	}
 	if prefix, ok := strings.CutSuffix(q.Action, "."); ok {
-		add(`action >= ?`, q.Action)
-		add(`action < ?`, prefix+"/") // what follows "." in the order of bytes
+		add(`action >=`, q.Action)
+		add(`action <`, prefix+"/") // "/" follows "." in the order of bytes
 	} else if q.Action != "" {
-		add(`action = ?`, q.Action)
+		add(`action =`, q.Action)
 	}
 	if q.Customer != "" {
-		add(`customer = ? AND customer <> ''`, q.Customer)
+		add(`customer <> '' AND customer =`, q.Customer) // the first half lets the partial index be used
 	}
 	if q.Object != "" {
-		add(`object = ?`, q.Object)
+		add(`object =`, q.Object)
 	}
 	if !q.From.IsZero() {
-		add(`at >= ?`, micros(q.From))
+		add(`at >=`, micros(q.From))
 	}
 	if !q.To.IsZero() {
-		add(`at < ?`, micros(q.To))
+		add(`at <`, micros(q.To))
 	}
 	if q.Before > 0 {
-		add(`n < ?`, q.Before)
+		add(`n <`, q.Before)
 	}
 	if len(all) == 0 {
-		return "", nil
+		return ` WHERE TRUE`, nil
 	}
 	return ` WHERE ` + strings.Join(all, ` AND `), args
 }
 
 // Audit reads up to limit rows of the audit log, newest first.
-func (db *DB) Audit(ctx context.Context, q AuditQuery, limit int) ([]audit.Entry, error) {
+func (db *DB) Audit(ctx context.Context, q AuditQuery, limit int) (_ []audit.Entry, err error) {
+	defer wrap(&err, "read audit")
 	text, args := q.where()
 	return list(ctx, db, func(row *sql.Rows, e *audit.Entry) error {
 		var leaf []byte

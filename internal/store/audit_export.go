@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"io"
 	"strings"
 	"time"
@@ -56,10 +57,11 @@ func (q *AuditQuery) filter() map[string]string {
 // signed, so the private key must be at hand: Refused where it is not. It
 // returns how many rows were written. An empty log is NotFound.
 func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows int64, err error) {
-	err = db.Scan(ctx, func(s *Scan) error {
+	defer wrap(&err, "export audit")
+	err = db.scan(ctx, func(s *Scan) error {
 		var head AuditHead
 		if err := s.tx.QueryRowContext(ctx, selectAuditHead).Scan(&head.Size, &head.Note, &head.Key); err != nil {
-			return db.fault(err)
+			return err
 		}
 		if head.Size == 0 {
 			return usher.Errorf(usher.NotFound, "the audit log is empty: nothing was written yet")
@@ -70,9 +72,9 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows
 		}
 		h := audit.Header{At: db.now().UTC().Truncate(time.Second), Checkpoint: head.Note, Filter: x.filter()}
 		hashes := tlog.HashReaderFunc(func(indexes []int64) ([]audit.Hash, error) {
-			found, err := auditHashes(ctx, s.tx.QueryContext, indexes)
+			found, err := auditHashes(ctx, inTx{s.tx}, indexes)
 			if err != nil {
-				return nil, db.fault(err)
+				return nil, err
 			}
 			out := make([]audit.Hash, len(indexes))
 			for k, i := range indexes {
@@ -96,12 +98,12 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows
 		}
 		out, err := audit.NewExport(w, h, signer)
 		if err != nil {
-			return err
+			return fromOutside(err)
 		}
 		if rows, err = s.export(out, x, h.Filter == nil, head.Size, hashes); err != nil {
 			return err
 		}
-		return out.End()
+		return fromOutside(out.End())
 	})
 	return rows, err
 }
@@ -115,7 +117,7 @@ func (db *DB) exportSigner(ctx context.Context, s *Scan, key string) (*audit.Sig
 	}
 	var private string
 	if err := s.tx.QueryRowContext(ctx, `SELECT coalesce(max(private), '') FROM audit_key`).Scan(&private); err != nil {
-		return nil, db.fault(err)
+		return nil, err
 	}
 	if private == "" {
 		return nil, noAuditKey(key)
@@ -133,28 +135,13 @@ func (s *Scan) export(out *audit.Export, x AuditExport, full bool, size int64, h
 		n    int64
 		leaf []byte
 	}
-	text, args := x.where()
-	if text == "" {
-		text = ` WHERE TRUE`
-	}
-	next := len(args) + 1
-	text = `SELECT n, leaf FROM audit` + text + strings.NewReplacer("?1", dollar(next), "?2", dollar(next+1)).Replace(` AND n >= ?1 ORDER BY n LIMIT ?2`)
+	where, args := x.where()
+	text := `SELECT n, leaf FROM audit` + where + ` AND n >= ` + dollar(len(args)+1) + ` ORDER BY n LIMIT ` + dollar(len(args)+2)
+	scan := func(rows *sql.Rows, r *row) error { return rows.Scan(&r.n, &r.leaf) }
 	for from := int64(0); ; {
-		rows, err := s.tx.QueryContext(s.ctx, text, append(args[:len(args):len(args)], from, int64(auditPage))...)
+		page, err := list(s.ctx, inTx{s.tx}, scan, text, append(args[:len(args):len(args)], from, int64(auditPage))...)
 		if err != nil {
-			return written, s.db.fault(err)
-		}
-		var page []row
-		for rows.Next() {
-			var r row
-			if err := rows.Scan(&r.n, &r.leaf); err != nil {
-				rows.Close()
-				return written, s.db.fault(err)
-			}
-			page = append(page, r)
-		}
-		if err := rows.Err(); err != nil {
-			return written, s.db.fault(err)
+			return written, err
 		}
 		for _, r := range page {
 			var proof []audit.Hash
@@ -164,7 +151,7 @@ func (s *Scan) export(out *audit.Export, x AuditExport, full bool, size int64, h
 				}
 			}
 			if err := out.Leaf(r.n, r.leaf, proof); err != nil {
-				return written, err
+				return written, fromOutside(err)
 			}
 			written++
 		}

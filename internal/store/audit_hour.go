@@ -79,28 +79,24 @@ func hourOf(us int64) int64 { return us - (us%hourMicros+hourMicros)%hourMicros 
 // add reads env's rows that were written in [from, until) in µs: takes that are
 // not folded yet, events and corrections; of takes and events only those after
 // the marks.
-func (s *hourSums) add(ctx context.Context, db *DB, q queryFunc, env usher.Environment, from, until int64, marks hourMarks) error {
+func (s *hourSums) add(ctx context.Context, r reader, env usher.Environment, from, until int64, marks hourMarks) error {
 	each := func(to map[hourKey]*audit.Sum, text string, after rowMark, scan func(*sql.Rows) (at int64, fields [][]byte, err error)) error {
 		args := []any{string(env), from, until}
 		if after.row > 0 {
 			text += ` AND rowid > $4`
 			args = append(args, after.row)
 		}
-		rows, err := q(ctx, text, args...)
+		rows, err := r.query(ctx, text, args...)
 		if err != nil {
-			return db.fault(err)
+			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
+		return eachRow(rows, func() error {
 			at, fields, err := scan(rows)
-			if err != nil {
-				return db.fault(err)
-			}
-			if fields != nil {
+			if err == nil && fields != nil {
 				sumTo(to, hourKey{env, hourOf(at)}, fields...)
 			}
-		}
-		return db.fault(rows.Err())
+			return err
+		})
 	}
 	err := each(s.takes, `SELECT key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE env = $1 AND at >= $2 AND at < $3`, marks.op, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var key, route, customer, feature string
@@ -185,7 +181,7 @@ func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, 
 	m.until = until
 	for i, t := range markedTables {
 		to := m.of(i)
-		first, ok, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+		first, ok, err := one(ctx, db, scanInt,
 			`SELECT rowid FROM `+t.name+` WHERE rowid > $1 AND rowid <= $2 AND env = $3 AND `+t.at+` >= $4 ORDER BY rowid LIMIT 1`, to.row, ends[i], string(env), until)
 		if err != nil {
 			return err
@@ -207,6 +203,7 @@ func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, 
 // do so at once: one of them adds the row of an hour. The first call of a
 // process on SQLite reads all takes and events, later ones the newest only.
 func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.Time) (added int64, err error) {
+	defer wrap(&err, "audit hours")
 	end := hourOf(micros(until))
 	marks, err := db.hourMarksOf(ctx, env)
 	if err != nil || marks.until >= end && marks.until != 0 {
@@ -215,12 +212,12 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 	var ends [2]int64
 	if db.dialect == SQLite {
 		for i, t := range markedTables {
-			if ends[i], _, err = one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) }, `SELECT coalesce(max(rowid), 0) FROM `+t.name); err != nil {
+			if ends[i], _, err = one(ctx, db, scanInt, `SELECT coalesce(max(rowid), 0) FROM `+t.name); err != nil {
 				return 0, err
 			}
 		}
 	}
-	last, _, err := one(ctx, db, func(row *sql.Rows, s *string) error { return row.Scan(s) },
+	last, _, err := one(ctx, db, scanText,
 		`SELECT object FROM audit WHERE action = $1 AND env = $2 ORDER BY object DESC LIMIT 1`, audit.ActionHour, string(env))
 	if err != nil {
 		return 0, err
@@ -234,7 +231,7 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 		from = at.UnixMicro() + hourMicros
 	}
 	sums := newHourSums()
-	if err := sums.add(ctx, db, db.query, env, from, end, marks); err != nil {
+	if err := sums.add(ctx, db, env, from, end, marks); err != nil {
 		return 0, err
 	}
 	for _, k := range sums.keys() {
@@ -274,22 +271,9 @@ const keepTakes = 62 * 24 * time.Hour
 
 // usage compares the ledger with what the log says of every hour.
 func (v *auditVerifier) usage(now time.Time) error {
-	clocks := map[usher.Environment]int64{}
-	rows, err := v.tx.QueryContext(v.ctx, `SELECT env, clock_at FROM environment`)
+	environments, err := environments(v.ctx, inTx{v.tx})
 	if err != nil {
-		return v.db.fault(err)
-	}
-	for rows.Next() {
-		var env string
-		var clock int64
-		if err := rows.Scan(&env, &clock); err != nil {
-			rows.Close()
-			return v.db.fault(err)
-		}
-		clocks[usher.Environment(env)] = clock
-	}
-	if err := rows.Err(); err != nil {
-		return v.db.fault(err)
+		return err
 	}
 	sums := newHourSums()
 	newest := map[usher.Environment]int64{}
@@ -297,7 +281,7 @@ func (v *auditVerifier) usage(now time.Time) error {
 		newest[k.env] = max(newest[k.env], k.start+hourMicros)
 	}
 	for env, until := range newest {
-		if err := sums.add(v.ctx, v.db, v.tx.QueryContext, env, -1<<62, until, hourMarks{}); err != nil {
+		if err := sums.add(v.ctx, inTx{v.tx}, env, -1<<62, until, hourMarks{}); err != nil {
 			return err
 		}
 	}
@@ -319,8 +303,8 @@ func (v *auditVerifier) usage(now time.Time) error {
 		// Takes of this hour may be folded only where it is older than they are
 		// kept, by the server's time and the environment's.
 		oldest := now.Add(-keepTakes).UnixMicro()
-		if clock := clocks[k.env]; clock != none {
-			oldest = min(oldest, clock-keepTakes.Microseconds())
+		if clock := environments[k.env].Clock; !clock.IsZero() {
+			oldest = min(oldest, micros(clock.Add(-keepTakes)))
 		}
 		if k.start >= oldest {
 			same("takes", got.Takes, want.Takes)

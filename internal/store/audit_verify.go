@@ -16,13 +16,13 @@ const auditPage = 1000
 // against its hash and its columns, every hash against those below it, the root
 // and the signature, the kept checkpoint, and the hours of usage. progress, if
 // any, is told how many rows are done.
-func (db *DB) VerifyAudit(ctx context.Context, o audit.Options, progress func(rows int64)) (*audit.Report, error) {
-	var report *audit.Report
-	err := db.Scan(ctx, func(s *Scan) error {
+func (db *DB) VerifyAudit(ctx context.Context, o audit.Options, progress func(rows int64)) (report *audit.Report, err error) {
+	defer wrap(&err, "verify audit")
+	err = db.scan(ctx, func(s *Scan) error {
 		var head AuditHead
 		var root []byte
 		if err := s.tx.QueryRowContext(ctx, `SELECT size, root, note, key FROM audit_head WHERE one = 1`).Scan(&head.Size, &root, &head.Note, &head.Key); err != nil && err != sql.ErrNoRows {
-			return db.fault(err)
+			return err
 		}
 		v := &auditVerifier{Scan: s, Walk: audit.NewWalk(head.Note, o), hours: map[hourKey]audit.Hour{}, at: map[hourKey]int64{}}
 		if err := v.rows(progress); err != nil {
@@ -80,7 +80,7 @@ func (v *auditVerifier) rows(progress func(int64)) error {
 			// Rows that were cut out in the middle, more than a page of them.
 			var next sql.NullInt64
 			if err := v.tx.QueryRowContext(v.ctx, `SELECT min(n) FROM audit WHERE n >= $1`, from).Scan(&next); err != nil {
-				return v.db.fault(err)
+				return err
 			}
 			if !next.Valid {
 				return nil
@@ -115,40 +115,14 @@ func (v *auditVerifier) rows(progress func(int64)) error {
 	}
 }
 
-func (v *auditVerifier) page(from int64) (page []auditRow, err error) {
-	rows, err := v.tx.QueryContext(v.ctx, `SELECT n, leaf, at, env, actor, action, customer, object FROM audit WHERE n >= $1 ORDER BY n LIMIT $2`, from, int64(auditPage))
-	if err != nil {
-		return nil, v.db.fault(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r auditRow
-		if err := rows.Scan(&r.n, &r.leaf, &r.at, &r.env, &r.actor, &r.action, &r.customer, &r.object); err != nil {
-			return nil, v.db.fault(err)
-		}
-		page = append(page, r)
-	}
-	return page, v.db.fault(rows.Err())
+func (v *auditVerifier) page(from int64) ([]auditRow, error) {
+	return list(v.ctx, inTx{v.tx}, func(row *sql.Rows, r *auditRow) error {
+		return row.Scan(&r.n, &r.leaf, &r.at, &r.env, &r.actor, &r.action, &r.customer, &r.object)
+	}, `SELECT n, leaf, at, env, actor, action, customer, object FROM audit WHERE n >= $1 ORDER BY n LIMIT $2`, from, int64(auditPage))
 }
 
 func (v *auditVerifier) hashes(from, until int64) (map[int64]audit.Hash, error) {
-	rows, err := v.tx.QueryContext(v.ctx, `SELECT i, hash FROM audit_hash WHERE i >= $1 AND i < $2`, from, until)
-	if err != nil {
-		return nil, v.db.fault(err)
-	}
-	defer rows.Close()
-	all := map[int64]audit.Hash{}
-	for rows.Next() {
-		var i int64
-		var b []byte
-		if err := rows.Scan(&i, &b); err != nil {
-			return nil, v.db.fault(err)
-		}
-		var h audit.Hash
-		copy(h[:], b)
-		all[i] = h
-	}
-	return all, v.db.fault(rows.Err())
+	return hashesByIndex(list(v.ctx, inTx{v.tx}, scanHash, `SELECT i, hash FROM audit_hash WHERE i >= $1 AND i < $2`, from, until))
 }
 
 // row checks a row against its hash and its columns.

@@ -27,7 +27,8 @@ const maxBatches = 1000
 // UsageBatchesSince reads the batches of each node after the N given for it in
 // seen, those of nodes not in seen from the beginning, in the order of node and
 // N, at most 1,000: a full answer means ask again.
-func (db *DB) UsageBatchesSince(ctx context.Context, seen map[string]int64) ([]UsageBatch, error) {
+func (db *DB) UsageBatchesSince(ctx context.Context, seen map[string]int64) (_ []UsageBatch, err error) {
+	defer wrap(&err, "read usage batches since")
 	var text strings.Builder
 	var args []any
 	text.WriteString(`SELECT node, n, at, customers FROM usage_batch WHERE `)
@@ -57,7 +58,8 @@ func scanBatch(row *sql.Rows, b *UsageBatch) error {
 }
 
 // UsageNodes reads the newest N of each node: where a poller starts.
-func (db *DB) UsageNodes(ctx context.Context) (map[string]int64, error) {
+func (db *DB) UsageNodes(ctx context.Context) (_ map[string]int64, err error) {
+	defer wrap(&err, "read usage nodes")
 	type row struct {
 		node string
 		n    int64
@@ -76,7 +78,8 @@ func (db *DB) UsageNodes(ctx context.Context) (map[string]int64, error) {
 
 // PruneUsageBatches drops batches before t. It keeps each node's newest, so that
 // a poller that fell behind sees the gap.
-func (db *DB) PruneUsageBatches(ctx context.Context, t time.Time) error {
+func (db *DB) PruneUsageBatches(ctx context.Context, t time.Time) (err error) {
+	defer wrap(&err, "prune usage batches")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		_, err := exec(ctx, tx, `DELETE FROM usage_batch WHERE at < $1
 			AND n < (SELECT max(b.n) FROM usage_batch b WHERE b.node = usage_batch.node)`, micros(t))

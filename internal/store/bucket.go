@@ -26,7 +26,8 @@ const keysAtOnce = 32
 // LoadBuckets reads, for each key, the bucket of that feature and clock that
 // started last at or before key.Start; keys without one are left out. A bucket
 // found by several keys is there several times.
-func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer string, keys []engine.BucketKey) ([]engine.Bucket, error) {
+func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer string, keys []engine.BucketKey) (_ []engine.Bucket, err error) {
+	defer wrap(&err, "load buckets")
 	var all []engine.Bucket
 	for len(keys) > 0 {
 		n := min(len(keys), keysAtOnce)
@@ -51,7 +52,7 @@ func latestBuckets(keys int) string {
 		if i > 0 {
 			b.WriteString(` UNION ALL `)
 		}
-		p := func(n int) string { return "$" + strconv.Itoa(3+3*i+n) }
+		p := func(n int) string { return dollar(3 + 3*i + n) }
 		b.WriteString(`SELECT * FROM (SELECT ` + bucketColumns + ` FROM bucket WHERE customer = $1 AND env = $2 AND feature = ` + p(0) +
 			` AND clock = ` + p(1) + ` AND start_at <= ` + p(2) + ` ORDER BY start_at DESC LIMIT 1) AS b` + strconv.Itoa(i))
 	}
@@ -59,15 +60,17 @@ func latestBuckets(keys int) string {
 }
 
 // HasUsage reports whether anything was ever counted for feature (S29).
-func (db *DB) HasUsage(ctx context.Context, env usher.Environment, feature string) (bool, error) {
-	_, ok, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+func (db *DB) HasUsage(ctx context.Context, env usher.Environment, feature string) (_ bool, err error) {
+	defer wrap(&err, "has usage")
+	_, ok, err := one(ctx, db, scanInt,
 		`SELECT 1 FROM bucket WHERE env = $1 AND feature = $2 LIMIT 1`, string(env), feature)
 	return ok, err
 }
 
 // HasUse reports whether anything was ever counted for a customer.
-func (db *DB) HasUse(ctx context.Context, env usher.Environment, customer string) (bool, error) {
-	_, ok, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+func (db *DB) HasUse(ctx context.Context, env usher.Environment, customer string) (_ bool, err error) {
+	defer wrap(&err, "has use")
+	_, ok, err := one(ctx, db, scanInt,
 		`SELECT 1 FROM bucket WHERE customer = $1 AND env = $2 LIMIT 1`, customer, string(env))
 	return ok, err
 }
@@ -83,7 +86,8 @@ type FeatureUse struct {
 
 // FeatureUse reads, per feature, what is live at now. Features without any are
 // left out.
-func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Time) (map[string]FeatureUse, error) {
+func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Time) (_ map[string]FeatureUse, err error) {
+	defer wrap(&err, "read feature use")
 	type row struct {
 		part, n          int64
 		feature, example string

@@ -29,13 +29,19 @@ func scanCatalog(row *sql.Rows, c *CatalogRow) error {
 }
 
 // Catalog reads the catalogue in force; nil where none was applied yet.
-func (db *DB) Catalog(ctx context.Context, env usher.Environment) (*CatalogRow, error) {
-	return db.CatalogAt(ctx, env, math.MaxInt64)
+func (db *DB) Catalog(ctx context.Context, env usher.Environment) (_ *CatalogRow, err error) {
+	defer wrap(&err, "read catalog")
+	return db.catalogAt(ctx, env, math.MaxInt64)
 }
 
 // CatalogAt reads the catalogue that was in force at a revision of the
 // environment; nil where none was applied by then.
-func (db *DB) CatalogAt(ctx context.Context, env usher.Environment, revision int64) (*CatalogRow, error) {
+func (db *DB) CatalogAt(ctx context.Context, env usher.Environment, revision int64) (_ *CatalogRow, err error) {
+	defer wrap(&err, "read catalog at")
+	return db.catalogAt(ctx, env, revision)
+}
+
+func (db *DB) catalogAt(ctx context.Context, env usher.Environment, revision int64) (*CatalogRow, error) {
 	c, ok, err := one(ctx, db, scanCatalog, `SELECT revision, hash, source, canonical, actor, applied_at FROM catalog
 		WHERE env = $1 AND revision <= $2 ORDER BY revision DESC LIMIT 1`, string(env), revision)
 	if err != nil || !ok {
@@ -46,7 +52,8 @@ func (db *DB) CatalogAt(ctx context.Context, env usher.Environment, revision int
 
 // CatalogRevisions reads the history without the texts, newest first, below the
 // given revision (0: from the newest); fewer than limit means the end.
-func (db *DB) CatalogRevisions(ctx context.Context, env usher.Environment, before int64, limit int) ([]CatalogRow, error) {
+func (db *DB) CatalogRevisions(ctx context.Context, env usher.Environment, before int64, limit int) (_ []CatalogRow, err error) {
+	defer wrap(&err, "read catalog revisions")
 	if before == 0 {
 		before = math.MaxInt64
 	}
@@ -74,6 +81,7 @@ type CatalogChange struct {
 // answer's key has one already, and ErrStale where anything in the environment
 // has changed since the basis (S31 is checked against all of it).
 func (db *DB) ApplyCatalog(ctx context.Context, c CatalogChange) (revision int64, err error) {
+	defer wrap(&err, "apply catalog")
 	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
 		revision, err = db.applyCatalog(ctx, tx, &c)
 		return err
@@ -149,7 +157,8 @@ func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision in
 
 // CatalogRevisionAt is the revision of the catalogue in force at a revision; 0
 // where there was none.
-func (db *DB) CatalogRevisionAt(ctx context.Context, env usher.Environment, revision int64) (int64, error) {
+func (db *DB) CatalogRevisionAt(ctx context.Context, env usher.Environment, revision int64) (_ int64, err error) {
+	defer wrap(&err, "read catalog revision at")
 	n, _, err := one(ctx, db, scanInt, `SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $2`, string(env), revision)
 	return n, err
 }

@@ -26,41 +26,36 @@ type Correction struct {
 }
 
 // Corrections reads what has been given back of a take or an event.
-func (u *UsageTx) Corrections(env usher.Environment, ref, source string) ([]Correction, error) {
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT key, customer, feature, amount, at, reason, actor, entries FROM correction
-		WHERE ref = $1 AND source = $2 AND env = $3 ORDER BY at, key`, ref, source, string(env))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []Correction
-	for rows.Next() {
-		c := Correction{Env: env, Ref: ref, Source: source}
+func (u *UsageTx) Corrections(env usher.Environment, ref, source string) (_ []Correction, err error) {
+	defer wrap(&err, "read corrections")
+	return list(u.ctx, inTx{u.tx}, func(row *sql.Rows, c *Correction) error {
+		c.Env, c.Ref, c.Source = env, ref, source
 		var at int64
 		var entries []byte
-		if err := rows.Scan(&c.Key, &c.Customer, &c.Feature, &c.Amount, &at, &c.Reason, &c.Actor, &entries); err != nil {
-			return nil, err
+		err := row.Scan(&c.Key, &c.Customer, &c.Feature, &c.Amount, &at, &c.Reason, &c.Actor, &entries)
+		if err != nil {
+			return err
 		}
 		c.At = fromMicros(at)
-		if c.Entries, _, err = ledger.ReadEntries(entries); err != nil {
-			return nil, err
-		}
-		all = append(all, c)
-	}
-	return all, rows.Err()
+		c.Entries, _, err = ledger.ReadEntries(entries)
+		return err
+	}, `SELECT key, customer, feature, amount, at, reason, actor, entries FROM correction
+		WHERE ref = $1 AND source = $2 AND env = $3 ORDER BY at, key`, ref, source, string(env))
 }
 
 // InsertCorrection stores a correction.
-func (u *UsageTx) InsertCorrection(c Correction) error {
-	_, err := exec(u.ctx, u.tx, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries)
+func (u *UsageTx) InsertCorrection(c Correction) (err error) {
+	defer wrap(&err, "insert correction")
+	_, err = exec(u.ctx, u.tx, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		c.Ref, c.Source, string(c.Env), c.Key, c.Customer, c.Feature, c.Amount, micros(c.At), c.Reason, c.Actor, ledger.AppendEntries(nil, c.Entries))
 	return err
 }
 
 // Op reads a stored take; nil where there is none.
-func (db *DB) Op(ctx context.Context, env usher.Environment, key string) (*Op, error) {
-	ops, err := db.Ops(ctx, []OpKey{{env, key}})
+func (db *DB) Op(ctx context.Context, env usher.Environment, key string) (_ *Op, err error) {
+	defer wrap(&err, "read op")
+	ops, err := db.ops(ctx, []OpKey{{env, key}})
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +66,8 @@ func (db *DB) Op(ctx context.Context, env usher.Environment, key string) (*Op, e
 }
 
 // Event reads a stored event; nil where there is none.
-func (db *DB) Event(ctx context.Context, env usher.Environment, id, source string) (*EventRow, error) {
+func (db *DB) Event(ctx context.Context, env usher.Environment, id, source string) (_ *EventRow, err error) {
+	defer wrap(&err, "read event")
 	e, ok, err := one(ctx, db, func(r *sql.Rows, e *EventRow) error {
 		var at, received int64
 		err := r.Scan(&e.Customer, &e.Type, &at, &received, &e.Hash, &e.Data, &e.Entries)

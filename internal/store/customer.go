@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -31,28 +30,32 @@ type CustomerState struct {
 	Clock           time.Time // zero: real time
 }
 
-// loadNow reads a customer in one statement, so that it is of one instant and
-// costs one round trip.
-const loadNow = `
-SELECT 0 AS part, '' AS id, '' AS a, '' AS b, '' AS c, revision AS n, catalog_revision AS m, clock_at AS k, 0 AS l FROM environment WHERE env = $1
+// loadText reads a customer in one statement, so that all of it is of one instant
+// and costs one round trip. recorded says which rows of a table are meant, and
+// catalog which catalogue.
+func loadText(recorded, catalog string) string {
+	return `
+SELECT 0 AS part, '' AS id, '' AS a, '' AS b, '' AS c, revision AS n, ` + catalog + ` AS m, clock_at AS k, 0 AS l FROM environment WHERE env = $1
 UNION ALL SELECT 1, id, name, timezone, metadata, anchor, created_at, deleted_at, revision FROM customer WHERE env = $1 AND id = $2
-UNION ALL SELECT 2, id, clocks, '', '', 0, 0, 0, 0 FROM customer_clock WHERE id = $2 AND env = $1 AND recorded_until IS NULL
-UNION ALL SELECT 3, id, body, '', '', 0, 0, 0, 0 FROM subscription WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
-UNION ALL SELECT 4, id, body, '', '', 0, 0, 0, 0 FROM overrides WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
-UNION ALL SELECT 5, id, body, '', '', 0, 0, 0, 0 FROM grants WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
+UNION ALL SELECT 2, id, clocks, '', '', 0, 0, 0, 0 FROM customer_clock WHERE id = $2 AND env = $1 AND ` + recorded + `
+UNION ALL SELECT 3, id, body, '', '', 0, 0, 0, 0 FROM subscription WHERE customer = $2 AND env = $1 AND ` + recorded + `
+UNION ALL SELECT 4, id, body, '', '', 0, 0, 0, 0 FROM overrides WHERE customer = $2 AND env = $1 AND ` + recorded + `
+UNION ALL SELECT 5, id, body, '', '', 0, 0, 0, 0 FROM grants WHERE customer = $2 AND env = $1 AND ` + recorded + `
 ORDER BY 1, 2`
+}
 
-// loadThen reads it as known at revision $3.
-var loadThen = strings.NewReplacer(
-	"recorded_until IS NULL", "recorded_from <= $3 AND (recorded_until IS NULL OR recorded_until > $3)",
-	"catalog_revision AS m", "(SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $3) AS m",
-).Replace(loadNow)
+var (
+	loadNow = loadText(isCurrent, `catalog_revision`)
+	// loadThen reads the customer as known at revision $3.
+	loadThen = loadText(wasCurrent("", "$3"), catalogThen("$3"))
+)
 
 // LoadCustomer reads what decides for customer id: as recorded now where asKnown
 // is 0, else as known at that revision (S30), which must exist already: Invalid.
 // Revision, EnvRevision and Clock are today's in either case, and so are name
 // and metadata, which decide nothing and may have been erased.
-func (db *DB) LoadCustomer(ctx context.Context, env usher.Environment, id string, asKnown int64) (CustomerState, error) {
+func (db *DB) LoadCustomer(ctx context.Context, env usher.Environment, id string, asKnown int64) (_ CustomerState, err error) {
+	defer wrap(&err, "load customer")
 	text, args := loadNow, []any{string(env), id}
 	if asKnown != 0 {
 		text, args = loadThen, append(args, asKnown)
@@ -60,7 +63,7 @@ func (db *DB) LoadCustomer(ctx context.Context, env usher.Environment, id string
 	s, found, err := db.load(ctx, text, args)
 	switch {
 	case err != nil:
-		return CustomerState{}, db.fault(err)
+		return CustomerState{}, err
 	case !found:
 		return CustomerState{}, noEnvironment(env)
 	case asKnown < 0 || asKnown > s.EnvRevision:
@@ -140,12 +143,14 @@ func head(id, name, timezone, metadata string, anchor, createdAt int64) (*usher.
 
 // Customers reads the live customers by id, after the given one; fewer than
 // limit means the end.
-func (db *DB) Customers(ctx context.Context, env usher.Environment, after string, limit int) ([]usher.Customer, error) {
+func (db *DB) Customers(ctx context.Context, env usher.Environment, after string, limit int) (_ []usher.Customer, err error) {
+	defer wrap(&err, "read customers")
 	return list(ctx, db, scanCustomer, selectCustomer+`c.env = $1 AND c.id > $2 ORDER BY c.id LIMIT $3`, string(env), after, int64(limit))
 }
 
 // Customer reads a live customer; NotFound where there is none.
-func (db *DB) Customer(ctx context.Context, env usher.Environment, id string) (usher.Customer, error) {
+func (db *DB) Customer(ctx context.Context, env usher.Environment, id string) (_ usher.Customer, err error) {
+	defer wrap(&err, "read customer")
 	c, ok, err := one(ctx, db, scanCustomer, selectCustomer+`c.env = $1 AND c.id = $2`, string(env), id)
 	if err == nil && !ok {
 		err = usher.Errorf(usher.NotFound, "no customer %q", id)
@@ -200,6 +205,7 @@ type CustomerChange struct {
 // customer or the catalogue has changed since the basis, and NotFound for a
 // change other than Put to a customer that is unknown or deleted.
 func (db *DB) ChangeCustomer(ctx context.Context, c CustomerChange) (revision int64, err error) {
+	defer wrap(&err, "change customer")
 	if err := c.check(); err != nil {
 		return 0, err
 	}
@@ -360,7 +366,7 @@ func deleteCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange, revision
 		{"overrides", append(ids(c.Overrides, func(o *usher.Override) string { return o.ID }), c.CloseOverrides...)},
 		{"grants", append(ids(c.Grants, func(g *usher.Grant) string { return g.ID }), c.CloseGrants...)},
 	} {
-		held, err := column(ctx, tx, `SELECT id FROM `+t.table+` WHERE customer = $1 AND env = $2 AND recorded_until IS NULL`, c.Customer, string(c.Env))
+		held, err := list(ctx, inTx{tx}, scanText, `SELECT id FROM `+t.table+` WHERE customer = $1 AND env = $2 AND recorded_until IS NULL`, c.Customer, string(c.Env))
 		if err != nil {
 			return err
 		}
@@ -382,22 +388,4 @@ func ids[T any](all []T, id func(*T) string) []string {
 		names[i] = id(&all[i])
 	}
 	return names
-}
-
-// column reads one text column in a transaction.
-func column(ctx context.Context, tx *sql.Tx, text string, args ...any) ([]string, error) {
-	rows, err := tx.QueryContext(ctx, text, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, rows.Err()
 }

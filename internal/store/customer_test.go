@@ -293,20 +293,20 @@ func TestErrStale(t *testing.T) {
 		if err := try(); err != nil {
 			t.Fatal(err)
 		}
-		if err := try(); err != ErrStale {
+		if err := try(); !errors.Is(err, ErrStale) {
 			t.Errorf("customer changed since: got %v, want ErrStale", err)
 		}
 		stale = load(t, db, env, "acme", 0)
 		apply(t, db, CatalogChange{})
-		if err := try(); err != ErrStale {
+		if err := try(); !errors.Is(err, ErrStale) {
 			t.Errorf("catalogue changed since: got %v, want ErrStale", err)
 		}
 		e, _ := db.Environment(t.Context(), env)
 		put(t, db, "other")
-		if _, err := db.ApplyCatalog(t.Context(), CatalogChange{Env: env, Meta: meta("x", day(1)), Basis: e.Revision}); err != ErrStale {
+		if _, err := db.ApplyCatalog(t.Context(), CatalogChange{Env: env, Meta: meta("x", day(1)), Basis: e.Revision}); !errors.Is(err, ErrStale) {
 			t.Errorf("a customer changed since a catalogue was computed: got %v, want ErrStale", err)
 		}
-		if _, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Customer: "acme", Put: customer("acme")}); err != ErrStale {
+		if _, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Customer: "acme", Put: customer("acme")}); !errors.Is(err, ErrStale) {
 			t.Errorf("put as if it were new: got %v, want ErrStale", err)
 		}
 	})

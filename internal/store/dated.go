@@ -21,6 +21,21 @@ type dated struct {
 	body         any
 }
 
+// isCurrent is the condition of the rows that are recorded now.
+const isCurrent = `recorded_until IS NULL`
+
+// wasCurrent is the condition of the rows of a table ("t.", or "" if the text has
+// one table) that were recorded at a revision, which is a parameter: "$3".
+func wasCurrent(table, revision string) string {
+	return table + `recorded_from <= ` + revision + ` AND (` + table + `recorded_until IS NULL OR ` + table + `recorded_until > ` + revision + `)`
+}
+
+// catalogThen is the revision of the catalogue in force at a revision, which is a
+// parameter; 0 if there was none.
+func catalogThen(revision string) string {
+	return `(SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= ` + revision + `)`
+}
+
 // rowsAtOnce bounds the rows of one statement, well below the parameter limits.
 const rowsAtOnce = 200
 

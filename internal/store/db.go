@@ -122,8 +122,9 @@ func open(ctx context.Context, c Config) (*DB, error) {
 }
 
 // Close closes all connections and gives up ownership of a SQLite file.
-func (db *DB) Close() error {
-	err := db.r.Close()
+func (db *DB) Close() (err error) {
+	defer wrap(&err, "close")
+	err = db.r.Close()
 	if db.w != db.r {
 		err = errors.Join(err, db.w.Close())
 	}
@@ -139,9 +140,10 @@ func (db *DB) Close() error {
 func (db *DB) Dialect() Dialect { return db.dialect }
 
 // Ping returns an Unavailable error unless the database answers.
-func (db *DB) Ping(ctx context.Context) error {
+func (db *DB) Ping(ctx context.Context) (err error) {
+	defer wrap(&err, "ping")
 	var n int
-	return db.fault(db.r.QueryRowContext(ctx, `SELECT 1`).Scan(&n))
+	return db.r.QueryRowContext(ctx, `SELECT 1`).Scan(&n)
 }
 
 //go:embed migrations
@@ -169,7 +171,7 @@ func (db *DB) migrate(ctx context.Context, beside bool) error {
 	newest := sources[len(sources)-1].Version
 	have, err := db.version(ctx)
 	if err != nil {
-		return db.fault(err)
+		return fault(err)
 	}
 	switch {
 	case have > 0 && have < sources[0].Version:
@@ -184,7 +186,7 @@ func (db *DB) migrate(ctx context.Context, beside bool) error {
 		return usher.Errorf(usher.Conflict, "the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
 	}
 	_, err = m.Up(ctx)
-	return db.fault(err)
+	return fault(err)
 }
 
 // version is the newest migration applied; 0 is an empty database. It asks

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +24,12 @@ type DenialKey struct {
 type DenialCount struct{ N, Amount int64 }
 
 // PutDenials adds to what is counted.
-func (u *UsageTx) PutDenials(counts map[DenialKey]DenialCount) error {
+func (u *UsageTx) PutDenials(counts map[DenialKey]DenialCount) (err error) {
+	defer wrap(&err, "put denials")
+	return u.putDenials(counts)
+}
+
+func (u *UsageTx) putDenials(counts map[DenialKey]DenialCount) error {
 	keys := make([]DenialKey, 0, len(counts))
 	for k := range counts {
 		keys = append(keys, k)
@@ -60,7 +64,8 @@ type DenialRow struct {
 
 // Denials sums the hours that start in [from, until), per customer, feature,
 // outcome and reason, the most frequent first, at most n. Empty names are any.
-func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feature, outcome string, from, until time.Time, n int) ([]DenialRow, error) {
+func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feature, outcome string, from, until time.Time, n int) (_ []DenialRow, err error) {
+	defer wrap(&err, "read denials")
 	const giga = 1_000_000_000
 	// In two parts, so that no sum of amounts can overflow.
 	text := `SELECT customer, feature, outcome, reason, CAST(sum(n) AS BIGINT), CAST(sum(amount / 1000000000) AS BIGINT), CAST(sum(amount % 1000000000) AS BIGINT),
@@ -69,11 +74,11 @@ func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feat
 	for _, c := range []struct{ column, value string }{{"customer", customer}, {"feature", feature}, {"outcome", outcome}} {
 		if c.value != "" {
 			args = append(args, c.value)
-			text += ` AND ` + c.column + ` = $` + strconv.Itoa(len(args))
+			text += ` AND ` + c.column + ` = ` + dollar(len(args))
 		}
 	}
 	args = append(args, n)
-	text += ` GROUP BY customer, feature, outcome, reason ORDER BY 5 DESC, customer, feature, outcome, reason LIMIT $` + strconv.Itoa(len(args))
+	text += ` GROUP BY customer, feature, outcome, reason ORDER BY 5 DESC, customer, feature, outcome, reason LIMIT ` + dollar(len(args))
 	return list(ctx, db, func(r *sql.Rows, d *DenialRow) error {
 		var first, last, high, low int64
 		var reason string

@@ -11,40 +11,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// reader is what directory reads run on: the database, or one transaction of it.
-type reader interface {
-	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
-}
-
-// kept is the database with its kept statements.
-type kept struct{ db *DB }
-
-func (k kept) QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
-	return k.db.query(ctx, text, args...)
-}
-
-// rowsOf reads every row of text with scan.
-func rowsOf[T any](ctx context.Context, r reader, scan func(row *sql.Rows, v *T) error, text string, args ...any) ([]T, error) {
-	rows, err := r.QueryContext(ctx, text, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		var v T
-		if err := scan(rows, &v); err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
-}
-
 // Directory reads who one customer's people are and what they may do: as it is
 // committed, or as a transaction sees it.
 type Directory struct {
-	db       *DB
 	r        reader
 	env      usher.Environment
 	customer string
@@ -59,25 +28,19 @@ func (d Directory) AsKnown(revision int64) Directory {
 
 // Directory is a customer's directory as it is committed.
 func (db *DB) Directory(env usher.Environment, customer string) Directory {
-	return Directory{db: db, r: kept{db}, env: env, customer: customer}
+	return Directory{r: db, env: env, customer: customer}
 }
 
 // Revision is of the newest change to the directory; NotFound where the customer
 // is unknown or deleted.
-func (d Directory) Revision(ctx context.Context) (int64, error) {
-	all, err := rowsOf(ctx, d.r, scanInt, `SELECT access_revision FROM customer WHERE env = $1 AND id = $2 AND deleted_at = 0`, string(d.env), d.customer)
-	if err == nil && len(all) == 0 {
-		return 0, usher.Errorf(usher.NotFound, "no customer %q", d.customer)
+func (d Directory) Revision(ctx context.Context) (_ int64, err error) {
+	defer wrap(&err, "read revision")
+	revision, ok, err := one(ctx, d.r, scanInt, `SELECT access_revision FROM customer WHERE env = $1 AND id = $2 AND deleted_at = 0`, string(d.env), d.customer)
+	if err == nil && !ok {
+		err = usher.Errorf(usher.NotFound, "no customer %q", d.customer)
 	}
-	if err != nil {
-		return 0, d.db.fault(err)
-	}
-	return all[0], nil
+	return revision, err
 }
-
-func scanInt(row *sql.Rows, n *int64) error { return row.Scan(n) }
-
-func scanText(row *sql.Rows, s *string) error { return row.Scan(s) }
 
 // has reports which of the ids are there, in a table of the directory: member,
 // groups or custom_role.
@@ -88,9 +51,9 @@ func (d Directory) has(ctx context.Context, table string, ids []string) (map[str
 		for _, id := range part {
 			args = append(args, id)
 		}
-		found, err := rowsOf(ctx, d.r, scanText, `SELECT id FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND id IN (`+places(len(part), 3)+`)`, args...)
+		found, err := list(ctx, d.r, scanText, `SELECT id FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND id IN (`+places(len(part), 3)+`)`, args...)
 		if err != nil {
-			return nil, d.db.fault(err)
+			return nil, err
 		}
 		for _, id := range found {
 			all[id] = true
@@ -99,102 +62,99 @@ func (d Directory) has(ctx context.Context, table string, ids []string) (map[str
 	return all, nil
 }
 
-// places is "$3, $4" for n parameters from the given one.
-func places(n, from int) string {
-	var b strings.Builder
-	for i := range n {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "$%d", from+i)
-	}
-	return b.String()
-}
-
 // HasGroups reports which of the ids are groups.
-func (d Directory) HasGroups(ctx context.Context, ids []string) (map[string]bool, error) {
+func (d Directory) HasGroups(ctx context.Context, ids []string) (_ map[string]bool, err error) {
+	defer wrap(&err, "has groups")
 	return d.has(ctx, "groups", ids)
 }
 
 // Group reads a group; NotFound where there is none.
-func (d Directory) Group(ctx context.Context, id string) (usher.Group, error) {
-	return oneOf[usher.Group](ctx, d, "groups", "group", ` AND id = $3`, id)
+func (d Directory) Group(ctx context.Context, id string) (_ usher.Group, err error) {
+	defer wrap(&err, "read group")
+	return item[usher.Group](ctx, d, "groups", "group", ` AND id = $3`, id)
 }
 
 // Assignment reads an assignment; NotFound where there is none.
-func (d Directory) Assignment(ctx context.Context, id string) (usher.Assignment, error) {
-	return oneOf[usher.Assignment](ctx, d, "assignment", "assignment", ` AND id = $3`, id)
+func (d Directory) Assignment(ctx context.Context, id string) (_ usher.Assignment, err error) {
+	defer wrap(&err, "read assignment")
+	return item[usher.Assignment](ctx, d, "assignment", "assignment", ` AND id = $3`, id)
 }
 
 // Resource reads a resource; NotFound where it is not registered.
-func (d Directory) Resource(ctx context.Context, kind, id string) (usher.Resource, error) {
-	return oneOf[usher.Resource](ctx, d, "resource", "resource", ` AND type = $4 AND id = $3`, id, kind)
+func (d Directory) Resource(ctx context.Context, kind, id string) (_ usher.Resource, err error) {
+	defer wrap(&err, "read resource")
+	return item[usher.Resource](ctx, d, "resource", "resource", ` AND type = $4 AND id = $3`, id, kind)
 }
 
 // ResourceAt reads a resource as known at a revision; nil where it was not
 // registered.
-func (d Directory) ResourceAt(ctx context.Context, kind, id string, asKnown int64) (*usher.Resource, error) {
-	all, err := rowsOf(ctx, d.r, scanBody[usher.Resource], `SELECT body FROM resource WHERE env = $1 AND customer = $2 AND type = $3 AND id = $4
-		AND recorded_from <= $5 AND (recorded_until IS NULL OR recorded_until > $5)`, string(d.env), d.customer, kind, id, asKnown)
-	if err != nil || len(all) == 0 {
-		return nil, d.db.fault(err)
+func (d Directory) ResourceAt(ctx context.Context, kind, id string, asKnown int64) (_ *usher.Resource, err error) {
+	defer wrap(&err, "read resource at")
+	r, ok, err := one(ctx, d.r, scanBody[usher.Resource], `SELECT body FROM resource WHERE env = $1 AND customer = $2 AND type = $3 AND id = $4
+		AND `+wasCurrent("", "$5"), string(d.env), d.customer, kind, id, asKnown)
+	if err != nil || !ok {
+		return nil, err
 	}
-	return &all[0], nil
+	return &r, nil
 }
 
-func oneOf[T any](ctx context.Context, d Directory, table, what, where string, args ...any) (v T, err error) {
-	all, err := rowsOf(ctx, d.r, scanBody[T], `SELECT body FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`+where,
+// item reads one row of a table of the directory by its id, which is $3; NotFound
+// if there is none. what is the word for it.
+func item[T any](ctx context.Context, d Directory, table, what, where string, args ...any) (T, error) {
+	v, ok, err := one(ctx, d.r, scanBody[T], `SELECT body FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`+where,
 		append([]any{string(d.env), d.customer}, args...)...)
-	switch {
-	case err != nil:
-		return v, d.db.fault(err)
-	case len(all) == 0:
-		return v, usher.Errorf(usher.NotFound, "no %s %q of customer %q", what, args[0], d.customer)
+	if err == nil && !ok {
+		err = usher.Errorf(usher.NotFound, "no %s %q of customer %q", what, args[0], d.customer)
 	}
-	return all[0], nil
+	return v, err
 }
 
-func pageOf[T any](ctx context.Context, d Directory, table, where, order string, limit int, args ...any) ([]T, error) {
+// page reads rows of a table of the directory, at most limit. The parameters of
+// where begin at $3.
+func page[T any](ctx context.Context, d Directory, table, where, order string, limit int, args ...any) ([]T, error) {
 	args = append(append([]any{string(d.env), d.customer}, args...), int64(limit))
-	last, recorded := len(args), "recorded_until IS NULL"
+	last, recorded := dollar(len(args)), isCurrent
 	if d.known != 0 {
 		args = append(args, d.known)
-		recorded = fmt.Sprintf("recorded_from <= $%[1]d AND (recorded_until IS NULL OR recorded_until > $%[1]d)", len(args))
+		recorded = wasCurrent("", dollar(len(args)))
 	}
-	all, err := rowsOf(ctx, d.r, scanBody[T], fmt.Sprintf(`SELECT body FROM %s WHERE env = $1 AND customer = $2 AND %s%s ORDER BY %s LIMIT $%d`,
-		table, recorded, where, order, last), args...)
-	return all, d.db.fault(err)
+	return list(ctx, d.r, scanBody[T], `SELECT body FROM `+table+` WHERE env = $1 AND customer = $2 AND `+recorded+where+
+		` ORDER BY `+order+` LIMIT `+last, args...)
 }
 
 // Groups reads groups by id, after the given one.
-func (d Directory) Groups(ctx context.Context, after string, limit int) ([]usher.Group, error) {
-	return pageOf[usher.Group](ctx, d, "groups", ` AND id > $3`, "id", limit, after)
+func (d Directory) Groups(ctx context.Context, after string, limit int) (_ []usher.Group, err error) {
+	defer wrap(&err, "read groups")
+	return page[usher.Group](ctx, d, "groups", ` AND id > $3`, "id", limit, after)
 }
 
 // Roles reads the customer's own roles by key.
-func (d Directory) Roles(ctx context.Context) ([]usher.Role, error) {
-	return pageOf[usher.Role](ctx, d, "custom_role", ``, "id", math.MaxInt32)
+func (d Directory) Roles(ctx context.Context) (_ []usher.Role, err error) {
+	defer wrap(&err, "read roles")
+	return page[usher.Role](ctx, d, "custom_role", ``, "id", math.MaxInt32)
 }
 
 // Resources reads the registered resources of a type by id, after the given one.
-func (d Directory) Resources(ctx context.Context, kind, after string, limit int) ([]usher.Resource, error) {
-	return pageOf[usher.Resource](ctx, d, "resource", ` AND type = $3 AND id > $4`, "id", limit, kind, after)
+func (d Directory) Resources(ctx context.Context, kind, after string, limit int) (_ []usher.Resource, err error) {
+	defer wrap(&err, "read resources")
+	return page[usher.Resource](ctx, d, "resource", ` AND type = $3 AND id > $4`, "id", limit, kind, after)
 }
 
 // GroupsNamed reads the groups with a title, in any case of letters.
-func (d Directory) GroupsNamed(ctx context.Context, title string) ([]usher.Group, error) {
-	return pageOf[usher.Group](ctx, d, "groups", ` AND name = $3`, "id", 10, strings.ToLower(title))
+func (d Directory) GroupsNamed(ctx context.Context, title string) (_ []usher.Group, err error) {
+	defer wrap(&err, "read groups named")
+	return page[usher.Group](ctx, d, "groups", ` AND name = $3`, "id", 10, strings.ToLower(title))
 }
 
 // CountGroups is how many groups there are.
-func (d Directory) CountGroups(ctx context.Context) (int64, error) { return d.count(ctx, "groups") }
+func (d Directory) CountGroups(ctx context.Context) (_ int64, err error) {
+	defer wrap(&err, "count groups")
+	return d.count(ctx, "groups")
+}
 
 func (d Directory) count(ctx context.Context, table string) (int64, error) {
-	all, err := rowsOf(ctx, d.r, scanInt, `SELECT count(*) FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`, string(d.env), d.customer)
-	if err != nil {
-		return 0, d.db.fault(err)
-	}
-	return all[0], nil
+	n, _, err := one(ctx, d.r, scanInt, `SELECT count(*) FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`, string(d.env), d.customer)
+	return n, err
 }
 
 // AssignmentFilter says which assignments are meant; the zero filter is all.
@@ -205,7 +165,8 @@ type AssignmentFilter struct {
 
 // Assignments reads assignments by id, after the given one, those that are over
 // included.
-func (d Directory) Assignments(ctx context.Context, f AssignmentFilter, after string, limit int) ([]usher.Assignment, error) {
+func (d Directory) Assignments(ctx context.Context, f AssignmentFilter, after string, limit int) (_ []usher.Assignment, err error) {
+	defer wrap(&err, "read assignments")
 	where, args := ` AND id > $3`, []any{after}
 	if f.Holder != nil {
 		where += ` AND holder = $4 AND is_group = $5`
@@ -215,20 +176,20 @@ func (d Directory) Assignments(ctx context.Context, f AssignmentFilter, after st
 		args = append(args, f.Role)
 		where += fmt.Sprintf(` AND role = $%d`, len(args)+2)
 	}
-	return pageOf[usher.Assignment](ctx, d, "assignment", where, "id", limit, args...)
+	return page[usher.Assignment](ctx, d, "assignment", where, "id", limit, args...)
 }
 
 // In reads who is directly in a group: groups before members, each by id, after
 // the given one (nil: from the start).
-func (d Directory) In(ctx context.Context, group string, after *usher.Holder, limit int) ([]usher.Holder, error) {
+func (d Directory) In(ctx context.Context, group string, after *usher.Holder, limit int) (_ []usher.Holder, err error) {
+	defer wrap(&err, "read in")
 	where, args := ``, []any{string(d.env), d.customer, group}
 	if after != nil {
 		where = ` AND (1 - is_group, holder) > ($4, $5)`
 		args = append(args, 1-bit(after.Group), after.ID)
 	}
-	all, err := rowsOf(ctx, d.r, scanHolder, fmt.Sprintf(`SELECT is_group, holder FROM membership WHERE env = $1 AND customer = $2 AND grp = $3 AND recorded_until IS NULL%s
+	return list(ctx, d.r, scanHolder, fmt.Sprintf(`SELECT is_group, holder FROM membership WHERE env = $1 AND customer = $2 AND grp = $3 AND recorded_until IS NULL%s
 		ORDER BY 1 - is_group, holder LIMIT $%d`, where, len(args)+1), append(args, int64(limit))...)
-	return all, d.db.fault(err)
 }
 
 func scanHolder(row *sql.Rows, h *usher.Holder) error {
@@ -239,36 +200,37 @@ func scanHolder(row *sql.Rows, h *usher.Holder) error {
 }
 
 // GroupsOf reads the groups that somebody is directly in, by id.
-func (d Directory) GroupsOf(ctx context.Context, h usher.Holder) ([]string, error) {
-	all, err := rowsOf(ctx, d.r, scanText, `SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = $4 AND recorded_until IS NULL ORDER BY grp`,
+func (d Directory) GroupsOf(ctx context.Context, h usher.Holder) (_ []string, err error) {
+	defer wrap(&err, "read groups of")
+	return list(ctx, d.r, scanText, `SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = $4 AND recorded_until IS NULL ORDER BY grp`,
 		string(d.env), d.customer, h.ID, bit(h.Group))
-	return all, d.db.fault(err)
 }
 
 // Above reads the groups that a group is in, through groups too, by id. A cycle
 // shows as the group itself among them.
-func (d Directory) Above(ctx context.Context, group string) ([]string, error) {
-	all, err := rowsOf(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
+func (d Directory) Above(ctx context.Context, group string) (_ []string, err error) {
+	defer wrap(&err, "read above")
+	return list(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
 		SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = 1 AND recorded_until IS NULL
 		UNION SELECT m.grp FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
 		SELECT id FROM g ORDER BY id`, string(d.env), d.customer, group)
-	return all, d.db.fault(err)
 }
 
 // Under reads the members of groups, through groups too, each once, by id.
-func (d Directory) Under(ctx context.Context, groups []string) ([]string, error) {
+func (d Directory) Under(ctx context.Context, groups []string) (_ []string, err error) {
+	defer wrap(&err, "read under")
 	var all []string
 	for part := range slices.Chunk(groups, rowsAtOnce) {
 		args := []any{string(d.env), d.customer}
 		for _, g := range part {
 			args = append(args, g)
 		}
-		found, err := rowsOf(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
+		found, err := list(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
 			SELECT id FROM groups WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND id IN (`+places(len(part), 3)+`)
 			UNION SELECT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
 			SELECT DISTINCT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 0 AND m.recorded_until IS NULL`, args...)
 		if err != nil {
-			return nil, d.db.fault(err)
+			return nil, err
 		}
 		all = append(all, found...)
 	}
@@ -277,6 +239,7 @@ func (d Directory) Under(ctx context.Context, groups []string) ([]string, error)
 }
 
 // CustomersWithResource is the same for a resource.
-func (db *DB) CustomersWithResource(ctx context.Context, env usher.Environment, kind, id string, limit int) ([]string, error) {
+func (db *DB) CustomersWithResource(ctx context.Context, env usher.Environment, kind, id string, limit int) (_ []string, err error) {
+	defer wrap(&err, "read customers with resource")
 	return list(ctx, db, scanText, `SELECT customer FROM resource WHERE id = $1 AND type = $2 AND env = $3 AND recorded_until IS NULL ORDER BY customer LIMIT $4`, id, kind, string(env), int64(limit))
 }

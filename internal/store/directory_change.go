@@ -56,6 +56,7 @@ type DirectoryChange struct {
 // returns ErrStale where the directory or the catalogue is no longer what it was
 // computed from, and NotFound where the customer is unknown or deleted.
 func (db *DB) ChangeDirectory(ctx context.Context, c *DirectoryChange) (revision int64, err error) {
+	defer wrap(&err, "change directory")
 	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
 		revision, err = db.changeDirectory(ctx, tx, c)
 		return err
@@ -69,11 +70,7 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 		return 0, err
 	}
 	var basis, deleted int64
-	lock := ""
-	if db.dialect == Postgres {
-		lock = " FOR UPDATE"
-	}
-	err = tx.QueryRowContext(ctx, `SELECT access_revision, deleted_at FROM customer WHERE env = $1 AND id = $2`+lock, string(c.Env), c.Customer).Scan(&basis, &deleted)
+	err = tx.QueryRowContext(ctx, `SELECT access_revision, deleted_at FROM customer WHERE env = $1 AND id = $2`+db.forUpdate(), string(c.Env), c.Customer).Scan(&basis, &deleted)
 	if err == sql.ErrNoRows || err == nil && deleted != 0 {
 		return 0, usher.Errorf(usher.NotFound, "no customer %q", c.Customer)
 	} else if err != nil {
@@ -92,8 +89,8 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 		return 0, w.err
 	}
 	if c.Check != nil {
-		if err := c.Check(Directory{db: db, r: tx, env: c.Env, customer: c.Customer}); err != nil {
-			return 0, err
+		if err := c.Check(Directory{r: inTx{tx}, env: c.Env, customer: c.Customer}); err != nil {
+			return 0, fromOutside(err)
 		}
 	}
 	c.Meta.directory = true
@@ -104,6 +101,7 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 // returns an error, nothing of it is left in the batch; undo takes back a change
 // that was made.
 func (u *UsageTx) ChangeDirectory(c *DirectoryChange) (revision int64, undo func() error, err error) {
+	defer wrap(&err, "change directory")
 	if _, err := u.tx.ExecContext(u.ctx, `SAVEPOINT directory`); err != nil {
 		return 0, nil, err
 	}
@@ -113,14 +111,18 @@ func (u *UsageTx) ChangeDirectory(c *DirectoryChange) (revision int64, undo func
 	}
 	revision, err = u.db.changeDirectory(u.ctx, u.tx, c)
 	if err != nil {
-		return 0, nil, errors.Join(err, undo())
+		if failed := undo(); failed != nil {
+			err = errors.Join(err, failed)
+		}
+		return 0, nil, err
 	}
 	return revision, undo, nil
 }
 
 // LockEnvironments takes the environments' locks before any customer's: the
 // order that all changes take. Only PostgreSQL has other writers to lock out.
-func (u *UsageTx) LockEnvironments(envs []usher.Environment) error {
+func (u *UsageTx) LockEnvironments(envs []usher.Environment) (err error) {
+	defer wrap(&err, "lock environments")
 	if u.db.dialect != Postgres {
 		return nil
 	}
@@ -277,14 +279,14 @@ func closeDirectory(ctx context.Context, tx *sql.Tx, env usher.Environment, revi
 	for _, table := range []string{"member", "groups", "membership", "custom_role", "assignment", "resource"} {
 		w.close(table, ``)
 	}
-	members, err := column(ctx, tx, `SELECT DISTINCT id FROM member WHERE env = $1 AND customer = $2`, string(env), customer)
+	members, err := list(ctx, inTx{tx}, scanText, `SELECT DISTINCT id FROM member WHERE env = $1 AND customer = $2`, string(env), customer)
 	if err != nil {
 		return err
 	}
 	for _, id := range members {
 		w.eraseMember(id)
 	}
-	resources, err := rowsOf(ctx, tx, func(row *sql.Rows, r *usher.Resource) error { return row.Scan(&r.Type, &r.ID) },
+	resources, err := list(ctx, inTx{tx}, func(row *sql.Rows, r *usher.Resource) error { return row.Scan(&r.Type, &r.ID) },
 		`SELECT DISTINCT type, id FROM resource WHERE env = $1 AND customer = $2 AND body LIKE '%"properties"%'`, string(env), customer)
 	if err != nil {
 		return err

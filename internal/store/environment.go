@@ -31,7 +31,8 @@ func clockTime(us int64) time.Time {
 }
 
 // Environment reads where env stands; NotFound where there is no such environment.
-func (db *DB) Environment(ctx context.Context, env usher.Environment) (EnvironmentState, error) {
+func (db *DB) Environment(ctx context.Context, env usher.Environment) (_ EnvironmentState, err error) {
+	defer wrap(&err, "read environment")
 	e, ok, err := one(ctx, db, scanEnvironment,
 		`SELECT revision, catalog_revision, clock_at FROM environment WHERE env = $1`, string(env))
 	if err == nil && !ok {
@@ -41,24 +42,27 @@ func (db *DB) Environment(ctx context.Context, env usher.Environment) (Environme
 }
 
 // Environments reads where all environments stand, at one instant.
-func (db *DB) Environments(ctx context.Context) (map[usher.Environment]EnvironmentState, error) {
+func (db *DB) Environments(ctx context.Context) (_ map[usher.Environment]EnvironmentState, err error) {
+	defer wrap(&err, "read environments")
+	return environments(ctx, db)
+}
+
+func environments(ctx context.Context, r reader) (map[usher.Environment]EnvironmentState, error) {
 	type row struct {
-		env   string
+		env   usher.Environment
 		state EnvironmentState
-		clock int64
 	}
-	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error {
-		return r.Scan(&v.env, &v.state.Revision, &v.state.CatalogRevision, &v.clock)
+	rows, err := list(ctx, r, func(rows *sql.Rows, v *row) error {
+		var clock int64
+		err := rows.Scan(&v.env, &v.state.Revision, &v.state.CatalogRevision, &clock)
+		v.state.Clock = clockTime(clock)
+		return err
 	}, `SELECT env, revision, catalog_revision, clock_at FROM environment`)
-	if err != nil {
-		return nil, err
-	}
 	all := make(map[usher.Environment]EnvironmentState, len(rows))
 	for _, r := range rows {
-		r.state.Clock = clockTime(r.clock)
-		all[usher.Environment(r.env)] = r.state
+		all[r.env] = r.state
 	}
-	return all, nil
+	return all, err
 }
 
 // SetClock sets the test clock of a sandbox (S11). The first call may name any
@@ -66,7 +70,8 @@ func (db *DB) Environments(ctx context.Context) (map[usher.Environment]Environme
 // any other names one no earlier than now, which is the clock where it is set
 // and meta.At where it is not: Conflict. Production has no test clock: Refused.
 // The change is recorded as of the new time.
-func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time, meta Meta) error {
+func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time, meta Meta) (err error) {
+	defer wrap(&err, "set clock")
 	if env == usher.Production {
 		return usher.Errorf(usher.Refused, "the clock of production cannot be set")
 	}

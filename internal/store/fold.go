@@ -13,18 +13,19 @@ import (
 // one: those from before an instant, and the last of all. Without any left, last
 // is the zero OpKey.
 func (db *DB) OpsAfter(ctx context.Context, after OpKey, before time.Time, n int) (old []Op, last OpKey, err error) {
+	defer wrap(&err, "read ops after")
 	// What is young is passed over by its numbers: its answer is not read.
 	rows, err := db.query(ctx, `SELECT key, env, customer, at, CASE WHEN at < $1 THEN answer END FROM op
 		WHERE (key, env) > ($2, $3) ORDER BY key, env LIMIT $4`, micros(before), after.Key, string(after.Env), int64(n))
 	if err != nil {
-		return nil, OpKey{}, db.fault(err)
+		return nil, OpKey{}, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var o Op
 		var at int64
 		if err := rows.Scan(&o.Key, &o.Env, &o.Customer, &at, &o.Answer); err != nil {
-			return nil, OpKey{}, db.fault(err)
+			return nil, OpKey{}, err
 		}
 		last = OpKey{o.Env, o.Key}
 		if o.Answer != nil {
@@ -32,7 +33,7 @@ func (db *DB) OpsAfter(ctx context.Context, after OpKey, before time.Time, n int
 			old = append(old, o)
 		}
 	}
-	return old, last, db.fault(rows.Err())
+	return old, last, rows.Err()
 }
 
 // errFolded means that another node was faster.
@@ -41,12 +42,13 @@ var errFolded = errors.New("store: answers are gone already")
 // Fold forgets stored answers and adds what they took to the ledger of those
 // that are gone, whole or not at all: false means that some of the answers were
 // gone already. At most 500 keys, so that no take waits for long.
-func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []FoldedRow) (bool, error) {
+func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []FoldedRow) (_ bool, err error) {
+	defer wrap(&err, "fold")
 	slices.SortFunc(sums, func(x, y FoldedRow) int { // so that nodes cannot deadlock
 		return cmp.Or(strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)), strings.Compare(x.Bucket.Feature, y.Bucket.Feature),
 			strings.Compare(x.Bucket.Clock, y.Bucket.Clock), cmp.Compare(x.Bucket.Start, y.Bucket.Start), cmp.Compare(x.Minute, y.Minute))
 	})
-	err := db.Usage(ctx, func(u *UsageTx) error {
+	err = db.usage(ctx, func(u *UsageTx) error {
 		args := make([]any, 0, 2*len(keys)+1)
 		for _, k := range keys {
 			args = append(args, k.Key, string(k.Env))

@@ -12,7 +12,6 @@ import (
 // Scan reads whole tables of one state of the database, a row at a time. It is
 // valid only inside DB.Scan's function, and one of its methods runs at a time.
 type Scan struct {
-	db  *DB
 	tx  *sql.Tx
 	ctx context.Context
 }
@@ -20,35 +19,36 @@ type Scan struct {
 // Scan runs fn on one state of the database: what is committed meanwhile is not
 // seen, and nobody waits. On SQLite the log beside the file grows as long as it
 // runs.
-func (db *DB) Scan(ctx context.Context, fn func(*Scan) error) error {
+func (db *DB) Scan(ctx context.Context, fn func(*Scan) error) (err error) {
+	defer wrap(&err, "scan")
+	return db.scan(ctx, func(s *Scan) error { return fromOutside(fn(s)) })
+}
+
+func (db *DB) scan(ctx context.Context, fn func(*Scan) error) error {
 	o := &sql.TxOptions{ReadOnly: true}
 	if db.dialect == Postgres {
 		o.Isolation = sql.LevelRepeatableRead
 	}
 	tx, err := db.r.BeginTx(ctx, o)
 	if err != nil {
-		return db.fault(err)
+		return err
 	}
 	defer tx.Rollback() // it wrote nothing
-	return fn(&Scan{db, tx, ctx})
+	return fn(&Scan{tx, ctx})
 }
 
 // each calls fn with every row, scanned into to.
 func (s *Scan) each(fn func() error, text string, to ...any) error {
 	rows, err := s.tx.QueryContext(s.ctx, text)
 	if err != nil {
-		return s.db.fault(err)
+		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
+	return eachRow(rows, func() error {
 		if err := rows.Scan(to...); err != nil {
-			return s.db.fault(err)
-		}
-		if err := fn(); err != nil {
 			return err
 		}
-	}
-	return s.db.fault(rows.Err())
+		return fromOutside(fn())
+	})
 }
 
 // Management reports whether a stored answer is that of a management call, not
@@ -56,7 +56,8 @@ func (s *Scan) each(fn func() error, text string, to ...any) error {
 func (o *Op) Management() bool { return strings.HasPrefix(string(o.Answer), answerMark) }
 
 // Ops reads every stored answer. The Op is the same one each time.
-func (s *Scan) Ops(fn func(*Op) error) error {
+func (s *Scan) Ops(fn func(*Op) error) (err error) {
+	defer wrap(&err, "read ops")
 	var o Op
 	var at int64
 	return s.each(func() error { o.At = fromMicros(at); return fn(&o) },
@@ -66,7 +67,8 @@ func (s *Scan) Ops(fn func(*Op) error) error {
 
 // Events reads the ledger of every event, without its data. The EventRow is the
 // same one each time.
-func (s *Scan) Events(fn func(*EventRow) error) error {
+func (s *Scan) Events(fn func(*EventRow) error) (err error) {
+	defer wrap(&err, "read events")
 	var e EventRow
 	var at, received int64
 	return s.each(func() error { e.At, e.ReceivedAt = fromMicros(at), fromMicros(received); return fn(&e) },
@@ -84,7 +86,8 @@ type FoldedRow struct {
 }
 
 // Folded reads every FoldedRow. It is the same one each time.
-func (s *Scan) Folded(fn func(*FoldedRow) error) error {
+func (s *Scan) Folded(fn func(*FoldedRow) error) (err error) {
+	defer wrap(&err, "read folded")
 	var f FoldedRow
 	return s.each(func() error { return fn(&f) }, `SELECT env, customer, feature, clock, start_at, minute_at, amount FROM folded`,
 		&f.Env, &f.Customer, &f.Bucket.Feature, &f.Bucket.Clock, &f.Bucket.Start, &f.Minute, &f.Amount)
@@ -101,14 +104,16 @@ type HoldState struct {
 }
 
 // Holds reads every reservation. The HoldState is the same one each time.
-func (s *Scan) Holds(fn func(*HoldState) error) error {
+func (s *Scan) Holds(fn func(*HoldState) error) (err error) {
+	defer wrap(&err, "read holds")
 	var h HoldState
 	return s.each(func() error { return fn(&h) }, `SELECT env, customer, id, feature, state, at, closed_at, entries FROM hold`,
 		&h.Env, &h.Customer, &h.ID, &h.Feature, &h.State, &h.At, &h.ClosedAt, &h.Entries)
 }
 
 // OpenSeats reads every seat that is held.
-func (s *Scan) OpenSeats(fn func(h Holder, feature string, pending bool) error) error {
+func (s *Scan) OpenSeats(fn func(h Holder, feature string, pending bool) error) (err error) {
+	defer wrap(&err, "read open seats")
 	var h Holder
 	var feature string
 	var pending int64
@@ -131,7 +136,8 @@ type CorrectionState struct {
 
 // Corrections reads every correction. The CorrectionState is the same one each
 // time.
-func (s *Scan) Corrections(fn func(*CorrectionState) error) error {
+func (s *Scan) Corrections(fn func(*CorrectionState) error) (err error) {
+	defer wrap(&err, "read corrections")
 	var c CorrectionState
 	return s.each(func() error { return fn(&c) }, `SELECT c.env, c.customer, c.ref, c.source, c.key, c.feature, c.amount, c.at, c.entries,
 		coalesce(e.at, 0), e.entries FROM correction c LEFT JOIN event e ON c.source <> '' AND e.id = c.ref AND e.source = c.source AND e.env = c.env`,
@@ -139,7 +145,8 @@ func (s *Scan) Corrections(fn func(*CorrectionState) error) error {
 }
 
 // Buckets reads every bucket.
-func (s *Scan) Buckets(fn func(h Holder, b engine.Bucket) error) error {
+func (s *Scan) Buckets(fn func(h Holder, b engine.Bucket) error) (err error) {
+	defer wrap(&err, "read buckets")
 	var h Holder
 	var b engine.Bucket
 	var unlimited int64
@@ -148,10 +155,11 @@ func (s *Scan) Buckets(fn func(h Holder, b engine.Bucket) error) error {
 }
 
 // Rollups reads every span of use, by clock and then by dimension.
-func (s *Scan) Rollups(fn func(RollupKey, RollupValue) error) error {
+func (s *Scan) Rollups(fn func(RollupKey, RollupValue) error) (err error) {
+	defer wrap(&err, "read rollups")
 	var k RollupKey
 	var v RollupValue
-	err := s.each(func() error { return fn(k, v) }, `SELECT env, customer, feature, clock, grain, start_at, used, at FROM rollup`,
+	err = s.each(func() error { return fn(k, v) }, `SELECT env, customer, feature, clock, grain, start_at, used, at FROM rollup`,
 		&k.Env, &k.Customer, &k.Feature, &k.Value, &k.Grain, &k.Start, &v.Used, &v.At)
 	if err != nil {
 		return err
@@ -161,7 +169,8 @@ func (s *Scan) Rollups(fn func(RollupKey, RollupValue) error) error {
 }
 
 // Seen reads every value of a unique meter, with the start of its minute in µs.
-func (s *Scan) Seen(fn func(h Holder, feature, value string, minute int64) error) error {
+func (s *Scan) Seen(fn func(h Holder, feature, value string, minute int64) error) (err error) {
+	defer wrap(&err, "read seen")
 	var h Holder
 	var feature, value string
 	var minute int64
@@ -170,7 +179,8 @@ func (s *Scan) Seen(fn func(h Holder, feature, value string, minute int64) error
 }
 
 // Denials reads what was denied in every hour.
-func (s *Scan) Denials(fn func(DenialKey, DenialCount) error) error {
+func (s *Scan) Denials(fn func(DenialKey, DenialCount) error) (err error) {
+	defer wrap(&err, "read denials")
 	var k DenialKey
 	var n DenialCount
 	return s.each(func() error { return fn(k, n) }, `SELECT env, customer, feature, hour_at, outcome, reason, n, amount FROM denial`,
@@ -178,7 +188,8 @@ func (s *Scan) Denials(fn func(DenialKey, DenialCount) error) error {
 }
 
 // Catalogs reads the canonical text of every catalogue that was ever in force.
-func (s *Scan) Catalogs(fn func(env usher.Environment, canonical string) error) error {
+func (s *Scan) Catalogs(fn func(env usher.Environment, canonical string) error) (err error) {
+	defer wrap(&err, "read catalogs")
 	var env usher.Environment
 	var text string
 	return s.each(func() error { return fn(env, text) }, `SELECT env, canonical FROM catalog`, &env, &text)
@@ -186,20 +197,21 @@ func (s *Scan) Catalogs(fn func(env usher.Environment, canonical string) error) 
 
 // Quiet runs fn while nobody else writes use. On SQLite this process owns the
 // file; on PostgreSQL the takes of all nodes wait.
-func (db *DB) Quiet(ctx context.Context, fn func() error) error {
+func (db *DB) Quiet(ctx context.Context, fn func() error) (err error) {
+	defer wrap(&err, "quiet")
 	if db.dialect == SQLite {
 		if db.lock == nil {
 			return usher.Errorf(usher.Refused, "the database was opened beside its owner")
 		}
-		return fn()
+		return fromOutside(fn())
 	}
 	tx, err := db.w.BeginTx(ctx, nil)
 	if err != nil {
-		return db.fault(err)
+		return err
 	}
 	defer tx.Rollback()
 	if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = '30s'`); err != nil {
-		return db.fault(err)
+		return err
 	}
 	// Every batch locks its customers' rows, and a fold takes a weaker lock of the
 	// table; readers go on.
@@ -207,36 +219,39 @@ func (db *DB) Quiet(ctx context.Context, fn func() error) error {
 		if postgresCode(err) == "55P03" {
 			return usher.Errorf(usher.Unavailable, "another session has held locks on customers for 30 s: try again when it has ended")
 		}
-		return db.fault(err)
+		return err
 	}
-	return fn()
+	return fromOutside(fn())
 }
 
 // DropRollup removes a span of use.
-func (u *UsageTx) DropRollup(k RollupKey) error {
+func (u *UsageTx) DropRollup(k RollupKey) (err error) {
+	defer wrap(&err, "drop rollup")
 	text, args := `DELETE FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3 AND grain = $4 AND start_at = $5 AND clock = $6`,
 		[]any{k.Customer, string(k.Env), k.Feature, int64(k.Grain), k.Start, k.Value}
 	if k.Dimension != "" {
 		text = `DELETE FROM rollup_dim WHERE customer = $1 AND env = $2 AND feature = $3 AND grain = $4 AND start_at = $5 AND value = $6 AND dimension = $7`
 		args = append(args, k.Dimension)
 	}
-	_, err := exec(u.ctx, u.tx, text, args...)
+	_, err = exec(u.ctx, u.tx, text, args...)
 	return err
 }
 
 // Unsee removes a value of a unique meter from a minute, given by its start in µs.
-func (u *UsageTx) Unsee(h Holder, feature, value string, minute int64) error {
-	_, err := exec(u.ctx, u.tx, `DELETE FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4 AND minute_at = $5`,
+func (u *UsageTx) Unsee(h Holder, feature, value string, minute int64) (err error) {
+	defer wrap(&err, "unsee")
+	_, err = exec(u.ctx, u.tx, `DELETE FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4 AND minute_at = $5`,
 		h.Customer, string(h.Env), feature, value, minute)
 	return err
 }
 
 // SetDenial replaces what is counted of one hour; none removes it.
-func (u *UsageTx) SetDenial(k DenialKey, n DenialCount) error {
-	_, err := exec(u.ctx, u.tx, `DELETE FROM denial WHERE customer = $1 AND env = $2 AND feature = $3 AND hour_at = $4 AND outcome = $5 AND reason = $6`,
+func (u *UsageTx) SetDenial(k DenialKey, n DenialCount) (err error) {
+	defer wrap(&err, "set denial")
+	_, err = exec(u.ctx, u.tx, `DELETE FROM denial WHERE customer = $1 AND env = $2 AND feature = $3 AND hour_at = $4 AND outcome = $5 AND reason = $6`,
 		k.Customer, string(k.Env), k.Feature, k.Hour, k.Outcome, string(k.Reason))
 	if err != nil || n.N == 0 {
 		return err
 	}
-	return u.PutDenials(map[DenialKey]DenialCount{k: n})
+	return u.putDenials(map[DenialKey]DenialCount{k: n})
 }

@@ -7,7 +7,8 @@ import (
 )
 
 // Grant reads a grant as recorded now; NotFound where there is none.
-func (db *DB) Grant(ctx context.Context, env usher.Environment, id string) (usher.Grant, error) {
+func (db *DB) Grant(ctx context.Context, env usher.Environment, id string) (_ usher.Grant, err error) {
+	defer wrap(&err, "read grant")
 	return current[usher.Grant](ctx, db, "grants", "grant", env, id)
 }
 

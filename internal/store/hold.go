@@ -31,7 +31,7 @@ type HoldRow struct {
 
 const holdColumns = `id, env, customer, feature, amount, at, expires_at, state, entries`
 
-func scanHold(row interface{ Scan(...any) error }, h *HoldRow) error {
+func scanHold(row *sql.Rows, h *HoldRow) error {
 	var at, expires int64
 	var env string
 	var entries []byte
@@ -44,28 +44,29 @@ func scanHold(row interface{ Scan(...any) error }, h *HoldRow) error {
 	return err
 }
 
-// Hold reads a reservation; nil where there is none.
-func (db *DB) Hold(ctx context.Context, env usher.Environment, id string) (*HoldRow, error) {
-	h, ok, err := one(ctx, db, func(row *sql.Rows, h *HoldRow) error { return scanHold(row, h) },
-		`SELECT `+holdColumns+` FROM hold WHERE id = $1 AND env = $2`, id, string(env))
+// Hold reads a reservation; nil if there is none.
+func (db *DB) Hold(ctx context.Context, env usher.Environment, id string) (_ *HoldRow, err error) {
+	defer wrap(&err, "read hold")
+	return hold(ctx, db, env, id)
+}
+
+// Hold reads as DB.Hold does, in the transaction.
+func (u *UsageTx) Hold(env usher.Environment, id string) (_ *HoldRow, err error) {
+	defer wrap(&err, "read hold")
+	return hold(u.ctx, inTx{u.tx}, env, id)
+}
+
+func hold(ctx context.Context, r reader, env usher.Environment, id string) (*HoldRow, error) {
+	h, ok, err := one(ctx, r, scanHold, `SELECT `+holdColumns+` FROM hold WHERE id = $1 AND env = $2`, id, string(env))
 	if err != nil || !ok {
 		return nil, err
 	}
 	return &h, nil
 }
 
-// Hold reads as DB.Hold does, in the transaction.
-func (u *UsageTx) Hold(env usher.Environment, id string) (*HoldRow, error) {
-	var h HoldRow
-	err := scanHold(u.tx.QueryRowContext(u.ctx, `SELECT `+holdColumns+` FROM hold WHERE id = $1 AND env = $2`, id, string(env)), &h)
-	if err == sql.ErrNoRows {
-		return nil, nil
-	}
-	return &h, err
-}
-
 // InsertHolds stores new reservations.
-func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) error {
+func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) (err error) {
+	defer wrap(&err, "insert holds")
 	holds = slices.Clone(holds)
 	slices.SortFunc(holds, func(x, y engine.Hold) int { return strings.Compare(x.ID, y.ID) })
 	args := make([]any, 0, 10*len(holds))
@@ -73,55 +74,41 @@ func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) error 
 		h := &holds[i]
 		args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, ledger.AppendEntries(nil, h.Entries))
 	}
-	_, err := u.insert(`hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries)`, "ttttiiiitb", args, ``)
+	_, err = u.insert(`hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries)`, "ttttiiiitb", args, ``)
 	return err
 }
 
 // CloseHold ends an open reservation, or one that has expired unsettled.
-func (u *UsageTx) CloseHold(env usher.Environment, id, state string, at time.Time) error {
-	_, err := exec(u.ctx, u.tx, `UPDATE hold SET state = $1, closed_at = $2 WHERE id = $3 AND env = $4`, state, micros(at), id, string(env))
+func (u *UsageTx) CloseHold(env usher.Environment, id, state string, at time.Time) (err error) {
+	defer wrap(&err, "close hold")
+	_, err = exec(u.ctx, u.tx, `UPDATE hold SET state = $1, closed_at = $2 WHERE id = $3 AND env = $4`, state, micros(at), id, string(env))
 	return err
 }
 
 // Expire closes what ended by at of a customer's reservations and seats, so that
 // it is given back once.
-func (u *UsageTx) Expire(h Holder, at time.Time) error {
+func (u *UsageTx) Expire(h Holder, at time.Time) (err error) {
+	defer wrap(&err, "expire")
 	if _, err := exec(u.ctx, u.tx, `UPDATE hold SET state = 'expired', closed_at = expires_at WHERE customer = $1 AND env = $2 AND closed_at = 0 AND expires_at <= $3`,
 		h.Customer, string(h.Env), micros(at)); err != nil {
 		return err
 	}
-	_, err := exec(u.ctx, u.tx, `UPDATE seat SET released_at = expires_at WHERE customer = $1 AND env = $2 AND released_at = 0 AND expires_at < 9223372036854775807 AND expires_at <= $3`,
+	_, err = exec(u.ctx, u.tx, `UPDATE seat SET released_at = expires_at WHERE customer = $1 AND env = $2 AND released_at = 0 AND expires_at < 9223372036854775807 AND expires_at <= $3`,
 		h.Customer, string(h.Env), micros(at))
 	return err
 }
 
-// lapses are the open reservations and the seats with an end of customers.
-const lapses = `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0 AND (customer, env) IN (VALUES %)
-	UNION ALL SELECT 1, customer, env, holder, feature, since, expires_at, pending, entries FROM
-		(SELECT customer, env, holder, feature, since, expires_at, pending, $E AS entries FROM seat
-		WHERE released_at = 0 AND expires_at < 9223372036854775807 AND (customer, env) IN (VALUES %)) AS s`
-
-type lapseRow struct {
-	kind        int
-	holder      Holder
-	id, feature string
-	at, expires int64
-	pending     int
-	entries     []byte
-}
-
-func (db *DB) lapsesSQL(n int) string {
-	empty := "x''"
+// lapsesText reads the open reservations, and the seats with an end, of n customers,
+// whose ids and environments are lapsesArgs.
+func (db *DB) lapsesText(n int) string {
+	empty, first := `x''`, db.rows(n, 2)
 	if db.dialect == Postgres {
 		empty = `''::bytea`
 	}
-	text := strings.ReplaceAll(lapses, "$E", empty)
-	first, second := db.rows(n, 2), db.rows(n, 2)
-	if db.dialect == Postgres { // the same parameters twice
-		second = first
-	}
-	text = strings.Replace(text, "%", first, 1)
-	return strings.Replace(text, "%", second, 1)
+	// The rows twice: PostgreSQL takes the same parameters again, SQLite has more.
+	return `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0 AND (customer, env) IN (VALUES ` + first + `)
+		UNION ALL SELECT 1, customer, env, holder, feature, since, expires_at, pending, ` + empty + ` FROM seat
+		WHERE released_at = 0 AND expires_at < 9223372036854775807 AND (customer, env) IN (VALUES ` + first + `)`
 }
 
 func (db *DB) lapsesArgs(holders []Holder) []any {
@@ -133,6 +120,15 @@ func (db *DB) lapsesArgs(holders []Holder) []any {
 		args = append(args, args...)
 	}
 	return args
+}
+
+type lapseRow struct {
+	kind        int // 0: a reservation; 1: a seat
+	holder      Holder
+	id, feature string
+	at, expires int64 // µs
+	pending     int
+	entries     []byte
 }
 
 func scanLapse(rows *sql.Rows, r *lapseRow) error {
@@ -155,46 +151,36 @@ func (r *lapseRow) lapses() ([]engine.Lapse, error) {
 }
 
 // Lapses reads what will end by itself of a customer's use.
-func (db *DB) Lapses(ctx context.Context, h Holder) ([]engine.Lapse, error) {
-	rows, err := list(ctx, db, scanLapse, db.lapsesSQL(1), db.lapsesArgs([]Holder{h})...)
-	if err != nil {
-		return nil, err
-	}
-	var all []engine.Lapse
-	for i := range rows {
-		l, err := rows[i].lapses()
-		if err != nil {
+func (db *DB) Lapses(ctx context.Context, h Holder) (_ []engine.Lapse, err error) {
+	defer wrap(&err, "read lapses")
+	all := map[Holder][]engine.Lapse{}
+	err = db.lapses(ctx, db, []Holder{h}, all)
+	return all[h], err
+}
+
+// Lapses reads as DB.Lapses does, in the transaction, for several customers.
+func (u *UsageTx) Lapses(holders []Holder) (_ map[Holder][]engine.Lapse, err error) {
+	defer wrap(&err, "read lapses")
+	all := map[Holder][]engine.Lapse{}
+	for part := range slices.Chunk(holders, 256) {
+		if err := u.db.lapses(u.ctx, inTx{u.tx}, part, all); err != nil {
 			return nil, err
 		}
-		all = append(all, l...)
 	}
 	return all, nil
 }
 
-// Lapses reads as DB.Lapses does, in the transaction, for several customers.
-func (u *UsageTx) Lapses(holders []Holder) (map[Holder][]engine.Lapse, error) {
-	all := map[Holder][]engine.Lapse{}
-	for part := range slices.Chunk(holders, 256) {
-		rows, err := u.tx.QueryContext(u.ctx, u.db.lapsesSQL(len(part)), u.db.lapsesArgs(part)...)
-		if err != nil {
-			return nil, err
-		}
-		for rows.Next() {
-			var r lapseRow
-			if err := scanLapse(rows, &r); err != nil {
-				rows.Close()
-				return nil, err
-			}
-			l, err := r.lapses()
-			if err != nil {
-				rows.Close()
-				return nil, err
-			}
-			all[r.holder] = append(all[r.holder], l...)
-		}
-		if err := rows.Err(); err != nil {
-			return nil, err
-		}
+func (db *DB) lapses(ctx context.Context, r reader, holders []Holder, to map[Holder][]engine.Lapse) error {
+	rows, err := list(ctx, r, scanLapse, db.lapsesText(len(holders)), db.lapsesArgs(holders)...)
+	if err != nil {
+		return err
 	}
-	return all, nil
+	for i := range rows {
+		l, err := rows[i].lapses()
+		if err != nil {
+			return err
+		}
+		to[rows[i].holder] = append(to[rows[i].holder], l...)
+	}
+	return nil
 }

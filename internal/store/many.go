@@ -91,14 +91,14 @@ func (u *UsageTx) insert(into, kinds string, args []any, after string) (touched 
 }
 
 // among reads what a question finds for keys, one after another in args. The
-// question has one % for the list of keys, which stands after IN.
-func (u *UsageTx) among(question, kinds string, args []any, scan func(*sql.Rows) error) error {
+// question ends in IN, where the list of keys follows, and then after.
+func (u *UsageTx) among(question, kinds string, args []any, after string, scan func(*sql.Rows) error) error {
 	width := len(kinds)
 	for len(args) > 0 {
 		var rows *sql.Rows
 		var err error
 		if u.db.dialect == Postgres {
-			rows, err = u.tx.QueryContext(u.ctx, strings.Replace(question, "%", `(SELECT * FROM `+unnest(kinds, 1)+`)`, 1), columns(kinds, args)...)
+			rows, err = u.tx.QueryContext(u.ctx, question+`(SELECT * FROM `+unnest(kinds, 1)+`)`+after, columns(kinds, args)...)
 			args = nil
 		} else {
 			part := args[:min(len(args), largest*width)]
@@ -111,18 +111,12 @@ func (u *UsageTx) among(question, kinds string, args []any, scan func(*sql.Rows)
 			for part = part[:len(part):len(part)]; len(part) < n*width; { // the same key again finds nothing more
 				part = append(part, last...)
 			}
-			rows, err = u.prepared(question, n, func() string { return strings.Replace(question, "%", `(VALUES `+questions(n, width)+`)`, 1) }).query(part)
+			rows, err = u.prepared(question+after, n, func() string { return question + `(VALUES ` + questions(n, width) + `)` + after }).query(part)
 		}
 		if err != nil {
 			return err
 		}
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				rows.Close()
-				return err
-			}
-		}
-		if err := rows.Err(); err != nil {
+		if err := eachRow(rows, func() error { return scan(rows) }); err != nil {
 			return err
 		}
 	}

@@ -29,39 +29,53 @@ type HeldSeat struct {
 	Expires time.Time // zero: it does not end by itself
 }
 
-// factsNow reads members ($4 on) at an instant ($3). The cross joins tell SQLite
-// to find the groups first: without statistics it would walk the whole customer.
-const factsNow = `
+// factsText reads members, whose ids are the parameters of the list members, at
+// the instant $3. recorded says which rows of a table ("m.", or "") are meant,
+// taken which seats, and catalog which catalogue.
+//
+// The cross joins tell SQLite to find the groups first: without statistics it
+// would walk through all of the customer.
+func factsText(members string, recorded func(table string) string, taken, catalog string) string {
+	return `
 WITH RECURSIVE g(member, id) AS (
-  SELECT holder, grp FROM membership WHERE customer = $2 AND env = $1 AND holder IN ($M) AND is_group = 0 AND recorded_until IS NULL
+  SELECT holder, grp FROM membership WHERE customer = $2 AND env = $1 AND holder IN (` + members + `) AND is_group = 0 AND ` + recorded("") + `
   UNION
-  SELECT g.member, m.grp FROM g CROSS JOIN membership m WHERE m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
-SELECT 0 AS part, '' AS member, '' AS id, '' AS body, revision AS n, catalog_revision AS m FROM environment WHERE env = $1
-UNION ALL SELECT 1, id, '', body, 0, 0 FROM member WHERE customer = $2 AND env = $1 AND id IN ($M) AND recorded_until IS NULL
+  SELECT g.member, m.grp FROM g CROSS JOIN membership m
+    WHERE m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND ` + recorded("m.") + `)
+SELECT 0 AS part, '' AS member, '' AS id, '' AS body, revision AS n, ` + catalog + ` AS m FROM environment WHERE env = $1
+UNION ALL SELECT 1, id, '', body, 0, 0 FROM member WHERE customer = $2 AND env = $1 AND id IN (` + members + `) AND ` + recorded("") + `
 UNION ALL SELECT 2, member, id, '', 0, 0 FROM g
-UNION ALL SELECT 3, holder, id, body, 0, 0 FROM assignment WHERE customer = $2 AND env = $1 AND holder IN ($M) AND is_group = 0 AND recorded_until IS NULL AND until_at > $3
-UNION ALL SELECT 3, g.member, a.id, a.body, 0, 0 FROM g CROSS JOIN assignment a WHERE a.customer = $2 AND a.env = $1 AND a.holder = g.id AND a.is_group = 1 AND a.recorded_until IS NULL AND a.until_at > $3
-UNION ALL SELECT 4, '', id, body, 0, 0 FROM custom_role WHERE customer = $2 AND env = $1 AND recorded_until IS NULL
-UNION ALL SELECT 5, holder, feature, '', expires_at, 0 FROM seat WHERE customer = $2 AND env = $1 AND holder IN ($M) AND released_at = 0 AND pending = 0
+UNION ALL SELECT 3, holder, id, body, 0, 0 FROM assignment
+  WHERE customer = $2 AND env = $1 AND holder IN (` + members + `) AND is_group = 0 AND ` + recorded("") + ` AND until_at > $3
+UNION ALL SELECT 3, g.member, a.id, a.body, 0, 0 FROM g CROSS JOIN assignment a
+  WHERE a.customer = $2 AND a.env = $1 AND a.holder = g.id AND a.is_group = 1 AND ` + recorded("a.") + ` AND a.until_at > $3
+UNION ALL SELECT 4, '', id, body, 0, 0 FROM custom_role WHERE customer = $2 AND env = $1 AND ` + recorded("") + `
+UNION ALL SELECT 5, holder, feature, '', expires_at, 0 FROM seat
+  WHERE customer = $2 AND env = $1 AND holder IN (` + members + `) AND ` + taken + ` AND pending = 0
 ORDER BY 1, 2, 3`
+}
 
-// factsThen reads them as known at a revision ($R).
-var factsThen = strings.NewReplacer(
-	"m.recorded_until IS NULL", "m.recorded_from <= $R AND (m.recorded_until IS NULL OR m.recorded_until > $R)",
-	"a.recorded_until IS NULL", "a.recorded_from <= $R AND (a.recorded_until IS NULL OR a.recorded_until > $R)",
-	"recorded_until IS NULL", "recorded_from <= $R AND (recorded_until IS NULL OR recorded_until > $R)",
-	"released_at = 0", "at <= $3 AND (released_at = 0 OR released_at > $3)",
-	"catalog_revision AS m", "(SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $R) AS m",
-).Replace(factsNow)
+// factsNow reads members as recorded now.
+func factsNow(members string) string {
+	current := func(table string) string { return table + isCurrent }
+	return factsText(members, current, `released_at = 0`, `catalog_revision`)
+}
+
+// factsThen reads members as known at a revision, which is a parameter.
+func factsThen(members, revision string) string {
+	then := func(table string) string { return wasCurrent(table, revision) }
+	return factsText(members, then, `at <= $3 AND (released_at = 0 OR released_at > $3)`, catalogThen(revision))
+}
 
 // Facts reads what decides for members at an instant: as recorded now where
 // asKnown is 0, else as known at that revision, with the seats of the instant.
 // Every member asked for has an entry, unknown ones too.
-func (d Directory) Facts(ctx context.Context, members []string, at time.Time, asKnown int64) (map[string]*MemberFacts, error) {
+func (d Directory) Facts(ctx context.Context, members []string, at time.Time, asKnown int64) (_ map[string]*MemberFacts, err error) {
+	defer wrap(&err, "read facts")
 	all := make(map[string]*MemberFacts, len(members))
 	for part := range slices.Chunk(members, 256) {
 		if err := d.facts(ctx, part, at, asKnown, all); err != nil {
-			return nil, d.db.fault(err)
+			return nil, err
 		}
 	}
 	return all, nil
@@ -77,15 +91,15 @@ func (d Directory) facts(ctx context.Context, members []string, at time.Time, as
 	for i := range n {
 		args = append(args, members[min(i, len(members)-1)])
 	}
-	text := strings.ReplaceAll(factsNow, "$M", places(n, 4))
+	text := factsNow(places(n, 4))
 	if asKnown != 0 {
 		args = append(args, asKnown)
-		text = strings.NewReplacer("$M", places(n, 4), "$R", fmt.Sprintf("$%d", len(args))).Replace(factsThen)
+		text = factsThen(places(n, 4), dollar(len(args)))
 	}
 	for _, id := range members {
 		all[id] = &MemberFacts{}
 	}
-	rows, err := d.r.QueryContext(ctx, text, args...)
+	rows, err := d.r.query(ctx, text, args...)
 	if err != nil {
 		return err
 	}
@@ -126,35 +140,44 @@ func (d Directory) facts(ctx context.Context, members []string, at time.Time, as
 }
 
 // HasMembers reports which of the ids are members.
-func (d Directory) HasMembers(ctx context.Context, ids []string) (map[string]bool, error) {
+func (d Directory) HasMembers(ctx context.Context, ids []string) (_ map[string]bool, err error) {
+	defer wrap(&err, "has members")
 	return d.has(ctx, "member", ids)
 }
 
 // Member reads a member; NotFound where there is none.
-func (d Directory) Member(ctx context.Context, id string) (usher.Member, error) {
-	return oneOf[usher.Member](ctx, d, "member", "member", ` AND id = $3`, id)
+func (d Directory) Member(ctx context.Context, id string) (_ usher.Member, err error) {
+	defer wrap(&err, "read member")
+	return item[usher.Member](ctx, d, "member", "member", ` AND id = $3`, id)
 }
 
 // Members reads members by id, after the given one.
-func (d Directory) Members(ctx context.Context, after string, limit int) ([]usher.Member, error) {
-	return pageOf[usher.Member](ctx, d, "member", ` AND id > $3`, "id", limit, after)
+func (d Directory) Members(ctx context.Context, after string, limit int) (_ []usher.Member, err error) {
+	defer wrap(&err, "read members")
+	return page[usher.Member](ctx, d, "member", ` AND id > $3`, "id", limit, after)
 }
 
 // MembersNamed reads the members with a user name, in any case of letters.
-func (d Directory) MembersNamed(ctx context.Context, userName string) ([]usher.Member, error) {
-	return pageOf[usher.Member](ctx, d, "member", ` AND user_name <> '' AND user_name = $3`, "id", 10, strings.ToLower(userName))
+func (d Directory) MembersNamed(ctx context.Context, userName string) (_ []usher.Member, err error) {
+	defer wrap(&err, "read members named")
+	return page[usher.Member](ctx, d, "member", ` AND user_name <> '' AND user_name = $3`, "id", 10, strings.ToLower(userName))
 }
 
 // MembersOutside reads the members with an id of another system.
-func (d Directory) MembersOutside(ctx context.Context, externalID string) ([]usher.Member, error) {
-	return pageOf[usher.Member](ctx, d, "member", ` AND external_id <> '' AND external_id = $3`, "id", 10, externalID)
+func (d Directory) MembersOutside(ctx context.Context, externalID string) (_ []usher.Member, err error) {
+	defer wrap(&err, "read members outside")
+	return page[usher.Member](ctx, d, "member", ` AND external_id <> '' AND external_id = $3`, "id", 10, externalID)
 }
 
 // CountMembers is how many members there are.
-func (d Directory) CountMembers(ctx context.Context) (int64, error) { return d.count(ctx, "member") }
+func (d Directory) CountMembers(ctx context.Context) (_ int64, err error) {
+	defer wrap(&err, "count members")
+	return d.count(ctx, "member")
+}
 
 // CustomersWithMember reads the customers that have a member of an id, at most
 // limit, by id.
-func (db *DB) CustomersWithMember(ctx context.Context, env usher.Environment, member string, limit int) ([]string, error) {
+func (db *DB) CustomersWithMember(ctx context.Context, env usher.Environment, member string, limit int) (_ []string, err error) {
+	defer wrap(&err, "read customers with member")
 	return list(ctx, db, scanText, `SELECT customer FROM member WHERE id = $1 AND env = $2 AND recorded_until IS NULL ORDER BY customer LIMIT $3`, member, string(env), int64(limit))
 }

@@ -59,13 +59,45 @@ func duplicate(err error) bool {
 	return postgresCode(err) == "23505" || errors.As(err, &e) && (e.Code() == unique || e.Code() == primaryKey)
 }
 
+// wrap is what every exported method with an error defers first:
+//
+//	defer wrap(&err, "put rollups")
+//
+// It names the method in the error, and gives an outage its code. An error that
+// comes from outside it returns as it is.
+func wrap(err *error, method string) {
+	if *err == nil {
+		return
+	}
+	if out, ok := (*err).(outside); ok {
+		*err = out.error
+		return
+	}
+	*err = fmt.Errorf("%s: %w", method, fault(*err))
+}
+
+// outside is an error of what the caller of a method handed in: a function, a
+// writer. It is no outage of the database, whatever it looks like.
+type outside struct{ error }
+
+func (o outside) Unwrap() error { return o.error }
+
+// fromOutside marks err, unless it is nil.
+func fromOutside(err error) error {
+	if err == nil {
+		return nil
+	}
+	return outside{err}
+}
+
 // fault gives an outage, which is not the caller's mistake and not a bug, the
 // code Unavailable and plain words. It returns every other error as it is: an
 // error without a code is a bug or a broken installation, and shows as one.
-func (db *DB) fault(err error) error {
+func fault(err error) error {
 	var coded *usher.Error
+	var out outside
 	switch {
-	case err == nil, errors.As(err, &coded), errors.Is(err, ErrStale), errors.Is(err, ErrKeyTaken):
+	case err == nil, errors.As(err, &out), errors.As(err, &coded), errors.Is(err, ErrStale), errors.Is(err, ErrKeyTaken):
 		return err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err // the caller gave up; the database may be well
@@ -73,7 +105,7 @@ func (db *DB) fault(err error) error {
 	if words := outage(err); words != "" {
 		return fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "%s", words), err)
 	}
-	return fmt.Errorf("%s: %w", db.dialect, err)
+	return err
 }
 
 // What an outage says to the caller.

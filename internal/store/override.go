@@ -7,7 +7,8 @@ import (
 )
 
 // Override reads an override as recorded now; NotFound where there is none.
-func (db *DB) Override(ctx context.Context, env usher.Environment, id string) (usher.Override, error) {
+func (db *DB) Override(ctx context.Context, env usher.Environment, id string) (_ usher.Override, err error) {
+	defer wrap(&err, "read override")
 	return current[usher.Override](ctx, db, "overrides", "override", env, id)
 }
 

@@ -8,12 +8,14 @@ import (
 
 // PlanVersions reads every published plan by key and version: all where asKnown
 // is 0, else those published at that revision of the environment or before.
-func (db *DB) PlanVersions(ctx context.Context, env usher.Environment, asKnown int64) ([]usher.PlanVersion, error) {
+func (db *DB) PlanVersions(ctx context.Context, env usher.Environment, asKnown int64) (_ []usher.PlanVersion, err error) {
+	defer wrap(&err, "read plan versions")
 	return published[usher.PlanVersion](ctx, db, env, "plan_version", asKnown)
 }
 
 // AddonVersions reads published add-ons as PlanVersions reads plans.
-func (db *DB) AddonVersions(ctx context.Context, env usher.Environment, asKnown int64) ([]usher.AddonVersion, error) {
+func (db *DB) AddonVersions(ctx context.Context, env usher.Environment, asKnown int64) (_ []usher.AddonVersion, err error) {
+	defer wrap(&err, "read addon versions")
 	return published[usher.AddonVersion](ctx, db, env, "addon_version", asKnown)
 }
 

@@ -76,12 +76,12 @@ func openPostgres(ctx context.Context, c Config) (_ *DB, err error) {
 
 	conn, err := pool.Conn(ctx)
 	if err != nil {
-		return nil, db.fault(err)
+		return nil, fault(err)
 	}
 	defer conn.Close()
 	if !c.Beside {
 		if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1)`, int64(migrationLock)); err != nil {
-			return nil, db.fault(err)
+			return nil, fault(err)
 		}
 		defer conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, int64(migrationLock))
 	}

@@ -12,7 +12,8 @@ import (
 
 // RolesHeld is how often each role is assigned in an environment; what has ended
 // by at does not count.
-func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time) (map[string]int64, error) {
+func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time) (_ map[string]int64, err error) {
+	defer wrap(&err, "read roles held")
 	type row struct {
 		role string
 		n    int64
@@ -27,7 +28,8 @@ func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time
 }
 
 // CustomRoleKeys reads the keys of all customers' own roles, each once.
-func (db *DB) CustomRoleKeys(ctx context.Context, env usher.Environment) ([]string, error) {
+func (db *DB) CustomRoleKeys(ctx context.Context, env usher.Environment) (_ []string, err error) {
+	defer wrap(&err, "read custom role keys")
 	return list(ctx, db, scanText, `SELECT DISTINCT id FROM custom_role WHERE env = $1 AND recorded_until IS NULL ORDER BY id`, string(env))
 }
 
@@ -41,6 +43,7 @@ type RoleHolder struct {
 // RoleHolders reads who holds any of the roles, in all of an environment, by
 // customer; what has ended by at does not count.
 func (db *DB) RoleHolders(ctx context.Context, env usher.Environment, roles []string, at time.Time) (all []RoleHolder, err error) {
+	defer wrap(&err, "read role holders")
 	for part := range slices.Chunk(roles, rowsAtOnce) {
 		args := []any{string(env), micros(at)}
 		for _, r := range part {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -102,7 +101,7 @@ func bySpan(columns, table, more string, list []Span, args []any) (string, []any
 			b.WriteString(` UNION ALL `)
 		}
 		n := len(args)
-		p := func(k int) string { return "$" + strconv.Itoa(n+k) }
+		p := func(k int) string { return dollar(n + k) }
 		b.WriteString(`SELECT ` + columns + ` FROM ` + table + ` WHERE customer = $1 AND env = $2 AND feature = $3` + more +
 			` AND grain = ` + p(1) + ` AND start_at >= ` + p(2) + ` AND start_at < ` + p(3))
 		args = append(args, int64(s.Grain), s.From, s.Until)
@@ -110,14 +109,19 @@ func bySpan(columns, table, more string, list []Span, args []any) (string, []any
 	return b.String(), args
 }
 
-func useByClock(env usher.Environment, customer, feature string, from, until time.Time) (string, []any) {
+func useByClockText(env usher.Environment, customer, feature string, from, until time.Time) (string, []any) {
 	text, args := bySpan(`clock, used`, `rollup`, ``, Spans(from, until), []any{customer, string(env), feature})
 	// The sum of bigints is numeric on PostgreSQL.
 	return `SELECT clock, CAST(sum(used) AS BIGINT) FROM (` + text + `) AS r GROUP BY clock`, args
 }
 
 // UseByClock sums the use in minutes that start in [from, until), per clock.
-func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
+func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (_ map[string]int64, err error) {
+	defer wrap(&err, "read use by clock")
+	return useByClock(ctx, db, env, customer, feature, from, until)
+}
+
+func useByClock(ctx context.Context, r reader, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
 	if !from.Before(until) {
 		return map[string]int64{}, nil
 	}
@@ -125,21 +129,19 @@ func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, f
 		clock string
 		used  int64
 	}
-	text, args := useByClock(env, customer, feature, from, until)
-	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.clock, &v.used) }, text, args...)
-	if err != nil {
-		return nil, err
-	}
+	text, args := useByClockText(env, customer, feature, from, until)
+	rows, err := list(ctx, r, func(rows *sql.Rows, v *row) error { return rows.Scan(&v.clock, &v.used) }, text, args...)
 	sums := make(map[string]int64, len(rows))
 	for _, r := range rows {
 		sums[r.clock] = r.used
 	}
-	return sums, nil
+	return sums, err
 }
 
 // Rollups reads spans, in order: per clock where dimension is "", else per value
 // of that dimension.
-func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string, spans []Span) ([]RollupRow, error) {
+func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string, spans []Span) (_ []RollupRow, err error) {
+	defer wrap(&err, "read rollups")
 	var all []RollupRow
 	for part := range slices.Chunk(spans, spansAtOnce) {
 		args := []any{customer, string(env), feature}
@@ -166,7 +168,8 @@ func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feat
 // SeenIn counts, for each window, the different values of a unique meter seen in
 // its minutes. The windows are in order and do not overlap. It reads once over
 // all that the customer has of the feature between the first and the last.
-func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, feature string, windows []usher.Window) ([]int64, error) {
+func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, feature string, windows []usher.Window) (_ []int64, err error) {
+	defer wrap(&err, "read seen in")
 	counts := make([]int64, len(windows))
 	if len(windows) == 0 {
 		return counts, nil
@@ -182,7 +185,7 @@ func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, featu
 		AND minute_at >= $4 AND minute_at < $5 ORDER BY value, minute_at`,
 		customer, string(env), feature, micros(windows[0].Start), micros(windows[len(windows)-1].End))
 	if err != nil {
-		return nil, db.fault(err)
+		return nil, err
 	}
 	defer rows.Close()
 	last, w, counted := "", 0, false
@@ -190,7 +193,7 @@ func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, featu
 		var value string
 		var minute int64
 		if err := rows.Scan(&value, &minute); err != nil {
-			return nil, db.fault(err)
+			return nil, err
 		}
 		if first || value != last {
 			last, w, counted = value, 0, false
@@ -203,5 +206,5 @@ func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, featu
 			counted = true
 		}
 	}
-	return counts, db.fault(rows.Err())
+	return counts, rows.Err()
 }

@@ -12,10 +12,11 @@ import (
 )
 
 // Seat reads a holder's open seat; nil without one.
-func (u *UsageTx) Seat(h Holder, feature, holder string) (*engine.Seat, error) {
+func (u *UsageTx) Seat(h Holder, feature, holder string) (_ *engine.Seat, err error) {
+	defer wrap(&err, "read seat")
 	s := &engine.Seat{Holder: holder}
 	var pending, since, expires int64
-	err := u.tx.QueryRowContext(u.ctx, `SELECT pending, since, expires_at FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4 AND released_at = 0`,
+	err = u.tx.QueryRowContext(u.ctx, `SELECT pending, since, expires_at FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4 AND released_at = 0`,
 		h.Customer, string(h.Env), feature, holder).Scan(&pending, &since, &expires)
 	if err == sql.ErrNoRows {
 		return nil, nil
@@ -34,7 +35,8 @@ func until(us int64) time.Time {
 
 // PutSeat stores a holder's seat; the row before it, if any, has been closed.
 // byRole is whether a role took it, with which it goes.
-func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time, byRole bool) error {
+func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time, byRole bool) (err error) {
+	defer wrap(&err, "put seat")
 	pending, expires := 0, int64(math.MaxInt64)
 	if s.Pending {
 		pending = 1
@@ -42,22 +44,24 @@ func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time,
 	if !s.Expires.IsZero() {
 		expires = micros(s.Expires)
 	}
-	_, err := exec(u.ctx, u.tx, `INSERT INTO seat (customer, env, feature, holder, n, pending, since, at, expires_at, released_at, by_role)
+	_, err = exec(u.ctx, u.tx, `INSERT INTO seat (customer, env, feature, holder, n, pending, since, at, expires_at, released_at, by_role)
 		VALUES ($1, $2, $3, $4, (SELECT 1 + coalesce(max(n), 0) FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4), $5, $6, $7, $8, 0, $9)`,
 		h.Customer, string(h.Env), feature, s.Holder, pending, micros(s.At), micros(at), expires, bit(byRole))
 	return err
 }
 
 // KeepSeat moves the end of a holder's open seat.
-func (u *UsageTx) KeepSeat(h Holder, feature, holder string, expires time.Time) error {
-	_, err := exec(u.ctx, u.tx, `UPDATE seat SET expires_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
+func (u *UsageTx) KeepSeat(h Holder, feature, holder string, expires time.Time) (err error) {
+	defer wrap(&err, "keep seat")
+	_, err = exec(u.ctx, u.tx, `UPDATE seat SET expires_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
 		micros(expires), h.Customer, string(h.Env), feature, holder)
 	return err
 }
 
 // CloseSeat ends a holder's open seat.
-func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) error {
-	_, err := exec(u.ctx, u.tx, `UPDATE seat SET released_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
+func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) (err error) {
+	defer wrap(&err, "close seat")
+	_, err = exec(u.ctx, u.tx, `UPDATE seat SET released_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
 		micros(at), h.Customer, string(h.Env), feature, holder)
 	return err
 }
@@ -65,7 +69,8 @@ func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) erro
 // Seats lists the open seats of a customer's feature that have not ended at an
 // instant, by since and holder, after the given ones, at most n; and how many
 // there are before the first of them.
-func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, feature string, now, after time.Time, holder string, n int) ([]engine.Seat, int64, error) {
+func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, feature string, now, after time.Time, holder string, n int) (_ []engine.Seat, _ int64, err error) {
+	defer wrap(&err, "read seats")
 	from := int64(math.MinInt64)
 	if !after.IsZero() {
 		from = micros(after)
@@ -81,7 +86,7 @@ func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, featur
 	if err != nil {
 		return nil, 0, err
 	}
-	before, _, err := one(ctx, db, func(r *sql.Rows, n *int64) error { return r.Scan(n) },
+	before, _, err := one(ctx, db, scanInt,
 		`SELECT count(*) `+held+`(since, holder) <= ($5, $6)`, customer, string(env), feature, micros(now), from, holder)
 	return seats, before, err
 }
@@ -94,14 +99,15 @@ type RoleSeat struct {
 }
 
 // SeatsOf reads the open seats of a customer's holders, by holder.
-func (u *UsageTx) SeatsOf(h Holder, holders []string) (map[string][]RoleSeat, error) {
+func (u *UsageTx) SeatsOf(h Holder, holders []string) (_ map[string][]RoleSeat, err error) {
+	defer wrap(&err, "read seats of")
 	all := map[string][]RoleSeat{}
 	for part := range slices.Chunk(holders, rowsAtOnce) {
 		args := []any{h.Customer, string(h.Env)}
 		for _, id := range part {
 			args = append(args, id)
 		}
-		rows, err := rowsOf(u.ctx, u.tx, func(row *sql.Rows, s *RoleSeat) error {
+		rows, err := list(u.ctx, inTx{u.tx}, func(row *sql.Rows, s *RoleSeat) error {
 			var pending, since, expires, role int64
 			err := row.Scan(&s.Seat.Holder, &s.Feature, &pending, &since, &expires, &role)
 			s.Seat.Pending, s.Seat.At, s.Seat.Expires, s.ByRole = pending == 1, fromMicros(since), until(expires), role == 1
@@ -118,10 +124,8 @@ func (u *UsageTx) SeatsOf(h Holder, holders []string) (map[string][]RoleSeat, er
 }
 
 // HasRoleSeats reports whether roles hold any seat of the customer.
-func (d Directory) HasRoleSeats(ctx context.Context) (bool, error) {
-	all, err := rowsOf(ctx, d.r, scanInt, `SELECT count(*) FROM (SELECT 1 FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND by_role = 1 LIMIT 1) AS one`, d.customer, string(d.env))
-	if err != nil {
-		return false, d.db.fault(err)
-	}
-	return all[0] > 0, nil
+func (d Directory) HasRoleSeats(ctx context.Context) (_ bool, err error) {
+	defer wrap(&err, "has role seats")
+	_, ok, err := one(ctx, d.r, scanInt, `SELECT 1 FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND by_role = 1 LIMIT 1`, d.customer, string(d.env))
+	return ok, err
 }

@@ -145,7 +145,7 @@ func (db *DB) own(ctx context.Context, name string) error {
 	case sqliteCode(err) == sqliteNotADB, sqliteCode(err) == sqliteCorrupt:
 		return usher.Errorf(usher.Invalid, "the file %s is damaged or not a SQLite database: %v", name, err)
 	case err != nil:
-		return db.fault(err)
+		return fault(err)
 	case tables > 0 && id != applicationID:
 		return usher.Errorf(usher.Invalid, "the file %s is a SQLite database of another program", name)
 	}

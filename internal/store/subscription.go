@@ -11,7 +11,8 @@ import (
 
 // Subscription reads a subscription as recorded now; NotFound where there is
 // none or its customer is deleted.
-func (db *DB) Subscription(ctx context.Context, env usher.Environment, id string) (usher.Subscription, error) {
+func (db *DB) Subscription(ctx context.Context, env usher.Environment, id string) (_ usher.Subscription, err error) {
+	defer wrap(&err, "read subscription")
 	return current[usher.Subscription](ctx, db, "subscription", "subscription", env, id)
 }
 
@@ -27,7 +28,8 @@ func (h Holding) Refs() []string { return strings.Fields(h.Holds) }
 
 // Holders reads who holds what: subscriptions live or scheduled at now, in
 // groups by what they name in any phase, past ones included (S31).
-func (db *DB) Holders(ctx context.Context, env usher.Environment, now time.Time) ([]Holding, error) {
+func (db *DB) Holders(ctx context.Context, env usher.Environment, now time.Time) (_ []Holding, err error) {
+	defer wrap(&err, "read holders")
 	return list(ctx, db, func(row *sql.Rows, h *Holding) error { return row.Scan(&h.Holds, &h.Subscriptions, &h.Example) },
 		`SELECT holds, count(*), min(customer) FROM subscription
 		WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY holds ORDER BY holds`, string(env), micros(now))
@@ -36,7 +38,8 @@ func (db *DB) Holders(ctx context.Context, env usher.Environment, now time.Time)
 // SubscriptionsHolding reads subscriptions, ended ones included, that name ref
 // in any phase: "pro@1", or "pro" for any version of it. They come by id, after
 // the given one; fewer than limit means the end.
-func (db *DB) SubscriptionsHolding(ctx context.Context, env usher.Environment, ref, after string, limit int) ([]usher.Subscription, error) {
+func (db *DB) SubscriptionsHolding(ctx context.Context, env usher.Environment, ref, after string, limit int) (_ []usher.Subscription, err error) {
+	defer wrap(&err, "read subscriptions holding")
 	pattern := "% " + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(ref)
 	if strings.Contains(ref, "@") {
 		pattern += " %"

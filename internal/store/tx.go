@@ -5,8 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -34,7 +34,7 @@ func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	for i := 1; ; i++ {
 		err := db.once(ctx, fn)
 		if err == nil || !conflict(err) || i == attempts {
-			return db.fault(err)
+			return fault(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -64,7 +64,20 @@ func (db *DB) isolation() sql.IsolationLevel {
 	return sql.LevelDefault
 }
 
-// query reads. text must be one of a bounded number of texts.
+// reader runs a SELECT: on the database, as it is committed, or in one transaction.
+// On the database the text must be one of a bounded number: SQLite keeps the
+// compiled statement of each.
+type reader interface {
+	query(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}
+
+// inTx is a transaction as a reader.
+type inTx struct{ *sql.Tx }
+
+func (t inTx) query(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	return t.QueryContext(ctx, text, args...)
+}
+
 func (db *DB) query(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
 	if db.dialect == Postgres { // pgx keeps statements itself
 		return db.r.QueryContext(ctx, text, args...)
@@ -82,32 +95,50 @@ func (db *DB) query(ctx context.Context, text string, args ...any) (*sql.Rows, e
 	return stmt.(*sql.Stmt).QueryContext(ctx, args...)
 }
 
-// list reads every row of text with scan.
-func list[T any](ctx context.Context, db *DB, scan func(row *sql.Rows, v *T) error, text string, args ...any) ([]T, error) {
-	rows, err := db.query(ctx, text, args...)
-	if err != nil {
-		return nil, db.fault(err)
-	}
+// eachRow calls fn for every row, and closes rows.
+func eachRow(rows *sql.Rows, fn func() error) error {
 	defer rows.Close()
-	var all []T
 	for rows.Next() {
-		var v T
-		if err := scan(rows, &v); err != nil {
-			return nil, db.fault(err)
+		if err := fn(); err != nil {
+			return err
 		}
-		all = append(all, v)
 	}
-	return all, db.fault(rows.Err())
+	return rows.Err()
 }
 
-// one reads the first row of text with scan; ok is false where there is none.
-func one[T any](ctx context.Context, db *DB, scan func(row *sql.Rows, v *T) error, text string, args ...any) (v T, ok bool, err error) {
-	all, err := list(ctx, db, scan, text, args...)
+// list reads every row of text with scan.
+func list[T any](ctx context.Context, r reader, scan func(row *sql.Rows, v *T) error, text string, args ...any) ([]T, error) {
+	rows, err := r.query(ctx, text, args...)
+	if err != nil {
+		return nil, fault(err)
+	}
+	var all []T
+	err = eachRow(rows, func() error {
+		var v T
+		if err := scan(rows, &v); err != nil {
+			return err
+		}
+		all = append(all, v)
+		return nil
+	})
+	if err != nil {
+		return nil, fault(err)
+	}
+	return all, nil
+}
+
+// one reads the first row of text with scan; ok is false if there is none.
+func one[T any](ctx context.Context, r reader, scan func(row *sql.Rows, v *T) error, text string, args ...any) (v T, ok bool, err error) {
+	all, err := list(ctx, r, scan, text, args...)
 	if err != nil || len(all) == 0 {
 		return v, false, err
 	}
 	return all[0], true, nil
 }
+
+func scanInt(row *sql.Rows, n *int64) error { return row.Scan(n) }
+
+func scanText(row *sql.Rows, s *string) error { return row.Scan(s) }
 
 // scanBody reads one JSON column.
 func scanBody[T any](row *sql.Rows, v *T) error {
@@ -116,6 +147,15 @@ func scanBody[T any](row *sql.Rows, v *T) error {
 		return err
 	}
 	return json.Unmarshal([]byte(body), v)
+}
+
+// forUpdate ends a SELECT whose rows stay as they are until the transaction ends.
+// SQLite has one writer, so nothing else can change them, and does not know the words.
+func (db *DB) forUpdate() string {
+	if db.dialect == Postgres {
+		return " FOR UPDATE"
+	}
+	return ""
 }
 
 // exec runs one statement and returns how many rows it touched.
@@ -127,24 +167,32 @@ func exec(ctx context.Context, tx *sql.Tx, text string, args ...any) (int64, err
 	return res.RowsAffected()
 }
 
-// values is "($1,$2),($3,$4)" for rows of width columns, beginning at $from.
+// values returns "($1, $2), ($3, $4)" for rows of width columns, beginning at $from.
 func values(rows, width, from int) string {
 	var b strings.Builder
 	for i := range rows {
 		if i > 0 {
-			b.WriteByte(',')
+			b.WriteString(", ")
 		}
-		b.WriteByte('(')
-		for j := range width {
-			if j > 0 {
-				b.WriteByte(',')
-			}
-			fmt.Fprintf(&b, "$%d", from+i*width+j)
-		}
-		b.WriteByte(')')
+		b.WriteString("(" + places(width, from+i*width) + ")")
 	}
 	return b.String()
 }
+
+// places returns "$3, $4" for n parameters from the given one.
+func places(n, from int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(dollar(from + i))
+	}
+	return b.String()
+}
+
+// dollar returns the name of a parameter: "$3".
+func dollar(i int) string { return "$" + strconv.Itoa(i) }
 
 func micros(t time.Time) int64 { return t.UnixMicro() }
 

@@ -189,7 +189,7 @@ func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 	// A table, or one of the aliases of the texts below; not a VALUES list.
 	whole := regexp.MustCompile(`^SCAN (c|k|t|environment|change|catalog|customer|customer_clock|subscription|overrides|grants|op|bucket|rollup|hold|seat)( |$)`)
 	number := regexp.MustCompile(`\$(\d+)`)
-	byClock, _ := useByClock(env, "acme", "api", day(1), day(40))
+	byClock, _ := useByClockText(env, "acme", "api", day(1), day(40))
 	for name, q := range map[string]string{
 		"load":     loadNow,
 		"then":     loadThen,
@@ -201,7 +201,7 @@ func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 		"close":    `UPDATE subscription SET recorded_until = $1 WHERE env = $2 AND recorded_until IS NULL AND (id, customer) IN (VALUES ` + values(2, 2, 3) + `)`,
 		"touch":    `UPDATE customer SET revision = $1 WHERE env = $2 AND id IN (VALUES ` + values(2, 1, 3) + `)`,
 		"by clock": byClock,
-		"lapses":   db.lapsesSQL(1),
+		"lapses":   db.lapsesText(1),
 		"expire":   `UPDATE hold SET state = 'expired' WHERE customer = $1 AND env = $2 AND closed_at = 0 AND expires_at <= $3`,
 		"holders":  `SELECT holder FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND released_at = 0`,
 		"current":  `SELECT t.body FROM grants t JOIN customer c ON c.env = t.env AND c.id = t.customer WHERE t.id = $1 AND t.env = $2 AND t.recorded_until IS NULL AND c.deleted_at = 0`,

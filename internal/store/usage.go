@@ -27,7 +27,12 @@ type UsageTx struct {
 // Usage runs fn in one transaction and commits what it wrote (S12). Where the
 // database asks for it, fn runs again from the start, so it must keep no state
 // of an earlier run. An error of fn rolls back and is returned as it is.
-func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) error {
+func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) (err error) {
+	defer wrap(&err, "write usage")
+	return db.usage(ctx, func(u *UsageTx) error { return fromOutside(fn(u)) })
+}
+
+func (db *DB) usage(ctx context.Context, fn func(*UsageTx) error) error {
 	u := &UsageTx{db: db, ctx: ctx}
 	if db.dialect == SQLite {
 		db.writing.Lock()
@@ -62,25 +67,24 @@ type Head struct {
 // order that is the same everywhere, and reads where they stand. On SQLite,
 // where nobody else writes, it returns nil where no environment has changed since
 // the revisions that the caller has taken in; nil stands for none.
-func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (map[Holder]Head, error) {
+func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ map[Holder]Head, err error) {
+	defer wrap(&err, "lock")
 	if u.db.dialect == SQLite && known != nil {
 		changed := false
 		rows, err := u.prepared("revisions", 1, func() string { return `SELECT env, revision FROM environment` }).query(nil)
 		if err != nil {
 			return nil, err
 		}
-		for rows.Next() {
-			var env string
+		err = eachRow(rows, func() error {
+			var env usher.Environment
 			var revision int64
-			if err := rows.Scan(&env, &revision); err != nil {
-				rows.Close()
-				return nil, err
-			}
-			if n, ok := known[usher.Environment(env)]; ok && n != revision {
+			err := rows.Scan(&env, &revision)
+			if n, ok := known[env]; ok && n != revision {
 				changed = true
 			}
-		}
-		if err := rows.Err(); err != nil || !changed {
+			return err
+		})
+		if err != nil || !changed {
 			return nil, err
 		}
 	}
@@ -91,16 +95,12 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (map
 		}
 		return strings.Compare(x.Customer, y.Customer)
 	})
-	lock := ""
-	if u.db.dialect == Postgres {
-		lock = " FOR UPDATE"
-	}
 	heads := make(map[Holder]Head, len(holders))
 	args := make([]any, 0, 2*len(holders))
 	for _, h := range holders {
 		args = append(args, string(h.Env), h.Customer)
 	}
-	err := u.among(`SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN % ORDER BY env, id`+lock, "tt", args, func(rows *sql.Rows) error {
+	err = u.among(`SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN `, "tt", args, ` ORDER BY env, id`+u.db.forUpdate(), func(rows *sql.Rows) error {
 		var env, id string
 		var h Head
 		var deleted int64
@@ -113,35 +113,25 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (map
 		return nil, err
 	}
 	// After the locks: a catalogue that was applied before is seen.
-	rows, err := u.tx.QueryContext(u.ctx, `SELECT env, catalog_revision, clock_at FROM environment`)
+	now, err := environments(u.ctx, inTx{u.tx})
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var env string
-		var revision, clock int64
-		if err := rows.Scan(&env, &revision, &clock); err != nil {
-			return nil, err
-		}
-		for _, h := range holders {
-			if string(h.Env) == env {
-				head := heads[h]
-				head.CatalogRevision = revision
-				if clock >= 0 {
-					head.Clock = fromMicros(clock)
-				}
-				heads[h] = head
-			}
+	for _, h := range holders {
+		if e, ok := now[h.Env]; ok {
+			head := heads[h]
+			head.CatalogRevision, head.Clock = e.CatalogRevision, e.Clock
+			heads[h] = head
 		}
 	}
-	return heads, rows.Err()
+	return heads, nil
 }
 
 // Buckets reads, for each key of each holder, the bucket of that feature and
 // clock that started last at or before the key's start; keys without one are
 // left out.
-func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (map[Holder][]engine.Bucket, error) {
+func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (_ map[Holder][]engine.Bucket, err error) {
+	defer wrap(&err, "read buckets")
 	all := make(map[Holder][]engine.Bucket, len(keys))
 	var args []any
 	for h, list := range keys {
@@ -170,13 +160,7 @@ func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (map[Holder][]engi
 		if err != nil {
 			return nil, err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				return nil, err
-			}
-		}
-		return all, rows.Err()
+		return all, eachRow(rows, func() error { return scan(rows) })
 	}
 	for key := range slices.Chunk(args, 5) {
 		rows, err := u.prepared("bucket", 1, func() string {
@@ -185,13 +169,7 @@ func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (map[Holder][]engi
 		if err != nil {
 			return nil, err
 		}
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				rows.Close()
-				return nil, err
-			}
-		}
-		if err := rows.Err(); err != nil {
+		if err := eachRow(rows, func() error { return scan(rows) }); err != nil {
 			return nil, err
 		}
 	}
@@ -199,26 +177,9 @@ func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (map[Holder][]engi
 }
 
 // UseByClock reads as DB.UseByClock does, in the transaction.
-func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
-	if !from.Before(until) {
-		return map[string]int64{}, nil
-	}
-	text, args := useByClock(env, customer, feature, from, until)
-	rows, err := u.tx.QueryContext(ctx, text, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	sums := map[string]int64{}
-	for rows.Next() {
-		var clock string
-		var used int64
-		if err := rows.Scan(&clock, &used); err != nil {
-			return nil, err
-		}
-		sums[clock] = used
-	}
-	return sums, rows.Err()
+func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (_ map[string]int64, err error) {
+	defer wrap(&err, "read use by clock")
+	return useByClock(ctx, inTx{u.tx}, env, customer, feature, from, until)
 }
 
 // Op is one take as it is kept: idempotency record and ledger in one (S13).
@@ -237,7 +198,8 @@ type Op struct {
 // InsertOps stores takes, sorted by key so that nodes cannot deadlock, and
 // returns how many were new: fewer than given means that some key has an answer
 // already, and the batch must be rolled back.
-func (u *UsageTx) InsertOps(ops []Op) (int64, error) {
+func (u *UsageTx) InsertOps(ops []Op) (_ int64, err error) {
+	defer wrap(&err, "insert ops")
 	slices.SortFunc(ops, func(x, y Op) int {
 		if c := strings.Compare(x.Key, y.Key); c != 0 {
 			return c
@@ -272,7 +234,12 @@ func scanOp(rows *sql.Rows, found map[OpKey]Op) error {
 
 // Ops reads the stored takes of keys; those without one are left out. Answers
 // of management calls under the same key are among them.
-func (db *DB) Ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
+func (db *DB) Ops(ctx context.Context, keys []OpKey) (_ map[OpKey]Op, err error) {
+	defer wrap(&err, "read ops")
+	return db.ops(ctx, keys)
+}
+
+func (db *DB) ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
 	found := map[OpKey]Op{}
 	for part := range slices.Chunk(keys, 256) {
 		args := make([]any, 0, 2*len(part))
@@ -281,29 +248,24 @@ func (db *DB) Ops(ctx context.Context, keys []OpKey) (map[OpKey]Op, error) {
 		}
 		rows, err := db.w.QueryContext(ctx, opsOf+`(VALUES `+db.rows(len(part), 2)+`)`, args...)
 		if err != nil {
-			return nil, db.fault(err)
+			return nil, err
 		}
-		for rows.Next() {
-			if err := scanOp(rows, found); err != nil {
-				rows.Close()
-				return nil, db.fault(err)
-			}
-		}
-		if err := rows.Err(); err != nil {
-			return nil, db.fault(err)
+		if err := eachRow(rows, func() error { return scanOp(rows, found) }); err != nil {
+			return nil, err
 		}
 	}
 	return found, nil
 }
 
 // Ops reads as DB.Ops does, in the transaction.
-func (u *UsageTx) Ops(keys []OpKey) (map[OpKey]Op, error) {
+func (u *UsageTx) Ops(keys []OpKey) (_ map[OpKey]Op, err error) {
+	defer wrap(&err, "read ops")
 	found := map[OpKey]Op{}
 	args := make([]any, 0, 2*len(keys))
 	for _, k := range keys {
 		args = append(args, k.Key, string(k.Env))
 	}
-	return found, u.among(opsOf+`%`, "tt", args, func(rows *sql.Rows) error { return scanOp(rows, found) })
+	return found, u.among(opsOf, "tt", args, ``, func(rows *sql.Rows) error { return scanOp(rows, found) })
 }
 
 // EventRow is one event as it is kept.
@@ -326,13 +288,14 @@ type EventKey struct {
 }
 
 // EventHashes reads the content hashes of the events that are stored already.
-func (u *UsageTx) EventHashes(keys []EventKey) (map[EventKey][]byte, error) {
+func (u *UsageTx) EventHashes(keys []EventKey) (_ map[EventKey][]byte, err error) {
+	defer wrap(&err, "read event hashes")
 	found := map[EventKey][]byte{}
 	args := make([]any, 0, 3*len(keys))
 	for _, k := range keys {
 		args = append(args, k.ID, k.Source, string(k.Env))
 	}
-	err := u.among(`SELECT env, id, source, hash FROM event WHERE (id, source, env) IN %`, "ttt", args, func(rows *sql.Rows) error {
+	err = u.among(`SELECT env, id, source, hash FROM event WHERE (id, source, env) IN `, "ttt", args, ``, func(rows *sql.Rows) error {
 		var k EventKey
 		var env string
 		var hash []byte
@@ -346,7 +309,8 @@ func (u *UsageTx) EventHashes(keys []EventKey) (map[EventKey][]byte, error) {
 
 // InsertEvents stores events and returns how many were new; fewer than given
 // means that another node stored one of them, and the batch must be run again.
-func (u *UsageTx) InsertEvents(events []EventRow) (int64, error) {
+func (u *UsageTx) InsertEvents(events []EventRow) (_ int64, err error) {
+	defer wrap(&err, "insert events")
 	slices.SortFunc(events, func(x, y EventRow) int {
 		if c := strings.Compare(x.ID, y.ID); c != 0 {
 			return c
@@ -365,7 +329,8 @@ func (u *UsageTx) InsertEvents(events []EventRow) (int64, error) {
 }
 
 // PutBuckets writes customers' buckets as they are now.
-func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) error {
+func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) (err error) {
+	defer wrap(&err, "put buckets")
 	var args []any
 	for h, list := range buckets {
 		for i := range list {
@@ -377,7 +342,7 @@ func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) error {
 			args = append(args, h.Customer, string(h.Env), b.Feature, b.Clock, b.Start, b.End, unlimited, b.Limit, b.Opening, b.Used, b.Reserved, b.Overage, b.Excess, b.At)
 		}
 	}
-	_, err := u.insert(`bucket (customer, env, `+bucketColumns+`)`, "ttttiiiiiiiiii", args, `
+	_, err = u.insert(`bucket (customer, env, `+bucketColumns+`)`, "ttttiiiiiiiiii", args, `
 		ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited, lim = excluded.lim,
 		opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage, excess = excluded.excess, at = excluded.at`)
 	if err != nil {
@@ -398,20 +363,18 @@ const (
 	MergeSet  Merge = "set"
 )
 
-// mergeSQL is what becomes of a row, by table.
+// mergeSQL is what each merge does to a row, by table.
 var mergeSQL = map[string]map[Merge]string{"rollup": mergers("rollup"), "rollup_dim": mergers("rollup_dim")}
 
 func mergers(table string) map[Merge]string {
-	out := map[Merge]string{
-		MergeAdd:  `used = T.used + excluded.used`,
-		MergeMax:  `used = CASE WHEN excluded.used > T.used THEN excluded.used ELSE T.used END`,
-		MergeLast: `used = CASE WHEN excluded.at >= T.at THEN excluded.used ELSE T.used END, at = CASE WHEN excluded.at >= T.at THEN excluded.at ELSE T.at END`,
-		MergeSet:  `used = excluded.used, at = excluded.at`,
+	used, at := table+".used", table+".at"
+	return map[Merge]string{
+		MergeAdd: `used = ` + used + ` + excluded.used`,
+		MergeMax: `used = CASE WHEN excluded.used > ` + used + ` THEN excluded.used ELSE ` + used + ` END`,
+		MergeLast: `used = CASE WHEN excluded.at >= ` + at + ` THEN excluded.used ELSE ` + used + ` END,
+			at = CASE WHEN excluded.at >= ` + at + ` THEN excluded.at ELSE ` + at + ` END`,
+		MergeSet: `used = excluded.used, at = excluded.at`,
 	}
-	for m, text := range out {
-		out[m] = strings.ReplaceAll(text, "T.", table+".")
-	}
-	return out
 }
 
 // RollupKey names one span of use.
@@ -431,7 +394,8 @@ type RollupValue struct {
 }
 
 // PutRollups merges spans, each key once.
-func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
+func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) (err error) {
+	defer wrap(&err, "put rollups")
 	keys := make([]RollupKey, 0, len(rollups))
 	for k := range rollups {
 		keys = append(keys, k)
@@ -457,23 +421,25 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) error {
 	for _, k := range rest {
 		args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, int64(k.Grain), k.Value, k.Start, rollups[k].Used, rollups[k].At)
 	}
-	_, err := u.insert(`rollup_dim (customer, env, feature, dimension, grain, value, start_at, used, at)`, "ttttitiii", args,
+	_, err = u.insert(`rollup_dim (customer, env, feature, dimension, grain, value, start_at, used, at)`, "ttttitiii", args,
 		` ON CONFLICT (customer, env, feature, dimension, grain, start_at, value) DO UPDATE SET `+mergeSQL["rollup_dim"][m])
 	return err
 }
 
 // SeenWithin reports whether a unique meter saw value in the minutes of
 // [from, until) in µs.
-func (u *UsageTx) SeenWithin(h Holder, feature, value string, from, until int64) (bool, error) {
+func (u *UsageTx) SeenWithin(h Holder, feature, value string, from, until int64) (_ bool, err error) {
+	defer wrap(&err, "read seen within")
 	var n int
-	err := u.tx.QueryRowContext(u.ctx, `SELECT count(*) FROM (SELECT 1 FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4
+	err = u.tx.QueryRowContext(u.ctx, `SELECT count(*) FROM (SELECT 1 FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4
 		AND minute_at >= $5 AND minute_at < $6 LIMIT 1) AS s`, h.Customer, string(h.Env), feature, value, from, until).Scan(&n)
 	return n > 0, err
 }
 
 // See notes that a unique meter saw value in a minute, given by its start in µs.
-func (u *UsageTx) See(h Holder, feature, value string, minute int64) error {
-	_, err := exec(u.ctx, u.tx, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+func (u *UsageTx) See(h Holder, feature, value string, minute int64) (err error) {
+	defer wrap(&err, "see")
+	_, err = exec(u.ctx, u.tx, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
 		h.Customer, string(h.Env), feature, value, minute)
 	return err
 }
@@ -481,7 +447,8 @@ func (u *UsageTx) See(h Holder, feature, value string, minute int64) error {
 // Tell notes for other nodes whose usage this batch changed, under the node's
 // next number. The database counts, because a node does not know whether a
 // commit whose answer it lost took place. On SQLite there are no other nodes.
-func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) error {
+func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) (err error) {
+	defer wrap(&err, "tell")
 	if u.db.dialect == SQLite {
 		return nil
 	}
