@@ -20,6 +20,7 @@ type Book struct {
 	newAddon map[string]usher.Ref // by add-on key, of the add-ons in the file
 	defaults []usher.Ref          // newest version of each family's default plan, by family
 	byEvent  map[string][]*usher.Feature
+	rolls    map[string]bool // by feature: an allowance of some version rolls over
 }
 
 // NewBook compiles a catalogue and its published versions. Versions of plans
@@ -30,10 +31,12 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 		Timezone: c.Timezone, Features: c.Features, Meters: c.Meters,
 		plans: map[usher.Ref]*usher.PlanVersion{}, addons: map[usher.Ref]*usher.AddonVersion{},
 		newest: map[string]usher.Ref{}, newAddon: map[string]usher.Ref{}, byEvent: map[string][]*usher.Feature{},
+		rolls: map[string]bool{},
 	}
 	for i := range plans {
 		p := &plans[i]
 		b.plans[p.Ref()] = p
+		b.noteRollovers(p.Entitlements)
 		if c.Plans[p.Key] != nil && p.Version > b.newest[p.Key].Version {
 			b.newest[p.Key] = p.Ref()
 		}
@@ -41,6 +44,7 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 	for i := range addons {
 		a := &addons[i]
 		b.addons[a.Ref()] = a
+		b.noteRollovers(a.Entitlements)
 		if c.Addons[a.Key] != nil && a.Version > b.newAddon[a.Key].Version {
 			b.newAddon[a.Key] = a.Ref()
 		}
@@ -65,6 +69,15 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 		slices.SortFunc(fs, func(x, y *usher.Feature) int { return compare(x.Key, y.Key) })
 	}
 	return b
+}
+
+// noteRollovers notes the features that an entitlement lets roll over.
+func (b *Book) noteRollovers(ents map[string]*usher.Entitlement) {
+	for key, e := range ents {
+		if slices.ContainsFunc(e.Allowances, func(a usher.Allowance) bool { return a.Rollover != nil }) {
+			b.rolls[key] = true
+		}
+	}
 }
 
 // Newest returns the newest published version of a plan that is sold now.

@@ -25,3 +25,95 @@ type Bucket struct {
 
 // ClockNone is the clock of use that nothing entitles (S14).
 const ClockNone = "none"
+
+// shelf is the buckets of one feature in a snapshot. nil is empty.
+//
+// Most shelves are short and are searched from end to end. One of a customer
+// with thousands of grants is long, so above shortShelf it is indexed: by index,
+// which clones share and nobody changes, and by added, which is its own.
+type shelf struct {
+	list         []Bucket
+	index, added map[place]int // positions in list; nil on a short shelf
+}
+
+// place is what one bucket of a shelf is found by.
+type place struct {
+	clock string
+	start int64
+}
+
+const shortShelf = 16
+
+// find returns the position of a bucket, -1 without one.
+func (sh *shelf) find(clock string, start int64) int {
+	if sh == nil {
+		return -1
+	}
+	if len(sh.list) > shortShelf {
+		at := place{clock, start}
+		if i, ok := sh.index[at]; ok {
+			return i
+		}
+		if i, ok := sh.added[at]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range sh.list {
+		if b := &sh.list[i]; b.Start == start && b.Clock == clock {
+			return i
+		}
+	}
+	return -1
+}
+
+// latest returns the position of the newest bucket of a clock that began at or
+// before an instant, -1 without one.
+func (sh *shelf) latest(clock string, at int64) int {
+	best := -1
+	if sh == nil {
+		return best
+	}
+	for i := range sh.list {
+		if b := &sh.list[i]; b.Clock == clock && b.Start <= at && (best < 0 || b.Start > sh.list[best].Start) {
+			best = i
+		}
+	}
+	return best
+}
+
+// put adds or replaces one bucket.
+func (sh *shelf) put(b Bucket) {
+	if i := sh.find(b.Clock, b.Start); i >= 0 {
+		sh.list[i] = b
+		return
+	}
+	sh.list = append(sh.list, b)
+	switch n := len(sh.list); {
+	case n == shortShelf+1:
+		sh.index, sh.added = nil, places(sh.list)
+	case n > shortShelf:
+		if sh.added == nil {
+			sh.added = map[place]int{}
+		}
+		sh.added[place{b.Clock, b.Start}] = n - 1
+	}
+}
+
+// clone returns a shelf that may be changed without being seen through sh.
+func (sh *shelf) clone() *shelf {
+	c := &shelf{list: append(make([]Bucket, 0, len(sh.list)+2), sh.list...), index: sh.index}
+	if len(sh.added) > 0 { // so that the clone's clones have no index to make
+		c.index = places(c.list)
+	}
+	return c
+}
+
+// places indexes a list.
+func places(list []Bucket) map[place]int {
+	m := make(map[place]int, len(list))
+	for i := range list {
+		m[place{list[i].Clock, list[i].Start}] = i
+	}
+	return m
+}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -93,7 +94,8 @@ func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
 }
 
 // resolve computes the figures of a frame's rows.
-func (s *Snapshot) resolve(out []numbers, list []Bucket, f *feature, fr *frame, at int64) []numbers {
+func (s *Snapshot) resolve(out []numbers, list *shelf, f *feature, fr *frame, at int64) []numbers {
+	out = slices.Grow(out, len(fr.rows))
 	for i := range fr.rows {
 		out = append(out, numbers{})
 		s.resolveRow(&out[i], list, f, &fr.rows[i], at)
@@ -101,26 +103,26 @@ func (s *Snapshot) resolve(out []numbers, list []Bucket, f *feature, fr *frame, 
 	return out
 }
 
-func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at int64) {
+func (s *Snapshot) resolveRow(n *numbers, list *shelf, f *feature, r *row, at int64) {
 	n.window, n.start, n.unlimited, n.limit = r.window, r.key.Start, r.unlimited, r.limit
 	b := -1
 	switch {
 	case r.firstUse:
 		n.window, n.start = span{}, at-at%minuteµs
-		if b = latest(list, r.key.Clock, at); b >= 0 && at < list[b].End {
-			n.window, n.start = span{list[b].Start, list[b].End}, list[b].Start
+		if b = list.latest(r.key.Clock, at); b >= 0 && at < list.list[b].End {
+			n.window, n.start = span{list.list[b].Start, list.list[b].End}, list.list[b].Start
 		} else {
 			b = -1
 		}
 	case f.gauge == usher.Last:
-		b = latest(list, r.key.Clock, r.key.Start) // keeps its value (S33)
+		b = list.latest(r.key.Clock, r.key.Start) // keeps its value (S33)
 	default:
-		b = find(list, r.key.Clock, r.key.Start)
+		b = list.find(r.key.Clock, r.key.Start)
 	}
 	if b >= 0 {
-		n.used, n.reserved = list[b].Used, list[b].Reserved
+		n.used, n.reserved = list.list[b].Used, list.list[b].Reserved
 		if len(s.lapses) > 0 {
-			n.used, n.reserved = s.lapsed(list, b, at)
+			n.used, n.reserved = s.lapsed(&list.list[b], at)
 		}
 	}
 	if r.opening != nil {
@@ -146,7 +148,7 @@ func (s *Snapshot) resolveRow(n *numbers, list []Bucket, f *feature, r *row, at 
 }
 
 // rolledOver is what an earlier window left for later ones (S21).
-func (s *Snapshot) rolledOver(list []Bucket, r *roll, at int64) int64 {
+func (s *Snapshot) rolledOver(list *shelf, r *roll, at int64) int64 {
 	used := s.total(list, r.source, at)
 	if r.opening != nil {
 		used = satAdd(used, s.opened(r.opening, at))
@@ -156,28 +158,28 @@ func (s *Snapshot) rolledOver(list []Bucket, r *roll, at int64) int64 {
 }
 
 // total is what buckets hold together, without what they opened with.
-func (s *Snapshot) total(list []Bucket, keys []BucketKey, at int64) (n int64) {
+func (s *Snapshot) total(list *shelf, keys []BucketKey, at int64) (n int64) {
 	for i := range keys {
-		if b := find(list, keys[i].Clock, keys[i].Start); b >= 0 {
-			n = satAdd(n, s.holds(list, b, at))
+		if b := list.find(keys[i].Clock, keys[i].Start); b >= 0 {
+			n = satAdd(n, s.holds(&list.list[b], at))
 		}
 	}
 	return n
 }
 
 // holds is what a bucket holds at an instant, used and reserved.
-func (s *Snapshot) holds(list []Bucket, i int, at int64) int64 {
+func (s *Snapshot) holds(b *Bucket, at int64) int64 {
 	if len(s.lapses) == 0 {
-		return satAdd(list[i].Used, list[i].Reserved)
+		return satAdd(b.Used, b.Reserved)
 	}
-	return satAdd(s.lapsed(list, i, at))
+	return satAdd(s.lapsed(b, at))
 }
 
 // highest is the largest use of any of the buckets.
-func highest(list []Bucket, keys []BucketKey) (n int64) {
+func highest(list *shelf, keys []BucketKey) (n int64) {
 	for i := range keys {
-		if b := find(list, keys[i].Clock, keys[i].Start); b >= 0 {
-			n = max(n, list[b].Used)
+		if b := list.find(keys[i].Clock, keys[i].Start); b >= 0 {
+			n = max(n, list.list[b].Used)
 		}
 	}
 	return n
@@ -299,11 +301,11 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 }
 
 // capUse is what a cap has counted and what it still lets through.
-func (s *Snapshot) capUse(list []Bucket, c *capRow, at int64) (used, left int64) {
+func (s *Snapshot) capUse(list *shelf, c *capRow, at int64) (used, left int64) {
 	if c.cap.Sliding {
 		used = s.slidingUse(list, c, at)
-	} else if b := find(list, c.key.Clock, c.key.Start); b >= 0 {
-		used = s.holds(list, b, at)
+	} else if b := list.find(c.key.Clock, c.key.Start); b >= 0 {
+		used = s.holds(&list.list[b], at)
 	}
 	for _, o := range c.openings {
 		used = satAdd(used, s.opened(o, at))
@@ -367,6 +369,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 
 // listRows appends the rows that an answer lists.
 func listRows(out []usher.AllowanceUse, fr *frame, rows []numbers) []usher.AllowanceUse {
+	out = slices.Grow(out, len(fr.rows))
 	for i := range fr.rows {
 		r, n := &fr.rows[i], &rows[i]
 		if !r.shown(n) {

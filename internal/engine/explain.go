@@ -52,12 +52,11 @@ func (w *World) changesFor(s *Snapshot, f *feature, fr *frame, x *usher.Explanat
 		if len(out) == 3 {
 			break
 		}
-		then := w.rulesAt(f, t, nil)
-		if then.dead != fr.dead {
-			if then.dead == "" {
+		if then := w.deadAt(f, t); then != fr.dead {
+			if then == "" {
 				when(t, "the feature becomes available")
 			} else {
-				when(t, "the feature ends: %s", then.dead)
+				when(t, "the feature ends: %s", then)
 			}
 			break
 		}

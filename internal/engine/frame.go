@@ -71,7 +71,13 @@ type Opening struct {
 	Feature     string
 	Clock       string // of the window that opens
 	From, Until int64
-	Except      []string
+	Except      []string // ascending
+}
+
+// excepts reports whether a clock is in Except.
+func (o *Opening) excepts(clock string) bool {
+	_, found := slices.BinarySearch(o.Except, clock)
+	return found
 }
 
 // frameAt returns the feature's frame at an instant, from the last one where
@@ -104,20 +110,18 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	}
 	byClock := map[string]int{}
 	type placed struct {
-		slot
-		row int
+		*slot
+		row, nth int
 	}
-	var slots []placed
-	for _, s := range fr.slots {
+	slots := make([]placed, 0, len(fr.slots)+4)
+	put := func(s *slot, row int) { slots = append(slots, placed{s, row, len(slots)}) }
+	fr.rows = make([]row, 0, len(fr.slots))
+	for i := range fr.slots {
+		s := &fr.slots[i]
 		if s.kind == fromGrant {
-			s.start, s.end = s.began, maxMicro
-			for i := range f.grants {
-				if "grant:"+f.grants[i].ID == s.id {
-					s.end = grantEnd(&f.grants[i])
-				}
-			}
+			s.start = s.began
 			fr.rows = append(fr.rows, row{key: BucketKey{f.def.Key, s.clock, s.start}, window: span{s.start, s.end}, grant: true})
-			slots = append(slots, placed{s, len(fr.rows) - 1})
+			put(s, len(fr.rows)-1)
 			continue
 		}
 		s.clock = clockName(s.per, s.anchor)
@@ -131,7 +135,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 				r.firstUse, fr.moving = true, true
 				r.key.Start = at // the newest that began by then
 			case s.per.Unit != usher.Lifetime:
-				w.open(f, &r, s, at)
+				w.open(f, &r, *s, at)
 				narrow(r.window)
 				r.opening = w.appeared(f, &r, at)
 			default:
@@ -140,21 +144,22 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			fr.rows = append(fr.rows, r)
 		}
 		s.start, s.end = fr.rows[i].window.start, fr.rows[i].window.end
-		slots = append(slots, placed{s, i})
+		put(s, i)
 	}
-	for i := len(fr.rows) - 1; i >= 0 && w.rolls(f); i-- {
+	for i := len(fr.rows) - 1; i >= 0 && f.rolls; i-- {
 		if r := &fr.rows[i]; !r.grant && !r.firstUse && r.window != forever {
 			for _, rs := range w.rollovers(f, r) {
 				fr.rows = append(fr.rows, rs.row)
-				slots = append(slots, placed{rs.slot, len(fr.rows) - 1})
+				put(&rs.slot, len(fr.rows)-1)
 			}
 		}
 	}
-	slices.SortStableFunc(slots, func(x, y placed) int { return before(&x.slot, &y.slot) })
+	slices.SortFunc(slots, func(x, y placed) int { return cmp.Or(before(x.slot, y.slot), x.nth-y.nth) })
 
 	// Rows in the order of their first slots; parts with their offsets.
-	rows := make([]row, 0, len(fr.rows))
-	moved := map[int]int{}
+	rows := make([]row, 0, len(fr.rows)+1)
+	moved := make(map[int]int, len(fr.rows))
+	fr.burn = make([]part, 0, len(slots))
 	for _, s := range slots {
 		i, ok := moved[s.row]
 		if !ok {
@@ -163,7 +168,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			rows = append(rows, fr.rows[s.row])
 		}
 		r := &rows[i]
-		fr.burn = append(fr.burn, part{slot: s.slot, row: i, offset: r.limit, overOff: r.overage.Max})
+		fr.burn = append(fr.burn, part{slot: *s.slot, row: i, offset: r.limit, overOff: r.overage.Max})
 		r.unlimited = r.unlimited || s.unlimited
 		r.limit = satAdd(r.limit, s.limit)
 		r.overage.Unlimited = r.overage.Unlimited || s.overage.Unlimited
@@ -217,8 +222,8 @@ func (w *World) open(f *feature, r *row, s slot, at int64) {
 	var cut int64
 	r.window, cut = w.windowAt(s.per, s.anchor, at)
 	// A plan change that resets begins a window of its own (S18).
-	for _, t := range w.changesIn(r.window.start, r.window.end) {
-		if w.resets(f, t) {
+	for i, end := w.eraAfter(r.window.start), r.window.end; i < len(w.timeline) && w.timeline[i].from < end; i++ {
+		if t := w.timeline[i].from; resets(f, &w.timeline[i-1], &w.timeline[i]) {
 			if t <= at {
 				r.window.start, cut = t, 0
 			} else {
@@ -247,36 +252,44 @@ func (w *World) changesIn(start, end int64) []int64 {
 	return w.changes[i:j]
 }
 
-// resets reports whether at t the feature's plan is replaced by one whose
-// entitlement says on_change: reset.
-func (w *World) resets(f *feature, t int64) bool {
-	old, now := w.eraAt(t-1), w.eraAt(t)
-	if old == now {
-		return false
-	}
-	for _, h := range now.held {
-		ent := h.ents[f.def.Key]
-		if ent == nil || h.kind != fromPlan || h.dead != "" {
-			continue
-		}
-		if oc := ent.OnChange; oc != usher.Reset && (oc != "" || f.def.OnChange != usher.Reset) {
-			continue
-		}
-		for _, o := range old.held {
-			if o.kind == fromPlan && o.dead == "" && o.family == h.family && o.ref != h.ref && o.ents[f.def.Key] != nil {
-				return true
+// resets reports whether, from one era to the next, the feature's plan is
+// replaced by one whose entitlement says on_change: reset.
+func resets(f *feature, old, now *era) bool {
+	for _, s := range now.held {
+		for i := range s.held {
+			h := &s.held[i]
+			ent := h.ents[f.def.Key]
+			if ent == nil || h.kind != fromPlan || h.dead != "" {
+				continue
+			}
+			if oc := ent.OnChange; oc != usher.Reset && (oc != "" || f.def.OnChange != usher.Reset) {
+				continue
+			}
+			for _, was := range old.held {
+				for k := range was.held {
+					o := &was.held[k]
+					if o.kind == fromPlan && o.dead == "" && was.family == s.family && o.ref != h.ref && o.ents[f.def.Key] != nil {
+						return true
+					}
+				}
 			}
 		}
 	}
 	return false
 }
 
-// clocksAt lists the clocks that allowances of the feature burn at an instant.
+// clocksAt lists the clocks that allowances and grants of the feature burn at an
+// instant.
 func (w *World) clocksAt(f *feature, at int64) []string {
-	r := w.rulesAt(f, at, nil)
-	var out []string
-	for _, s := range clocked(r.slots) {
-		out = append(out, s.clock)
+	runs := w.runsOf(f)
+	out := slices.Clone(runs[runAt(runs, at)].clocks)
+	if x, _ := f.exceptionAt(at); x.deny != nil {
+		return out
+	}
+	for _, g := range f.grants {
+		if g.EffectiveAt.UnixMicro() <= at && at < grantEnd(g) {
+			out = append(out, "grant:"+g.ID)
+		}
 	}
 	return out
 }
@@ -285,18 +298,15 @@ func (w *World) clocksAt(f *feature, at int64) []string {
 // slot, also where a source has several of one clock.
 func clocked(slots []slot) []slot {
 	slots = slices.Clone(slots)
+	type name struct{ id, clock string }
+	seen := make(map[name]int, len(slots))
 	for i := range slots {
 		s := &slots[i]
 		s.clock = cmp.Or(s.clock, clockName(s.per, s.anchor))
 		s.into = "rollover:" + s.id + "/" + s.clock
-		n := 1
-		for j := range i {
-			if slots[j].id == s.id && slots[j].clock == s.clock {
-				n++
-			}
-		}
-		if n > 1 {
-			s.into += "#" + strconv.Itoa(n)
+		n := name{s.id, s.clock}
+		if seen[n]++; seen[n] > 1 {
+			s.into += "#" + strconv.Itoa(seen[n])
 		}
 	}
 	return slots
@@ -311,27 +321,26 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 		return nil
 	}
 	clock := r.key.Clock
-	cuts := w.changesIn(r.began, at+1)
-	for i := len(cuts) - 1; i >= 0; i-- {
-		t := cuts[i]
-		if slices.Contains(w.clocksAt(f, t-1), clock) {
-			continue
-		}
-		if !slices.Contains(w.clocksAt(f, t), clock) {
+	if len(w.changesIn(r.began, at+1)) == 0 {
+		return nil
+	}
+	runs := w.runsOf(f)
+	for i := runAt(runs, at); i > 0 && runs[i].from > r.began; i-- {
+		t := runs[i].from
+		if slices.Contains(runs[i-1].clocks, clock) || !slices.Contains(runs[i].clocks, clock) {
 			continue
 		}
 		known := max(t, w.known[t])
 		except := append(w.clocksAt(f, t), clock, ClockDrawn) // what credits paid for is paid
-		if known > t {                                        // what was in force by then holds its own
+		alive := runs[i].clocks
+		if known > t { // what was in force by then holds its own
 			except = append(except, w.clocksAt(f, known)...)
+			alive = slices.Concat(alive, runs[runAt(runs, known)].clocks)
 		}
-		if w.rolls(f) { // what was left of these clocks burns in buckets of its own
-			alive := except
-			for _, u := range append(w.changesIn(minMicro, t), t) {
-				for _, s := range clocked(w.rulesAt(f, u, nil).slots) {
-					if s.rollover != nil && slices.Contains(alive, s.clock) {
-						except = append(except, s.into)
-					}
+		for _, past := range runs[:i+1] { // what was left of these clocks burns in buckets of its own
+			for _, l := range past.left {
+				if slices.Contains(alive, l.clock) {
+					except = append(except, l.into)
 				}
 			}
 		}
@@ -346,9 +355,18 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 // capAppeared is the same for a cap, which counts all use of its window: that of
 // every span in which it was not there. What it counted itself is in its bucket.
 func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
-	from, there := max(c.window.start, 0), w.hasCap(f, c.cap, c.window.start)
-	for _, t := range w.changesIn(c.window.start, at+1) {
-		has := w.hasCap(f, c.cap, t)
+	if len(w.changesIn(c.window.start, at+1)) == 0 {
+		return nil
+	}
+	runs, this := w.runsOf(f), capClock{c.cap.Per, c.cap.Anchor}
+	i := runAt(runs, c.window.start)
+	from, there := max(c.window.start, 0), slices.Contains(runs[i].caps, this)
+	for _, r := range runs[i+1:] {
+		t := r.from
+		if t > at {
+			break
+		}
+		has := slices.Contains(r.caps, this)
 		switch minute := t - t%minuteµs; {
 		case there && !has:
 			from = minute
@@ -363,11 +381,6 @@ func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
 	return out
 }
 
-func (w *World) hasCap(f *feature, c usher.Cap, at int64) bool {
-	r := w.rulesAt(f, at, nil)
-	return slices.ContainsFunc(r.caps, func(x capRule) bool { return x.cap.Per == c.Per && x.cap.Anchor == c.Anchor })
-}
-
 type rolled struct {
 	row  row
 	slot slot
@@ -379,7 +392,7 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 	var out []rolled
 	edge := r.began // the end of the window that may have left something
 	for back := 1; back <= usher.MaxRolloverWindows; back++ {
-		rules := w.rulesAt(f, edge-1, nil)
+		rules := w.termsAt(f, edge-1)
 		if rules.dead != "" {
 			break
 		}
@@ -416,22 +429,4 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 		edge = prev.began
 	}
 	return out
-}
-
-// rolls reports whether anything that the customer ever held of the feature
-// rolls over.
-func (w *World) rolls(f *feature) bool {
-	for i := range f.overrides {
-		if s := f.overrides[i].Set; s != nil && s.Rollover != nil {
-			return true
-		}
-	}
-	for i := range w.timeline {
-		for _, h := range w.timeline[i].held {
-			if e := h.ents[f.def.Key]; e != nil && slices.ContainsFunc(e.Allowances, func(a usher.Allowance) bool { return a.Rollover != nil }) {
-				return true
-			}
-		}
-	}
-	return false
 }

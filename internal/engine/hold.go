@@ -86,8 +86,7 @@ func (s *Snapshot) remember(list ...Lapse) {
 }
 
 // lapsed is what a bucket still shows and what has ended by at.
-func (s *Snapshot) lapsed(list []Bucket, i int, at int64) (used, reserved int64) {
-	b := &list[i]
+func (s *Snapshot) lapsed(b *Bucket, at int64) (used, reserved int64) {
 	used, reserved = b.Used, b.Reserved
 	if s.held {
 		return used, reserved
@@ -113,7 +112,7 @@ func (s *Snapshot) lapsed(list []Bucket, i int, at int64) (used, reserved int64)
 func (s *Snapshot) heldIn(o *Opening, at int64) (n int64) {
 	for i := range s.lapses {
 		l := &s.lapses[i]
-		if l.Used || l.Bucket.Feature != o.Feature || isCap(l.Bucket.Clock) || l.At < o.From || l.At >= o.Until || slices.Contains(o.Except, l.Bucket.Clock) {
+		if l.Used || l.Bucket.Feature != o.Feature || isCap(l.Bucket.Clock) || l.At < o.From || l.At >= o.Until || o.excepts(l.Bucket.Clock) {
 			continue
 		}
 		if s.held || l.Expires > at {
@@ -147,7 +146,7 @@ func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
 		}
 		n := s.openings[o.Key()]
 		for _, e := range entries {
-			if e.Allowance != EntryCap && e.Bucket.Feature == o.Feature && !slices.Contains(o.Except, e.Bucket.Clock) {
+			if e.Allowance != EntryCap && e.Bucket.Feature == o.Feature && !o.excepts(e.Bucket.Clock) {
 				n = satAdd(n, e.Amount)
 			}
 		}
@@ -244,16 +243,24 @@ func partOf(feature string, entries []Entry, n int64) (out []Entry) {
 // net merges entries of one bucket and allowance, in the order of the first of
 // each, and leaves out what came to nothing.
 func net(entries []Entry) []Entry {
+	at := make(map[posting]int, len(entries)) // where each is in out
 	var out []Entry
 	for _, e := range entries {
-		i := slices.IndexFunc(out, func(o Entry) bool { return o.Bucket == e.Bucket && o.Allowance == e.Allowance })
-		if i < 0 {
-			out = append(out, e)
+		k := posting{e.Bucket, e.Allowance}
+		if i, ok := at[k]; ok {
+			out[i].Amount += e.Amount
 			continue
 		}
-		out[i].Amount += e.Amount
+		at[k] = len(out)
+		out = append(out, e)
 	}
 	return slices.DeleteFunc(out, func(e Entry) bool { return e.Amount == 0 })
+}
+
+// posting is what entries are merged by.
+type posting struct {
+	bucket    BucketKey
+	allowance string
 }
 
 // Taken is how many units of a feature entries come to.
@@ -281,14 +288,12 @@ func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 		s.forget(h.ID, h.Feature, false)
 		held := net(h.Entries)
 		kept := partOf(h.Feature, held, min(amount, h.Amount))
+		used := make(map[posting]int64, len(kept))
+		for _, k := range kept {
+			used[posting{k.Bucket, k.Allowance}] = k.Amount
+		}
 		for _, en := range held {
-			used := int64(0)
-			for _, k := range kept {
-				if k.Bucket == en.Bucket && k.Allowance == en.Allowance {
-					used = k.Amount
-				}
-			}
-			s.adjust(en.Bucket, used, -en.Amount)
+			s.adjust(en.Bucket, used[posting{en.Bucket, en.Allowance}], -en.Amount)
 		}
 		e.Entries = kept
 		rest -= min(amount, h.Amount)

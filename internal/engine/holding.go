@@ -34,20 +34,25 @@ type State struct {
 // FirstStart returns when the customer's first subscription of a family
 // started: trials count from there, once ever (S35). One that was replaced
 // before it began has used up no trial, and counts only where no other did.
-func FirstStart(subs []usher.Subscription, family string) time.Time {
-	var first, never time.Time
+func FirstStart(subs []usher.Subscription, family string) time.Time { return firstStarts(subs)[family] }
+
+// firstStarts is FirstStart of every family.
+func firstStarts(subs []usher.Subscription) map[string]time.Time {
+	first, never := map[string]time.Time{}, map[string]time.Time{}
 	for i := range subs {
 		s := &subs[i]
-		t := &first
+		of := first
 		if s.EndsAt != nil && !s.EndsAt.After(s.StartsAt) {
-			t = &never
+			of = never
 		}
-		if s.Family == family && (t.IsZero() || s.StartsAt.Before(*t)) {
-			*t = s.StartsAt
+		if t, ok := of[s.Family]; !ok || s.StartsAt.Before(t) {
+			of[s.Family] = s.StartsAt
 		}
 	}
-	if first.IsZero() {
-		return never
+	for family, t := range never {
+		if _, ok := first[family]; !ok {
+			first[family] = t
+		}
 	}
 	return first
 }
@@ -205,20 +210,29 @@ func (b *Book) boundaries(s *usher.Subscription, first time.Time, loc *time.Loca
 // holding is one thing held over a span of time: a plan or an add-on, alive, or
 // dead with the reason why.
 type holding struct {
-	kind   sourceKind
-	id     string // "plan:pro@1"
-	ref    usher.Ref
-	times  int64 // quantity of an add-on; 1 for a plan
-	began  int64
-	dead   usher.Reason // "" is alive
-	ents   map[string]*usher.Entitlement
+	kind  sourceKind
+	id    string // "plan:pro@1"
+	ref   usher.Ref
+	times int64 // quantity of an add-on; 1 for a plan
+	began int64
+	dead  usher.Reason // "" is alive
+	ents  map[string]*usher.Entitlement
+}
+
+// stay is a subscription, or a family's default plan, over a span in which its
+// state does not change.
+type stay struct {
+	span
+	order  int // of its subscription in World.subs
 	family string
+	holds  bool      // keeps the family from falling to the default plan
+	held   []holding // its plan, then its add-ons
 }
 
 // era is a span [from, until) in which the same things are held.
 type era struct {
 	from, until int64
-	held        []holding
+	held        []*stay // of each family at most one, in the order of World.subs; defaults last
 }
 
 // knownAt notes when the change at t was made, where it is dated back: until
@@ -242,14 +256,22 @@ const (
 	fromGrant
 )
 
-// eras cuts the customer's time at every change of a subscription.
+// eras cuts the customer's time at every change of a subscription. Where two
+// subscriptions of one family overlap, the one that began last holds.
 func (w *World) eras(f Facts) []era {
 	b := f.Book
-	cuts := []int64{minMicro, f.Customer.CreatedAt.UnixMicro()}
-	first := map[string]time.Time{}
+	created := f.Customer.CreatedAt.UnixMicro()
+	cuts := []int64{minMicro, created}
+	first := firstStarts(f.Subscriptions)
+	subs := make([]*usher.Subscription, len(f.Subscriptions))
 	for i := range f.Subscriptions {
-		s := &f.Subscriptions[i]
-		first[s.Family] = FirstStart(f.Subscriptions, s.Family)
+		subs[i] = &f.Subscriptions[i]
+	}
+	slices.SortStableFunc(subs, func(x, y *usher.Subscription) int {
+		return cmp.Or(y.StartsAt.Compare(x.StartsAt), y.CreatedAt.Compare(x.CreatedAt))
+	})
+	w.subs = make([][]stay, len(subs))
+	for i, s := range subs {
 		bounds := b.boundaries(s, first[s.Family], w.zone)
 		cuts = append(cuts, bounds...)
 		for _, t := range bounds {
@@ -260,57 +282,151 @@ func (w *World) eras(f Facts) []era {
 				w.knownAt(end.UnixMicro(), s.EndsSet)
 			}
 		}
+		w.subs[i] = b.stays(s, i, bounds, first[s.Family], w.zone)
 	}
+	families := w.families()
+	defaults := w.defaultStays(created)
 	slices.Sort(cuts)
 	cuts = slices.Compact(cuts)
-	created := f.Customer.CreatedAt.UnixMicro()
-	out := make([]era, 0, len(cuts))
+	out := make([]era, len(cuts))
 	for i, from := range cuts {
-		e := era{from: from, until: maxMicro}
-		if i+1 < len(cuts) {
-			e.until = cuts[i+1]
+		e := &out[i]
+		e.from, e.until = from, maxMicro
+		if i > 0 {
+			out[i-1].until = from
+			e.held = out[i-1].held
 		}
-		at := time.UnixMicro(from).UTC()
-		taken := map[string]bool{} // families that have a subscription
-		// Where two of one family overlap, the one that began last holds.
-		order := make([]int, len(f.Subscriptions))
-		for i := range order {
-			order[i] = i
+		changed := from == created
+		for k := range families {
+			changed = families[k].advance(from) || changed
 		}
-		slices.SortStableFunc(order, func(x, y int) int {
-			a, b := &f.Subscriptions[x], &f.Subscriptions[y]
-			return cmp.Or(b.StartsAt.Compare(a.StartsAt), b.CreatedAt.Compare(a.CreatedAt))
-		})
-		for _, k := range order {
-			s := &f.Subscriptions[k]
-			st := b.StateAt(s, at, first[s.Family], w.zone)
-			if st.Holds {
-				if taken[s.Family] {
-					continue
-				}
-				taken[s.Family] = true
-			}
-			p := b.plans[st.Plan]
-			if p != nil {
-				e.held = append(e.held, holding{kind: fromPlan, id: "plan:" + st.Plan.String(), ref: st.Plan, times: 1,
-					began: st.Began.UnixMicro(), dead: st.Dead, ents: p.Entitlements, family: s.Family})
-			}
-			for _, a := range st.Addons {
-				if v := b.addons[a.Addon]; v != nil {
-					e.held = append(e.held, holding{kind: fromAddon, id: "addon:" + a.Addon.String(), ref: a.Addon, times: int64(a.Quantity),
-						began: s.StartsAt.UnixMicro(), dead: st.Dead, ents: v.Entitlements, family: s.Family})
-				}
+		if !changed {
+			continue
+		}
+		e.held = nil
+		for k := range families {
+			if s := families[k].now; s != nil {
+				e.held = append(e.held, s)
 			}
 		}
-		if from >= created {
-			for _, ref := range b.defaults {
-				if p := b.plans[ref]; !taken[p.Family] {
-					e.held = append(e.held, holding{kind: fromPlan, id: "plan:" + ref.String(), ref: ref, times: 1,
-						began: created, ents: p.Entitlements, family: p.Family})
-				}
+		slices.SortFunc(e.held, func(x, y *stay) int { return x.order - y.order })
+		for k := range defaults {
+			d := &defaults[k]
+			if from >= created && !slices.ContainsFunc(e.held, func(s *stay) bool { return s.order < len(subs) && s.family == d.family }) {
+				e.held = append(e.held, d)
 			}
 		}
-		out = append(out, e)
 	}
 	return out
+}
+
+// stays folds a subscription into spans of one state each; together they cover
+// all of time.
+func (b *Book) stays(s *usher.Subscription, order int, bounds []int64, first time.Time, loc *time.Location) []stay {
+	bounds = append(slices.Clip(bounds), minMicro)
+	slices.Sort(bounds)
+	bounds = slices.Compact(bounds)
+	out := make([]stay, len(bounds))
+	for i, from := range bounds {
+		st := b.StateAt(s, time.UnixMicro(from).UTC(), first, loc)
+		out[i] = stay{span: span{from, maxMicro}, order: order, family: s.Family, holds: st.Holds}
+		if i > 0 {
+			out[i-1].end = from
+		}
+		if p := b.plans[st.Plan]; p != nil {
+			out[i].held = append(out[i].held, holding{kind: fromPlan, id: "plan:" + st.Plan.String(), ref: st.Plan, times: 1,
+				began: st.Began.UnixMicro(), dead: st.Dead, ents: p.Entitlements})
+		}
+		for _, a := range st.Addons {
+			if v := b.addons[a.Addon]; v != nil {
+				out[i].held = append(out[i].held, holding{kind: fromAddon, id: "addon:" + a.Addon.String(), ref: a.Addon,
+					times: int64(a.Quantity), began: s.StartsAt.UnixMicro(), dead: st.Dead, ents: v.Entitlements})
+			}
+		}
+	}
+	return out
+}
+
+// defaultStays are the default plans of all families, from the customer's
+// creation on.
+func (w *World) defaultStays(created int64) []stay {
+	out := make([]stay, 0, len(w.book.defaults))
+	for i, ref := range w.book.defaults {
+		p := w.book.plans[ref]
+		out = append(out, stay{span: span{created, maxMicro}, order: len(w.subs) + i, family: p.Family, holds: true,
+			held: []holding{{kind: fromPlan, id: "plan:" + ref.String(), ref: ref, times: 1, began: created, ents: p.Entitlements}}})
+	}
+	return out
+}
+
+// familyLine walks along the stays that hold one family.
+type familyLine struct {
+	stays []*stay
+	turns []turn // of stays
+	next  int    // the turn that comes next
+	now   *stay  // nil: the family falls to its default plan
+}
+
+// advance moves to an instant and reports whether another stay holds now.
+func (l *familyLine) advance(at int64) bool {
+	was := l.now
+	for ; l.next < len(l.turns) && l.turns[l.next].from <= at; l.next++ {
+		l.now = nil
+		if i := l.turns[l.next].of; i >= 0 {
+			l.now = l.stays[i]
+		}
+	}
+	return l.now != was
+}
+
+// families lists the families that have subscriptions, each with what holds it
+// when.
+func (w *World) families() []familyLine {
+	at := map[string]int{}
+	var lines []familyLine
+	for i := len(w.subs) - 1; i >= 0; i-- { // what began last goes on top
+		for k := range w.subs[i] {
+			s := &w.subs[i][k]
+			if !s.holds {
+				continue
+			}
+			n, ok := at[s.family]
+			if !ok {
+				n = len(lines)
+				at[s.family] = n
+				lines = append(lines, familyLine{})
+			}
+			lines[n].stays = append(lines[n].stays, s)
+		}
+	}
+	for n := range lines {
+		spans := make([]span, len(lines[n].stays))
+		for i, s := range lines[n].stays {
+			spans[i] = s.span
+		}
+		lines[n].turns = overlay(spans)
+	}
+	return lines
+}
+
+// dead calls see for each thing that the customer has and that gives nothing at
+// an instant. What another subscription of its family takes the place of is not
+// among them.
+func (w *World) dead(e *era, at int64, see func(*holding)) {
+	for i := range w.subs {
+		list := w.subs[i]
+		n, found := slices.BinarySearchFunc(list, at, func(s stay, at int64) int { return cmp64(s.start, at) })
+		if !found {
+			n--
+		}
+		s := &list[n]
+		if s.holds && !slices.Contains(e.held, s) {
+			continue
+		}
+		for k := range s.held {
+			if s.held[k].dead != "" {
+				see(&s.held[k])
+			}
+		}
+	}
 }

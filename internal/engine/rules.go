@@ -66,34 +66,40 @@ func (t *trace) source(id, gives string, used bool, why string) {
 
 // given is one live source's entitlement.
 type given struct {
-	holding
+	*holding
 	ent *usher.Entitlement
 }
 
-// rulesAt evaluates the sources of one feature at an instant (S03, S04, S05).
-func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
-	e := w.eraAt(at)
-	r := rules{from: e.from, until: e.until}
-	narrow := func(from, until int64) {
-		r.from, r.until = max(r.from, from), min(r.until, until)
-	}
+// exception is the overrides that count for a feature at an instant, by form:
+// in each form the latest wins (S03). nil is none.
+type exception struct{ set, add, deny *usher.Override }
 
-	// Plans and add-ons.
-	var live []given
-	var dead usher.Reason
-	for _, h := range e.held {
-		ent := h.ents[f.def.Key]
-		if ent == nil {
-			continue
+// exceptionAt returns the overrides that count at an instant, and the span in
+// which they do.
+func (f *feature) exceptionAt(at int64) (x exception, s span) {
+	pick := func(turns []turn) *usher.Override {
+		i, t := turnAt(turns, at)
+		s = span{max(s.start, t.start), min(s.end, t.end)}
+		if i < 0 {
+			return nil
 		}
-		if h.dead != "" {
-			if dead == "" || order(h.dead) < order(dead) {
-				dead = h.dead
+		return f.overrides[i]
+	}
+	s = span{minMicro, maxMicro}
+	return exception{pick(f.set), pick(f.add), pick(f.deny)}, s
+}
+
+// liveAt appends what an era's plans and add-ons give of a feature, weakest
+// first (S04).
+func (w *World) liveAt(f *feature, e *era, live []given) []given {
+	for _, s := range e.held {
+		for i := range s.held {
+			if h := &s.held[i]; h.dead == "" {
+				if ent := h.ents[f.def.Key]; ent != nil {
+					live = append(live, given{h, ent})
+				}
 			}
-			tr.source(h.id, w.describe(f, ent, h.times), false, "gives nothing: "+string(h.dead))
-			continue
 		}
-		live = append(live, given{h, ent})
 	}
 	slices.SortStableFunc(live, func(x, y given) int {
 		if x.kind != y.kind {
@@ -104,80 +110,152 @@ func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 		}
 		return compare(x.id, y.id)
 	})
+	return live
+}
 
-	// Overrides: in each form the latest wins (S03).
-	var set, add, deny *usher.Override
-	for i := range f.overrides {
-		o := &f.overrides[i]
-		from, until := o.CreatedAt.UnixMicro(), micro(o.ExpiresAt, maxMicro)
-		if at < from {
-			narrow(minMicro, from)
-			continue
-		}
-		if at >= until {
-			narrow(max(from, until), maxMicro)
-			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "expired")
-			continue
-		}
-		narrow(from, until)
-		switch {
-		case o.Deny:
-			deny = o
-		case o.Add != nil:
-			add = o
-		default:
-			set = o
-		}
+// rulesAt evaluates the sources of one feature at an instant (S03, S04, S05).
+func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
+	e := w.eraAt(at)
+	x, during := f.exceptionAt(at)
+	r := rules{from: max(e.from, during.start), until: min(e.until, during.end)}
+	live := w.liveAt(f, e, nil)
+	w.traceDead(f, e, at, tr)
+	w.traceOverrides(f, x, at, tr)
+	if x.deny != nil {
+		w.ruleDenied(f, &r, live, x, tr)
+		return r
 	}
-	for i := range f.overrides { // say which live ones lost
-		if o := &f.overrides[i]; tr != nil && at >= o.CreatedAt.UnixMicro() && at < micro(o.ExpiresAt, maxMicro) && o != set && o != add && o != deny {
-			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "a later override of the same form replaces it")
-		}
+	w.ruleLive(f, &r, live, x, w.grantsAt(f, &r, at, tr), tr)
+	if r.dead == usher.NotEntitled {
+		r.dead = w.whyNot(f, e, at)
 	}
-	if deny != nil {
-		for _, g := range live {
-			tr.source(g.id, w.describe(f, g.ent, g.times), false, "denied by override:"+deny.ID)
-		}
-		for _, o := range []*usher.Override{set, add} {
-			if o != nil {
-				tr.source("override:"+o.ID, w.describeOverride(f, o), false, "denied by override:"+deny.ID)
-			}
-		}
-		tr.source("override:"+deny.ID, "deny", true, deny.Reason)
+	return r
+}
+
+// termsAt is rulesAt without the grants, whose number has no bound: what asks
+// for many instants reads this.
+func (w *World) termsAt(f *feature, at int64) (r rules) {
+	x, _ := f.exceptionAt(at)
+	if x.deny != nil {
 		r.dead = usher.Revoked
 		return r
 	}
+	w.ruleLive(f, &r, w.liveAt(f, w.eraAt(at), nil), x, nil, nil)
+	return r
+}
 
-	// Grants.
-	var grants []*usher.Grant
-	notStarted := false
-	for i := range f.grants {
-		g := &f.grants[i]
-		from, until := g.EffectiveAt.UnixMicro(), grantEnd(g)
-		gives := func() string { return w.amount(f, g.Amount) + " once" }
-		if at < from && at < until {
-			narrow(minMicro, min(from, until))
-			notStarted = true
-			if tr != nil {
-				tr.source("grant:"+g.ID, gives(), false, "begins "+stamp(from))
-			}
-			continue
+// deadAt is the dead of rulesAt alone, without reading every grant.
+func (w *World) deadAt(f *feature, at int64) usher.Reason {
+	r := w.termsAt(f, at)
+	if r.dead != usher.NotEntitled {
+		return r.dead
+	}
+	if i, _ := turnAt(f.granted, at); i >= 0 && f.def.Kind.Counts() {
+		return ""
+	}
+	return w.whyNot(f, w.eraAt(at), at)
+}
+
+// whyNot says why nothing gives a feature: what the customer has and that gives
+// nothing comes before a grant that is yet to begin (S37).
+func (w *World) whyNot(f *feature, e *era, at int64) usher.Reason {
+	var why usher.Reason
+	w.dead(e, at, func(h *holding) {
+		if h.ents[f.def.Key] != nil && (why == "" || order(h.dead) < order(why)) {
+			why = h.dead
 		}
-		if at >= until {
+	})
+	switch {
+	case why != "":
+		return why
+	case at < f.granting:
+		return usher.NotStarted
+	}
+	return usher.NotEntitled
+}
+
+// traceDead records what the customer has and that gives nothing.
+func (w *World) traceDead(f *feature, e *era, at int64, tr *trace) {
+	if tr == nil {
+		return
+	}
+	w.dead(e, at, func(h *holding) {
+		if ent := h.ents[f.def.Key]; ent != nil {
+			tr.source(h.id, w.describe(f, ent, h.times), false, "gives nothing: "+string(h.dead))
+		}
+	})
+}
+
+// traceOverrides records the overrides that have expired, and then the live ones
+// that do not count.
+func (w *World) traceOverrides(f *feature, x exception, at int64, tr *trace) {
+	if tr == nil {
+		return
+	}
+	for _, o := range f.overrides {
+		if at >= o.CreatedAt.UnixMicro() && at >= micro(o.ExpiresAt, maxMicro) {
+			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "expired")
+		}
+	}
+	for _, o := range f.overrides {
+		if at >= o.CreatedAt.UnixMicro() && at < micro(o.ExpiresAt, maxMicro) && o != x.set && o != x.add && o != x.deny {
+			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "a later override of the same form replaces it")
+		}
+	}
+}
+
+// ruleDenied is the answer where an override denies.
+func (w *World) ruleDenied(f *feature, r *rules, live []given, x exception, tr *trace) {
+	r.dead = usher.Revoked
+	if tr == nil {
+		return
+	}
+	for _, g := range live {
+		tr.source(g.id, w.describe(f, g.ent, g.times), false, "denied by override:"+x.deny.ID)
+	}
+	for _, o := range []*usher.Override{x.set, x.add} {
+		if o != nil {
+			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "denied by override:"+x.deny.ID)
+		}
+	}
+	tr.source("override:"+x.deny.ID, "deny", true, x.deny.Reason)
+}
+
+// grantsAt lists the grants in force, by id, and narrows r to the span in which
+// these and no others are.
+func (w *World) grantsAt(f *feature, r *rules, at int64, tr *trace) []*usher.Grant {
+	var grants []*usher.Grant
+	narrow := func(from, until int64) {
+		r.from, r.until = max(r.from, from), min(r.until, until)
+	}
+	for _, g := range f.grants {
+		from, until := g.EffectiveAt.UnixMicro(), grantEnd(g)
+		switch {
+		case at < from && at < until:
+			narrow(minMicro, min(from, until))
+			if tr != nil {
+				tr.source("grant:"+g.ID, w.amount(f, g.Amount)+" once", false, "begins "+stamp(from))
+			}
+		case at >= until:
 			narrow(until, maxMicro)
 			if tr != nil {
 				why := "expired " + stamp(until)
 				if g.VoidedAt != nil && g.VoidedAt.UnixMicro() == until {
 					why = "voided " + stamp(until)
 				}
-				tr.source("grant:"+g.ID, gives(), false, why)
+				tr.source("grant:"+g.ID, w.amount(f, g.Amount)+" once", false, why)
 			}
-			continue
+		default:
+			narrow(from, until)
+			grants = append(grants, g)
 		}
-		narrow(from, until)
-		grants = append(grants, g)
 	}
+	return grants
+}
 
+// ruleLive evaluates what is in force where nothing denies.
+func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants []*usher.Grant, tr *trace) {
+	set, add := x.set, x.add
 	r.mode, r.fail = usher.Shadow, usher.FailOpen
 	strictest := func(m usher.Mode, fl usher.Fail) {
 		if m == "" {
@@ -214,24 +292,14 @@ func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 	if set != nil && set.Set.Fail != "" {
 		r.fail = set.Set.Fail
 	}
-
 	switch f.def.Kind {
 	case usher.Switch:
-		w.ruleSwitch(f, &r, live, set, tr)
+		w.ruleSwitch(f, r, live, set, tr)
 	case usher.Config:
-		w.ruleConfig(f, &r, live, set, add, tr)
+		w.ruleConfig(f, r, live, set, add, tr)
 	default:
-		w.ruleAmounts(f, &r, live, set, add, grants, tr)
+		w.ruleAmounts(f, r, live, set, add, grants, tr)
 	}
-	if r.dead == usher.NotEntitled {
-		switch {
-		case dead != "":
-			r.dead = dead
-		case notStarted:
-			r.dead = usher.NotStarted
-		}
-	}
-	return r
 }
 
 func (w *World) ruleSwitch(f *feature, r *rules, live []given, set *usher.Override, tr *trace) {
@@ -367,6 +435,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 		}
 		tr.source("override:"+add.ID, w.describeOverride(f, add), used, why)
 	}
+	r.slots, r.sources = slices.Grow(r.slots, len(grants)), slices.Grow(r.sources, len(grants))
 	for _, g := range grants {
 		entitled = true
 		id := "grant:" + g.ID
@@ -375,7 +444,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 			tr.source(id, w.amount(f, g.Amount)+" once", true, g.Reason)
 		}
 		r.slots = append(r.slots, slot{id: id, clock: id, kind: fromGrant, limit: g.Amount, priority: g.Priority,
-			paid: g.Kind == usher.Purchase, began: g.EffectiveAt.UnixMicro()})
+			paid: g.Kind == usher.Purchase, began: g.EffectiveAt.UnixMicro(), end: grantEnd(g)})
 	}
 	if !entitled {
 		r.dead = usher.NotEntitled

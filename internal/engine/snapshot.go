@@ -14,17 +14,18 @@ type Snapshot struct {
 	World    *World
 	Revision int64
 
-	use      map[string][]Bucket // by feature
+	use      map[string]*shelf // by feature
 	openings map[BucketKey]int64
-	lapses   []Lapse     // soonest first
-	held     bool        // a clone after Expire: what is in lapses counts
-	dirty    []BucketKey // changed by Take, in the order of the first change
+	lapses   []Lapse            // soonest first
+	held     bool               // a clone after Expire: what is in lapses counts
+	dirty    []BucketKey        // changed by Take, in the order of the first change
+	changed  map[BucketKey]bool // the same as a set, once they are many
 }
 
 // NewSnapshot joins a world with use: the buckets that Needs named, as far as
 // they exist, and the sums that its openings asked for.
 func NewSnapshot(w *World, revision int64, buckets []Bucket, openings map[BucketKey]int64) *Snapshot {
-	s := &Snapshot{World: w, Revision: revision, use: make(map[string][]Bucket), openings: openings}
+	s := &Snapshot{World: w, Revision: revision, use: make(map[string]*shelf), openings: openings}
 	for _, b := range buckets {
 		s.Put(b)
 	}
@@ -33,9 +34,9 @@ func NewSnapshot(w *World, revision int64, buckets []Bucket, openings map[Bucket
 
 // Clone returns a snapshot that Take may change without being seen through s.
 func (s *Snapshot) Clone() *Snapshot {
-	c := &Snapshot{World: s.World, Revision: s.Revision, use: make(map[string][]Bucket, len(s.use)), openings: s.openings, lapses: s.lapses}
+	c := &Snapshot{World: s.World, Revision: s.Revision, use: make(map[string]*shelf, len(s.use)), openings: s.openings, lapses: s.lapses}
 	for f, list := range s.use {
-		c.use[f] = append(make([]Bucket, 0, len(list)+2), list...)
+		c.use[f] = list.clone()
 	}
 	return c
 }
@@ -59,23 +60,23 @@ func (s *Snapshot) Opened(k BucketKey) bool {
 }
 
 // Has reports whether the bucket is in memory.
-func (s *Snapshot) Has(k BucketKey) bool { return find(s.use[k.Feature], k.Clock, k.Start) >= 0 }
+func (s *Snapshot) Has(k BucketKey) bool { return s.use[k.Feature].find(k.Clock, k.Start) >= 0 }
 
 // Put adds or replaces one bucket of a snapshot that nobody else reads yet.
 func (s *Snapshot) Put(b Bucket) {
-	list := s.use[b.Feature]
-	if i := find(list, b.Clock, b.Start); i >= 0 {
-		list[i] = b
-		return
+	sh := s.use[b.Feature]
+	if sh == nil {
+		sh = new(shelf)
+		s.use[b.Feature] = sh
 	}
-	s.use[b.Feature] = append(list, b)
+	sh.put(b)
 }
 
 // Bucket returns one bucket and whether it exists.
 func (s *Snapshot) Bucket(k BucketKey) (Bucket, bool) {
 	list := s.use[k.Feature]
-	if i := find(list, k.Clock, k.Start); i >= 0 {
-		return list[i], true
+	if i := list.find(k.Clock, k.Start); i >= 0 {
+		return list.list[i], true
 	}
 	return Bucket{BucketKey: k}, false
 }
@@ -94,8 +95,8 @@ func (s *Snapshot) Dirty() []Bucket {
 // reads, so that a long-lived snapshot stays small.
 func (s *Snapshot) Prune(t time.Time) {
 	at := t.UnixMicro()
-	for f, list := range s.use {
-		if len(list) < 24 {
+	for f, sh := range s.use {
+		if len(sh.list) < 24 {
 			continue
 		}
 		keep := map[BucketKey]bool{}
@@ -104,38 +105,21 @@ func (s *Snapshot) Prune(t time.Time) {
 				keep[k] = true
 			}
 		}
-		kept := list[:0:0]
 		newest := map[string]int64{}
-		for _, b := range list {
+		for i := range sh.list {
+			b := &sh.list[i]
 			newest[b.Clock] = max(newest[b.Clock], b.Start)
 		}
-		for _, b := range list {
+		kept := new(shelf)
+		for _, b := range sh.list {
 			if b.End > at || keep[b.BucketKey] || newest[b.Clock] == b.Start && b.Clock[0] != 'c' {
-				kept = append(kept, b)
+				kept.put(b)
 			}
 		}
-		s.use[f] = kept
-	}
-}
-
-func find(list []Bucket, clock string, start int64) int {
-	for i := range list {
-		if b := &list[i]; b.Start == start && b.Clock == clock {
-			return i
+		if len(kept.list) < len(sh.list) {
+			s.use[f] = kept
 		}
 	}
-	return -1
-}
-
-// latest is the newest bucket of a clock that began at or before at, or -1.
-func latest(list []Bucket, clock string, at int64) int {
-	best := -1
-	for i := range list {
-		if b := &list[i]; b.Clock == clock && b.Start <= at && (best < 0 || b.Start > list[best].Start) {
-			best = i
-		}
-	}
-	return best
 }
 
 // Needs names the buckets and sums that decisions at t read: of one feature and

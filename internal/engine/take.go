@@ -250,12 +250,22 @@ func (s *Snapshot) count(caps []capRow, n int64, hold bool, e *Effect) {
 	}
 }
 
+// write puts a bucket and notes that it changed.
 func (s *Snapshot) write(b Bucket) {
 	s.Put(b)
-	for _, k := range s.dirty {
-		if k == b.BucketKey {
+	if s.changed == nil && len(s.dirty) > shortShelf {
+		s.changed = make(map[BucketKey]bool, 2*len(s.dirty))
+		for _, k := range s.dirty {
+			s.changed[k] = true
+		}
+	}
+	if s.changed != nil {
+		if s.changed[b.BucketKey] {
 			return
 		}
+		s.changed[b.BucketKey] = true
+	} else if slices.Contains(s.dirty, b.BucketKey) {
+		return
 	}
 	s.dirty = append(s.dirty, b.BucketKey)
 }

@@ -91,11 +91,14 @@ func slidingSpan(p usher.Period) (length, step int64) {
 }
 
 // slidingUse sums a sliding cap's steps that reach into the span before at.
-func (s *Snapshot) slidingUse(list []Bucket, c *capRow, at int64) (used int64) {
+func (s *Snapshot) slidingUse(list *shelf, c *capRow, at int64) (used int64) {
 	length, step := slidingSpan(c.cap.Per)
-	for i := range list {
-		if b := &list[i]; b.Clock == c.key.Clock && b.Start > at-length-step && b.Start <= at {
-			used = satAdd(used, s.holds(list, i, at))
+	if list == nil {
+		return 0
+	}
+	for i := range list.list {
+		if b := &list.list[i]; b.Clock == c.key.Clock && b.Start > at-length-step && b.Start <= at {
+			used = satAdd(used, s.holds(b, at))
 		}
 	}
 	return used

@@ -20,6 +20,7 @@ type World struct {
 	zone     *time.Location  // in force last: for trials and grace
 	ticks    []tick
 	timeline []era
+	subs     [][]stay // by subscription, the one that began last first; each covers all of time
 	features map[string]*feature
 	changes  []int64         // every instant at which any source changes, ascending
 	known    map[int64]int64 // when a change that is dated in the past became known, by its instant
@@ -29,10 +30,17 @@ type World struct {
 type feature struct {
 	def       *usher.Feature
 	gauge     usher.Aggregation // "" where use adds up
-	overrides []usher.Override  // by creation
-	grants    []usher.Grant
-	pool      *feature // of Draws
+	rolls     bool              // something that may ever be held of it rolls over
+	overrides []*usher.Override // by creation
+	set       []turn            // of overrides: which one of the form counts when
+	add       []turn
+	deny      []turn
+	grants    []*usher.Grant // by id
+	granted   []turn         // of grants: -1 while none of them is in force
+	granting  int64          // until then some grant is yet to begin
+	pool      *feature       // of Draws
 	frame     atomic.Pointer[frame]
+	runs      atomic.Pointer[[]run]
 }
 
 // NewWorld compiles the facts of one customer. Zones that cannot be loaded
@@ -40,7 +48,7 @@ type feature struct {
 func NewWorld(f Facts) *World {
 	w := &World{book: f.Book, customer: f.Customer, zone: time.UTC, features: make(map[string]*feature, len(f.Book.Features))}
 	for key, def := range f.Book.Features {
-		ft := &feature{def: def}
+		ft := &feature{def: def, rolls: f.Book.rolls[key], granting: minMicro}
 		if m := f.Book.Meters[def.Meter]; m != nil && !m.Aggregation.Adds() {
 			ft.gauge = m.Aggregation
 		}
@@ -81,32 +89,64 @@ func NewWorld(f Facts) *World {
 	for _, e := range w.timeline {
 		w.changes = append(w.changes, e.from)
 	}
-	for i := range f.Overrides {
-		o := f.Overrides[i]
+	overrides, grants := slices.Clone(f.Overrides), slices.Clone(f.Grants)
+	for i := range overrides {
+		o := &overrides[i]
 		if ft := w.features[o.Feature]; ft != nil {
 			ft.overrides = append(ft.overrides, o)
 			w.changes = append(w.changes, o.CreatedAt.UnixMicro(), micro(o.ExpiresAt, maxMicro))
 		}
 	}
-	for i := range f.Grants {
-		g := f.Grants[i]
+	for i := range grants {
+		g := &grants[i]
 		if ft := w.features[g.Feature]; ft != nil {
 			ft.grants = append(ft.grants, g)
-			w.changes = append(w.changes, g.EffectiveAt.UnixMicro(), grantEnd(&g))
+			w.changes = append(w.changes, g.EffectiveAt.UnixMicro(), grantEnd(g))
 		}
 	}
 	for _, ft := range w.features {
-		slices.SortStableFunc(ft.overrides, func(x, y usher.Override) int {
+		slices.SortStableFunc(ft.overrides, func(x, y *usher.Override) int {
 			if c := x.CreatedAt.Compare(y.CreatedAt); c != 0 {
 				return c
 			}
 			return compare(x.ID, y.ID)
 		})
-		slices.SortStableFunc(ft.grants, func(x, y usher.Grant) int { return compare(x.ID, y.ID) })
+		slices.SortStableFunc(ft.grants, func(x, y *usher.Grant) int { return compare(x.ID, y.ID) })
+		ft.arrange()
 	}
 	slices.Sort(w.changes)
 	w.changes = slices.Compact(w.changes)
 	return w
+}
+
+// arrange computes which of the feature's overrides and grants count when.
+func (f *feature) arrange() {
+	if n := len(f.overrides); n > 0 {
+		set, add, deny := make([]span, n), make([]span, n), make([]span, n) // empty: of another form
+		for i, o := range f.overrides {
+			s := span{o.CreatedAt.UnixMicro(), micro(o.ExpiresAt, maxMicro)}
+			switch {
+			case o.Deny:
+				deny[i] = s
+			case o.Add != nil:
+				add[i] = s
+			default:
+				set[i] = s
+			}
+			if o.Set != nil && o.Set.Rollover != nil {
+				f.rolls = true
+			}
+		}
+		f.set, f.add, f.deny = overlay(set), overlay(add), overlay(deny)
+	}
+	if n := len(f.grants); n > 0 {
+		spans := make([]span, n)
+		for i, g := range f.grants {
+			spans[i] = span{g.EffectiveAt.UnixMicro(), grantEnd(g)}
+			f.granting = max(f.granting, min(spans[i].start, spans[i].end))
+		}
+		f.granted = overlay(spans)
+	}
 }
 
 // Known reports whether the customer exists.
@@ -152,6 +192,15 @@ func (w *World) Stable(t time.Time) (from, until time.Time) {
 		until = time.UnixMicro(w.changes[i]).UTC()
 	}
 	return from, until
+}
+
+// eraAfter returns the index of the first era that begins after an instant.
+func (w *World) eraAfter(at int64) int {
+	i, found := slices.BinarySearchFunc(w.timeline, at, func(e era, at int64) int { return cmp64(e.from, at) })
+	if found {
+		i++
+	}
+	return i
 }
 
 // eraAt is the span that holds at.
