@@ -5,9 +5,9 @@ import "strings"
 type whoCanCmd struct {
 	Customer   string `arg:"" help:"The customer's id."`
 	Permission string `arg:"" help:"The permission's key."`
-	Resource   string `env:"-" help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
-	Type       string `env:"-" help:"Only members of this type." placeholder:"T"`
-	At         string `env:"-" help:"The instant to answer for; now where nothing is said." placeholder:"T"`
+	Resource   string `help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
+	Type       string `help:"Only members of this type." placeholder:"T"`
+	At         string `help:"The instant to answer for; now where nothing is said." placeholder:"T"`
 }
 
 func (c *whoCanCmd) Run(a *app) error {
@@ -22,9 +22,9 @@ type whatCanCmd struct {
 	Customer   string `arg:"" help:"The customer's id."`
 	Member     string `arg:"" help:"The member's id."`
 	Permission string `arg:"" optional:"" help:"Say on which registered resources the member has this permission, instead of which permissions it has."`
-	Resource   string `env:"-" help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
-	Type       string `env:"-" help:"On resources of this type; with a permission, what stands before its last dot where nothing is said." placeholder:"T"`
-	At         string `env:"-" help:"The instant to answer for; now where nothing is said." placeholder:"T"`
+	Resource   string `help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
+	Type       string `help:"On resources of this type; with a permission, what stands before its last dot where nothing is said." placeholder:"T"`
+	At         string `help:"The instant to answer for; now where nothing is said." placeholder:"T"`
 }
 
 func (c *whatCanCmd) Run(a *app) error {

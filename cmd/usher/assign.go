@@ -11,15 +11,15 @@ import (
 type assignCmd struct {
 	Customer     string `arg:"" help:"The customer's id."`
 	Role         string `arg:"" help:"A role of the catalogue or the customer's own."`
-	Member       string `env:"-" xor:"holder" required:"" help:"Who gets it; this or --group." placeholder:"M"`
-	Group        string `env:"-" xor:"holder" required:"" help:"The group that gets it; this or --member." placeholder:"G"`
-	Resource     string `env:"-" xor:"resource" help:"On this resource only: its type and its id." placeholder:"TYPE/ID"`
-	ResourceType string `env:"-" xor:"resource" help:"On resources of this type only." placeholder:"T"`
-	ResourceID   string `name:"resource-id" env:"-" help:"With --resource-type: on this one only." placeholder:"ID"`
-	From         string `env:"-" help:"Now where nothing is said." placeholder:"T"`
-	Until        string `env:"-" help:"For good where nothing is said." placeholder:"T"`
-	Reason       string `env:"-" help:"Why; it is kept."`
-	By           string `env:"-" help:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself." placeholder:"M"`
+	Member       string `xor:"holder" required:"" help:"Who gets it; this or --group." placeholder:"M"`
+	Group        string `xor:"holder" required:"" help:"The group that gets it; this or --member." placeholder:"G"`
+	Resource     string `xor:"resource" help:"On this resource only: its type and its id." placeholder:"TYPE/ID"`
+	ResourceType string `xor:"resource" help:"On resources of this type only." placeholder:"T"`
+	ResourceID   string `name:"resource-id" help:"With --resource-type: on this one only." placeholder:"ID"`
+	From         string `help:"Now where nothing is said." placeholder:"T"`
+	Until        string `help:"For good where nothing is said." placeholder:"T"`
+	Reason       string `help:"Why; it is kept."`
+	By           string `help:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself." placeholder:"M"`
 }
 
 func (c *assignCmd) Run(a *app) error {
@@ -89,9 +89,9 @@ func (c *unassignCmd) Run(a *app) error {
 
 type assignmentsCmd struct {
 	Customer string `arg:"" help:"The customer's id."`
-	Member   string `env:"-" xor:"holder" help:"Only those that this member holds itself." placeholder:"M"`
-	Group    string `env:"-" xor:"holder" help:"Only those that this group holds." placeholder:"G"`
-	Role     string `env:"-" help:"Only of this role." placeholder:"ROLE"`
+	Member   string `xor:"holder" help:"Only those that this member holds itself." placeholder:"M"`
+	Group    string `xor:"holder" help:"Only those that this group holds." placeholder:"G"`
+	Role     string `help:"Only of this role." placeholder:"ROLE"`
 }
 
 func (c *assignmentsCmd) Run(a *app) error {

@@ -49,25 +49,26 @@ func (k keyDB) opened(a *app, do func(db *store.DB) error) error {
 
 // auditFilter says which rows are wanted.
 type auditFilter struct {
-	Env      string `help:"production, sandbox, or - for what is of neither." env:"-"`
-	Actor    string `help:"Who did it: key:…, operator:…, system, cli." env:"-"`
-	Action   string `help:"What was done: exactly, or all that begin so where it ends in a dot." env:"-"`
-	Customer string `help:"Of this customer." env:"-"`
-	Object   string `help:"The id or key of what was changed." env:"-"`
-	From     string `help:"At or after this time." env:"-" placeholder:"T"`
-	To       string `help:"Before this time." env:"-" placeholder:"T"`
+	Actor    string `help:"Who did it: key:…, operator:…, system, cli."`
+	Action   string `help:"What was done: exactly, or all that begin so where it ends in a dot."`
+	Customer string `help:"Of this customer."`
+	Object   string `help:"The id or key of what was changed."`
+	From     string `help:"At or after this time." placeholder:"T"`
+	To       string `help:"Before this time." placeholder:"T"`
 }
 
-func (f *auditFilter) query() (q store.AuditQuery, err error) {
+// query says the same to the store. --environment is one, or - for rows of
+// neither.
+func (f *auditFilter) query(environment string) (q store.AuditQuery, err error) {
 	q = store.AuditQuery{Actor: f.Actor, Action: f.Action, Customer: f.Customer, Object: f.Object}
-	switch f.Env {
+	switch environment {
 	case "":
 	case "-":
 		q.Envs = []usher.Environment{""}
 	case string(usher.Production), string(usher.Sandbox):
-		q.Envs = []usher.Environment{usher.Environment(f.Env)}
+		q.Envs = []usher.Environment{usher.Environment(environment)}
 	default:
-		return q, wrong("no environment %q: it is production or sandbox, or - for what is of neither", f.Env)
+		return q, wrong("no environment %q: --environment (USHER_ENVIRONMENT) must be production, sandbox, or - for rows of neither", environment)
 	}
 	for _, t := range []struct {
 		flag, text string
@@ -111,8 +112,8 @@ func (s *server) auditHours(ctx context.Context, ticks <-chan time.Time) {
 
 type auditVerifyCmd struct {
 	keyDB
-	Checkpoint string   `help:"A checkpoint that was kept elsewhere: the log must contain it." env:"-" type:"path" placeholder:"FILE"`
-	PublicKey  []string `help:"The public key that was kept elsewhere: it must sign." env:"-" placeholder:"KEY"`
+	Checkpoint string   `help:"A checkpoint that was kept elsewhere: the log must contain it." type:"path" placeholder:"FILE"`
+	PublicKey  []string `help:"The public key that was kept elsewhere: it must sign." placeholder:"KEY"`
 }
 
 func (c *auditVerifyCmd) Run(a *app) error {
@@ -160,12 +161,12 @@ func (c *auditVerifyCmd) Run(a *app) error {
 type auditExportCmd struct {
 	keyDB
 	auditFilter
-	Checkpoint string `help:"A checkpoint that was kept: the file proves that the log contains it." env:"-" type:"path" placeholder:"FILE"`
-	Out        string `help:"Write to this file; standard output where nothing is said." env:"-" type:"path" placeholder:"FILE"`
+	Checkpoint string `help:"A checkpoint that was kept: the file proves that the log contains it." type:"path" placeholder:"FILE"`
+	Out        string `help:"Write to this file; standard output where nothing is said." type:"path" placeholder:"FILE"`
 }
 
 func (c *auditExportCmd) Run(a *app) error {
-	q, err := c.query()
+	q, err := c.query(a.cli.Environment)
 	if err != nil {
 		return err
 	}
@@ -208,11 +209,11 @@ func (c *auditExportCmd) Run(a *app) error {
 type auditShowCmd struct {
 	keyDB
 	auditFilter
-	Limit int `help:"How many rows at most; ${default} where nothing is said." env:"-" default:"20"`
+	Limit int `help:"How many rows at most; ${default} where nothing is said." default:"20"`
 }
 
 func (c *auditShowCmd) Run(a *app) error {
-	q, err := c.query()
+	q, err := c.query(a.cli.Environment)
 	if err != nil {
 		return err
 	}
@@ -267,7 +268,7 @@ func (c *auditCheckpointCmd) Run(a *app) error {
 
 type auditKeyCmd struct {
 	DB  string `name:"db" help:"The SQLite file or postgres:// address whose public key is printed." placeholder:"FILE|postgres://…"`
-	New string `help:"Make a key, write the private half to this file, and print the public one." env:"-" type:"path" placeholder:"FILE"`
+	New string `help:"Make a key, write the private half to this file, and print the public one." type:"path" placeholder:"FILE"`
 }
 
 func (c *auditKeyCmd) Run(a *app) error {

@@ -14,12 +14,12 @@ type checkCmd struct {
 	Amount       string   `help:"How much; 1 where nothing is said." placeholder:"N"`
 	At           string   `help:"The instant to answer for, such as 2026-03-31T00:00:00Z; now where nothing is said." placeholder:"T"`
 	Member       string   `help:"Who of the customer asks." placeholder:"M"`
-	Permission   string   `env:"-" help:"What the member wants to do; the plan is asked for the features that it is linked with." placeholder:"P"`
-	Resource     string   `env:"-" xor:"resource" help:"What it is done to: a type and an id, which begins after the first slash." placeholder:"TYPE/ID"`
-	ResourceType string   `env:"-" xor:"resource" and:"resource" help:"The same in two flags: the type." placeholder:"T"`
-	ResourceID   string   `name:"resource-id" env:"-" and:"resource" help:"The same in two flags: the id." placeholder:"ID"`
-	Property     []string `env:"-" sep:"none" help:"What conditions read of the resource, JSON or text, over what is registered." placeholder:"K=V"`
-	Context      []string `env:"-" sep:"none" help:"What else conditions read, as context.K." placeholder:"K=V"`
+	Permission   string   `help:"What the member wants to do; the plan is asked for the features that it is linked with." placeholder:"P"`
+	Resource     string   `xor:"resource" help:"What it is done to: a type and an id, which begins after the first slash." placeholder:"TYPE/ID"`
+	ResourceType string   `xor:"resource" and:"resource" help:"The same in two flags: the type." placeholder:"T"`
+	ResourceID   string   `name:"resource-id" and:"resource" help:"The same in two flags: the id." placeholder:"ID"`
+	Property     []string `sep:"none" help:"What conditions read of the resource, JSON or text, over what is registered." placeholder:"K=V"`
+	Context      []string `sep:"none" help:"What else conditions read, as context.K." placeholder:"K=V"`
 }
 
 func (c *checkCmd) body() (map[string]any, error) {
@@ -105,7 +105,7 @@ type consumeCmd struct {
 	Customer       string `arg:"" help:"The customer's id."`
 	Feature        string `arg:"" help:"The feature's key."`
 	Amount         string `help:"How much; 1 where nothing is said." placeholder:"N"`
-	IdempotencyKey string `short:"k" env:"-" help:"One effect and one answer per key; a new one where nothing is said." placeholder:"K"`
+	IdempotencyKey string `short:"k" help:"One effect and one answer per key; a new one where nothing is said." placeholder:"K"`
 }
 
 func (c *consumeCmd) Run(a *app) error {

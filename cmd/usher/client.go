@@ -34,6 +34,11 @@ func (a *app) client() (*client, error) {
 	if strings.ContainsAny(a.cli.Key, " \r\n\t") {
 		return nil, wrong("the API key (--key, USHER_KEY) holds white space: it is one word that begins with usk_")
 	}
+	if env, err := a.environment(""); err != nil {
+		return nil, err
+	} else if env != "" && !strings.HasPrefix(a.cli.Key, "usk_"+string(env)+"_") {
+		return nil, wrong("the API key is not of %s, which --environment (USHER_ENVIRONMENT) asks for", env)
+	}
 	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute,
 		// Following would turn a POST into a GET: better to say that the address is another.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil

@@ -4,11 +4,11 @@ import "fmt"
 
 type correctCmd struct {
 	Ref            string `arg:"" help:"The key of the consume or reservation; with --source, the id of an event."`
-	Amount         string `env:"-" required:"" help:"How much to give back." placeholder:"N"`
-	Reason         string `env:"-" required:"" help:"Why; it is kept." placeholder:"TEXT"`
-	Source         string `env:"-" help:"The source of the event that REF is the id of." placeholder:"S"`
-	Feature        string `env:"-" help:"Of an event that counted for several, which." placeholder:"F"`
-	IdempotencyKey string `short:"k" env:"-" help:"Given back once per key; a new one where nothing is said." placeholder:"K"`
+	Amount         string `required:"" help:"How much to give back." placeholder:"N"`
+	Reason         string `required:"" help:"Why; it is kept." placeholder:"TEXT"`
+	Source         string `help:"The source of the event that REF is the id of." placeholder:"S"`
+	Feature        string `help:"Of an event that counted for several, which." placeholder:"F"`
+	IdempotencyKey string `short:"k" help:"Given back once per key; a new one where nothing is said." placeholder:"K"`
 }
 
 func (c *correctCmd) Run(a *app) error {

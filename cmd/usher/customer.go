@@ -16,10 +16,10 @@ func customerPath(id string) string { return "/v1/customers/" + url.PathEscape(i
 
 type customerPutCmd struct {
 	ID       string            `arg:"" help:"The customer's id: yours."`
-	Name     string            `env:"-" help:"For people."`
-	Timezone string            `env:"-" help:"An IANA name such as Europe/Berlin; the catalogue's where nothing is said."`
-	Anchor   string            `env:"-" help:"Where its windows are counted from; as it was where nothing is said." placeholder:"T"`
-	Metadata map[string]string `env:"-" help:"Notes of yours." placeholder:"K=V" mapsep:","`
+	Name     string            `help:"For people."`
+	Timezone string            `help:"An IANA name such as Europe/Berlin; the catalogue's where nothing is said."`
+	Anchor   string            `help:"Where its windows are counted from; as it was where nothing is said." placeholder:"T"`
+	Metadata map[string]string `help:"Notes of yours." placeholder:"K=V" mapsep:","`
 }
 
 func (c *customerPutCmd) Run(a *app) error {

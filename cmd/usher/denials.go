@@ -3,11 +3,11 @@ package main
 import "net/url"
 
 type denialsCmd struct {
-	Customer string `env:"-" help:"Of this customer only." placeholder:"C"`
-	Feature  string `env:"-" help:"Of this feature only." placeholder:"F"`
-	Outcome  string `env:"-" help:"denied; warned or shadowed, which would have been denied; or excess, reported beyond every limit." placeholder:"O"`
-	From     string `env:"-" help:"From the hour of this instant on; 30 days before --to where nothing is said." placeholder:"T"`
-	To       string `env:"-" help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
+	Customer string `help:"Of this customer only." placeholder:"C"`
+	Feature  string `help:"Of this feature only." placeholder:"F"`
+	Outcome  string `help:"denied; warned or shadowed, which would have been denied; or excess, reported beyond every limit." placeholder:"O"`
+	From     string `help:"From the hour of this instant on; 30 days before --to where nothing is said." placeholder:"T"`
+	To       string `help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
 }
 
 func (c *denialsCmd) Run(a *app) error {

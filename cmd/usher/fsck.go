@@ -14,7 +14,7 @@ import (
 
 type fsckCmd struct {
 	DB     string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
-	Repair bool   `env:"-" help:"Rewrite what differs and follows from the ledger. A server of a SQLite file must be stopped; on PostgreSQL takes wait."`
+	Repair bool   `help:"Rewrite what differs and follows from the ledger. A server of a SQLite file must be stopped; on PostgreSQL takes wait."`
 }
 
 func (c *fsckCmd) Run(a *app) (err error) {

@@ -6,12 +6,12 @@ type grantCmd struct {
 	Customer       string `arg:"" help:"The customer's id."`
 	Feature        string `arg:"" help:"A metered feature, or credits."`
 	Amount         string `arg:"" help:"How much."`
-	Reason         string `env:"-" required:"" help:"Why; it is kept."`
-	Kind           string `env:"-" help:"promotion, compensation or purchase." default:"promotion" enum:"promotion,compensation,purchase"`
-	Priority       *int   `env:"-" help:"0 to 255; lower burns first; 100 where nothing is said."`
-	EffectiveAt    string `env:"-" help:"Now where nothing is said." placeholder:"T"`
-	ExpiresAt      string `env:"-" help:"Never where nothing is said." placeholder:"T"`
-	IdempotencyKey string `short:"k" env:"-" help:"Given twice under one key, it is given once." placeholder:"K"`
+	Reason         string `required:"" help:"Why; it is kept."`
+	Kind           string `help:"promotion, compensation or purchase." default:"promotion" enum:"promotion,compensation,purchase"`
+	Priority       *int   `help:"0 to 255; lower burns first; 100 where nothing is said."`
+	EffectiveAt    string `help:"Now where nothing is said." placeholder:"T"`
+	ExpiresAt      string `help:"Never where nothing is said." placeholder:"T"`
+	IdempotencyKey string `short:"k" help:"Given twice under one key, it is given once." placeholder:"K"`
 }
 
 func (c *grantCmd) Run(a *app) error {

@@ -21,10 +21,10 @@ func (g *groupOf) path() (string, error) { return within(g.Customer, "groups", "
 
 type groupPutCmd struct {
 	groupOf
-	Title    string   `env:"-" help:"For people."`
-	Member   []string `env:"-" sep:"none" help:"A member who is in it, and no others are; who is in it stays so where nothing is said." placeholder:"M"`
-	Inner    []string `env:"-" sep:"none" help:"A group that is in it, and no others are." placeholder:"G"`
-	Property []string `env:"-" sep:"none" help:"Notes of yours, JSON or text; all that was there is replaced." placeholder:"K=V"`
+	Title    string   `help:"For people."`
+	Member   []string `sep:"none" help:"A member who is in it, and no others are; who is in it stays so where nothing is said." placeholder:"M"`
+	Inner    []string `sep:"none" help:"A group that is in it, and no others are." placeholder:"G"`
+	Property []string `sep:"none" help:"Notes of yours, JSON or text; all that was there is replaced." placeholder:"K=V"`
 }
 
 func (c *groupPutCmd) Run(a *app) error {
@@ -110,7 +110,7 @@ func (c *groupDeleteCmd) Run(a *app) error {
 type inGroup struct {
 	groupOf
 	ID    string `arg:"" name:"member" help:"The member's id; with --inner a group's."`
-	Inner bool   `env:"-" help:"It is a group that goes into the group."`
+	Inner bool   `help:"It is a group that goes into the group."`
 }
 
 func (g *inGroup) path() (string, error) {

@@ -21,9 +21,9 @@ import (
 
 type ingestCmd struct {
 	File     []string `arg:"" help:"Files of CloudEvents, one JSON object a line, or CSV with --map; - is standard input."`
-	Map      []string `env:"-" sep:"none" placeholder:"TARGET=SOURCE,…" help:"The file is CSV with a header line. Targets: id, source, type, subject, time, data.NAME. A source is a column's name; =TEXT, always this text; row, the data row's number from 1; row%7, that modulo 7; line, the line's number in the file; or text with {COLUMN}, {row}, {row%7}, {line}, {file} in it. Example: 'id={file}-{row},source==import,type==llm.completion,subject=Customer,time=When,data.tokens=Tokens'."`
-	Timezone string   `env:"-" help:"The zone of times in CSV that name none, such as UTC." placeholder:"ZONE"`
-	Restart  bool     `env:"-" help:"Begin at the start, whatever was sent before. Nothing is counted twice either way."`
+	Map      []string `sep:"none" placeholder:"TARGET=SOURCE,…" help:"The file is CSV with a header line. Targets: id, source, type, subject, time, data.NAME. A source is a column's name; =TEXT, always this text; row, the data row's number from 1; row%7, that modulo 7; line, the line's number in the file; or text with {COLUMN}, {row}, {row%7}, {line}, {file} in it. Example: 'id={file}-{row},source==import,type==llm.completion,subject=Customer,time=When,data.tokens=Tokens'."`
+	Timezone string   `help:"The zone of times in CSV that name none, such as UTC." placeholder:"ZONE"`
+	Restart  bool     `help:"Begin at the start, whatever was sent before. Nothing is counted twice either way."`
 }
 
 // The bounds of one request. The server takes 10,000 events and 8 MiB.

@@ -31,7 +31,7 @@ func (c *initCmd) Run(a *app) (err error) {
 		return err
 	}
 	if has {
-		return usher.Errorf(usher.Conflict, "%s is initialised and has keys, which are shown only once; `usher key create --db … --env production` makes another", nameOf(c.DB))
+		return usher.Errorf(usher.Conflict, "%s is initialised and has keys, which are shown only once; `usher key create --db … --environment production` makes another", nameOf(c.DB))
 	}
 	if err := firstKeys(a, s); err != nil {
 		return err

@@ -48,7 +48,6 @@ func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
 
 type keyCreateCmd struct {
 	keyDB
-	Env     string `help:"production or sandbox." default:"production"`
 	Role    string `help:"What it may do: admin, app, read, authzen, ofrep, scim, or a role of operators but owner." default:"admin"`
 	Name    string `help:"What it is for."`
 	Expires string `help:"When it ends: an RFC 3339 time, or a span from now such as 720h." placeholder:"T|SPAN"`
@@ -74,16 +73,20 @@ func expiry(text string) (t time.Time, err error) {
 }
 
 func (c *keyCreateCmd) Run(a *app) error {
+	env, err := a.environment(usher.Production)
+	if err != nil {
+		return err
+	}
 	expires, err := expiry(c.Expires)
 	if err != nil {
 		return err
 	}
 	n := auth.NewKey{Name: c.Name, Role: c.Role, ExpiresAt: expires, Customer: c.Customer, NoProperties: c.NoProperties, Rate: store.Rate{PerSecond: c.Rate, Burst: c.Burst}}
 	return c.with(a, func(s *auth.Service) error {
-		if err := s.CustomerThere(a, usher.Environment(c.Env), c.Customer); err != nil {
+		if err := s.CustomerThere(a, env, c.Customer); err != nil {
 			return err
 		}
-		key, k, err := s.CreateKey(a, auth.By{Actor: actorCLI}, usher.Environment(c.Env), n)
+		key, k, err := s.CreateKey(a, auth.By{Actor: actorCLI}, env, n)
 		return a.newKey(key, k, err)
 	})
 }
@@ -115,6 +118,9 @@ func (c *keyRotateCmd) Run(a *app) error {
 	return c.with(a, func(s *auth.Service) error {
 		id := keyID(c.ID)
 		env, err := s.EnvOf(a, id)
+		if err == nil {
+			err = a.guard(env)
+		}
 		if err != nil {
 			return err
 		}
@@ -131,18 +137,14 @@ func keyID(id string) string {
 	return id
 }
 
-type keyListCmd struct {
-	keyDB
-	Env string `help:"production or sandbox; both where nothing is said."`
-}
+type keyListCmd struct{ keyDB }
 
 func (c *keyListCmd) Run(a *app) error {
 	envs := usher.Environments
-	if c.Env != "" {
-		envs = []usher.Environment{usher.Environment(c.Env)}
-		if c.Env != string(usher.Production) && c.Env != string(usher.Sandbox) {
-			return wrong("no environment %q: it is production or sandbox", c.Env)
-		}
+	if one, err := a.environment(""); err != nil {
+		return err
+	} else if one != "" {
+		envs = []usher.Environment{one}
 	}
 	return c.with(a, func(s *auth.Service) error {
 		heading := []string{"ID", "ENV", "ROLE", "NAME", "CUSTOMER", "CREATED", "LAST USED", "EXPIRES", "REVOKED"}
@@ -181,6 +183,13 @@ type keyRevokeCmd struct {
 func (c *keyRevokeCmd) Run(a *app) error {
 	return c.with(a, func(s *auth.Service) error {
 		id := keyID(c.ID)
+		env, err := s.EnvOf(a, id)
+		if err == nil {
+			err = a.guard(env)
+		}
+		if err != nil {
+			return err
+		}
 		if err := s.Revoke(a, actorCLI, id); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -32,9 +33,10 @@ const (
 var errNo = errors.New("no")
 
 type cli struct {
-	URL  string `help:"Where the server is; ${default} where nothing is said." default:"http://127.0.0.1:8080" placeholder:"URL"`
-	Key  string `help:"API key, better given as USHER_KEY." placeholder:"usk_…"`
-	JSON bool   `name:"json" help:"Print JSON instead of text for people."`
+	URL         string `env:"USHER_URL" help:"Address of the server (default ${default})." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	Key         string `env:"USHER_KEY" help:"API key; other users of the machine see arguments, so prefer the variable." placeholder:"usk_…"`
+	Environment string `env:"USHER_ENVIRONMENT" aliases:"env" help:"production or sandbox; a key of the other one is refused." placeholder:"ENV"`
+	JSON        bool   `name:"json" help:"Print JSON instead of text for people."`
 
 	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company on a temporary database, and say what to try."`
 	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each and a token for the first owner."`
@@ -111,8 +113,8 @@ func run(args []string) (code int) {
 		}
 	}()
 	k, err := kong.New(a.cli, kong.Name("usher"),
-		kong.Description("May this customer use this feature, this much, now?\n\nMost flags have an environment variable, which --help names: --url is USHER_URL. Exit codes: 0 yes or done, 1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer."),
-		kong.DefaultEnvars("USHER"), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
+		kong.Description("May this customer use this feature, this much, now?\n\nEach flag of a command that opens the database itself has an environment variable: --poll-interval is USHER_POLL_INTERVAL. Commands that call a server read USHER_URL, USHER_KEY and USHER_ENVIRONMENT only. Exit codes: 0 yes or done, 1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer."),
+		kong.PostBuild(nameVariables), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
 	if err != nil {
 		return a.fail(err)
@@ -127,6 +129,42 @@ func run(args []string) (code int) {
 		return a.fail(err)
 	}
 	return exitDone
+}
+
+// nameVariables gives each flag of a command that opens the database itself an
+// environment variable: operators configure servers so. Other commands have none
+// of their own: a variable that somebody forgot must not change what is asked.
+func nameVariables(k *kong.Kong) error {
+	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+		if n, ok := node.(*kong.Node); ok && slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool { return f.Name == "db" }) {
+			for _, f := range n.Flags {
+				name := "USHER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+				f.Envs, f.Tag.Envs = []string{name}, []string{name}
+			}
+		}
+		return next(nil)
+	})
+}
+
+// environment is --environment; otherwise is the one to take if it is not set.
+func (a *app) environment(otherwise usher.Environment) (usher.Environment, error) {
+	env := usher.Environment(a.cli.Environment)
+	if env == "" {
+		return otherwise, nil
+	}
+	if !slices.Contains(usher.Environments, env) {
+		return "", wrong("no environment %q: --environment (USHER_ENVIRONMENT) must be production or sandbox", env)
+	}
+	return env, nil
+}
+
+// guard refuses a key of another environment than --environment.
+func (a *app) guard(of usher.Environment) error {
+	want, err := a.environment(of)
+	if err == nil && want != of {
+		err = wrong("the key is of %s, but --environment (USHER_ENVIRONMENT) is %s", of, want)
+	}
+	return err
 }
 
 // fail says what went wrong and which exit code that is.

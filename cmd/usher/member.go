@@ -80,10 +80,10 @@ func (m *memberOf) path() (string, error) {
 
 type memberPutCmd struct {
 	memberOf
-	Type     string   `env:"-" help:"Such as user, which it is where nothing is said, or service." placeholder:"T"`
-	Active   bool     `env:"-" xor:"active" help:"It may act again."`
-	Inactive bool     `env:"-" xor:"active" help:"It stays, is denied everything and gives back the seats that its roles took."`
-	Property []string `env:"-" sep:"none" help:"What conditions read as subject.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
+	Type     string   `help:"Such as user, which it is where nothing is said, or service." placeholder:"T"`
+	Active   bool     `xor:"active" help:"It may act again."`
+	Inactive bool     `xor:"active" help:"It stays, is denied everything and gives back the seats that its roles took."`
+	Property []string `sep:"none" help:"What conditions read as subject.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
 }
 
 func (c *memberPutCmd) Run(a *app) error {

@@ -9,8 +9,8 @@ type overrideCmd struct {
 	Customer  string `arg:"" help:"The customer's id."`
 	Feature   string `arg:"" help:"The feature's key."`
 	Value     string `arg:"" help:"What a plan would say, as JSON: true, 90, unlimited, {\"limit\":5,\"per\":\"day\"}; or {\"add\":500} or {\"deny\":true}."`
-	Reason    string `env:"-" required:"" help:"Why; it is kept."`
-	ExpiresAt string `env:"-" required:"" help:"When it ends, or never." placeholder:"T|never"`
+	Reason    string `required:"" help:"Why; it is kept."`
+	ExpiresAt string `required:"" help:"When it ends, or never." placeholder:"T|never"`
 }
 
 func (c *overrideCmd) Run(a *app) error {

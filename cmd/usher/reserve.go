@@ -12,9 +12,9 @@ import (
 type reserveCmd struct {
 	Customer       string `arg:"" help:"The customer's id."`
 	Feature        string `arg:"" help:"The feature's key."`
-	Amount         string `env:"-" help:"How much to hold; 1 where nothing is said." placeholder:"N"`
-	TTL            string `name:"ttl" env:"-" help:"How long, such as 60s or 5m, at most 168h; 5m where nothing is said." placeholder:"SPAN"`
-	IdempotencyKey string `short:"k" env:"-" help:"One hold and one answer per key; a new one where nothing is said." placeholder:"K"`
+	Amount         string `help:"How much to hold; 1 where nothing is said." placeholder:"N"`
+	TTL            string `name:"ttl" help:"How long, such as 60s or 5m, at most 168h; 5m where nothing is said." placeholder:"SPAN"`
+	IdempotencyKey string `short:"k" help:"One hold and one answer per key; a new one where nothing is said." placeholder:"K"`
 }
 
 func (c *reserveCmd) Run(a *app) error {
@@ -26,7 +26,7 @@ func (c *reserveCmd) Run(a *app) error {
 
 type settleCmd struct {
 	Reservation string `arg:"" help:"Its id: rsv_…"`
-	Amount      string `env:"-" help:"What was used in truth; all that is held where nothing is said." placeholder:"N"`
+	Amount      string `help:"What was used in truth; all that is held where nothing is said." placeholder:"N"`
 }
 
 func (c *settleCmd) Run(a *app) error {

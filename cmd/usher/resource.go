@@ -27,7 +27,7 @@ func (r *resourceOf) path() (string, error) {
 
 type resourcePutCmd struct {
 	resourceOf
-	Property []string `env:"-" sep:"none" help:"What conditions read as resource.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
+	Property []string `sep:"none" help:"What conditions read as resource.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
 }
 
 func (c *resourcePutCmd) Run(a *app) error {

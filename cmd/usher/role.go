@@ -51,11 +51,11 @@ func (c *roleListCmd) Run(a *app) error {
 
 type rolePutCmd struct {
 	roleOf
-	Title      string   `env:"-" help:"For people."`
-	Permission []string `env:"-" help:"A permission that it gives, or a pattern such as report.*." placeholder:"P,…"`
-	Include    []string `env:"-" help:"A role whose permissions it gives too." placeholder:"ROLE,…"`
-	By         string   `env:"-" help:"The member on whose behalf it is made, who cannot give what it does not hold." placeholder:"M"`
-	Reason     string   `env:"-" help:"Why; it is kept."`
+	Title      string   `help:"For people."`
+	Permission []string `help:"A permission that it gives, or a pattern such as report.*." placeholder:"P,…"`
+	Include    []string `help:"A role whose permissions it gives too." placeholder:"ROLE,…"`
+	By         string   `help:"The member on whose behalf it is made, who cannot give what it does not hold." placeholder:"M"`
+	Reason     string   `help:"Why; it is kept."`
 }
 
 func (c *rolePutCmd) Run(a *app) error {

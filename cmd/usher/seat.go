@@ -40,9 +40,9 @@ func (s *seatOf) path() (string, error) {
 
 type seatTakeCmd struct {
 	seatOf
-	Pending   bool   `env:"-" help:"Invited, not there yet. It counts."`
-	TTL       string `name:"ttl" env:"-" xor:"end" help:"The seat frees itself after this long, such as 2m, unless it is taken again before." placeholder:"SPAN"`
-	ExpiresAt string `env:"-" xor:"end" help:"The seat frees itself then." placeholder:"T"`
+	Pending   bool   `help:"Invited, not there yet. It counts."`
+	TTL       string `name:"ttl" xor:"end" help:"The seat frees itself after this long, such as 2m, unless it is taken again before." placeholder:"SPAN"`
+	ExpiresAt string `xor:"end" help:"The seat frees itself then." placeholder:"T"`
 }
 
 func (c *seatTakeCmd) Run(a *app) error {

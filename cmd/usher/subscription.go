@@ -5,11 +5,11 @@ import "fmt"
 type subscribeCmd struct {
 	Customer    string   `arg:"" help:"The customer's id."`
 	Plan        string   `arg:"" help:"A plan's key, or a version such as pro@1, which migration then leaves alone."`
-	StartsAt    string   `env:"-" help:"Now where nothing is said; may lie in the past." placeholder:"T"`
-	EndsAt      string   `env:"-" help:"Open where nothing is said." placeholder:"T"`
-	TrialEndsAt string   `env:"-" help:"The plan's own trial where nothing is said; none is no trial." placeholder:"T|none"`
-	Anchor      string   `env:"-" help:"Where the customer's windows are counted from." placeholder:"T"`
-	Addon       []string `env:"-" help:"An add-on, n times; repeat it for more." placeholder:"ADDON=N"`
+	StartsAt    string   `help:"Now where nothing is said; may lie in the past." placeholder:"T"`
+	EndsAt      string   `help:"Open where nothing is said." placeholder:"T"`
+	TrialEndsAt string   `help:"The plan's own trial where nothing is said; none is no trial." placeholder:"T|none"`
+	Anchor      string   `help:"Where the customer's windows are counted from." placeholder:"T"`
+	Addon       []string `help:"An add-on, n times; repeat it for more." placeholder:"ADDON=N"`
 }
 
 func (c *subscribeCmd) Run(a *app) error {

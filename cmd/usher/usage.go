@@ -11,10 +11,10 @@ import (
 type usageCmd struct {
 	Customer string `arg:"" help:"The customer's id."`
 	Feature  string `arg:"" help:"A metered feature's key."`
-	From     string `env:"-" help:"From this instant on; 30 days before --to where nothing is said." placeholder:"T"`
-	To       string `env:"-" help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
-	Window   string `env:"-" help:"minute, hour, day or month; days and months are the customer's." default:"day" enum:"minute,hour,day,month"`
-	GroupBy  string `env:"-" help:"A dimension of the feature's meter, such as data.model." placeholder:"PATH"`
+	From     string `help:"From this instant on; 30 days before --to where nothing is said." placeholder:"T"`
+	To       string `help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
+	Window   string `help:"minute, hour, day or month; days and months are the customer's." default:"day" enum:"minute,hour,day,month"`
+	GroupBy  string `help:"A dimension of the feature's meter, such as data.model." placeholder:"PATH"`
 }
 
 func (c *usageCmd) Run(a *app) error {
