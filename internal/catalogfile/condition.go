@@ -189,14 +189,14 @@ func compile(text string) (usher.Condition, []string) {
 		return nil, []string{fmt.Sprintf("must be true or false, this one is of type %s", clip(t.String()))}
 	}
 	if depth := loops(checked.NativeRep().Expr()); depth > maxLoops {
-		return nil, []string{fmt.Sprintf("at most %d of all, exists, exists_one, map and filter may stand within each other, here %d do", maxLoops, depth)}
+		return nil, []string{fmt.Sprintf("at most %d of all, exists, exists_one, map and filter may be nested, this condition nests %d", maxLoops, depth)}
 	}
 	usual, err := env.EstimateCost(checked, sizes{usualItems, usualText})
 	if err != nil {
 		return nil, []string{err.Error()}
 	}
 	if usual.Max > maxEstimate {
-		return nil, []string{fmt.Sprintf("may cost more than can be bounded: over lists of %d texts it takes %s steps, and may take %d", usualItems, steps(usual.Max), maxEstimate)}
+		return nil, []string{fmt.Sprintf("costs too much: over lists of %d texts it takes %s steps, at most %d are allowed", usualItems, steps(usual.Max), maxEstimate)}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	worst, err := env.EstimateCost(checked, sizes{MaxItems, MaxText})
@@ -242,7 +242,7 @@ func words(issues *cel.Issues) (all []string) {
 			message = "a comparison is written =="
 		case "undeclared reference to 'subject'", "undeclared reference to 'resource'":
 			name := message[len("undeclared reference to '") : len(message)-1]
-			message = fmt.Sprintf("%s is no value by itself: write %s.id, %s.type or %s.properties.NAME", name, name, name, name)
+			message = fmt.Sprintf("%s alone has no value: write %s.id, %s.type or %s.properties.NAME", name, name, name, name)
 		}
 		if before, _, found := strings.Cut(message, " expecting "); found {
 			message = before
@@ -319,7 +319,7 @@ func (literals) Validate(_ *cel.Env, _ cel.ValidatorConfig, a *ast.AST, issues *
 	ast.PostOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
 		case ast.StructKind:
-			issues.ReportErrorAtID(e.ID(), "messages cannot be made here, only lists and maps")
+			issues.ReportErrorAtID(e.ID(), "a condition cannot create messages, only lists and maps")
 		case ast.CallKind:
 			call := e.AsCall()
 			args := call.Args()
@@ -436,7 +436,9 @@ func (bounded) NativeToValue(v any) ref.Val {
 	return types.DefaultTypeAdapter.NativeToValue(v)
 }
 
-func tooMany() ref.Val { return types.NewErr("more than %d values: conditions read no more", MaxItems) }
+func tooMany() ref.Val {
+	return types.NewErr("more than %d values: conditions read no more than that", MaxItems)
+}
 
 // measure is an error of a list or map that is too large, or nil.
 func measure(v any) ref.Val {
@@ -449,7 +451,7 @@ func walk(v any, left *int, depth int) ref.Val {
 		return tooMany()
 	}
 	if depth > maxNesting {
-		return types.NewErr("nested deeper than %d: conditions read no deeper", maxNesting)
+		return types.NewErr("nested deeper than %d levels: conditions read no deeper", maxNesting)
 	}
 	switch t := v.(type) {
 	case string:

@@ -126,7 +126,7 @@ func (p *parser) value(f *usher.Feature, n *node) *usher.Value {
 		for _, item := range n.items {
 			s, ok := p.text(item, maxTitle)
 			if ok && slices.Contains(v.List, s) {
-				p.bad(item, "%s comes twice", quote(s))
+				p.bad(item, "%s is listed twice", quote(s))
 			}
 			v.List = append(v.List, s)
 		}
@@ -245,7 +245,7 @@ func (p *parser) overage(n *node, precision int, limit *node) (o usher.Overage) 
 			if most := n.get("max"); most != nil {
 				o.Max, _ = p.quantity(most, precision)
 			} else {
-				p.bad(n, "max is missing: how far beyond the limit use may go")
+				p.bad(n, "max is missing: how far use may go beyond the limit")
 			}
 		}
 	case n.class() == isNumber:
@@ -272,10 +272,10 @@ func (p *parser) rollover(n *node, precision int, least int64) *usher.Rollover {
 	if most := n.get("max"); most != nil {
 		var ok bool
 		if r.Max, ok = p.quantity(most, precision); ok && r.Max < least {
-			p.bad(most, "must be more than 0; leave rollover out for none")
+			p.bad(most, "must be more than 0; leave rollover out for no rollover")
 		}
 	} else {
-		p.bad(n, "max is missing: how much of an unused limit is carried at most")
+		p.bad(n, "max is missing: how much of an unused limit may be carried over")
 	}
 	if windows := n.get("windows"); windows != nil {
 		r.Windows, _ = p.whole(windows, 1, usher.MaxRolloverWindows)
@@ -333,9 +333,9 @@ func (p *parser) window(n *node, m *usher.Meter) (per usher.Period, anchor usher
 func (p *parser) checkAnchor(at *node, per usher.Period, anchor usher.Anchor, m *usher.Meter) {
 	switch {
 	case per.Unit == usher.Lifetime:
-		p.bad(at, "a lifetime has no bounds to anchor: leave anchor out")
+		p.bad(at, "a lifetime window is never renewed, so it has no anchor: leave anchor out")
 	case anchor == usher.AnchorFirstUse && gauge(m):
-		p.bad(at, "first_use needs a meter that counts or sums, and %s takes the %s", m.Key, aggWord(m.Aggregation))
+		p.bad(at, "first_use needs a meter that counts or sums; %s takes the %s", m.Key, aggWord(m.Aggregation))
 	}
 }
 
@@ -343,7 +343,7 @@ func (p *parser) checkAnchor(at *node, per usher.Period, anchor usher.Anchor, m 
 func (p *parser) checkRollover(at *node, per usher.Period, anchor usher.Anchor, limit *node, m *usher.Meter) {
 	switch {
 	case gauge(m):
-		p.bad(at, "rollover needs a meter that counts or sums, and %s takes the %s", m.Key, aggWord(m.Aggregation))
+		p.bad(at, "rollover needs a meter that counts or sums; %s takes the %s", m.Key, aggWord(m.Aggregation))
 	case limit.unlimited():
 		p.bad(at, "an unlimited allowance leaves nothing to roll over: leave rollover out")
 	case per.Unit == usher.Lifetime:
@@ -360,21 +360,21 @@ func (p *parser) counted(f *usher.Feature, m *usher.Meter, n *node, e *usher.Ent
 		p.addAllowance(f, m, n, e, usher.Allowance{Unlimited: true, Priority: usher.DefaultPriority}, false)
 		return
 	case n.class() == isNumber:
-		p.bad(n, "must say per when: write {limit: %s, per: month}", clip(n.text))
+		p.bad(n, "needs a period: write {limit: %s, per: month}", clip(n.text))
 		return
 	case n.kind != mapNode:
-		p.bad(n, "must be unlimited or such as {limit: 1000, per: month}, %s", n.got())
+		p.bad(n, "must be unlimited or a map such as {limit: 1000, per: month}, %s", n.got())
 		return
 	}
 	limit, list := n.get("limit"), n.get("allowances")
 	switch {
 	case limit != nil && list != nil:
-		p.bad(list, "limit and allowances exclude each other: put the limit into the list")
+		p.bad(list, "limit and allowances exclude each other: put the limit in the list")
 		return
 	case list != nil:
 		for _, key := range n.keys {
 			if slices.Contains(allowanceFields, key.text) {
-				p.bad(key, "beside allowances, %s belongs into each item of the list", key.text)
+				p.bad(key, "with allowances, %s belongs in each item of the list", key.text)
 			} else if !slices.Contains(listFields, key.text) {
 				p.unknown(key, listFields)
 			}
@@ -418,7 +418,7 @@ func (p *parser) withoutLimit(f *usher.Feature, n *node) {
 		p.bad(n, `limit is missing: a pool of credits needs one, such as {limit: "500", per: month}`)
 		return
 	}
-	p.bad(n, "limit is missing: only a feature with draws can do without; write {limit: 1000, per: month}, or unlimited")
+	p.bad(n, "limit is missing: write {limit: 1000, per: month}, or unlimited (only a feature with draws may have no limit)")
 }
 
 // allowance reads one allowance of n, which has other fields too where it is
@@ -438,7 +438,7 @@ func (p *parser) allowance(f *usher.Feature, m *usher.Meter, n *node, e *usher.E
 		case !a.Unlimited:
 			p.bad(n, "per is missing: how often the limit is renewed, such as per: month, or lifetime for never")
 		case n.get("anchor") != nil:
-			p.bad(n.get("anchor"), "anchor needs a per beside it")
+			p.bad(n.get("anchor"), "anchor needs a period: write per too, such as per: month")
 		}
 	}
 	a.Overage = p.overage(n.get("overage"), f.Precision, limit)
@@ -507,7 +507,7 @@ func clockWords(per usher.Period, anchor usher.Anchor) string {
 // caps reads the caps of an entitlement.
 func (p *parser) caps(f *usher.Feature, m *usher.Meter, n *node) []usher.Cap {
 	if gauge(m) {
-		p.bad(n, "caps need a meter that counts or sums, and %s takes the %s", m.Key, aggWord(m.Aggregation))
+		p.bad(n, "caps need a meter that counts or sums; %s takes the %s", m.Key, aggWord(m.Aggregation))
 		return nil
 	}
 	if n.kind == mapNode {
@@ -532,7 +532,7 @@ func (p *parser) cap(f *usher.Feature, n *node) usher.Cap {
 	var c usher.Cap
 	switch limit := n.get("limit"); {
 	case limit == nil:
-		p.bad(n, "limit is missing")
+		p.bad(n, "limit is missing: write a number, such as limit: 600")
 	case limit.unlimited():
 		p.bad(limit, "a cap must be a number: leave an unlimited one out")
 	default:

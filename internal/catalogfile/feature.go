@@ -33,7 +33,7 @@ func (p *parser) meter(key string, n *node) *usher.Meter {
 		switch {
 		case field == nil:
 		case m.Aggregation != usher.Count:
-			p.bad(field, "a meter has one of sum, max, last or unique, and this one has %s already", m.Aggregation)
+			p.bad(field, "a meter has only one of sum, max, last and unique, this one already has %s", m.Aggregation)
 		default:
 			m.Aggregation = agg
 			m.Field = p.path(field)
@@ -46,7 +46,7 @@ func (p *parser) meter(key string, n *node) *usher.Meter {
 		for _, item := range p.list(dims, "paths such as data.model") {
 			path := p.path(item)
 			if path != "" && slices.Contains(m.Dimensions, path) {
-				p.bad(item, "%s comes twice", quote(path))
+				p.bad(item, "%s is listed twice", quote(path))
 			}
 			m.Dimensions = append(m.Dimensions, path)
 		}
@@ -93,7 +93,7 @@ func (p *parser) where(n *node) map[string][]string {
 		for _, item := range items {
 			value, ok := p.accepted(item)
 			if ok && slices.Contains(values, value) {
-				p.bad(item, "%s comes twice", quote(value))
+				p.bad(item, "%s is listed twice", quote(value))
 			}
 			values = append(values, value)
 		}
@@ -233,7 +233,7 @@ func (p *parser) config(f *usher.Feature, n *node) {
 		for _, item := range p.list(values, "words, low to high") {
 			s, ok := p.text(item, maxTitle)
 			if ok && slices.Contains(f.Values, s) {
-				p.bad(item, "%s comes twice", quote(s))
+				p.bad(item, "%s is listed twice", quote(s))
 			}
 			f.Values = append(f.Values, s)
 		}
@@ -288,7 +288,7 @@ func (p *parser) checkFeatures(n *node) {
 		}
 		draws := n.items[i].get("draws")
 		if m := p.cat.Meters[f.Meter]; m != nil && !m.Aggregation.Adds() {
-			p.bad(draws, "draws needs a meter that counts or sums, and %s takes the %s", m.Key, aggWord(m.Aggregation))
+			p.bad(draws, "draws needs a meter that counts or sums; %s takes the %s", m.Key, aggWord(m.Aggregation))
 		}
 		at := draws.get("credits")
 		if f.Draws.Credits == "" || f.Draws.PerUnit == "" {
@@ -308,7 +308,7 @@ func (p *parser) checkFeatures(n *node) {
 		per := draws.get("per_unit")
 		_, fraction, _ := strings.Cut(string(f.Draws.PerUnit), ".")
 		if need := len(fraction) + f.Precision; need > pool.Precision {
-			p.bad(per, "%s has %s after the point and %s has precision %d, so %s needs precision %d or more, and has %d",
+			p.bad(per, "%s has %s after the point and %s has precision %d, so %s needs precision %d or more; it has %d",
 				f.Draws.PerUnit, digitCount(len(fraction)), key.text, f.Precision, pool.Key, need, pool.Precision)
 			continue
 		}

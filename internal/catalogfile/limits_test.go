@@ -28,8 +28,8 @@ func TestHostileFiles(t *testing.T) {
 	tests := []struct {
 		name, src, want string
 	}{
-		{"alias bomb", bomb, "aliases such as *a are not read"},
-		{"an alias of itself", "usher: 1\nplans: &a {b: *a}\n", "aliases such as *a are not read"},
+		{"alias bomb", bomb, "aliases such as *a are not supported"},
+		{"an alias of itself", "usher: 1\nplans: &a {b: *a}\n", "aliases such as *a are not supported"},
 		{"too large", strings.Repeat("#", MaxSize+1), "at most 4194304 bytes"},
 		{"deep flow", "usher: 1\nplans: " + strings.Repeat("[", 500_000), "nested deeper than 32"},
 		{"deep flow maps", "usher: 1\nplans: " + strings.Repeat("{a: ", 250_000), "nested deeper than 32"},
@@ -45,7 +45,7 @@ func TestHostileFiles(t *testing.T) {
 		{"many JSON nodes", `{"plans": [` + strings.Repeat("1,", 2_000_000) + "1]}", "at most 200000 keys and values"},
 		{"many plans", plans(MaxEntries + 1), "may hold at most 10000 plans, this one holds 10001"},
 		{"as many nodes as are built", "usher: 1\nplans: [" + strings.Repeat("a,", maxMarks-10) + "a]", "at most 200000 keys and values"},
-		{"many lines of comments", strings.Repeat("# x\n", 1_000_000), "signs that part them"},
+		{"many lines of comments", strings.Repeat("# x\n", 1_000_000), "separators"},
 		{"open question marks", strings.Repeat("? ", 2_000_000), ""},
 		{"an open quote", `usher: "` + strings.Repeat("a\n", 500_000), "a closing quote is missing"},
 		{"many comments", strings.Repeat("# x\n", 500_000), "the file is empty"},

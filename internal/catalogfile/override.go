@@ -48,7 +48,7 @@ func ParseOverride(f *usher.Feature, meter *usher.Meter, raw []byte) (set *usher
 func (p *parser) alone(n *node, only string) {
 	for _, key := range n.keys {
 		if key.text != only {
-			p.bad(key, "%s stands alone: %s cannot be beside it", only, quote(key.text))
+			p.bad(key, "%s must be the only field: remove %s", only, quote(key.text))
 		}
 	}
 }
@@ -95,7 +95,7 @@ func (p *parser) overrideSet(f *usher.Feature, m *usher.Meter, n *node) *usher.O
 		set.Limit = &units
 		return set
 	case n.class() == isNumber:
-		p.bad(n, `must be a map: write {"limit": %s}, with "per" where no plan gives one`, clip(n.text))
+		p.bad(n, `must be a map: write {"limit": %s}, and "per" if no plan gives one`, clip(n.text))
 		return set
 	case n.kind != mapNode:
 		p.bad(n, `must be "unlimited", {"limit": 1000, "per": "month"}, {"add": 500} or {"deny": true}, %s`, n.got())

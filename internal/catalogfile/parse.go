@@ -51,7 +51,7 @@ func (p *parser) catalog(root *node) {
 	case version == nil:
 		p.bad(root, `"usher: %s" is missing: it says which version of the format the file is in`, fileFormat)
 	case version.class() != isNumber || version.text != fileFormat:
-		p.bad(version, "must be %s, the only version of the format that is read, %s", fileFormat, version.got())
+		p.bad(version, "must be %s, the only supported version of the format, %s", fileFormat, version.got())
 	}
 	if n := root.get("timezone"); n != nil {
 		p.cat.Timezone = p.timezone(n)
@@ -90,7 +90,7 @@ func section[T any](p *parser, n *node, what string, most int, read func(key str
 	all := make(map[string]*T, len(n.keys))
 	for i, key := range n.keys {
 		if !usher.ValidKey(key.text) {
-			p.bad(key, "%s is no key: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey, keyHint(key.text))
+			p.bad(key, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey, keyHint(key.text))
 		}
 		if t := read(key.text, n.items[i]); t != nil {
 			all[key.text] = t
@@ -137,10 +137,10 @@ func (p *parser) fields(n *node, known []string) bool {
 
 func (p *parser) unknown(key *node, known []string) {
 	if near := nearest(key.text, known); near != "" {
-		p.bad(key, "unknown field %s: did you mean %q?", quote(key.text), near)
+		p.bad(key, "unknown field %s; did you mean %q?", quote(key.text), near)
 		return
 	}
-	p.bad(key, "unknown field %s: known here are %s", quote(key.text), strings.Join(known, ", "))
+	p.bad(key, "unknown field %s; known fields: %s", quote(key.text), strings.Join(known, ", "))
 }
 
 // text reads a text of at most most bytes. An empty one is refused unless most

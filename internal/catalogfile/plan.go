@@ -70,7 +70,7 @@ func (p *parser) plan(key string, n *node) *usher.Plan {
 	if family := n.get("family"); family != nil {
 		s, ok := p.text(family, maxTitle)
 		if ok && !usher.ValidKey(s) {
-			p.bad(family, "%s is no key: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(s), usher.MaxKey, keyHint(s))
+			p.bad(family, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(s), usher.MaxKey, keyHint(s))
 		}
 		plan.Family = s
 	}
@@ -84,7 +84,7 @@ func (p *parser) plan(key string, n *node) *usher.Plan {
 		for _, item := range p.list(without, "inherited features") {
 			s, ok := p.text(item, maxTitle)
 			if ok && slices.Contains(plan.Without, s) {
-				p.bad(item, "%s comes twice", quote(s))
+				p.bad(item, "%s is listed twice", quote(s))
 			}
 			plan.Without = append(plan.Without, s)
 		}
@@ -93,7 +93,7 @@ func (p *parser) plan(key string, n *node) *usher.Plan {
 	if trial := n.get("trial"); trial != nil {
 		span, ok := p.span(trial)
 		if ok && span.N == 0 {
-			p.bad(trial, "must be longer than no time; leave trial out for none")
+			p.bad(trial, "must be longer than zero; leave trial out for no trial")
 		}
 		plan.Trial = span
 	}
@@ -158,7 +158,7 @@ func (p *parser) checkPlans(n *node) {
 			if first := defaults[plan.Family]; first == "" {
 				defaults[plan.Family] = plan.Key
 			} else if first != plan.Key {
-				p.bad(at.get("default"), "family %s has a default plan already: %s", plan.Family, first)
+				p.bad(at.get("default"), "family %s already has a default plan: %s", plan.Family, first)
 			}
 		}
 		if plan.PastDue != nil {
@@ -222,7 +222,7 @@ func (p *parser) checkExtends(plan *usher.Plan, at *node, looped map[string]bool
 // checkWithout checks that what a plan does without is inherited.
 func (p *parser) checkWithout(plan *usher.Plan, at, without *node) {
 	if plan.Extends == "" {
-		p.bad(without, "without removes inherited features, and this plan extends none")
+		p.bad(without, "without removes inherited features, but this plan extends no other plan")
 		return
 	}
 	for _, item := range without.items {

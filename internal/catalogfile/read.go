@@ -85,7 +85,7 @@ func (r *reader) readYAML(src []byte) *node {
 		}
 	}
 	if marks > maxMarks {
-		r.badAt(0, 0, fmt.Sprintf("a catalogue may hold at most %d keys and values, and %d signs that part them (lines, commas, colons, dashes, brackets): this file has %d", MaxNodes, maxMarks, marks))
+		r.badAt(0, 0, fmt.Sprintf("a catalogue may hold at most %d keys and values, and %d separators (lines, commas, colons, dashes, brackets): this file has %d separators", MaxNodes, maxMarks, marks))
 		return nil
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithV4Defaults(),
@@ -141,7 +141,7 @@ func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node 
 		return n
 	}
 	if y.Style&yaml.TaggedStyle != 0 {
-		r.bad(n, "tags such as %s are not read: write the value alone, text that looks like a number in quotes", clip(y.Tag))
+		r.bad(n, "tags such as %s are not supported: write the value alone, text that looks like a number in quotes", clip(y.Tag))
 		return n
 	}
 	switch y.Kind {
@@ -149,7 +149,7 @@ func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node 
 		n.text = y.Value
 		n.plain = y.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
 	case yaml.AliasNode:
-		r.bad(n, "aliases such as *%s are not read: write the value out (plans share entitlements with extends)", clip(y.Value))
+		r.bad(n, "aliases such as *%s are not supported: write the value out (plans share entitlements with extends)", clip(y.Value))
 	case yaml.SequenceNode:
 		n.kind = listNode
 		for i, item := range y.Content {
@@ -164,13 +164,13 @@ func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node 
 			r.nodes++
 			switch {
 			case k.Kind == yaml.AliasNode:
-				r.bad(key, "aliases such as *%s are not read: write the key out", clip(k.Value))
+				r.bad(key, "aliases such as *%s are not supported: write the key out", clip(k.Value))
 			case k.Kind != yaml.ScalarNode:
 				r.bad(key, "a key must be text, not a map or a list")
 			case k.Style&yaml.TaggedStyle != 0:
-				r.bad(key, "tags such as %s are not read: write the key alone", clip(k.Tag))
+				r.bad(key, "tags such as %s are not supported: write the key alone", clip(k.Tag))
 			case k.Value == "<<" && key.plain:
-				r.bad(key, "merge keys (<<) are not read: write the fields out (plans share entitlements with extends)")
+				r.bad(key, "merge keys (<<) are not supported: write the fields out (plans share entitlements with extends)")
 				continue
 			case key.class() == isNothing:
 				r.bad(key, "a key must be text, got nothing")
@@ -191,9 +191,9 @@ func (r *reader) once(seen map[string]*node, key *node) {
 	if first := seen[key.text]; first == nil {
 		seen[key.text] = key
 	} else if r.name == "" {
-		r.bad(key, "key %s comes twice", quote(key.text))
+		r.bad(key, "key %s occurs twice", quote(key.text))
 	} else {
-		r.bad(key, "key %s comes twice, first on line %d", quote(key.text), first.line)
+		r.bad(key, "key %s occurs twice, first on line %d", quote(key.text), first.line)
 	}
 }
 
@@ -222,7 +222,7 @@ func (r *reader) syntax(err error, src []byte) {
 		}
 	}
 	if e.ContextMark.Line > 0 && e.ContextMark.Line != e.Mark.Line {
-		message += ", in what began on line " + strconv.Itoa(e.ContextMark.Line)
+		message += " (it belongs to what begins on line " + strconv.Itoa(e.ContextMark.Line) + ")"
 	}
 	r.badAt(e.Mark.Line, max(e.Mark.Column, 1), message)
 }
@@ -246,19 +246,19 @@ func charAt(src []byte, line, column int) rune {
 
 var syntaxHelp = []struct{ found, say string }{
 	{"exceeded max depth", "nested deeper than " + strconv.Itoa(MaxDepth) + " levels"},
-	{"mapping values are not allowed", `a ":" is not expected here: check the indentation, or put text that holds ": " in quotes`},
+	{"mapping values are not allowed", `unexpected ":": check the indentation, or put text that holds ": " in quotes`},
 	{"found a tab character", "a tab cannot indent: use spaces"},
 	{"could not find expected ':'", `a ":" is missing after the key`},
-	{"did not find expected key", "a key was expected here: check the indentation, and that quotes and brackets are closed"},
-	{"did not find expected '-' indicator", `a "- " was expected here: check the indentation of the list`},
-	{"did not find expected ',' or '}'", `a "," or "}" was expected here`},
-	{"did not find expected ',' or ']'", `a "," or "]" was expected here`},
-	{"did not find expected node content", "a value was expected here"},
+	{"did not find expected key", "expected a key: check the indentation, and that quotes and brackets are closed"},
+	{"did not find expected '-' indicator", `expected a "- ": check the indentation of the list`},
+	{"did not find expected ',' or '}'", "expected `,` or `}`"},
+	{"did not find expected ',' or ']'", "expected `,` or `]`"},
+	{"did not find expected node content", "expected a value"},
 	{"found unexpected end of stream", "the file ends inside quotes: a closing quote is missing"},
-	{"block sequence entries are not allowed", `a "- " is not expected here: begin the list on its own line`},
+	{"block sequence entries are not allowed", `unexpected "- ": begin the list on its own line`},
 	{"found unknown escape character", `unknown escape: in double quotes \ begins one; write \\ for a backslash, or use single quotes`},
 	{"did not find expected <document start>", "the document has ended before this line: check the indentation"},
-	{"found incompatible YAML document", "this %YAML line is not read: remove it"},
-	{"unknown anchor", "aliases such as *name are not read: write the value out, or put text that begins with * in quotes"},
+	{"found incompatible YAML document", "%YAML lines are not supported: remove this one"},
+	{"unknown anchor", "aliases such as *name are not supported: write the value out, or put text that begins with * in quotes"},
 	{"did not find expected alphabetic or numeric character", "put text that begins with * or & in quotes"},
 }

@@ -47,7 +47,7 @@ func (p *parser) permission(key string, n *node) *usher.Permission {
 	if features != nil {
 		word, ok := word(p, features, []string{anyWord, allWord})
 		if ok && (feature == nil || feature.kind != listNode) {
-			p.bad(features, "says how a list of features is joined, and there is no list: remove it, or write feature: [one, another]")
+			p.bad(features, "features says how a list is joined, but feature is not a list: remove features, or write feature: [one, another]")
 		}
 		perm.Any = word == anyWord && len(perm.Features) > 1 // any of one is all of it
 	}
@@ -73,7 +73,7 @@ func (p *parser) names(n *node, what string, most int, fits func(item *node, s s
 			continue
 		}
 		if seen[item.text] {
-			p.bad(item, "%s comes twice", quote(item.text))
+			p.bad(item, "%s is listed twice", quote(item.text))
 			continue
 		}
 		seen[item.text] = true
@@ -133,7 +133,7 @@ func (p *parser) pattern(item *node, s string) bool {
 		return true
 	}
 	if !usher.ValidPattern(s) {
-		p.bad(item, `%s is no permission and no pattern: a pattern is a key of which whole parts between dots are *, such as "report.*", or the last is **%s`, quote(s), p.permissionHint(s))
+		p.bad(item, `%s is neither a permission nor a pattern: in a pattern, * stands for one whole part between dots, as in "report.*", and ** at the end for one or more%s`, quote(s), p.permissionHint(s))
 		return false
 	}
 	if !usher.IsPattern(s) {
@@ -141,7 +141,7 @@ func (p *parser) pattern(item *node, s string) bool {
 		return false
 	}
 	if !p.matches(s) {
-		p.bad(item, "%s means no permission of this file%s", quote(s), p.permissionHint(s))
+		p.bad(item, "%s matches no permission of this file%s", quote(s), p.permissionHint(s))
 		return false
 	}
 	return true
@@ -342,7 +342,7 @@ func (p *parser) visit(g *roleGraph, key string, at map[string]*node) {
 		p.bad(includes, "includes %d roles in all, and may include at most %d", len(reach), MaxIncludes)
 		is = broken
 	case len(ways) > MaxWays:
-		p.bad(includes, "may give what it gives under at most %d different sets of conditions and seats, and here are more: put conditions on fewer of the roles that it includes", MaxWays)
+		p.bad(includes, "depends on more than %d different combinations of conditions and seats: put conditions on fewer of the roles that it includes", MaxWays)
 		is = broken
 	}
 	g.path = g.path[:len(g.path)-1]

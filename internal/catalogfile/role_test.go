@@ -98,8 +98,8 @@ func TestA04_NothingIsCutSilently(t *testing.T) {
 		return b.String()
 	}
 	mustParse(t, diamonds(6))
-	refused(t, diamonds(7), "roles.r7.includes: may give what it gives under at most 64 different sets of conditions and seats")
-	refused(t, diamonds(15), "roles.r7.includes: may give")
+	refused(t, diamonds(7), "roles.r7.includes: depends on more than 64 different combinations of conditions and seats")
+	refused(t, diamonds(15), "roles.r7.includes: depends on")
 	// One way may be taken twice: it is one.
 	mustParse(t, strings.NewReplacer("'a", "'x", "'b", "'x").Replace(diamonds(15)))
 }

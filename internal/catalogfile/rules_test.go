@@ -75,7 +75,7 @@ plans: {p: {entitlements: {a: unlimited, b: {limit: 0, per: month}, s: 0}}}`)
 	if e["c"] != nil {
 		t.Errorf("absent: got %+v", e["c"])
 	}
-	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: null}}}", "must be unlimited or such as {limit: 1000, per: month}")
+	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: null}}}", "must be unlimited or a map such as {limit: 1000, per: month}")
 	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: {limit: null, per: month}}}}", "for no limit write unlimited, for none at all 0")
 }
 
@@ -184,7 +184,7 @@ plans:
 func TestS28_OneDefaultPerFamily(t *testing.T) {
 	t.Parallel()
 	mustParse(t, "usher: 1\nplans: {a: {default: true}, b: {default: true, family: other}}")
-	refused(t, "usher: 1\nplans: {a: {default: true}, b: {default: true, family: main}}", "family main has a default plan already: a")
+	refused(t, "usher: 1\nplans: {a: {default: true}, b: {default: true, family: main}}", "family main already has a default plan: a")
 }
 
 func TestS29_ResolveExtendsAndWithout(t *testing.T) {
