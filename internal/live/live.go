@@ -5,7 +5,9 @@ package live
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -531,10 +533,7 @@ func (l *Live) Run(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		began := l.cfg.Now()
-		asking, cancel := context.WithTimeout(ctx, pollFor)
-		err := l.poll(asking)
-		cancel()
+		began, err := l.pollOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -551,6 +550,20 @@ func (l *Live) Run(ctx context.Context) {
 		}
 		down = err != nil
 	}
+}
+
+// pollOnce polls and returns when it began. A panic is an error like another:
+// the next poll reads the same changes again.
+func (l *Live) pollOnce(ctx context.Context) (began time.Time, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("live: panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	began = l.cfg.Now()
+	ctx, cancel := context.WithTimeout(ctx, pollFor)
+	defer cancel()
+	return began, l.poll(ctx)
 }
 
 func (l *Live) poll(ctx context.Context) error {
@@ -578,15 +591,14 @@ func (l *Live) poll(ctx context.Context) error {
 					}
 				}
 			}
-			l.batches[b.Node] = b.N
-			if b.Node == l.cfg.Node {
-				continue
-			}
-			for env, customers := range b.Customers {
-				for _, c := range customers {
-					l.used(l.envs[env], c)
+			if b.Node != l.cfg.Node {
+				for env, customers := range b.Customers {
+					for _, c := range customers {
+						l.used(l.envs[env], c)
+					}
 				}
 			}
+			l.batches[b.Node] = b.N // last: what fails before is read again
 		}
 		if len(batches) < 1000 {
 			return nil

@@ -3,7 +3,9 @@ package live_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,4 +193,49 @@ func TestS06_TwoNodesSeeEachOthersChanges(t *testing.T) {
 	wait(false)
 	apply(t, one, 3, true)
 	wait(true)
+}
+
+// A panic while other nodes' changes are read costs that reading, not the
+// process: answers are marked as old until the next one works.
+func TestS06_ReadingChangesGoesOnAfterAPanic(t *testing.T) {
+	t.Parallel()
+	server, err := testpg.Default()
+	if err != nil {
+		t.Skip("no PostgreSQL binaries: ", err)
+	}
+	dsn, err := server.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, _ := open(t, dsn, 0)
+	var broken atomic.Bool
+	two, err := live.New(t.Context(), live.Config{DB: db, PollInterval: time.Millisecond, Node: "two", Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time {
+			if broken.Load() {
+				panic("no clock")
+			}
+			return time.Now()
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { two.Run(ctx); close(done) }()
+	t.Cleanup(func() { stop(); <-done })
+	wait := func(what string, ok func() bool) {
+		t.Helper()
+		for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("it never happened: ", what)
+			}
+		}
+	}
+	revision := apply(t, db, 1, true)
+	wait("the change is read", func() bool { return two.Revision(usher.Sandbox) == revision })
+	broken.Store(true)
+	wait("answers are marked as old", func() bool { return !two.AsOf().IsZero() })
+	broken.Store(false)
+	revision = apply(t, db, 2, false)
+	wait("the next change is read", func() bool { return two.Revision(usher.Sandbox) == revision && two.AsOf().IsZero() })
 }

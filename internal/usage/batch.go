@@ -36,15 +36,22 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	}
 	takes, followers := u.known(takes)
 	ended := map[string]bool{}
+	var p *panicked
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
 			return u.follow(followers)
 		}
 		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}, ended: ended}
-		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error { return b.run(tx, takes, bodies) })
+		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error {
+			return guarded(func() error { return b.run(tx, takes, bodies) })
+		})
 		switch {
 		case err == nil:
-			b.publish()
+			if err := guarded(func() error { b.publish(); return nil }); err != nil {
+				// What is committed stands; memory is read again.
+				u.cfg.Log.Error("committed use could not be shown to checks; it is read again", "error", err)
+				b.forget()
+			}
 			for _, t := range takes {
 				switch op, known := b.known[t.opKey()]; {
 				case known:
@@ -64,21 +71,26 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 					return err
 				}
 			}
-			for h := range b.worlds {
-				u.cfg.Live.Forget(h.Env, h.Customer)
-			}
+			b.forget()
 		case errors.Is(err, errTaken):
 			u.retries = 32
 			if takes, err = u.replay(ctx, takes); err != nil {
 				return err
 			}
+		case errors.As(err, &p) && (b.deciding != nil || b.recording != nil):
+			// Its request ends here. All that the batch did is rolled back, and the
+			// others are decided again without it.
+			u.endPanicked(b, p)
+			takes = slices.DeleteFunc(takes, func(t *take) bool { return t == b.deciding })
+			bodies = slices.DeleteFunc(bodies, func(e *body) bool { return e == b.recording })
 		default:
 			// The commit may have happened all the same: read again what it touched.
-			for h := range b.worlds {
-				u.cfg.Live.Forget(h.Env, h.Customer)
-			}
+			b.forget()
 			return err
 		}
+	}
+	if p != nil { // more than one batch should hold: each request runs alone now
+		return p
 	}
 	return usher.Errorf(usher.Unavailable, "the state changed too often while the use was being written; try again")
 }
@@ -155,6 +167,11 @@ type batchRun struct {
 	holds   map[usher.Environment][]engine.Hold // new reservations
 	known   map[store.OpKey]store.Op            // keys of the batch that had an answer already
 	ended   map[string]bool                     // reservations and corrections whose stored answers were looked for
+
+	// The request that is being decided: a panic is its own. Both are nil while
+	// the batch works for all.
+	deciding  *take
+	recording *body
 }
 
 // world is one customer's state in a batch: a private clone of its snapshot.
@@ -166,6 +183,13 @@ type world struct {
 	present    map[string]bool // features whose needs at now are met
 	seated     bool            // somebody sits who did not, or the other way round
 	late       bool            // use was booked outside the present windows: memory is read again
+}
+
+// forget drops the batch's customers from memory, so that they are read again.
+func (b *batchRun) forget() {
+	for h := range b.worlds {
+		b.u.cfg.Live.Forget(h.Env, h.Customer)
+	}
 }
 
 func (b *batchRun) environments() map[usher.Environment]bool {
@@ -255,18 +279,22 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		if _, ok := b.known[t.opKey()]; ok && t.key != "" {
 			continue
 		}
+		b.deciding = t
 		if err := b.take(t); err != nil {
 			return err
 		}
+		b.deciding = nil
 		if t.key != "" && t.err == nil {
 			t.stored = t.row()
 			ops = append(ops, t.stored)
 		}
 	}
 	for _, e := range bodies {
+		b.recording = e
 		if err := b.record(e); err != nil {
 			return err
 		}
+		b.recording = nil
 	}
 	if len(ops) > 0 {
 		n, err := tx.InsertOps(ops)

@@ -33,7 +33,8 @@ func (u *Usage) foldDaily(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		n, err := u.Fold(ctx)
+		var n int64
+		err := guarded(func() (err error) { n, err = u.Fold(ctx); return err })
 		switch {
 		case ctx.Err() != nil:
 			return

@@ -181,13 +181,14 @@ func (u *Usage) run(batch []*request) {
 	// Not the callers' contexts: none of them may undo the others' work.
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err := u.commit(ctx, batch)
+	err := guarded(func() error { return u.commit(ctx, batch) })
 	if err == nil {
 		return
 	}
 	if usher.ErrorCode(err) != usher.Unavailable && len(batch) > 1 && ctx.Err() == nil {
+		u.cfg.Log.Error("a batch could not be committed; each request runs alone", "requests", len(batch), "error", err)
 		for _, r := range batch {
-			if err := u.commit(ctx, []*request{r}); err != nil {
+			if err := guarded(func() error { return u.commit(ctx, []*request{r}) }); err != nil {
 				u.fail(r, err)
 			}
 		}
@@ -198,11 +199,12 @@ func (u *Usage) run(batch []*request) {
 	}
 }
 
+// fail answers a request with an error. One without a code is a fault of the
+// server, which the caller sees as such: only the store says what is Unavailable.
 func (u *Usage) fail(r *request, err error) {
 	var e *usher.Error
 	if !errors.As(err, &e) {
 		u.cfg.Log.Error("usage could not be committed", "error", err)
-		err = &usher.Error{Code: usher.Unavailable, Detail: "the use could not be committed; try again with the same key", RetryAfter: time.Second}
 	}
 	if r.take != nil {
 		r.take.err = err
