@@ -52,14 +52,14 @@ var Reasons = []Reason{
 // are derived from them. json names the member. quantity marks an amount, which
 // is a number where Precision is 0 and a decimal string otherwise. keep is the
 // number of the field in the stored form of a take; it never changes, and a
-// number that is no longer used is not given again. doc is the description in
-// the OpenAPI document. AppendJSON alone is written by hand, because every check
+// number that is no longer used is not given again; "-" has a column of its own.
+// doc is the description in the OpenAPI document. AppendJSON alone is written by hand, because every check
 // goes through it.
 type Decision struct {
 	Allowed    bool       `json:"allowed" keep:"1" doc:"Whether the customer may"`
 	Reason     Reason     `json:"reason" keep:"2" doc:"Why the answer is yes or no"`
-	Customer   string     `json:"customer" keep:"3" doc:"The customer who was asked about"`
-	Feature    string     `json:"feature,omitempty" keep:"4" doc:"The feature whose numbers these are. Absent where a permission is linked with no feature, or with several"`
+	Customer   string     `json:"customer" keep:"-" doc:"The customer who was asked about"`
+	Feature    string     `json:"feature,omitempty" keep:"-" doc:"The feature whose numbers these are. Absent where a permission is linked with no feature, or with several"`
 	Member     string     `json:"member,omitempty" keep:"5" doc:"The member who asked. Absent where the customer itself did"`
 	Permission string     `json:"permission,omitempty" keep:"6" doc:"The permission that was asked for"`
 	Legs       *Legs      `json:"legs,omitempty" keep:"7" doc:"The parts of a decision about a member"` // nil without a member

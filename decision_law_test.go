@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/ledger"
 )
 
 // every returns a decision of which each field has a value of its own that is
@@ -147,6 +148,15 @@ func TestLaw_DecisionSurvives(t *testing.T) {
 		}
 		for _, path := range lost(reflect.ValueOf(back), reflect.ValueOf(d), "Decision") {
 			t.Errorf("%s: JSON loses %s", name, path)
+		}
+		at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		back, _, err := ledger.DecodeAnswer(ledger.EncodeAnswer(&d, &ledger.Posting{At: at}, at), at)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		back.Customer, back.Feature = d.Customer, d.Feature // columns of the row
+		for _, path := range lost(reflect.ValueOf(back), reflect.ValueOf(d), "Decision") {
+			t.Errorf("%s: the stored form loses %s", name, path)
 		}
 	}
 }
