@@ -14,8 +14,8 @@ const (
 	minuteµs = 60_000_000
 )
 
-// numbers are a row's figures at an instant.
-type numbers struct {
+// figures are a row's figures at an instant.
+type figures struct {
 	window    span
 	start     int64 // of the bucket
 	unlimited bool
@@ -32,7 +32,7 @@ type numbers struct {
 // settle derives what is left, overage and excess from use and limit (S14, S19,
 // S20): what lies beyond the limit is overage as far as that is permitted, and
 // excess from there.
-func (n *numbers) settle(o usher.Overage) {
+func (n *figures) settle(o usher.Overage) {
 	n.remaining, n.overage, n.excess, n.room = 0, 0, 0, 0
 	if n.unlimited {
 		return
@@ -53,7 +53,7 @@ func (n *numbers) settle(o usher.Overage) {
 }
 
 // sums adds up what a list of rows still holds.
-func sums(rows []numbers) (included, room int64, unlimited bool) {
+func sums(rows []figures) (included, room int64, unlimited bool) {
 	for i := range rows {
 		n := &rows[i]
 		unlimited = unlimited || n.unlimited

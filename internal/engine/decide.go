@@ -26,13 +26,13 @@ type Buf struct {
 	Deductions []usher.Deduction
 	Legs       usher.Legs // not the engine's: whoever asks about members fills them in
 	window     usher.Window
-	rows       []numbers
-	pool       []numbers
-	caps       []capNumbers
+	rows       []figures
+	pool       []figures
+	caps       []capFigures
 }
 
-// capNumbers are a cap's figures at an instant.
-type capNumbers struct{ used, left int64 }
+// capFigures are a cap's figures at an instant.
+type capFigures struct{ used, left int64 }
 
 // Decide answers q at an instant. The same arguments give the same answer,
 // anywhere and at any time (S01-S05, S09, S10, S20, S34, S37).
@@ -86,7 +86,7 @@ func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
 	buf.caps = buf.caps[:0]
 	for i := range fr.caps {
 		used, left := s.capUse(list, &fr.caps[i], at)
-		buf.caps = append(buf.caps, capNumbers{used, left})
+		buf.caps = append(buf.caps, capFigures{used, left})
 	}
 	if f.def.Kind == usher.Seats {
 		s.seatRows(f, fr, buf.rows, list, at)
@@ -94,16 +94,16 @@ func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
 }
 
 // resolve computes the figures of a frame's rows.
-func (s *Snapshot) resolve(out []numbers, list *shelf, f *feature, fr *frame, at int64) []numbers {
+func (s *Snapshot) resolve(out []figures, list *shelf, f *feature, fr *frame, at int64) []figures {
 	out = slices.Grow(out, len(fr.rows))
 	for i := range fr.rows {
-		out = append(out, numbers{})
+		out = append(out, figures{})
 		s.resolveRow(&out[i], list, f, &fr.rows[i], at)
 	}
 	return out
 }
 
-func (s *Snapshot) resolveRow(n *numbers, list *shelf, f *feature, r *row, at int64) {
+func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at int64) {
 	n.window, n.start, n.unlimited, n.limit = r.window, r.key.Start, r.unlimited, r.limit
 	b := -1
 	switch {
@@ -320,7 +320,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	if fr.sources != nil {
 		d.Rule = fr.rule
 	}
-	var sum numbers
+	var sum figures
 	soonest, shown, first := int64(maxMicro), 0, -1
 	for i := range buf.rows {
 		n := &buf.rows[i]
@@ -368,7 +368,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 }
 
 // listRows appends the rows that an answer lists.
-func listRows(out []usher.AllowanceUse, fr *frame, rows []numbers) []usher.AllowanceUse {
+func listRows(out []usher.AllowanceUse, fr *frame, rows []figures) []usher.AllowanceUse {
 	out = slices.Grow(out, len(fr.rows))
 	for i := range fr.rows {
 		r, n := &fr.rows[i], &rows[i]
@@ -385,7 +385,7 @@ func listRows(out []usher.AllowanceUse, fr *frame, rows []numbers) []usher.Allow
 	return out
 }
 
-func listCaps(out []usher.CapUse, fr *frame, caps []capNumbers) []usher.CapUse {
+func listCaps(out []usher.CapUse, fr *frame, caps []capFigures) []usher.CapUse {
 	for i := range fr.caps {
 		out = append(out, fr.caps[i].use)
 		c := &out[len(out)-1]
@@ -396,4 +396,4 @@ func listCaps(out []usher.CapUse, fr *frame, caps []capNumbers) []usher.CapUse {
 
 // shown reports whether a row is listed: what nothing holds only where there is
 // something of it.
-func (r *row) shown(n *numbers) bool { return len(r.ids) > 0 || n.used > 0 }
+func (r *row) shown(n *figures) bool { return len(r.ids) > 0 || n.used > 0 }

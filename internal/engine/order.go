@@ -27,7 +27,7 @@ func before(x, y *slot) int {
 
 // burnOrder sorts the slots by the ends of windows that began with their first
 // use, or would begin now (S15).
-func (s *Snapshot) burnOrder(fr *frame, rows []numbers, at int64) []part {
+func (s *Snapshot) burnOrder(fr *frame, rows []figures, at int64) []part {
 	order := slices.Clone(fr.burn)
 	for i := range order {
 		p := &order[i]

@@ -112,13 +112,13 @@ func (s *Snapshot) bound(f *feature, fr *frame, buf *Buf, at int64) {
 
 // seatRows lays the holders over the sources' rows: active ones first, included
 // amounts in burn order, then overage, then excess.
-func (s *Snapshot) seatRows(f *feature, fr *frame, rows []numbers, list *shelf, at int64) {
+func (s *Snapshot) seatRows(f *feature, fr *frame, rows []figures, list *shelf, at int64) {
 	i := list.find(ClockSeats, 0)
 	if i < 0 {
 		return
 	}
 	used, reserved := s.lapsed(&list.list[i], at)
-	put := func(n *numbers, room int64) {
+	put := func(n *figures, room int64) {
 		u := min(used, room)
 		r := min(reserved, room-u)
 		n.used, n.reserved = n.used+u, n.reserved+r

@@ -140,7 +140,7 @@ func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at in
 }
 
 // burn takes included amounts and then overage, each in burn order (S15).
-func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, at int64, hold bool, e *Effect) {
+func (s *Snapshot) burn(f *feature, fr *frame, rows []figures, included, over, at int64, hold bool, e *Effect) {
 	add := func(i int, id string, n int64) {
 		key := s.post(f, fr, rows, i, n, at, hold)
 		e.Entries = append(e.Entries, Entry{key, id, n})
@@ -192,7 +192,7 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []numbers, included, over, a
 
 // post adds n to the use or the holds of a row's bucket and its figures, and
 // returns the bucket's key.
-func (s *Snapshot) post(f *feature, fr *frame, rows []numbers, i int, n, at int64, hold bool) BucketKey {
+func (s *Snapshot) post(f *feature, fr *frame, rows []figures, i int, n, at int64, hold bool) BucketKey {
 	r, num := &fr.rows[i], &rows[i]
 	if hold {
 		num.reserved += n
@@ -211,7 +211,7 @@ func (s *Snapshot) post(f *feature, fr *frame, rows []numbers, i int, n, at int6
 }
 
 // bucketOf is a row's bucket with the figures that follow from its numbers.
-func (s *Snapshot) bucketOf(f *feature, r *row, n *numbers, at int64) Bucket {
+func (s *Snapshot) bucketOf(f *feature, r *row, n *figures, at int64) Bucket {
 	key := BucketKey{f.def.Key, r.key.Clock, n.start}
 	b, _ := s.Bucket(key)
 	b.End = n.window.end

@@ -12,15 +12,15 @@ type span struct{ start, end int64 }
 
 var forever = span{0, maxMicro}
 
-// tick is one anchor and zone of the customer, in force over [from, until).
-type tick struct {
+// anchoring is one anchor and zone of the customer, in force over [from, until).
+type anchoring struct {
 	from, until int64
 	anchor      time.Time
 	zone        *time.Location
 }
 
-// raw is the window of a clock by one tick alone.
-func (k *tick) raw(p usher.Period, a usher.Anchor, at int64) span {
+// raw is the window of a clock by one anchoring alone.
+func (k *anchoring) raw(p usher.Period, a usher.Anchor, at int64) span {
 	anchor := k.anchor
 	if a == usher.AnchorCalendar {
 		anchor = calendar.Origin(p, k.zone)
@@ -36,16 +36,16 @@ func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut 
 	if p.Unit == usher.Lifetime {
 		return forever, 0
 	}
-	i := len(w.ticks) - 1
-	for i > 0 && w.ticks[i].from > at {
+	i := len(w.anchorings) - 1
+	for i > 0 && w.anchorings[i].from > at {
 		i--
 	}
-	s = w.ticks[i].raw(p, a, at)
+	s = w.anchorings[i].raw(p, a, at)
 	// A window of the new anchor that begins right where the anchor takes effect
 	// carries as well, or a new anchor would mint an allowance.
-	for j := i; j > 0 && s.start <= w.ticks[j].from; j-- {
-		from := w.ticks[j].from
-		old := w.ticks[j-1].raw(p, a, from)
+	for j := i; j > 0 && s.start <= w.anchorings[j].from; j-- {
+		from := w.anchorings[j].from
+		old := w.anchorings[j-1].raw(p, a, from)
 		if old.end == s.end {
 			s.start = old.start // its boundary does not move: nothing is cut
 			continue
@@ -57,9 +57,9 @@ func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut 
 		}
 		break
 	}
-	for j := i + 1; j < len(w.ticks) && s.end > w.ticks[j].from; j++ {
-		if next := w.ticks[j].raw(p, a, w.ticks[j].from); next.end != s.end {
-			s.end = w.ticks[j].from
+	for j := i + 1; j < len(w.anchorings) && s.end > w.anchorings[j].from; j++ {
+		if next := w.anchorings[j].raw(p, a, w.anchorings[j].from); next.end != s.end {
+			s.end = w.anchorings[j].from
 			break
 		}
 	}

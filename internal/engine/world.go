@@ -15,15 +15,15 @@ import (
 // World is one customer's deciding state, compiled. It holds no use and never
 // changes; what it computes on demand it keeps, so it may be shared freely.
 type World struct {
-	book     *Book
-	customer *usher.Customer // nil: unknown
-	zone     *time.Location  // in force last: for trials and grace
-	ticks    []tick
-	timeline []era
-	subs     [][]stay // by subscription, the one that began last first; each covers all of time
-	features map[string]*feature
-	changes  []int64         // every instant at which any source changes, ascending
-	known    map[int64]int64 // when a change that is dated in the past became known, by its instant
+	book       *Book
+	customer   *usher.Customer // nil: unknown
+	zone       *time.Location  // in force last: for trials and grace
+	anchorings []anchoring
+	timeline   []era
+	subs       [][]stay // by subscription, the one that began last first; each covers all of time
+	features   map[string]*feature
+	changes    []int64         // every instant at which any source changes, ascending
+	known      map[int64]int64 // when a change that is dated in the past became known, by its instant
 }
 
 // feature is what the world holds for one feature.
@@ -76,15 +76,15 @@ func NewWorld(f Facts) *World {
 		if err != nil {
 			zone = time.UTC
 		}
-		k := tick{from: c.From.UnixMicro(), until: maxMicro, anchor: c.Anchor, zone: zone}
+		k := anchoring{from: c.From.UnixMicro(), until: maxMicro, anchor: c.Anchor, zone: zone}
 		if i > 0 {
-			w.ticks[i-1].until = k.from
+			w.anchorings[i-1].until = k.from
 			w.changes = append(w.changes, k.from)
 		}
-		w.ticks = append(w.ticks, k)
+		w.anchorings = append(w.anchorings, k)
 		w.zone = zone
 	}
-	w.ticks[0].from = minMicro
+	w.anchorings[0].from = minMicro
 	w.timeline = w.eras(f)
 	for _, e := range w.timeline {
 		w.changes = append(w.changes, e.from)
@@ -168,9 +168,9 @@ func (w *World) Features() []string {
 // Zone is the customer's zone in force at t.
 func (w *World) Zone(t time.Time) *time.Location {
 	at := t.UnixMicro()
-	for i := len(w.ticks) - 1; i >= 0; i-- {
-		if w.ticks[i].from <= at {
-			return w.ticks[i].zone
+	for i := len(w.anchorings) - 1; i >= 0; i-- {
+		if w.anchorings[i].from <= at {
+			return w.anchorings[i].zone
 		}
 	}
 	return w.zone
