@@ -1,5 +1,6 @@
 -- +goose Up
 -- Times are microseconds since 1970 UTC; an open end is 9223372036854775807.
+-- Amounts count the feature's smallest unit.
 -- Keys sort by bytes (COLLATE "C"), as on SQLite and in Go. NOT NULL
 -- everywhere, because a CHECK lets NULL pass; the one exception is
 -- recorded_until, where NULL means "current".
@@ -8,8 +9,8 @@
 -- column: spare room on the page keeps those updates out of the indexes.
 CREATE TABLE environment (
   env              TEXT COLLATE "C" NOT NULL PRIMARY KEY,
-  revision         BIGINT NOT NULL CHECK (revision >= 0),
-  catalog_revision BIGINT NOT NULL CHECK (catalog_revision BETWEEN 0 AND revision),
+  revision         BIGINT NOT NULL CHECK (revision >= 0), -- of the newest change; 0: none yet
+  catalog_revision BIGINT NOT NULL CHECK (catalog_revision BETWEEN 0 AND revision), -- of the catalogue in force; 0: none yet
   clock_at         BIGINT NOT NULL -- -1: real time
 ) WITH (fillfactor = 70);
 INSERT INTO environment (env, revision, catalog_revision, clock_at) VALUES ('production', 0, 0, -1), ('sandbox', 0, 0, -1);
@@ -18,23 +19,23 @@ INSERT INTO environment (env, revision, catalog_revision, clock_at) VALUES ('pro
 CREATE TABLE change (
   env        TEXT COLLATE "C" NOT NULL,
   revision   BIGINT NOT NULL,
-  at         BIGINT NOT NULL,
-  actor      TEXT COLLATE "C" NOT NULL,
+  at         BIGINT NOT NULL, -- by the environment's clock
+  actor      TEXT COLLATE "C" NOT NULL, -- "key:…", "operator:…", "system"
   action     TEXT COLLATE "C" NOT NULL,
   customer   TEXT COLLATE "C" NOT NULL, -- '': the environment itself: catalogue or clock
-  object     TEXT COLLATE "C" NOT NULL,
+  object     TEXT COLLATE "C" NOT NULL, -- id or key of what changed; no personal data
   request_id TEXT COLLATE "C" NOT NULL,
   PRIMARY KEY (env, revision)
 );
-CREATE INDEX change_customer ON change (customer, env, revision);
-CREATE INDEX change_at ON change (env, at, revision);
+CREATE INDEX change_customer ON change (customer, env, revision); -- for a customer's history
+CREATE INDEX change_at ON change (env, at, revision); -- which revision was the newest at a time?
 
 CREATE TABLE catalog (
   env        TEXT COLLATE "C" NOT NULL,
   revision   BIGINT NOT NULL,
-  hash       TEXT COLLATE "C" NOT NULL,
+  hash       TEXT COLLATE "C" NOT NULL, -- of canonical
   source     TEXT NOT NULL, -- as sent
-  canonical  TEXT NOT NULL,
+  canonical  TEXT NOT NULL, -- the same in normal form
   applied_at BIGINT NOT NULL,
   actor      TEXT COLLATE "C" NOT NULL,
   PRIMARY KEY (env, revision)
@@ -45,8 +46,8 @@ CREATE TABLE plan_version (
   env      TEXT COLLATE "C" NOT NULL,
   key      TEXT COLLATE "C" NOT NULL,
   version  BIGINT NOT NULL CHECK (version > 0),
-  body     TEXT NOT NULL,
-  revision BIGINT NOT NULL,
+  body     TEXT NOT NULL, -- JSON of usher.PlanVersion
+  revision BIGINT NOT NULL, -- that published it
   PRIMARY KEY (env, key, version)
 );
 
@@ -54,8 +55,8 @@ CREATE TABLE addon_version (
   env      TEXT COLLATE "C" NOT NULL,
   key      TEXT COLLATE "C" NOT NULL,
   version  BIGINT NOT NULL CHECK (version > 0),
-  body     TEXT NOT NULL,
-  revision BIGINT NOT NULL,
+  body     TEXT NOT NULL, -- JSON of usher.AddonVersion
+  revision BIGINT NOT NULL, -- that published it
   PRIMARY KEY (env, key, version)
 );
 
@@ -65,12 +66,12 @@ CREATE TABLE customer (
   env        TEXT COLLATE "C" NOT NULL,
   id         TEXT COLLATE "C" NOT NULL,
   name       TEXT COLLATE "C" NOT NULL,
-  metadata   TEXT NOT NULL,
-  timezone   TEXT COLLATE "C" NOT NULL,
+  metadata   TEXT NOT NULL, -- JSON object of texts
+  timezone   TEXT COLLATE "C" NOT NULL, -- IANA name; '': the environment's
   anchor     BIGINT NOT NULL, -- -1: none; 0 is a time
   created_at BIGINT NOT NULL,
   deleted_at BIGINT NOT NULL, -- 0: live
-  revision   BIGINT NOT NULL,
+  revision   BIGINT NOT NULL, -- of the newest change to what it holds
   PRIMARY KEY (env, id)
 );
 
@@ -80,7 +81,7 @@ CREATE TABLE customer (
 CREATE TABLE customer_clock (
   env            TEXT COLLATE "C" NOT NULL,
   id             TEXT COLLATE "C" NOT NULL,
-  clocks         TEXT NOT NULL,
+  clocks         TEXT NOT NULL, -- JSON array of usher.Clock
   recorded_from  BIGINT NOT NULL,
   recorded_until BIGINT CHECK (recorded_until > recorded_from)
 );
@@ -92,40 +93,40 @@ CREATE TABLE subscription (
   id             TEXT COLLATE "C" NOT NULL,
   customer       TEXT COLLATE "C" NOT NULL,
   family         TEXT COLLATE "C" NOT NULL,
-  body           TEXT NOT NULL,
+  body           TEXT NOT NULL, -- JSON of usher.Subscription
   holds          TEXT COLLATE "C" NOT NULL, -- every plan and add-on version its phases name: ' pro@1 api-pack@1 '
   ends_at        BIGINT NOT NULL,
   recorded_from  BIGINT NOT NULL,
   recorded_until BIGINT CHECK (recorded_until > recorded_from)
 );
 CREATE UNIQUE INDEX subscription_now ON subscription (id, env) WHERE recorded_until IS NULL;
-CREATE INDEX subscription_customer ON subscription (customer, env, recorded_until);
+CREATE INDEX subscription_customer ON subscription (customer, env, recorded_until); -- loading a customer, now (NULL) and as known then
 
 CREATE TABLE overrides (
   env            TEXT COLLATE "C" NOT NULL,
   id             TEXT COLLATE "C" NOT NULL,
   customer       TEXT COLLATE "C" NOT NULL,
   feature        TEXT COLLATE "C" NOT NULL,
-  body           TEXT NOT NULL,
+  body           TEXT NOT NULL, -- JSON of usher.Override
   ends_at        BIGINT NOT NULL,
   recorded_from  BIGINT NOT NULL,
   recorded_until BIGINT CHECK (recorded_until > recorded_from)
 );
 CREATE UNIQUE INDEX overrides_now ON overrides (id, env) WHERE recorded_until IS NULL;
-CREATE INDEX overrides_customer ON overrides (customer, env, recorded_until);
+CREATE INDEX overrides_customer ON overrides (customer, env, recorded_until); -- the same
 
 CREATE TABLE grants (
   env            TEXT COLLATE "C" NOT NULL,
   id             TEXT COLLATE "C" NOT NULL,
   customer       TEXT COLLATE "C" NOT NULL,
   feature        TEXT COLLATE "C" NOT NULL,
-  body           TEXT NOT NULL,
+  body           TEXT NOT NULL, -- JSON of usher.Grant
   ends_at        BIGINT NOT NULL, -- the earlier of its expiry and its voiding
   recorded_from  BIGINT NOT NULL,
   recorded_until BIGINT CHECK (recorded_until > recorded_from)
 );
 CREATE UNIQUE INDEX grants_now ON grants (id, env) WHERE recorded_until IS NULL;
-CREATE INDEX grants_customer ON grants (customer, env, recorded_until);
+CREATE INDEX grants_customer ON grants (customer, env, recorded_until); -- the same
 
 -- Idempotency record, ledger and history of a take, and the stored answers of
 -- management calls (S13). No other index: it is written on every take.
@@ -133,26 +134,27 @@ CREATE TABLE op (
   key       TEXT COLLATE "C" NOT NULL,
   env       TEXT COLLATE "C" NOT NULL,
   route     TEXT COLLATE "C" NOT NULL,
-  body_hash BYTEA NOT NULL,
+  body_hash BYTEA NOT NULL, -- of the request: the same key with another one is refused
   customer  TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
   at        BIGINT NOT NULL,
-  amount    BIGINT NOT NULL,
-  answer    BYTEA NOT NULL,
+  amount    BIGINT NOT NULL, -- smallest units
+  answer    BYTEA NOT NULL, -- a take in the ledger's form; "http", status and body of a management call
   PRIMARY KEY (key, env)
 );
 
+-- Reported events, whole: what was booked can be worked out again from them.
 CREATE TABLE event (
   id          TEXT COLLATE "C" NOT NULL,
-  source      TEXT COLLATE "C" NOT NULL,
+  source      TEXT COLLATE "C" NOT NULL, -- CloudEvents source: id and source together are unique
   env         TEXT COLLATE "C" NOT NULL,
   customer    TEXT COLLATE "C" NOT NULL,
   type        TEXT COLLATE "C" NOT NULL,
-  at          BIGINT NOT NULL,
+  at          BIGINT NOT NULL, -- when it happened
   received_at BIGINT NOT NULL,
-  hash        BYTEA NOT NULL,
-  data        TEXT NOT NULL,
-  entries     BYTEA NOT NULL,
+  hash        BYTEA NOT NULL, -- of the content: the same id with other content is refused
+  data        TEXT NOT NULL, -- JSON, as sent
+  entries     BYTEA NOT NULL, -- what it was booked to, in the ledger's form
   PRIMARY KEY (id, source, env)
 );
 
@@ -161,17 +163,17 @@ CREATE TABLE bucket (
   customer  TEXT COLLATE "C" NOT NULL,
   env       TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
-  clock     TEXT COLLATE "C" NOT NULL,
+  clock     TEXT COLLATE "C" NOT NULL, -- named by the engine: one for each period and anchor, one for each grant
   start_at  BIGINT NOT NULL,
   end_at    BIGINT NOT NULL,
   unlimited BIGINT NOT NULL CHECK (unlimited IN (0, 1)),
-  lim       BIGINT NOT NULL CHECK (lim >= 0),
-  opening   BIGINT NOT NULL CHECK (opening >= 0),
+  lim       BIGINT NOT NULL CHECK (lim >= 0), -- smallest units, as all amounts
+  opening   BIGINT NOT NULL CHECK (opening >= 0), -- used in the window before the bucket was there
   used      BIGINT NOT NULL CHECK (used >= 0),
   reserved  BIGINT NOT NULL CHECK (reserved >= 0),
-  overage   BIGINT NOT NULL CHECK (overage >= 0),
-  excess    BIGINT NOT NULL CHECK (excess >= 0),
-  at        BIGINT NOT NULL,
+  overage   BIGINT NOT NULL CHECK (overage >= 0), -- part of used beyond lim that the plan permits
+  excess    BIGINT NOT NULL CHECK (excess >= 0), -- part of used beyond lim that nothing permits
+  at        BIGINT NOT NULL, -- event time of the last value of a gauge; 0: none
   PRIMARY KEY (customer, env, feature, clock, start_at),
   CHECK (end_at > start_at),
   CHECK (unlimited = 1 OR used - overage - excess + opening + reserved <= lim)
@@ -186,18 +188,19 @@ CREATE TABLE rollup (
   feature   TEXT COLLATE "C" NOT NULL,
   grain     INTEGER NOT NULL CHECK (grain IN (1, 60, 1440)),
   start_at  BIGINT NOT NULL,
-  clock     TEXT COLLATE "C" NOT NULL,
-  used      BIGINT NOT NULL,
-  at        BIGINT NOT NULL,
+  clock     TEXT COLLATE "C" NOT NULL, -- whose bucket took it
+  used      BIGINT NOT NULL, -- smallest units
+  at        BIGINT NOT NULL, -- 0, but for gauges
   PRIMARY KEY (customer, env, feature, grain, start_at, clock)
 );
 
+-- The same by the values of one property, for meters that are split by it.
 CREATE TABLE rollup_dim (
   customer  TEXT COLLATE "C" NOT NULL,
   env       TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
   grain     INTEGER NOT NULL CHECK (grain IN (1, 60, 1440)),
-  dimension TEXT COLLATE "C" NOT NULL,
+  dimension TEXT COLLATE "C" NOT NULL, -- path of the property in the event's data
   value     TEXT COLLATE "C" NOT NULL,
   start_at  BIGINT NOT NULL,
   used      BIGINT NOT NULL,
@@ -212,7 +215,7 @@ CREATE TABLE seen (
   env       TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
   value     TEXT COLLATE "C" NOT NULL,
-  minute_at BIGINT NOT NULL,
+  minute_at BIGINT NOT NULL, -- start of the minute
   PRIMARY KEY (customer, env, feature, value, minute_at)
 );
 
@@ -223,7 +226,7 @@ CREATE TABLE hold (
   env        TEXT COLLATE "C" NOT NULL,
   customer   TEXT COLLATE "C" NOT NULL,
   feature    TEXT COLLATE "C" NOT NULL,
-  amount     BIGINT NOT NULL CHECK (amount >= 0),
+  amount     BIGINT NOT NULL CHECK (amount >= 0), -- smallest units
   at         BIGINT NOT NULL,
   expires_at BIGINT NOT NULL CHECK (expires_at > at),
   closed_at  BIGINT NOT NULL, -- 0: open
@@ -232,7 +235,7 @@ CREATE TABLE hold (
   PRIMARY KEY (id, env),
   CHECK ((state = 'open') = (closed_at = 0))
 );
-CREATE INDEX hold_open ON hold (customer, env) WHERE closed_at = 0;
+CREATE INDEX hold_open ON hold (customer, env) WHERE closed_at = 0; -- small: most reservations have ended
 
 -- Who holds a seat, and who held one (S22). A change closes the row and adds a
 -- new one; only expires_at of a seat that is kept alive moves.
@@ -242,14 +245,15 @@ CREATE TABLE seat (
   feature     TEXT COLLATE "C" NOT NULL,
   holder      TEXT COLLATE "C" NOT NULL,
   n           BIGINT NOT NULL CHECK (n > 0), -- counts the rows of one holder
-  pending     BIGINT NOT NULL CHECK (pending IN (0, 1)),
+  pending     BIGINT NOT NULL CHECK (pending IN (0, 1)), -- 1: invited
   since       BIGINT NOT NULL, -- when the holder came: a change of state keeps it
   at          BIGINT NOT NULL,
   expires_at  BIGINT NOT NULL, -- 9223372036854775807: it does not end by itself
   released_at BIGINT NOT NULL, -- 0: held
   PRIMARY KEY (customer, env, feature, holder, n)
 );
-CREATE UNIQUE INDEX seat_held ON seat (customer, env, feature, holder) WHERE released_at = 0;
+CREATE UNIQUE INDEX seat_held ON seat (customer, env, feature, holder) WHERE released_at = 0; -- one open seat for each holder
+-- Seats that end by themselves, which are few.
 CREATE INDEX seat_ending ON seat (customer, env, expires_at) WHERE released_at = 0 AND expires_at < 9223372036854775807;
 
 -- What was given back, by what it was given back of (S16): a take's key with
@@ -258,14 +262,14 @@ CREATE TABLE correction (
   ref      TEXT COLLATE "C" NOT NULL,
   source   TEXT COLLATE "C" NOT NULL,
   env      TEXT COLLATE "C" NOT NULL,
-  key      TEXT COLLATE "C" NOT NULL,
+  key      TEXT COLLATE "C" NOT NULL, -- idempotency key of the correction itself
   customer TEXT COLLATE "C" NOT NULL,
   feature  TEXT COLLATE "C" NOT NULL,
-  amount   BIGINT NOT NULL CHECK (amount > 0),
+  amount   BIGINT NOT NULL CHECK (amount > 0), -- given back, in smallest units
   at       BIGINT NOT NULL,
   reason   TEXT COLLATE "C" NOT NULL,
   actor    TEXT COLLATE "C" NOT NULL,
-  entries  BYTEA NOT NULL,
+  entries  BYTEA NOT NULL, -- negative ones, in the ledger's form
   PRIMARY KEY (ref, source, env, key)
 );
 
@@ -274,14 +278,14 @@ CREATE TABLE denial (
   customer TEXT COLLATE "C" NOT NULL,
   env      TEXT COLLATE "C" NOT NULL,
   feature  TEXT COLLATE "C" NOT NULL,
-  hour_at  BIGINT NOT NULL,
+  hour_at  BIGINT NOT NULL, -- start of the hour
   outcome  TEXT COLLATE "C" NOT NULL, -- denied, warned, shadowed, excess
   reason   TEXT COLLATE "C" NOT NULL,
   n        BIGINT NOT NULL CHECK (n > 0),
-  amount   BIGINT NOT NULL CHECK (amount >= 0),
+  amount   BIGINT NOT NULL CHECK (amount >= 0), -- what was asked for, in smallest units; stops at the largest number
   PRIMARY KEY (customer, env, feature, hour_at, outcome, reason)
 );
-CREATE INDEX denial_hour ON denial (env, hour_at);
+CREATE INDEX denial_hour ON denial (env, hour_at); -- the report reads all customers of some hours
 
 -- The ledger of takes whose answers are no longer kept, added up per minute
 -- (S13). With op and event it is the whole of what was taken.
@@ -290,9 +294,9 @@ CREATE TABLE folded (
   env       TEXT COLLATE "C" NOT NULL,
   feature   TEXT COLLATE "C" NOT NULL,
   clock     TEXT COLLATE "C" NOT NULL,
-  start_at  BIGINT NOT NULL,
+  start_at  BIGINT NOT NULL, -- of the bucket's window
   minute_at BIGINT NOT NULL,
-  amount    BIGINT NOT NULL,
+  amount    BIGINT NOT NULL, -- smallest units
   PRIMARY KEY (customer, env, feature, clock, start_at, minute_at)
 );
 
@@ -305,12 +309,13 @@ CREATE TABLE usage_batch (
   PRIMARY KEY (node, n)
 );
 
+-- Keys of programs. The secret is shown once and not stored.
 CREATE TABLE api_key (
   id           TEXT COLLATE "C" NOT NULL PRIMARY KEY,
   env          TEXT COLLATE "C" NOT NULL,
-  name         TEXT COLLATE "C" NOT NULL,
+  name         TEXT COLLATE "C" NOT NULL, -- may be a person's: never in the audit log
   role         TEXT COLLATE "C" NOT NULL,
-  hash         BYTEA NOT NULL,
+  hash         BYTEA NOT NULL, -- SHA-256 of the secret
   created_at   BIGINT NOT NULL,
   expires_at   BIGINT NOT NULL, -- 0: never
   revoked_at   BIGINT NOT NULL, -- 0: not

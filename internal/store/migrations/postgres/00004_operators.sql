@@ -12,6 +12,7 @@ CREATE TABLE operators (
 );
 INSERT INTO operators (one, revision) VALUES (1, 0);
 
+-- The vendor's own people who work with usher.
 CREATE TABLE operator (
   id         TEXT COLLATE "C" NOT NULL PRIMARY KEY,
   name       TEXT COLLATE "C" NOT NULL, -- personal data, here only
@@ -19,34 +20,37 @@ CREATE TABLE operator (
   active     BIGINT NOT NULL CHECK (active IN (0, 1)),
   created_at BIGINT NOT NULL
 );
-CREATE UNIQUE INDEX operator_email ON operator (email) WHERE email <> '';
+CREATE UNIQUE INDEX operator_email ON operator (email) WHERE email <> ''; -- an address belongs to one operator
 
+-- Roles of operators. Dated by time, not by revision.
 CREATE TABLE operator_role (
   id         TEXT COLLATE "C" NOT NULL PRIMARY KEY,
   operator   TEXT COLLATE "C" NOT NULL,
   role       TEXT COLLATE "C" NOT NULL,
   env        TEXT COLLATE "C" NOT NULL, -- '' is both
   from_at    BIGINT NOT NULL,
-  until_at   BIGINT NOT NULL,
-  source     TEXT COLLATE "C" NOT NULL,
-  granted_by TEXT COLLATE "C" NOT NULL,
+  until_at   BIGINT NOT NULL, -- 9223372036854775807: no end
+  source     TEXT COLLATE "C" NOT NULL, -- manual, sso, request or break_glass
+  granted_by TEXT COLLATE "C" NOT NULL, -- an actor
   reason     TEXT COLLATE "C" NOT NULL
 );
 CREATE INDEX operator_role_of ON operator_role (operator, from_at);
-CREATE INDEX operator_role_owner ON operator_role (role, env);
+CREATE INDEX operator_role_owner ON operator_role (role, env); -- is there another owner?
 
+-- One-time tokens that make an owner: how the first operator gets in.
 CREATE TABLE owner_token (
   hash       BYTEA NOT NULL PRIMARY KEY, -- SHA-256
   expires_at BIGINT NOT NULL
 );
 
+-- Roles for a while: requests, and emergencies, which are reviewed afterwards.
 CREATE TABLE elevation (
   id           TEXT COLLATE "C" NOT NULL PRIMARY KEY,
   operator     TEXT COLLATE "C" NOT NULL, -- who asks and who gets
   role         TEXT COLLATE "C" NOT NULL,
   env          TEXT COLLATE "C" NOT NULL, -- '' is both
   reason       TEXT COLLATE "C" NOT NULL,
-  seconds      BIGINT NOT NULL,
+  seconds      BIGINT NOT NULL, -- how long it holds after the approval
   break_glass  BIGINT NOT NULL CHECK (break_glass IN (0, 1)),
   state        TEXT COLLATE "C" NOT NULL CHECK (state IN ('requested', 'approved', 'denied')),
   requested_at BIGINT NOT NULL,
@@ -59,4 +63,5 @@ CREATE TABLE elevation (
   review_note  TEXT COLLATE "C" NOT NULL
 );
 CREATE INDEX elevation_of ON elevation (operator, requested_at);
+-- Emergencies whose review is due, which are few.
 CREATE INDEX elevation_review ON elevation (review, requested_at) WHERE review = 'pending';

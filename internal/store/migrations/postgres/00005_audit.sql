@@ -23,7 +23,7 @@ CREATE UNIQUE INDEX audit_hour ON audit (env, object) WHERE action = 'usage.hour
 
 -- Hashes of whole subtrees, in the order in which the tree grows.
 CREATE TABLE audit_hash (
-  i    BIGINT NOT NULL PRIMARY KEY CHECK (i >= 0),
+  i    BIGINT NOT NULL PRIMARY KEY CHECK (i >= 0), -- the tree's own order: after each leaf the subtrees that it completes
   hash BYTEA  NOT NULL CHECK (length(hash) = 32)
 );
 

@@ -23,7 +23,7 @@ CREATE UNIQUE INDEX audit_hour ON audit (env, object) WHERE action = 'usage.hour
 
 -- Hashes of whole subtrees, in the order in which the tree grows.
 CREATE TABLE audit_hash (
-  i    INTEGER NOT NULL PRIMARY KEY CHECK (i >= 0),
+  i    INTEGER NOT NULL PRIMARY KEY CHECK (i >= 0), -- the tree's own order: after each leaf the subtrees that it completes
   hash BLOB    NOT NULL CHECK (length(hash) = 32)
 ) STRICT;
 
@@ -50,7 +50,8 @@ CREATE TRIGGER audit_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'th
 CREATE TRIGGER audit_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
-CREATE TRIGGER audit_insert BEFORE INSERT ON audit WHEN NEW.n <> (SELECT size FROM audit_head) BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_insert BEFORE INSERT ON audit WHEN NEW.n <> (SELECT size FROM audit_head)
+  BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
 CREATE TRIGGER audit_hash_update BEFORE UPDATE ON audit_hash BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
@@ -59,10 +60,12 @@ CREATE TRIGGER audit_hash_update BEFORE UPDATE ON audit_hash BEGIN SELECT RAISE(
 CREATE TRIGGER audit_hash_delete BEFORE DELETE ON audit_hash BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
-CREATE TRIGGER audit_hash_insert BEFORE INSERT ON audit_hash WHEN EXISTS (SELECT 1 FROM audit_hash WHERE i = NEW.i) BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_hash_insert BEFORE INSERT ON audit_hash WHEN EXISTS (SELECT 1 FROM audit_hash WHERE i = NEW.i)
+  BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
-CREATE TRIGGER audit_head_update BEFORE UPDATE ON audit_head WHEN NEW.size <= OLD.size BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_head_update BEFORE UPDATE ON audit_head WHEN NEW.size <= OLD.size
+  BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 -- +goose StatementEnd
 -- +goose StatementBegin
 CREATE TRIGGER audit_head_delete BEFORE DELETE ON audit_head BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
