@@ -10,7 +10,8 @@ import (
 )
 
 func answer(key string) *StoredAnswer {
-	return &StoredAnswer{Key: key, Route: "POST /v1/customers/{id}/grants", BodyHash: []byte{0, 1, 255}, Status: 201, Body: []byte(`{"id":"gr_1"}`),
+	return &StoredAnswer{Key: key, Route: "POST /v1/customers/{id}/grants", BodyHash: []byte{0, 1, 255}, Status: 201,
+		Body:     []byte(`{"id":"gr_1"}`),
 		Customer: "acme", Feature: "api", At: day(2)}
 }
 
@@ -22,7 +23,8 @@ func TestS13_OneKeyOneEffectOneAnswer(t *testing.T) {
 		if a, err := db.Answer(ctx, env, key); a != nil || err != nil {
 			t.Errorf("before: got %+v, %v, want nil", a, err)
 		}
-		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"), Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}, Answer: answer(key)})
+		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"), Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)},
+			Answer: answer(key)})
 		if a, err := db.Answer(ctx, env, key); err != nil || !reflect.DeepEqual(a, answer(key)) {
 			t.Errorf("got %+v, %v, want %+v", a, err, answer(key))
 		}
@@ -32,12 +34,14 @@ func TestS13_OneKeyOneEffectOneAnswer(t *testing.T) {
 		before := dump(t, db)
 		s := load(t, db, env, "acme", 0)
 		for name, basis := range map[string]int64{"again": s.Revision, "again, and stale by its own first effect": s.Revision - 1} {
-			_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: basis, Grants: []usher.Grant{grant("gr_2", "acme", "api", 5)}, Answer: answer(key)})
+			_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: basis,
+				Grants: []usher.Grant{grant("gr_2", "acme", "api", 5)}, Answer: answer(key)})
 			if !errors.Is(err, ErrKeyTaken) {
 				t.Errorf("%s: got %v, want ErrKeyTaken", name, err)
 			}
 		}
-		if _, err := db.ApplyCatalog(ctx, CatalogChange{Env: env, Meta: meta("x", day(2)), Basis: s.EnvRevision, Answer: answer(key)}); !errors.Is(err, ErrKeyTaken) {
+		if _, err := db.ApplyCatalog(ctx, CatalogChange{Env: env, Meta: meta("x", day(2)), Basis: s.EnvRevision,
+			Answer: answer(key)}); !errors.Is(err, ErrKeyTaken) {
 			t.Errorf("for a catalogue: got %v, want ErrKeyTaken", err)
 		}
 		if after := dump(t, db); !reflect.DeepEqual(before, after) {
@@ -46,15 +50,18 @@ func TestS13_OneKeyOneEffectOneAnswer(t *testing.T) {
 		if e, err := db.Environment(ctx, env); err != nil || e.Revision != 1 || e.CatalogRevision != 0 {
 			t.Errorf("a taken key took a revision: %+v, %v", e, err)
 		}
-		change(t, db, CustomerChange{Env: usher.Sandbox, Customer: "acme", Put: customer("acme"), Answer: answer(key)}) // keys are per environment
+		change(t, db, CustomerChange{Env: usher.Sandbox, Customer: "acme", Put: customer("acme"),
+			Answer: answer(key)}) // keys are per environment
 
-		write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ('take', 'production', 'POST /v1/consume', $1, 'acme', 'api', 5, 1, $2)`, []byte{1}, []byte{1, 2, 3, 4, 5, 6, 7, 8})
+		write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ('take', 'production',
+			'POST /v1/consume', $1, 'acme', 'api', 5, 1, $2)`, []byte{1}, []byte{1, 2, 3, 4, 5, 6, 7, 8})
 		if a, err := db.Answer(ctx, env, "take"); err != nil || a.Route != "POST /v1/consume" || a.Status != 0 || len(a.Body) != 0 {
 			t.Errorf("the key of a take: got %+v, %v", a, err)
 		}
 		bad := answer("bad")
 		bad.Status = 503
-		_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: s.Revision, Answer: bad})
+		_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: s.Revision,
+			Answer: bad})
 		wantCode(t, err, usher.Internal)
 	})
 }
@@ -67,7 +74,8 @@ func TestS13_OneKeyFromManyAtOnce(t *testing.T) {
 		for i := range errs {
 			wg.Go(func() {
 				id := string(rune('a' + i)) // each another customer, so that only the key is in the way
-				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: id, Put: customer(id), Answer: answer("key")})
+				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: id,
+					Put: customer(id), Answer: answer("key")})
 			})
 		}
 		wg.Wait()

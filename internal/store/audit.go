@@ -76,10 +76,12 @@ func (db *DB) auditAtOnce(ctx context.Context, tx *sql.Tx, e *AuditEntry) (done 
 		return false, err
 	}
 	indexes, hashes := s.columns()
-	n, err := exec(ctx, tx, `WITH head AS (UPDATE audit_head SET size = $1 + 1, root = $2, note = $3 WHERE one = 1 AND size = $1 AND root = $4 AND key = $5 RETURNING 1),
+	n, err := exec(ctx, tx, `WITH head AS (UPDATE audit_head SET size = $1 + 1, root = $2, note = $3 WHERE one = 1 AND size = $1
+		AND root = $4 AND key = $5 RETURNING 1),
 		leaf AS (INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) SELECT $1, $6, $7, $8, $9, $10, $11, $12 FROM head)
 		INSERT INTO audit_hash (i, hash) SELECT i, hash FROM head, unnest($13::bigint[], $14::bytea[]) AS new (i, hash)`,
-		s.n, s.root[:], s.note, end.root[:], signer.Public(), s.leaf, micros(s.At), s.Env, s.Actor, s.Action, s.Customer, s.Object, indexes, hashes)
+		s.n, s.root[:], s.note, end.root[:], signer.Public(), s.leaf, micros(s.At), s.Env, s.Actor, s.Action, s.Customer, s.Object,
+		indexes, hashes)
 	if err != nil || n == 0 {
 		return false, err
 	}
@@ -100,7 +102,8 @@ func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
 	var size int64
 	var root []byte
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+db.forUpdate()).Scan(&size, &root, &key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+db.forUpdate()).Scan(&size, &root,
+		&key); err != nil {
 		return nil, err
 	}
 	a := &auditTail{db: db}
@@ -169,7 +172,8 @@ func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error
 	if err != nil {
 		return err
 	}
-	if _, err := exec(ctx, tx, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+	if _, err := exec(ctx, tx, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES ($1, $2, $3, $4, $5, $6,
+		$7, $8)`,
 		s.n, s.leaf, micros(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object); err != nil {
 		return err
 	}
@@ -181,7 +185,8 @@ func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error
 	if _, err := exec(ctx, tx, `INSERT INTO audit_hash (i, hash) VALUES `+values(len(hashes), 2, 1), args...); err != nil {
 		return err
 	}
-	if _, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`, s.n+1, s.root[:], s.note, a.signer.Public()); err != nil {
+	if _, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`, s.n+1, s.root[:], s.note,
+		a.signer.Public()); err != nil {
 		return err
 	}
 	a.db.auditEnd.Store(&auditEnd{a.tree.Clone(), s.root})
@@ -197,14 +202,17 @@ func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit
 			return given, false, nil
 		}
 		var old bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE action = $1 AND object = $2)`, audit.ActionKey, given.Public()).Scan(&old); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE action = $1 AND object = $2)`, audit.ActionKey,
+			given.Public()).Scan(&old); err != nil {
 			return nil, false, err
 		}
 		if old {
-			return nil, false, usher.Errorf(usher.Refused, "the audit log is signed by a newer key, %s, and the one given is retired: give the newer one", key)
+			return nil, false, usher.Errorf(usher.Refused,
+				"the audit log is signed by a newer key, %s, and the one given is retired: give the newer one", key)
 		}
 		if db.beside && key != "" {
-			return nil, false, usher.Errorf(usher.Refused, "the audit log is signed with %s, and the key given is another: start `usher serve` with it first, if it is to replace that one", key)
+			return nil, false, usher.Errorf(usher.Refused,
+				"the audit log is signed with %s, and the key given is another: start `usher serve` with it first, if it is to replace that one", key)
 		}
 		_, err := exec(ctx, tx, `DELETE FROM audit_key`) // it never signs again
 		return given, true, err

@@ -31,7 +31,8 @@ func TestAudit_RememberedEnd(t *testing.T) {
 			defer b.Close()
 			rows := int64(1) // the key's own
 			key := func(db *DB, id string) error {
-				return db.CreateKey(t.Context(), APIKey{ID: id, Env: env, Hash: []byte("h"), CreatedAt: day(1)}, Meta{Actor: "cli", At: day(1)})
+				return db.CreateKey(t.Context(), APIKey{ID: id, Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+					Meta{Actor: "cli", At: day(1)})
 			}
 			whole := func(when string) {
 				t.Helper()
@@ -69,7 +70,8 @@ func TestAudit_RememberedEnd(t *testing.T) {
 			// Two rows of one transaction.
 			rows += 2
 			if err := a.tx(t.Context(), func(tx *sql.Tx) error {
-				return errors.Join(a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.one", day(1))}), a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.two", day(1))}))
+				return errors.Join(a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.one", day(1))}),
+					a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.two", day(1))}))
 			}); err != nil {
 				t.Fatal(err)
 			}

@@ -88,7 +88,8 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows
 				return usher.Errorf(usher.Invalid, "the kept checkpoint: %s", err)
 			}
 			if kept.Size > head.Size {
-				return usher.Errorf(usher.Refused, "the kept checkpoint covers %d leaves and the log has %d: the log was rolled back", kept.Size, head.Size)
+				return usher.Errorf(usher.Refused, "the kept checkpoint covers %d leaves and the log has %d: the log was rolled back",
+					kept.Size, head.Size)
 			}
 			proof, err := tlog.ProveTree(head.Size, kept.Size, hashes)
 			if err != nil {

@@ -98,7 +98,8 @@ func (s *hourSums) add(ctx context.Context, r reader, env usher.Environment, fro
 			return err
 		})
 	}
-	err := each(s.takes, `SELECT key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE env = $1 AND at >= $2 AND at < $3`, marks.op, func(rows *sql.Rows) (int64, [][]byte, error) {
+	err := each(s.takes, `SELECT key, route, body_hash, customer, feature, at, amount, answer FROM op WHERE env = $1 AND at >= $2
+		AND at < $3`, marks.op, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var key, route, customer, feature string
 		var hash, answer []byte
 		var at, amount int64
@@ -111,22 +112,26 @@ func (s *hourSums) add(ctx context.Context, r reader, env usher.Environment, fro
 	if err != nil {
 		return err
 	}
-	err = each(s.events, `SELECT id, source, customer, type, at, received_at, hash, data, entries FROM event WHERE env = $1 AND received_at >= $2 AND received_at < $3`, marks.event, func(rows *sql.Rows) (int64, [][]byte, error) {
+	err = each(s.events, `SELECT id, source, customer, type, at, received_at, hash, data, entries FROM event WHERE env = $1
+		AND received_at >= $2 AND received_at < $3`, marks.event, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var id, source, customer, kind, data string
 		var hash, entries []byte
 		var at, received int64
 		err := rows.Scan(&id, &source, &customer, &kind, &at, &received, &hash, &data, &entries)
-		return received, [][]byte{[]byte(id), []byte(source), []byte(customer), []byte(kind), number(at), number(received), hash, []byte(data), entries}, err
+		return received, [][]byte{[]byte(id), []byte(source), []byte(customer), []byte(kind), number(at), number(received), hash,
+			[]byte(data), entries}, err
 	})
 	if err != nil {
 		return err
 	}
-	return each(s.corrections, `SELECT ref, source, key, customer, feature, amount, at, reason, actor, entries FROM correction WHERE env = $1 AND at >= $2 AND at < $3`, rowMark{}, func(rows *sql.Rows) (int64, [][]byte, error) {
+	return each(s.corrections, `SELECT ref, source, key, customer, feature, amount, at, reason, actor, entries FROM correction
+		WHERE env = $1 AND at >= $2 AND at < $3`, rowMark{}, func(rows *sql.Rows) (int64, [][]byte, error) {
 		var ref, source, key, customer, feature, reason, actor string
 		var entries []byte
 		var amount, at int64
 		err := rows.Scan(&ref, &source, &key, &customer, &feature, &amount, &at, &reason, &actor, &entries)
-		return at, [][]byte{[]byte(ref), []byte(source), []byte(key), []byte(customer), []byte(feature), number(amount), number(at), []byte(reason), []byte(actor), entries}, err
+		return at, [][]byte{[]byte(ref), []byte(source), []byte(key), []byte(customer), []byte(feature), number(amount), number(at),
+			[]byte(reason), []byte(actor), entries}, err
 	})
 }
 
@@ -182,7 +187,8 @@ func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, 
 	for i, t := range markedTables {
 		to := m.of(i)
 		first, ok, err := one(ctx, db, scanInt,
-			`SELECT rowid FROM `+t.name+` WHERE rowid > $1 AND rowid <= $2 AND env = $3 AND `+t.at+` >= $4 ORDER BY rowid LIMIT 1`, to.row, ends[i], string(env), until)
+			`SELECT rowid FROM `+t.name+` WHERE rowid > $1 AND rowid <= $2 AND env = $3 AND `+t.at+` >= $4 ORDER BY rowid LIMIT 1`,
+			to.row, ends[i], string(env), until)
 		if err != nil {
 			return err
 		}
@@ -190,7 +196,8 @@ func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, 
 		if ok {
 			end = first - 1
 		}
-		if *to, _, err = one(ctx, db, scanMark, `SELECT rowid, `+t.key+`, `+t.at+` FROM `+t.name+` WHERE rowid <= $1 ORDER BY rowid DESC LIMIT 1`, end); err != nil {
+		if *to, _, err = one(ctx, db, scanMark, `SELECT rowid, `+t.key+`, `+t.at+` FROM `+t.name+` WHERE rowid <= $1 ORDER BY rowid DESC
+			LIMIT 1`, end); err != nil {
 			return err
 		}
 	}
@@ -249,7 +256,8 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 				audit.ActionHour, string(env), k.object()).Scan(&done); err != nil || done {
 				return err
 			}
-			return a.append(ctx, tx, db.entry(&AuditEntry{Env: env, Meta: Meta{Actor: "system", Action: audit.ActionHour, Object: k.object(), After: after}}))
+			return a.append(ctx, tx, db.entry(&AuditEntry{Env: env, Meta: Meta{Actor: "system", Action: audit.ActionHour,
+				Object: k.object(), After: after}}))
 		})
 		if err != nil {
 			return added, err
@@ -297,7 +305,8 @@ func (v *auditVerifier) usage(now time.Time) error {
 		v.Hours++
 		same := func(what string, got, want audit.Rows) {
 			if got != want {
-				v.Add(audit.UsageHour, "%s, hour of %s: its %s have changed since leaf %d: %d rows then, %d now", k.env, k.object(), what, v.at[k], want.Rows, got.Rows)
+				v.Add(audit.UsageHour, "%s, hour of %s: its %s have changed since leaf %d: %d rows then, %d now", k.env, k.object(),
+					what, v.at[k], want.Rows, got.Rows)
 			}
 		}
 		// Takes of this hour may be folded only where it is older than they are

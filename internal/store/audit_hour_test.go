@@ -17,7 +17,8 @@ func TestAudit_HoursOfUse(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		start := time.Now().UTC().Truncate(time.Hour).Add(-5 * time.Hour)
 		take := func(key string, at time.Time, env usher.Environment) {
-			write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ($1, $2, 'POST /v1/consume', $3, 'acme', 'api', $4, 1, $5)`,
+			write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer)
+				VALUES ($1, $2, 'POST /v1/consume', $3, 'acme', 'api', $4, 1, $5)`,
 				key, string(env), []byte{1}, micros(at), []byte{1, 2, 3})
 		}
 		take("a", start, usher.Production)
@@ -25,8 +26,10 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		take("c", start.Add(2*time.Hour), usher.Production)
 		take("c", start.Add(2*time.Hour), usher.Sandbox)
 		take("d", start.Add(4*time.Hour), usher.Production) // not ended yet
-		write(t, db, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries) VALUES ('e', 's', 'production', 'acme', 'x', 0, $1, $2, '{}', $2)`, micros(start.Add(time.Minute)), []byte{1})
-		write(t, db, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries) VALUES ('a', '', 'production', 'k', 'acme', 'api', 1, $1, 'r', 'x', $2)`, micros(start.Add(2*time.Hour)), []byte{0})
+		write(t, db, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries)
+			VALUES ('e', 's', 'production', 'acme', 'x', 0, $1, $2, '{}', $2)`, micros(start.Add(time.Minute)), []byte{1})
+		write(t, db, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries)
+			VALUES ('a', '', 'production', 'k', 'acme', 'api', 1, $1, 'r', 'x', $2)`, micros(start.Add(2*time.Hour)), []byte{0})
 		until := start.Add(4*time.Hour + time.Minute)
 		for i, want := range []int64{2, 0} {
 			got, err := db.AuditHours(t.Context(), usher.Production, until)
@@ -43,7 +46,8 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		}
 		first := rows[2]
 		if first.Object != start.Format(time.RFC3339) || first.Env != "production" ||
-			!strings.Contains(string(first.After), `"takes":{"rows":2,"sha256":"`) || !strings.Contains(string(first.After), `"events":{"rows":1,"sha256":"`) {
+			!strings.Contains(string(first.After), `"takes":{"rows":2,"sha256":"`) || !strings.Contains(string(first.After),
+			`"events":{"rows":1,"sha256":"`) {
 			t.Errorf("got %+v %s", first, first.After)
 		}
 		faults := func(want ...string) {
@@ -85,9 +89,11 @@ func TestAudit_HoursByMarks(t *testing.T) {
 		n := 0
 		take := func(at time.Time, env usher.Environment) {
 			n++
-			write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ($1, $2, 'POST /v1/consume', $3, 'acme', 'api', $4, 1, $5)`,
+			write(t, db, `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer)
+				VALUES ($1, $2, 'POST /v1/consume', $3, 'acme', 'api', $4, 1, $5)`,
 				fmt.Sprintf("k%d", n), string(env), []byte{1}, micros(at), []byte{1, 2, 3})
-			write(t, db, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries) VALUES ($1, 's', $2, 'acme', 'x', 0, $3, $4, '{}', $4)`,
+			write(t, db, `INSERT INTO event (id, source, env, customer, type, at, received_at, hash, data, entries)
+				VALUES ($1, 's', $2, 'acme', 'x', 0, $3, $4, '{}', $4)`,
 				fmt.Sprintf("e%d", n), string(env), micros(at), []byte{1})
 		}
 		close := func(hour int, want int64) {

@@ -49,11 +49,13 @@ func TestAudit_RoleWithFewerRights(t *testing.T) {
 	put(t, db, "one")
 	put(t, db, "two")
 	apply(t, db, CatalogChange{Hash: "one"})
-	if err := db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)}, Meta{Actor: "cli", At: day(1)}); err != nil {
+	if err := db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+		Meta{Actor: "cli", At: day(1)}); err != nil {
 		t.Error(err)
 	}
 	for _, s := range []string{
-		`UPDATE audit SET actor = 'x'`, `DELETE FROM audit`, `TRUNCATE audit`, `UPDATE audit_hash SET i = i`, `DELETE FROM audit_hash`, `TRUNCATE audit_hash`,
+		`UPDATE audit SET actor = 'x'`, `DELETE FROM audit`, `TRUNCATE audit`, `UPDATE audit_hash SET i = i`, `DELETE FROM audit_hash`,
+		`TRUNCATE audit_hash`,
 		`DELETE FROM audit_head`, `TRUNCATE audit_head`, `INSERT INTO audit_head SELECT * FROM audit_head`,
 		`ALTER TABLE audit DISABLE TRIGGER ALL`, `DROP TRIGGER audit_rows ON audit`, `DROP TABLE audit`, `CREATE TABLE other (n BIGINT)`,
 		`CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`,
@@ -63,7 +65,8 @@ func TestAudit_RoleWithFewerRights(t *testing.T) {
 			t.Errorf("%s: got %v, want that the right is missing", s, err)
 		}
 	}
-	if _, err := db.w.ExecContext(t.Context(), `UPDATE audit_head SET size = 1`); err == nil || !strings.Contains(err.Error(), "append-only") {
+	if _, err := db.w.ExecContext(t.Context(), `UPDATE audit_head SET size = 1`); err == nil ||
+		!strings.Contains(err.Error(), "append-only") {
 		t.Errorf("the head, backwards: got %v", err)
 	}
 	if r := verify(t, db, audit.Options{}); r.Total != 0 || r.Leaves != 6 {

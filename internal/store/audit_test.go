@@ -41,7 +41,8 @@ func TestAudit_EveryWriteIsARow(t *testing.T) {
 			}
 			got = append(got, e.Env+" "+e.Action+" "+e.Customer)
 		}
-		want := []string{"production key.revoke ", "production key.create ", "sandbox clock.set ", "production catalog.apply ", "production test acme", " audit.key "}
+		want := []string{"production key.revoke ", "production key.create ", "sandbox clock.set ", "production catalog.apply ",
+			"production test acme", " audit.key "}
 		if g, w := mustJSON(t, got), mustJSON(t, want); g != w {
 			t.Errorf("got  %s\nwant %s", g, w)
 		}

@@ -21,7 +21,8 @@ func (db *DB) VerifyAudit(ctx context.Context, o audit.Options, progress func(ro
 	err = db.scan(ctx, func(s *Scan) error {
 		var head AuditHead
 		var root []byte
-		if err := s.tx.QueryRowContext(ctx, `SELECT size, root, note, key FROM audit_head WHERE one = 1`).Scan(&head.Size, &root, &head.Note, &head.Key); err != nil && err != sql.ErrNoRows {
+		if err := s.tx.QueryRowContext(ctx, `SELECT size, root, note, key FROM audit_head WHERE one = 1`).Scan(&head.Size, &root,
+			&head.Note, &head.Key); err != nil && err != sql.ErrNoRows {
 			return err
 		}
 		v := &auditVerifier{Scan: s, Walk: audit.NewWalk(head.Note, o), hours: map[hourKey]audit.Hour{}, at: map[hourKey]int64{}}
@@ -210,7 +211,8 @@ func (v *auditVerifier) head(h *AuditHead, root []byte) {
 		v.Add(audit.Column, "audit_head says key %s, and the log %s", h.Key, v.Keys[n-1])
 	}
 	var extra int64
-	if err := v.tx.QueryRowContext(v.ctx, `SELECT count(*) FROM audit_hash WHERE i >= $1`, audit.Hashes(v.Size)).Scan(&extra); err == nil && extra > 0 {
+	if err := v.tx.QueryRowContext(v.ctx, `SELECT count(*) FROM audit_hash WHERE i >= $1`,
+		audit.Hashes(v.Size)).Scan(&extra); err == nil && extra > 0 {
 		v.Add(audit.Forged, "%d stored hashes are beyond the signed checkpoint", extra)
 	} else if err != nil {
 		v.Add(audit.Form, "the stored hashes cannot be counted: %s", err)

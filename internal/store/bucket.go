@@ -15,7 +15,8 @@ const bucketColumns = `feature, clock, start_at, end_at, unlimited, lim, opening
 
 func scanBucket(row *sql.Rows, b *engine.Bucket) error {
 	var unlimited int64
-	err := row.Scan(&b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage, &b.Excess, &b.At)
+	err := row.Scan(&b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage,
+		&b.Excess, &b.At)
 	b.Unlimited = unlimited == 1
 	return err
 }
@@ -26,7 +27,8 @@ const keysAtOnce = 32
 // LoadBuckets reads, for each key, the bucket of that feature and clock that
 // started last at or before key.Start; keys without one are left out. A bucket
 // found by several keys is there several times.
-func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer string, keys []engine.BucketKey) (_ []engine.Bucket, err error) {
+func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer string,
+	keys []engine.BucketKey) (_ []engine.Bucket, err error) {
 	defer wrap(&err, "load buckets")
 	var all []engine.Bucket
 	for len(keys) > 0 {
@@ -93,8 +95,10 @@ func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Ti
 		feature, example string
 	}
 	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.part, &v.feature, &v.n, &v.example) }, `
-		SELECT 0, feature, count(*), min(customer) FROM overrides WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY feature
-		UNION ALL SELECT 1, feature, count(*), min(customer) FROM grants WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY feature
+		SELECT 0, feature, count(*), min(customer) FROM overrides WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2
+			GROUP BY feature
+		UNION ALL SELECT 1, feature, count(*), min(customer) FROM grants WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2
+			GROUP BY feature
 		UNION ALL SELECT 2, feature, count(*), min(customer) FROM bucket
 			WHERE env = $1 AND start_at <= $2 AND end_at > $2 AND (opening > 0 OR used > 0 OR reserved > 0) GROUP BY feature
 		UNION ALL SELECT 3, feature, count(*), min(customer) FROM hold WHERE env = $1 AND closed_at = 0 AND expires_at > $2 GROUP BY feature

@@ -12,13 +12,16 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-const insertBucket = `INSERT INTO bucket (customer, env, feature, clock, start_at, end_at, unlimited, lim, opening, used, reserved, overage, excess, at)
+const insertBucket = `INSERT INTO bucket (customer, env, feature, clock, start_at, end_at, unlimited, lim, opening, used, reserved,
+	overage, excess, at)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
 
 func bucket(t *testing.T, db *DB, customer, feature, clock string, start, end time.Time, used int64) engine.Bucket {
 	t.Helper()
-	b := engine.Bucket{BucketKey: engine.BucketKey{Feature: feature, Clock: clock, Start: micros(start)}, End: micros(end), Limit: math.MaxInt64, Used: used}
-	write(t, db, insertBucket, customer, string(env), feature, clock, b.Start, b.End, int64(0), b.Limit, int64(0), used, int64(0), int64(0), int64(0), int64(0))
+	b := engine.Bucket{BucketKey: engine.BucketKey{Feature: feature, Clock: clock, Start: micros(start)}, End: micros(end),
+		Limit: math.MaxInt64, Used: used}
+	write(t, db, insertBucket, customer, string(env), feature, clock, b.Start, b.End, int64(0), b.Limit, int64(0), used, int64(0),
+		int64(0), int64(0), int64(0))
 	return b
 }
 
@@ -30,9 +33,11 @@ func TestLoadBucketsFindsTheLatestStart(t *testing.T) {
 		b3 := bucket(t, db, "acme", "api", "6 hour", day(2), day(3), 3)
 		bucket(t, db, "acme", "tokens", "month", day(2), day(3), 4)
 		bucket(t, db, "other", "api", "month", day(3), day(4), 5)
-		before := engine.Bucket{BucketKey: engine.BucketKey{Feature: "api", Clock: "lifetime", Start: -3600e6}, End: math.MaxInt64, Unlimited: true,
-			Opening: 1, Used: 2, Reserved: 3, Overage: 4, Excess: 5, At: 6}
-		write(t, db, insertBucket, "acme", string(env), "api", "lifetime", before.Start, before.End, int64(1), int64(0), int64(1), int64(2), int64(3), int64(4), int64(5), int64(6))
+		before := engine.Bucket{BucketKey: engine.BucketKey{Feature: "api", Clock: "lifetime", Start: -3600e6}, End: math.MaxInt64,
+			Unlimited: true,
+			Opening:   1, Used: 2, Reserved: 3, Overage: 4, Excess: 5, At: 6}
+		write(t, db, insertBucket, "acme", string(env), "api", "lifetime", before.Start, before.End, int64(1), int64(0), int64(1),
+			int64(2), int64(3), int64(4), int64(5), int64(6))
 		key := func(clock string, at time.Time) engine.BucketKey {
 			return engine.BucketKey{Feature: "api", Clock: clock, Start: micros(at)}
 		}
@@ -46,14 +51,16 @@ func TestLoadBucketsFindsTheLatestStart(t *testing.T) {
 			{"at a start", []engine.BucketKey{key("month", day(5))}, []engine.Bucket{b2}},
 			{"just before a start", []engine.BucketKey{key("month", day(5).Add(-time.Microsecond))}, []engine.Bucket{b1}},
 			{"long after", []engine.BucketKey{key("month", day(30))}, []engine.Bucket{b2}},
-			{"several clocks", []engine.BucketKey{key("month", day(2)), key("6 hour", day(2)), key("day", day(2)), key("lifetime", day(1))}, []engine.Bucket{b1, b3, before}},
+			{"several clocks", []engine.BucketKey{key("month", day(2)), key("6 hour", day(2)), key("day", day(2)),
+				key("lifetime", day(1))}, []engine.Bucket{b1, b3, before}},
 		} {
 			got, err := db.LoadBuckets(t.Context(), env, "acme", c.keys)
 			if err != nil || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%s: got %+v, %v, want %+v", c.name, got, err, c.want)
 			}
 		}
-		if got, err := db.LoadBuckets(t.Context(), usher.Sandbox, "acme", []engine.BucketKey{key("month", day(5))}); err != nil || got != nil {
+		if got, err := db.LoadBuckets(t.Context(), usher.Sandbox, "acme", []engine.BucketKey{key("month", day(5))}); err != nil ||
+			got != nil {
 			t.Errorf("the other environment: got %+v, %v, want none", got, err)
 		}
 		// More keys than one statement takes.
@@ -83,7 +90,8 @@ func TestI1_TheSchemaRefusesWrongBuckets(t *testing.T) {
 		n := 0
 		try := func(end, unlimited, lim, opening, used, reserved, overage, excess int64) error {
 			n++
-			_, err := db.w.ExecContext(t.Context(), insertBucket, "acme", "production", "api", fmt.Sprint(n), int64(10), end, unlimited, lim, opening, used, reserved, overage, excess, int64(0))
+			_, err := db.w.ExecContext(t.Context(), insertBucket, "acme", "production", "api", fmt.Sprint(n), int64(10), end, unlimited,
+				lim, opening, used, reserved, overage, excess, int64(0))
 			return err
 		}
 		for name, err := range map[string]error{
@@ -140,10 +148,13 @@ func TestUseIsSummedOverMinutes(t *testing.T) {
 			clock  string
 			used   int64
 		}{{0, "month", 1}, {1, "month", 2}, {1, "gr_1", 4}, {2, "month", -8}, {3, "month", 16}, {9, "month", 1 << 62}} {
-			write(t, db, `INSERT INTO rollup (customer, env, feature, grain, start_at, clock, used, at) VALUES ('acme', 'production', 'api', 1, $1, $2, $3, 7)`, micros(minute(r.minute)), r.clock, r.used)
-			write(t, db, `INSERT INTO rollup_dim (customer, env, feature, grain, dimension, value, start_at, used, at) VALUES ('acme', 'production', 'api', 1, 'data.model', $1, $2, $3, 7)`, r.clock, micros(minute(r.minute)), r.used)
+			write(t, db, `INSERT INTO rollup (customer, env, feature, grain, start_at, clock, used, at) VALUES ('acme', 'production',
+				'api', 1, $1, $2, $3, 7)`, micros(minute(r.minute)), r.clock, r.used)
+			write(t, db, `INSERT INTO rollup_dim (customer, env, feature, grain, dimension, value, start_at, used, at)
+				VALUES ('acme', 'production', 'api', 1, 'data.model', $1, $2, $3, 7)`, r.clock, micros(minute(r.minute)), r.used)
 		}
-		if got, err := db.UseByClock(ctx, env, "acme", "api", minute(1), minute(3)); err != nil || !reflect.DeepEqual(got, map[string]int64{"month": -6, "gr_1": 4}) {
+		if got, err := db.UseByClock(ctx, env, "acme", "api", minute(1), minute(3)); err != nil ||
+			!reflect.DeepEqual(got, map[string]int64{"month": -6, "gr_1": 4}) {
 			t.Errorf("UseByClock: got %v, %v", got, err)
 		}
 		if got, err := db.UseByClock(ctx, env, "acme", "tokens", minute(1), minute(3)); err != nil || len(got) != 0 {
@@ -157,7 +168,8 @@ func TestUseIsSummedOverMinutes(t *testing.T) {
 		for i := range want {
 			want[i].Value, want[i].Clock = want[i].Clock, ""
 		}
-		if got, err := db.Rollups(ctx, env, "acme", "api", "data.model", Spans(minute(1), minute(3))); err != nil || !slices.Equal(got, want) {
+		if got, err := db.Rollups(ctx, env, "acme", "api", "data.model", Spans(minute(1), minute(3))); err != nil ||
+			!slices.Equal(got, want) {
 			t.Errorf("Rollups by dimension: got %+v, %v, want %+v", got, err, want)
 		}
 		if got, err := db.Rollups(ctx, env, "acme", "api", "data.other", Spans(minute(1), minute(3))); err != nil || len(got) != 0 {
@@ -166,14 +178,17 @@ func TestUseIsSummedOverMinutes(t *testing.T) {
 
 		for value, minutes := range map[string][]int{"ann": {0, 1, 5}, "bob": {1, 2}, "": {2}, "zoë": {4, 9}, "late": {20}} {
 			for _, m := range minutes {
-				write(t, db, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ('acme', 'production', 'visitors', $1, $2)`, value, micros(minute(m)))
+				write(t, db, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ('acme', 'production', 'visitors', $1,
+					$2)`, value, micros(minute(m)))
 			}
 		}
-		windows := []usher.Window{{Start: minute(0), End: minute(2)}, {Start: minute(2), End: minute(3)}, {Start: minute(4), End: minute(10)}, {Start: minute(11), End: minute(12)}}
+		windows := []usher.Window{{Start: minute(0), End: minute(2)}, {Start: minute(2), End: minute(3)},
+			{Start: minute(4), End: minute(10)}, {Start: minute(11), End: minute(12)}}
 		if got, err := db.SeenIn(ctx, env, "acme", "visitors", windows); err != nil || !slices.Equal(got, []int64{2, 2, 2, 0}) {
 			t.Errorf("SeenIn: got %v, %v, want 2 2 2 0", got, err)
 		}
-		if got, err := db.SeenIn(ctx, env, "acme", "visitors", []usher.Window{{Start: minute(0), End: minute(30)}}); err != nil || got[0] != 5 {
+		if got, err := db.SeenIn(ctx, env, "acme", "visitors", []usher.Window{{Start: minute(0), End: minute(30)}}); err != nil ||
+			got[0] != 5 {
 			t.Errorf("SeenIn over all: got %v, %v, want 5", got, err)
 		}
 		if got, err := db.SeenIn(ctx, usher.Sandbox, "acme", "visitors", windows); err != nil || !slices.Equal(got, []int64{0, 0, 0, 0}) {
@@ -190,7 +205,8 @@ func TestUsageBatchesOfOtherNodes(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		batch := func(node string, n int64, at time.Time) UsageBatch {
-			write(t, db, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, $2, $3, '{"production":["acme","b:/*"]}')`, node, n, micros(at))
+			write(t, db, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, $2, $3, '{"production":["acme","b:/*"]}')`, node,
+				n, micros(at))
 			return UsageBatch{node, n, at, map[usher.Environment][]string{env: {"acme", "b:/*"}}}
 		}
 		a1, a2, a3 := batch("a", 1, day(1)), batch("a", 2, day(2)), batch("a", 3, day(3))

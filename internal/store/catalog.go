@@ -106,7 +106,8 @@ func (db *DB) applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (i
 	if _, err := exec(ctx, tx, `UPDATE environment SET catalog_revision = revision WHERE env = $1`, string(c.Env)); err != nil {
 		return 0, err
 	}
-	_, err = exec(ctx, tx, `INSERT INTO catalog (env, revision, hash, source, canonical, applied_at, actor) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+	_, err = exec(ctx, tx, `INSERT INTO catalog (env, revision, hash, source, canonical, applied_at, actor)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		string(c.Env), revision, c.Hash, c.Source, c.Canonical, micros(c.Meta.At), c.Meta.Actor)
 	if err != nil {
 		return 0, err
@@ -131,7 +132,8 @@ func (db *DB) applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (i
 			args = append(args, s.Customer)
 		}
 		// Both databases know IN (VALUES …): one text for both, and an index look-up each.
-		if _, err := exec(ctx, tx, `UPDATE customer SET revision = $1 WHERE env = $2 AND id IN (VALUES `+values(n, 1, 3)+`)`, args...); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE customer SET revision = $1 WHERE env = $2 AND id IN (VALUES `+values(n, 1, 3)+`)`,
+			args...); err != nil {
 			return 0, err
 		}
 		part = part[n:]
@@ -159,6 +161,7 @@ func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision in
 // where there was none.
 func (db *DB) CatalogRevisionAt(ctx context.Context, env usher.Environment, revision int64) (_ int64, err error) {
 	defer wrap(&err, "read catalog revision at")
-	n, _, err := one(ctx, db, scanInt, `SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $2`, string(env), revision)
+	n, _, err := one(ctx, db, scanInt, `SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $2`, string(env),
+		revision)
 	return n, err
 }

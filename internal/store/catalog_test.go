@@ -15,7 +15,8 @@ func planVersion(key string, version int) usher.PlanVersion {
 }
 
 func addonVersion(key string, version int) usher.AddonVersion {
-	return usher.AddonVersion{Version: version, Addon: usher.Addon{Key: key, Entitlements: map[string]*usher.Entitlement{"sso": {On: true}}}}
+	return usher.AddonVersion{Version: version, Addon: usher.Addon{Key: key,
+		Entitlements: map[string]*usher.Entitlement{"sso": {On: true}}}}
 }
 
 func TestS29_PublishedVersionsStay(t *testing.T) {
@@ -26,10 +27,12 @@ func TestS29_PublishedVersionsStay(t *testing.T) {
 			t.Errorf("before the first: got %+v, %v, want nil", c, err)
 		}
 		first := CatalogChange{Meta: meta("catalog.apply", day(2)), Source: "usher: 1\n# ünï\n", Canonical: "{}", Hash: "sha256:1",
-			Plans: []usher.PlanVersion{planVersion("pro", 1), planVersion("free", 1)}, Addons: []usher.AddonVersion{addonVersion("pack", 1)}}
+			Plans:  []usher.PlanVersion{planVersion("pro", 1), planVersion("free", 1)},
+			Addons: []usher.AddonVersion{addonVersion("pack", 1)}}
 		r1 := apply(t, db, first)
 		put(t, db, "acme")
-		r2 := apply(t, db, CatalogChange{Meta: meta("catalog.apply", day(3)), Source: "b", Canonical: "c", Hash: "sha256:2", Plans: []usher.PlanVersion{planVersion("pro", 2)}})
+		r2 := apply(t, db, CatalogChange{Meta: meta("catalog.apply", day(3)), Source: "b", Canonical: "c", Hash: "sha256:2",
+			Plans: []usher.PlanVersion{planVersion("pro", 2)}})
 
 		for asKnown, want := range map[int64][]usher.PlanVersion{
 			0:      {planVersion("free", 1), planVersion("pro", 1), planVersion("pro", 2)},
@@ -112,15 +115,21 @@ func TestS31_WhoHoldsWhat(t *testing.T) {
 		ctx := t.Context()
 		withPack := subscription("sub_3", "b", "pro@1")
 		withPack.Phases = append(withPack.Phases, usher.Phase{At: day(9), Plan: &usher.HeldPlan{Ref: usher.Ref{Key: "pro", Version: 1}},
-			Addons: &[]usher.HeldAddon{{Addon: usher.Ref{Key: "api-pack", Version: 1}, Quantity: 2}, {Addon: usher.Ref{Key: "api-pack", Version: 1}, Quantity: 1}}})
+			Addons: &[]usher.HeldAddon{{Addon: usher.Ref{Key: "api-pack", Version: 1}, Quantity: 2},
+				{Addon: usher.Ref{Key: "api-pack", Version: 1}, Quantity: 1}}})
 		ended := subscription("sub_4", "b", "old@1")
 		ended.EndsAt = new(day(5))
 		like := subscription("sub_5", "b", "p_o@1")
-		change(t, db, CustomerChange{Customer: "a", Put: customer("a"), Subscriptions: []usher.Subscription{subscription("sub_1", "a", "pro@1"), subscription("sub_2", "a", "pro@12")}})
-		change(t, db, CustomerChange{Customer: "b", Put: customer("b"), Subscriptions: []usher.Subscription{withPack, ended, like, subscription("sub_6", "b", "pro@1")}})
-		change(t, db, CustomerChange{Customer: "c", Put: customer("c"), Subscriptions: []usher.Subscription{subscription("sub_7", "c", "pro@1")}})
-		change(t, db, CustomerChange{Customer: "c", Subscriptions: []usher.Subscription{subscription("sub_7", "c", "free@1")}}) // what it was does not count
-		want := []Holding{{" free@1 ", 1, "c"}, {" p_o@1 ", 1, "b"}, {" pro@1 ", 2, "a"}, {" pro@1 api-pack@1 ", 1, "b"}, {" pro@12 ", 1, "a"}}
+		change(t, db, CustomerChange{Customer: "a", Put: customer("a"),
+			Subscriptions: []usher.Subscription{subscription("sub_1", "a", "pro@1"), subscription("sub_2", "a", "pro@12")}})
+		change(t, db, CustomerChange{Customer: "b", Put: customer("b"), Subscriptions: []usher.Subscription{withPack, ended, like,
+			subscription("sub_6", "b", "pro@1")}})
+		change(t, db, CustomerChange{Customer: "c", Put: customer("c"),
+			Subscriptions: []usher.Subscription{subscription("sub_7", "c", "pro@1")}})
+		change(t, db, CustomerChange{Customer: "c",
+			Subscriptions: []usher.Subscription{subscription("sub_7", "c", "free@1")}}) // what it was does not count
+		want := []Holding{{" free@1 ", 1, "c"}, {" p_o@1 ", 1, "b"}, {" pro@1 ", 2, "a"}, {" pro@1 api-pack@1 ", 1, "b"},
+			{" pro@12 ", 1, "a"}}
 		if got, err := db.Holders(ctx, env, day(5)); err != nil || !slices.Equal(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
@@ -131,7 +140,8 @@ func TestS31_WhoHoldsWhat(t *testing.T) {
 			t.Errorf("Refs: got %q", got)
 		}
 		for ref, want := range map[string][]string{
-			"pro@1": {"sub_1", "sub_3", "sub_6"}, "pro": {"sub_1", "sub_2", "sub_3", "sub_6"}, "p_o@1": {"sub_5"}, "api-pack@1": {"sub_3"}, "old@1": {"sub_4"},
+			"pro@1": {"sub_1", "sub_3", "sub_6"}, "pro": {"sub_1", "sub_2", "sub_3", "sub_6"}, "p_o@1": {"sub_5"},
+			"api-pack@1": {"sub_3"}, "old@1": {"sub_4"},
 			"pack@1": nil, "ro@1": nil, "pro@": nil, "%": nil, "": nil, "pack": nil,
 		} {
 			var got []string
@@ -161,7 +171,8 @@ func TestS31_WhatUsesAFeature(t *testing.T) {
 		ctx := t.Context()
 		over, voided := override("ov_2", "a", "sso"), grant("gr_2", "a", "api", 5)
 		over.ExpiresAt, voided.VoidedAt = new(day(5)), new(day(5))
-		change(t, db, CustomerChange{Customer: "a", Put: customer("a"), Overrides: []usher.Override{override("ov_1", "a", "sso"), over}, Grants: []usher.Grant{grant("gr_1", "a", "api", 5), voided}})
+		change(t, db, CustomerChange{Customer: "a", Put: customer("a"), Overrides: []usher.Override{override("ov_1", "a", "sso"), over},
+			Grants: []usher.Grant{grant("gr_1", "a", "api", 5), voided}})
 		bucket(t, db, "b", "api", "month", day(1), day(10), 3)
 		bucket(t, db, "b", "api", "day", day(1), day(2), 3)
 		bucket(t, db, "b", "old", "month", day(1), day(5), 3)
@@ -170,7 +181,8 @@ func TestS31_WhatUsesAFeature(t *testing.T) {
 		if got, err := db.FeatureUse(ctx, env, day(5)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
-		want = map[string]FeatureUse{"sso": {Overrides: 2, Example: "a"}, "api": {Grants: 2, Buckets: 1, Example: "a"}, "old": {Buckets: 1, Example: "b"}}
+		want = map[string]FeatureUse{"sso": {Overrides: 2, Example: "a"}, "api": {Grants: 2, Buckets: 1, Example: "a"},
+			"old": {Buckets: 1, Example: "b"}}
 		if got, err := db.FeatureUse(ctx, env, day(5).Add(-1000)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("just before: got %+v, %v, want %+v", got, err, want)
 		}

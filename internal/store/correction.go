@@ -48,7 +48,8 @@ func (u *UsageTx) InsertCorrection(c Correction) (err error) {
 	defer wrap(&err, "insert correction")
 	_, err = exec(u.ctx, u.tx, `INSERT INTO correction (ref, source, env, key, customer, feature, amount, at, reason, actor, entries)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		c.Ref, c.Source, string(c.Env), c.Key, c.Customer, c.Feature, c.Amount, micros(c.At), c.Reason, c.Actor, ledger.AppendEntries(nil, c.Entries))
+		c.Ref, c.Source, string(c.Env), c.Key, c.Customer, c.Feature, c.Amount, micros(c.At), c.Reason, c.Actor,
+		ledger.AppendEntries(nil, c.Entries))
 	return err
 }
 
@@ -73,7 +74,8 @@ func (db *DB) Event(ctx context.Context, env usher.Environment, id, source strin
 		err := r.Scan(&e.Customer, &e.Type, &at, &received, &e.Hash, &e.Data, &e.Entries)
 		e.Env, e.ID, e.Source, e.At, e.ReceivedAt = env, id, source, fromMicros(at), fromMicros(received)
 		return err
-	}, `SELECT customer, type, at, received_at, hash, data, entries FROM event WHERE id = $1 AND source = $2 AND env = $3`, id, source, string(env))
+	}, `SELECT customer, type, at, received_at, hash, data, entries FROM event WHERE id = $1 AND source = $2 AND env = $3`, id, source,
+		string(env))
 	if err != nil || !ok {
 		return nil, err
 	}

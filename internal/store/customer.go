@@ -35,7 +35,8 @@ type CustomerState struct {
 // catalog which catalogue.
 func loadText(recorded, catalog string) string {
 	return `
-SELECT 0 AS part, '' AS id, '' AS a, '' AS b, '' AS c, revision AS n, ` + catalog + ` AS m, clock_at AS k, 0 AS l FROM environment WHERE env = $1
+SELECT 0 AS part, '' AS id, '' AS a, '' AS b, '' AS c, revision AS n, ` + catalog +
+		` AS m, clock_at AS k, 0 AS l FROM environment WHERE env = $1
 UNION ALL SELECT 1, id, name, timezone, metadata, anchor, created_at, deleted_at, revision FROM customer WHERE env = $1 AND id = $2
 UNION ALL SELECT 2, id, clocks, '', '', 0, 0, 0, 0 FROM customer_clock WHERE id = $2 AND env = $1 AND ` + recorded + `
 UNION ALL SELECT 3, id, body, '', '', 0, 0, 0, 0 FROM subscription WHERE customer = $2 AND env = $1 AND ` + recorded + `
@@ -259,7 +260,8 @@ func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange)
 		return 0, err
 	}
 	var basis, deleted int64
-	err = tx.QueryRowContext(ctx, `SELECT revision, deleted_at FROM customer WHERE env = $1 AND id = $2`, string(c.Env), c.Customer).Scan(&basis, &deleted)
+	err = tx.QueryRowContext(ctx, `SELECT revision, deleted_at FROM customer WHERE env = $1 AND id = $2`, string(c.Env),
+		c.Customer).Scan(&basis, &deleted)
 	if err != nil && err != sql.ErrNoRows {
 		return 0, err
 	}
@@ -327,7 +329,8 @@ func putCustomer(ctx context.Context, tx *sql.Tx, env usher.Environment, revisio
 		return err
 	}
 	var now string
-	err = tx.QueryRowContext(ctx, `SELECT clocks FROM customer_clock WHERE id = $1 AND env = $2 AND recorded_until IS NULL`, c.ID, string(env)).Scan(&now)
+	err = tx.QueryRowContext(ctx, `SELECT clocks FROM customer_clock WHERE id = $1 AND env = $2 AND recorded_until IS NULL`, c.ID,
+		string(env)).Scan(&now)
 	if err == nil && now == string(clocks) {
 		return nil // a new name is no new row of what decides
 	} else if err != nil && err != sql.ErrNoRows {
@@ -336,12 +339,14 @@ func putCustomer(ctx context.Context, tx *sql.Tx, env usher.Environment, revisio
 	if err := closeClocks(ctx, tx, env, c.ID, revision); err != nil {
 		return err
 	}
-	_, err = exec(ctx, tx, `INSERT INTO customer_clock (env, id, clocks, recorded_from) VALUES ($1, $2, $3, $4)`, string(env), c.ID, string(clocks), revision)
+	_, err = exec(ctx, tx, `INSERT INTO customer_clock (env, id, clocks, recorded_from) VALUES ($1, $2, $3, $4)`, string(env), c.ID,
+		string(clocks), revision)
 	return err
 }
 
 func closeClocks(ctx context.Context, tx *sql.Tx, env usher.Environment, id string, revision int64) error {
-	_, err := exec(ctx, tx, `UPDATE customer_clock SET recorded_until = $3 WHERE id = $1 AND env = $2 AND recorded_until IS NULL`, id, string(env), revision)
+	_, err := exec(ctx, tx, `UPDATE customer_clock SET recorded_until = $3 WHERE id = $1 AND env = $2 AND recorded_until IS NULL`, id,
+		string(env), revision)
 	return err
 }
 
@@ -366,7 +371,8 @@ func deleteCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange, revision
 		{"overrides", append(ids(c.Overrides, func(o *usher.Override) string { return o.ID }), c.CloseOverrides...)},
 		{"grants", append(ids(c.Grants, func(g *usher.Grant) string { return g.ID }), c.CloseGrants...)},
 	} {
-		held, err := list(ctx, inTx{tx}, scanText, `SELECT id FROM `+t.table+` WHERE customer = $1 AND env = $2 AND recorded_until IS NULL`, c.Customer, string(c.Env))
+		held, err := list(ctx, inTx{tx}, scanText, `SELECT id FROM `+t.table+` WHERE customer = $1 AND env = $2
+			AND recorded_until IS NULL`, c.Customer, string(c.Env))
 		if err != nil {
 			return err
 		}

@@ -23,7 +23,8 @@ func TestCustomerComesBackAsItWentIn(t *testing.T) {
 		sub := subscription("sub_1", "acme", "pro@3")
 		sub.EndsAt = &ends
 		sub.Phases[0].Plan.Pinned = true
-		sub.Phases = append(sub.Phases, usher.Phase{At: day(5), Addons: &[]usher.HeldAddon{{Addon: usher.Ref{Key: "api-pack", Version: 1}, Quantity: 2}}})
+		sub.Phases = append(sub.Phases, usher.Phase{At: day(5),
+			Addons: &[]usher.HeldAddon{{Addon: usher.Ref{Key: "api-pack", Version: 1}, Quantity: 2}}})
 		o := override("ov_1", "acme", "api_calls")
 		o.Deny, o.Set = false, &usher.OverrideSet{Limit: &limit, Per: &usher.Period{Every: 6, Unit: usher.Hour}}
 		g := grant("gr_1", "acme", "api_calls", 1<<62)
@@ -31,7 +32,8 @@ func TestCustomerComesBackAsItWentIn(t *testing.T) {
 			Overrides: []usher.Override{o}, Grants: []usher.Grant{g}})
 
 		got := load(t, db, env, "acme", 0)
-		want := CustomerState{Customer: c, Subscriptions: []usher.Subscription{sub}, Overrides: []usher.Override{o}, Grants: []usher.Grant{g},
+		want := CustomerState{Customer: c, Subscriptions: []usher.Subscription{sub}, Overrides: []usher.Override{o},
+			Grants:   []usher.Grant{g},
 			Revision: revision, EnvRevision: revision}
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %+v\nwant %+v", got, want)
@@ -54,8 +56,9 @@ func TestCustomerComesBackAsItWentIn(t *testing.T) {
 func TestI10_EnvironmentsAreApart(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
-		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"), Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "pro@1")},
-			Overrides: []usher.Override{override("ov_1", "acme", "sso")}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 1)}})
+		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"),
+			Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "pro@1")},
+			Overrides:     []usher.Override{override("ov_1", "acme", "sso")}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 1)}})
 		ctx := t.Context()
 		if s := load(t, db, usher.Sandbox, "acme", 0); !reflect.DeepEqual(s, CustomerState{}) {
 			t.Errorf("sandbox sees %+v", s)
@@ -124,7 +127,8 @@ func TestS30_AsKnownThen(t *testing.T) {
 			{"now", 0, known{Catalog: r3}},
 		} {
 			s := load(t, db, env, "acme", c.revision)
-			got := known{Subscriptions: len(s.Subscriptions), Overrides: len(s.Overrides), Grants: len(s.Grants), Catalog: s.CatalogRevision}
+			got := known{Subscriptions: len(s.Subscriptions), Overrides: len(s.Overrides), Grants: len(s.Grants),
+				Catalog: s.CatalogRevision}
 			if s.Customer != nil {
 				got.Clocks = len(s.Customer.Clocks)
 			}
@@ -201,12 +205,14 @@ func TestS30_ClosingIsTheOnlyUpdate(t *testing.T) {
 			func() int64 { return put(t, db, "other") },
 			func() int64 { return apply(t, db, CatalogChange{Hash: "one"}) },
 			func() int64 {
-				return acme(CustomerChange{Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "free@1"), subscription("sub_2", "acme", "pro@1")}})
+				return acme(CustomerChange{Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "free@1"),
+					subscription("sub_2", "acme", "pro@1")}})
 			},
 			func() int64 { return acme(CustomerChange{Put: renamed}) },
 			func() int64 { return acme(CustomerChange{Put: moved}) },
 			func() int64 {
-				return acme(CustomerChange{Overrides: []usher.Override{override("ov_1", "acme", "sso"), override("ov_2", "acme", "sso")}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}})
+				return acme(CustomerChange{Overrides: []usher.Override{override("ov_1", "acme", "sso"),
+					override("ov_2", "acme", "sso")}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}})
 			},
 			func() int64 { return acme(CustomerChange{CloseOverrides: []string{"ov_1"}}) },
 			func() int64 { return acme(CustomerChange{Grants: []usher.Grant{voided}}) },
@@ -245,13 +251,15 @@ func TestS30_ClosingIsTheOnlyUpdate(t *testing.T) {
 func TestS30_TwoWritersCannotBothCloseARow(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
-		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"), Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "free@1")}})
+		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"),
+			Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "free@1")}})
 		basis := load(t, db, env, "acme", 0)
 		errs := make([]error, 8)
 		var wg sync.WaitGroup
 		for i := range errs {
 			wg.Go(func() {
-				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("race", day(2)), Customer: "acme", Basis: basis.Revision,
+				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("race", day(2)), Customer: "acme",
+					Basis:         basis.Revision,
 					Subscriptions: []usher.Subscription{subscription("sub_1", "acme", fmt.Sprintf("pro@%d", i+1))}})
 			})
 		}
@@ -303,10 +311,12 @@ func TestErrStale(t *testing.T) {
 		}
 		e, _ := db.Environment(t.Context(), env)
 		put(t, db, "other")
-		if _, err := db.ApplyCatalog(t.Context(), CatalogChange{Env: env, Meta: meta("x", day(1)), Basis: e.Revision}); !errors.Is(err, ErrStale) {
+		if _, err := db.ApplyCatalog(t.Context(), CatalogChange{Env: env, Meta: meta("x", day(1)), Basis: e.Revision}); !errors.Is(err,
+			ErrStale) {
 			t.Errorf("a customer changed since a catalogue was computed: got %v, want ErrStale", err)
 		}
-		if _, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Customer: "acme", Put: customer("acme")}); !errors.Is(err, ErrStale) {
+		if _, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Customer: "acme", Put: customer("acme")}); !errors.Is(err,
+			ErrStale) {
 			t.Errorf("put as if it were new: got %v, want ErrStale", err)
 		}
 	})
@@ -316,18 +326,25 @@ func TestChangesAreRefusedWhole(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"), Overrides: []usher.Override{override("ov_1", "acme", "sso")}})
-		change(t, db, CustomerChange{Customer: "other", Put: customer("other"), Overrides: []usher.Override{override("ov_2", "other", "sso")}})
+		change(t, db, CustomerChange{Customer: "other", Put: customer("other"),
+			Overrides: []usher.Override{override("ov_2", "other", "sso")}})
 		before := dump(t, db)
 		for name, c := range map[string]struct {
 			change CustomerChange
 			want   usher.Code
 		}{
-			"unknown customer":          {CustomerChange{Customer: "nobody", Overrides: []usher.Override{override("ov_9", "nobody", "sso")}}, usher.NotFound},
-			"no such override":          {CustomerChange{Customer: "acme", Put: customer("acme"), CloseOverrides: []string{"ov_9"}}, usher.NotFound},
-			"another's override":        {CustomerChange{Customer: "acme", Put: customer("acme"), CloseOverrides: []string{"ov_2"}}, usher.NotFound},
-			"no such grant":             {CustomerChange{Customer: "acme", Grants: []usher.Grant{grant("gr_1", "acme", "api", 1)}, CloseGrants: []string{"gr_9"}}, usher.NotFound},
-			"id of another customer":    {CustomerChange{Customer: "acme", Put: customer("acme"), Overrides: []usher.Override{override("ov_2", "acme", "sso")}}, usher.Conflict},
-			"row of another customer":   {CustomerChange{Customer: "acme", Overrides: []usher.Override{override("ov_3", "other", "sso")}}, usher.Internal},
+			"unknown customer": {CustomerChange{Customer: "nobody",
+				Overrides: []usher.Override{override("ov_9", "nobody", "sso")}}, usher.NotFound},
+			"no such override": {CustomerChange{Customer: "acme", Put: customer("acme"), CloseOverrides: []string{"ov_9"}},
+				usher.NotFound},
+			"another's override": {CustomerChange{Customer: "acme", Put: customer("acme"), CloseOverrides: []string{"ov_2"}},
+				usher.NotFound},
+			"no such grant": {CustomerChange{Customer: "acme", Grants: []usher.Grant{grant("gr_1", "acme", "api", 1)},
+				CloseGrants: []string{"gr_9"}}, usher.NotFound},
+			"id of another customer": {CustomerChange{Customer: "acme", Put: customer("acme"),
+				Overrides: []usher.Override{override("ov_2", "acme", "sso")}}, usher.Conflict},
+			"row of another customer": {CustomerChange{Customer: "acme",
+				Overrides: []usher.Override{override("ov_3", "other", "sso")}}, usher.Internal},
 			"customer without clock":    {CustomerChange{Customer: "new", Put: &usher.Customer{ID: "new"}}, usher.Internal},
 			"deleted and put":           {CustomerChange{Customer: "acme", Put: customer("acme"), Delete: true}, usher.Internal},
 			"unknown customer, deleted": {CustomerChange{Customer: "nobody", Delete: true}, usher.NotFound},
@@ -357,7 +374,8 @@ func TestS36_DeletedAndPutAgain(t *testing.T) {
 			Subscriptions: []usher.Subscription{ended, subscription("sub_2", "acme", "addon@1")},
 			Overrides:     []usher.Override{override("ov_1", "acme", "sso")}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}})
 		ended.EndsAt = new(day(4))
-		gone := change(t, db, CustomerChange{Customer: "acme", Meta: meta("customer.delete", day(4)), Delete: true, Subscriptions: []usher.Subscription{ended}})
+		gone := change(t, db, CustomerChange{Customer: "acme", Meta: meta("customer.delete", day(4)), Delete: true,
+			Subscriptions: []usher.Subscription{ended}})
 
 		s := load(t, db, env, "acme", 0)
 		if s.Customer != nil || s.Revision != gone || len(s.Overrides)+len(s.Grants) != 0 {
@@ -400,7 +418,8 @@ func TestCustomersArePagedById(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		// Bytes decide: no locale, no case folding, no escape is in the way.
-		want := []string{" ", "'; DROP TABLE customer; --", "*", "/", "10", "9", ":", "A", "Z", "_", "a", "a/b", "a:b", "a\"b", "a%b", "b", "acme", "Ünï", "zoë", "日本", "😀", "é", "e\u0301"}
+		want := []string{" ", "'; DROP TABLE customer; --", "*", "/", "10", "9", ":", "A", "Z", "_", "a", "a/b", "a:b", "a\"b", "a%b",
+			"b", "acme", "Ünï", "zoë", "日本", "😀", "é", "e\u0301"}
 		for _, id := range want {
 			put(t, db, id)
 		}

@@ -27,7 +27,8 @@ const isCurrent = `recorded_until IS NULL`
 // wasCurrent is the condition of the rows of a table ("t.", or "" if the text has
 // one table) that were recorded at a revision, which is a parameter: "$3".
 func wasCurrent(table, revision string) string {
-	return table + `recorded_from <= ` + revision + ` AND (` + table + `recorded_until IS NULL OR ` + table + `recorded_until > ` + revision + `)`
+	return table + `recorded_from <= ` + revision + ` AND (` + table + `recorded_until IS NULL OR ` + table + `recorded_until > ` +
+		revision + `)`
 }
 
 // catalogThen is the revision of the catalogue in force at a revision, which is a

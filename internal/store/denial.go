@@ -35,8 +35,10 @@ func (u *UsageTx) putDenials(counts map[DenialKey]DenialCount) error {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(x, y DenialKey) int {
-		for _, c := range []int{strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)), strings.Compare(x.Feature, y.Feature),
-			int(min(max(x.Hour-y.Hour, -1), 1)), strings.Compare(x.Outcome, y.Outcome), strings.Compare(string(x.Reason), string(y.Reason))} {
+		for _, c := range []int{strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
+			strings.Compare(x.Feature, y.Feature),
+			int(min(max(x.Hour-y.Hour, -1), 1)), strings.Compare(x.Outcome, y.Outcome),
+			strings.Compare(string(x.Reason), string(y.Reason))} {
 			if c != 0 {
 				return c
 			}
@@ -64,11 +66,13 @@ type DenialRow struct {
 
 // Denials sums the hours that start in [from, until), per customer, feature,
 // outcome and reason, the most frequent first, at most n. Empty names are any.
-func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feature, outcome string, from, until time.Time, n int) (_ []DenialRow, err error) {
+func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feature, outcome string, from, until time.Time,
+	n int) (_ []DenialRow, err error) {
 	defer wrap(&err, "read denials")
 	const giga = 1_000_000_000
 	// In two parts, so that no sum of amounts can overflow.
-	text := `SELECT customer, feature, outcome, reason, CAST(sum(n) AS BIGINT), CAST(sum(amount / 1000000000) AS BIGINT), CAST(sum(amount % 1000000000) AS BIGINT),
+	text := `SELECT customer, feature, outcome, reason, CAST(sum(n) AS BIGINT), CAST(sum(amount / 1000000000) AS BIGINT),
+		CAST(sum(amount % 1000000000) AS BIGINT),
 		min(hour_at), max(hour_at) FROM denial WHERE env = $1 AND hour_at >= $2 AND hour_at < $3`
 	args := []any{string(env), micros(from), micros(until)}
 	for _, c := range []struct{ column, value string }{{"customer", customer}, {"feature", feature}, {"outcome", outcome}} {

@@ -35,7 +35,8 @@ func (db *DB) Directory(env usher.Environment, customer string) Directory {
 // is unknown or deleted.
 func (d Directory) Revision(ctx context.Context) (_ int64, err error) {
 	defer wrap(&err, "read revision")
-	revision, ok, err := one(ctx, d.r, scanInt, `SELECT access_revision FROM customer WHERE env = $1 AND id = $2 AND deleted_at = 0`, string(d.env), d.customer)
+	revision, ok, err := one(ctx, d.r, scanInt, `SELECT access_revision FROM customer WHERE env = $1 AND id = $2 AND deleted_at = 0`,
+		string(d.env), d.customer)
 	if err == nil && !ok {
 		err = usher.Errorf(usher.NotFound, "no customer %q", d.customer)
 	}
@@ -51,7 +52,8 @@ func (d Directory) has(ctx context.Context, table string, ids []string) (map[str
 		for _, id := range part {
 			args = append(args, id)
 		}
-		found, err := list(ctx, d.r, scanText, `SELECT id FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND id IN (`+places(len(part), 3)+`)`, args...)
+		found, err := list(ctx, d.r, scanText, `SELECT id FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL
+			AND id IN (`+places(len(part), 3)+`)`, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +92,8 @@ func (d Directory) Resource(ctx context.Context, kind, id string) (_ usher.Resou
 // registered.
 func (d Directory) ResourceAt(ctx context.Context, kind, id string, asKnown int64) (_ *usher.Resource, err error) {
 	defer wrap(&err, "read resource at")
-	r, ok, err := one(ctx, d.r, scanBody[usher.Resource], `SELECT body FROM resource WHERE env = $1 AND customer = $2 AND type = $3 AND id = $4
+	r, ok, err := one(ctx, d.r, scanBody[usher.Resource], `SELECT body FROM resource WHERE env = $1 AND customer = $2 AND type = $3
+		AND id = $4
 		AND `+wasCurrent("", "$5"), string(d.env), d.customer, kind, id, asKnown)
 	if err != nil || !ok {
 		return nil, err
@@ -153,7 +156,8 @@ func (d Directory) CountGroups(ctx context.Context) (_ int64, err error) {
 }
 
 func (d Directory) count(ctx context.Context, table string) (int64, error) {
-	n, _, err := one(ctx, d.r, scanInt, `SELECT count(*) FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`, string(d.env), d.customer)
+	n, _, err := one(ctx, d.r, scanInt, `SELECT count(*) FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`,
+		string(d.env), d.customer)
 	return n, err
 }
 
@@ -188,7 +192,8 @@ func (d Directory) In(ctx context.Context, group string, after *usher.Holder, li
 		where = ` AND (1 - is_group, holder) > ($4, $5)`
 		args = append(args, 1-bit(after.Group), after.ID)
 	}
-	return list(ctx, d.r, scanHolder, fmt.Sprintf(`SELECT is_group, holder FROM membership WHERE env = $1 AND customer = $2 AND grp = $3 AND recorded_until IS NULL%s
+	return list(ctx, d.r, scanHolder, fmt.Sprintf(`SELECT is_group, holder FROM membership WHERE env = $1 AND customer = $2 AND grp = $3
+		AND recorded_until IS NULL%s
 		ORDER BY 1 - is_group, holder LIMIT $%d`, where, len(args)+1), append(args, int64(limit))...)
 }
 
@@ -202,7 +207,8 @@ func scanHolder(row *sql.Rows, h *usher.Holder) error {
 // GroupsOf reads the groups that somebody is directly in, by id.
 func (d Directory) GroupsOf(ctx context.Context, h usher.Holder) (_ []string, err error) {
 	defer wrap(&err, "read groups of")
-	return list(ctx, d.r, scanText, `SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = $4 AND recorded_until IS NULL ORDER BY grp`,
+	return list(ctx, d.r, scanText, `SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = $4
+		AND recorded_until IS NULL ORDER BY grp`,
 		string(d.env), d.customer, h.ID, bit(h.Group))
 }
 
@@ -212,7 +218,8 @@ func (d Directory) Above(ctx context.Context, group string) (_ []string, err err
 	defer wrap(&err, "read above")
 	return list(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
 		SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = 1 AND recorded_until IS NULL
-		UNION SELECT m.grp FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.holder = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
+		UNION SELECT m.grp FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.holder = g.id AND m.is_group = 1
+			AND m.recorded_until IS NULL)
 		SELECT id FROM g ORDER BY id`, string(d.env), d.customer, group)
 }
 
@@ -227,8 +234,10 @@ func (d Directory) Under(ctx context.Context, groups []string) (_ []string, err 
 		}
 		found, err := list(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
 			SELECT id FROM groups WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND id IN (`+places(len(part), 3)+`)
-			UNION SELECT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 1 AND m.recorded_until IS NULL)
-			SELECT DISTINCT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id AND m.is_group = 0 AND m.recorded_until IS NULL`, args...)
+			UNION SELECT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id
+				AND m.is_group = 1 AND m.recorded_until IS NULL)
+			SELECT DISTINCT m.holder FROM g CROSS JOIN membership m WHERE m.env = $1 AND m.customer = $2 AND m.grp = g.id
+				AND m.is_group = 0 AND m.recorded_until IS NULL`, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -241,5 +250,6 @@ func (d Directory) Under(ctx context.Context, groups []string) (_ []string, err 
 // CustomersWithResource is the same for a resource.
 func (db *DB) CustomersWithResource(ctx context.Context, env usher.Environment, kind, id string, limit int) (_ []string, err error) {
 	defer wrap(&err, "read customers with resource")
-	return list(ctx, db, scanText, `SELECT customer FROM resource WHERE id = $1 AND type = $2 AND env = $3 AND recorded_until IS NULL ORDER BY customer LIMIT $4`, id, kind, string(env), int64(limit))
+	return list(ctx, db, scanText, `SELECT customer FROM resource WHERE id = $1 AND type = $2 AND env = $3 AND recorded_until IS NULL
+		ORDER BY customer LIMIT $4`, id, kind, string(env), int64(limit))
 }

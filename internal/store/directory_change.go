@@ -70,7 +70,8 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 		return 0, err
 	}
 	var basis, deleted int64
-	err = tx.QueryRowContext(ctx, `SELECT access_revision, deleted_at FROM customer WHERE env = $1 AND id = $2`+db.forUpdate(), string(c.Env), c.Customer).Scan(&basis, &deleted)
+	err = tx.QueryRowContext(ctx, `SELECT access_revision, deleted_at FROM customer WHERE env = $1 AND id = $2`+db.forUpdate(),
+		string(c.Env), c.Customer).Scan(&basis, &deleted)
 	if err == sql.ErrNoRows || err == nil && deleted != 0 {
 		return 0, usher.Errorf(usher.NotFound, "no customer %q", c.Customer)
 	} else if err != nil {
@@ -79,7 +80,8 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 	if basis != c.Basis || before.CatalogRevision != c.Catalog {
 		return 0, ErrStale
 	}
-	if _, err := exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(c.Env), c.Customer, revision); err != nil {
+	if _, err := exec(ctx, tx, `UPDATE customer SET access_revision = $3 WHERE env = $1 AND id = $2`, string(c.Env), c.Customer,
+		revision); err != nil {
 		return 0, err
 	}
 	w := directoryWriter{ctx: ctx, tx: tx, env: string(c.Env), customer: c.Customer, revision: revision}
@@ -150,7 +152,8 @@ func (w *directoryWriter) close(table, where string, args ...any) {
 		return
 	}
 	args = append([]any{w.env, w.customer, w.revision}, args...)
-	_, w.err = exec(w.ctx, w.tx, `DELETE FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL AND recorded_from = $3`+where, args...)
+	_, w.err = exec(w.ctx, w.tx, `DELETE FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL
+		AND recorded_from = $3`+where, args...)
 	if w.err == nil {
 		_, w.err = exec(w.ctx, w.tx, `UPDATE `+table+` SET recorded_until = $3 WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`+where, args...)
 	}
@@ -161,7 +164,8 @@ func (w *directoryWriter) add(table, columns string, args ...any) {
 		return
 	}
 	args = append([]any{w.env, w.customer, w.revision}, args...)
-	_, w.err = exec(w.ctx, w.tx, `INSERT INTO `+table+` (env, customer, recorded_from, `+columns+`) VALUES (`+places(len(args), 1)+`)`, args...)
+	_, w.err = exec(w.ctx, w.tx, `INSERT INTO `+table+` (env, customer, recorded_from, `+columns+`) VALUES (`+places(len(args), 1)+`)`,
+		args...)
 }
 
 func (w *directoryWriter) body(v any) string {
@@ -207,7 +211,8 @@ func (w *directoryWriter) eraseMember(id string) {
 		if w.err != nil {
 			return
 		}
-		_, w.err = exec(w.ctx, w.tx, `UPDATE member SET body = $4, user_name = '', external_id = '' WHERE env = $1 AND customer = $2 AND id = $3 AND active = $5`,
+		_, w.err = exec(w.ctx, w.tx, `UPDATE member SET body = $4, user_name = '', external_id = '' WHERE env = $1 AND customer = $2
+			AND id = $3 AND active = $5`,
 			w.env, w.customer, id, bare, bit(active))
 	}
 }
@@ -218,14 +223,16 @@ func (w *directoryWriter) eraseResource(r usher.Resource) {
 	if w.err != nil {
 		return
 	}
-	_, w.err = exec(w.ctx, w.tx, `UPDATE resource SET body = $5 WHERE env = $1 AND customer = $2 AND type = $3 AND id = $4`, w.env, w.customer, r.Type, r.ID, bare)
+	_, w.err = exec(w.ctx, w.tx, `UPDATE resource SET body = $5 WHERE env = $1 AND customer = $2 AND type = $3 AND id = $4`, w.env,
+		w.customer, r.Type, r.ID, bare)
 }
 
 func (w *directoryWriter) put(c *DirectoryChange) {
 	for i := range c.Members {
 		m := &c.Members[i]
 		w.close("member", ` AND id = $4`, m.ID)
-		w.add("member", `id, active, user_name, external_id, body`, m.ID, bit(m.Active), found(strings.ToLower(textOf(m.Properties, "userName"))), textOf(m.Properties, "externalId"), w.body(m))
+		w.add("member", `id, active, user_name, external_id, body`, m.ID, bit(m.Active),
+			found(strings.ToLower(textOf(m.Properties, "userName"))), textOf(m.Properties, "externalId"), w.body(m))
 	}
 	for i := range c.Groups {
 		g := &c.Groups[i]

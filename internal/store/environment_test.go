@@ -27,7 +27,8 @@ func TestS06_RevisionsAreDenseAndVisibleInOrder(t *testing.T) {
 			wg.Go(func() {
 				var basis int64
 				for range each {
-					revision, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("put", day(1)), Customer: id, Basis: basis, Put: customer(id)})
+					revision, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("put", day(1)), Customer: id,
+						Basis: basis, Put: customer(id)})
 					if err != nil {
 						t.Error(err)
 						return
@@ -78,7 +79,8 @@ func TestS06_ChangesSayWhoAndWhat(t *testing.T) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 		for i := range maxChanges {
-			write(t, db, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id) VALUES ('production', $1, 0, '', '', 'x', '', '')`, int64(i+3))
+			write(t, db, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id)
+				VALUES ('production', $1, 0, '', '', 'x', '', '')`, int64(i+3))
 		}
 		if got, err := db.ChangesSince(t.Context(), env, 1); err != nil || len(got) != maxChanges || got[0].Revision != 2 {
 			t.Errorf("got %d changes, %v, want %d", len(got), err, maxChanges)
@@ -97,7 +99,8 @@ func TestS11_Clock(t *testing.T) {
 		if err := set(epoch); err != nil {
 			t.Fatalf("the first may be any instant: %v", err)
 		}
-		if e, err := db.Environment(t.Context(), usher.Sandbox); err != nil || !e.Clock.Equal(epoch) || e.Clock.IsZero() || e.Revision != 1 {
+		if e, err := db.Environment(t.Context(), usher.Sandbox); err != nil || !e.Clock.Equal(epoch) || e.Clock.IsZero() ||
+			e.Revision != 1 {
 			t.Errorf("got %+v, %v, want the clock at 1970 and revision 1", e, err)
 		}
 		for _, at := range []time.Time{day(5), day(5)} { // standing still is allowed

@@ -45,7 +45,8 @@ var errFolded = errors.New("store: answers are gone already")
 func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []FoldedRow) (_ bool, err error) {
 	defer wrap(&err, "fold")
 	slices.SortFunc(sums, func(x, y FoldedRow) int { // so that nodes cannot deadlock
-		return cmp.Or(strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)), strings.Compare(x.Bucket.Feature, y.Bucket.Feature),
+		return cmp.Or(strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
+			strings.Compare(x.Bucket.Feature, y.Bucket.Feature),
 			strings.Compare(x.Bucket.Clock, y.Bucket.Clock), cmp.Compare(x.Bucket.Start, y.Bucket.Start), cmp.Compare(x.Minute, y.Minute))
 	})
 	err = db.usage(ctx, func(u *UsageTx) error {
@@ -57,7 +58,8 @@ func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []F
 		if db.dialect == Postgres {
 			at = values(1, 1, len(args)+1)
 		}
-		n, err := exec(ctx, u.tx, `DELETE FROM op WHERE (key, env) IN (VALUES `+db.rows(len(keys), 2)+`) AND at < `+at, append(args, micros(before))...)
+		n, err := exec(ctx, u.tx, `DELETE FROM op WHERE (key, env) IN (VALUES `+db.rows(len(keys), 2)+`) AND at < `+at,
+			append(args, micros(before))...)
 		if err != nil {
 			return err
 		}
@@ -70,8 +72,10 @@ func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []F
 				f := &part[i]
 				args = append(args, f.Customer, string(f.Env), f.Bucket.Feature, f.Bucket.Clock, f.Bucket.Start, f.Minute, f.Amount)
 			}
-			if _, err := exec(ctx, u.tx, `INSERT INTO folded (customer, env, feature, clock, start_at, minute_at, amount) VALUES `+db.rows(len(part), 7)+`
-				ON CONFLICT (customer, env, feature, clock, start_at, minute_at) DO UPDATE SET amount = folded.amount + excluded.amount`, args...); err != nil {
+			if _, err := exec(ctx, u.tx, `INSERT INTO folded (customer, env, feature, clock, start_at, minute_at, amount)
+				VALUES `+db.rows(len(part), 7)+`
+				ON CONFLICT (customer, env, feature, clock, start_at, minute_at) DO UPDATE
+					SET amount = folded.amount + excluded.amount`, args...); err != nil {
 				return err
 			}
 		}

@@ -117,7 +117,8 @@ func (s *Scan) OpenSeats(fn func(h Holder, feature string, pending bool) error) 
 	var h Holder
 	var feature string
 	var pending int64
-	return s.each(func() error { return fn(h, feature, pending == 1) }, `SELECT env, customer, feature, pending FROM seat WHERE released_at = 0`,
+	return s.each(func() error { return fn(h, feature, pending == 1) }, `SELECT env, customer, feature, pending FROM seat
+		WHERE released_at = 0`,
 		&h.Env, &h.Customer, &feature, &pending)
 }
 
@@ -140,7 +141,8 @@ func (s *Scan) Corrections(fn func(*CorrectionState) error) (err error) {
 	defer wrap(&err, "read corrections")
 	var c CorrectionState
 	return s.each(func() error { return fn(&c) }, `SELECT c.env, c.customer, c.ref, c.source, c.key, c.feature, c.amount, c.at, c.entries,
-		coalesce(e.at, 0), e.entries FROM correction c LEFT JOIN event e ON c.source <> '' AND e.id = c.ref AND e.source = c.source AND e.env = c.env`,
+		coalesce(e.at, 0), e.entries FROM correction c LEFT JOIN event e ON c.source <> '' AND e.id = c.ref AND e.source = c.source
+			AND e.env = c.env`,
 		&c.Env, &c.Customer, &c.Ref, &c.Source, &c.Key, &c.Feature, &c.Amount, &c.At, &c.Entries, &c.EventAt, &c.Event)
 }
 
@@ -151,7 +153,8 @@ func (s *Scan) Buckets(fn func(h Holder, b engine.Bucket) error) (err error) {
 	var b engine.Bucket
 	var unlimited int64
 	return s.each(func() error { b.Unlimited = unlimited == 1; return fn(h, b) }, `SELECT env, customer, `+bucketColumns+` FROM bucket`,
-		&h.Env, &h.Customer, &b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage, &b.Excess, &b.At)
+		&h.Env, &h.Customer, &b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage,
+		&b.Excess, &b.At)
 }
 
 // Rollups reads every span of use, by clock and then by dimension.
@@ -164,7 +167,8 @@ func (s *Scan) Rollups(fn func(RollupKey, RollupValue) error) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.each(func() error { return fn(k, v) }, `SELECT env, customer, feature, dimension, value, grain, start_at, used, at FROM rollup_dim`,
+	return s.each(func() error { return fn(k, v) }, `SELECT env, customer, feature, dimension, value, grain, start_at, used, at
+		FROM rollup_dim`,
 		&k.Env, &k.Customer, &k.Feature, &k.Dimension, &k.Value, &k.Grain, &k.Start, &v.Used, &v.At)
 }
 
@@ -230,7 +234,8 @@ func (u *UsageTx) DropRollup(k RollupKey) (err error) {
 	text, args := `DELETE FROM rollup WHERE customer = $1 AND env = $2 AND feature = $3 AND grain = $4 AND start_at = $5 AND clock = $6`,
 		[]any{k.Customer, string(k.Env), k.Feature, int64(k.Grain), k.Start, k.Value}
 	if k.Dimension != "" {
-		text = `DELETE FROM rollup_dim WHERE customer = $1 AND env = $2 AND feature = $3 AND grain = $4 AND start_at = $5 AND value = $6 AND dimension = $7`
+		text = `DELETE FROM rollup_dim WHERE customer = $1 AND env = $2 AND feature = $3 AND grain = $4 AND start_at = $5 AND value = $6
+			AND dimension = $7`
 		args = append(args, k.Dimension)
 	}
 	_, err = exec(u.ctx, u.tx, text, args...)
@@ -248,7 +253,8 @@ func (u *UsageTx) Unsee(h Holder, feature, value string, minute int64) (err erro
 // SetDenial replaces what is counted of one hour; none removes it.
 func (u *UsageTx) SetDenial(k DenialKey, n DenialCount) (err error) {
 	defer wrap(&err, "set denial")
-	_, err = exec(u.ctx, u.tx, `DELETE FROM denial WHERE customer = $1 AND env = $2 AND feature = $3 AND hour_at = $4 AND outcome = $5 AND reason = $6`,
+	_, err = exec(u.ctx, u.tx, `DELETE FROM denial WHERE customer = $1 AND env = $2 AND feature = $3 AND hour_at = $4 AND outcome = $5
+		AND reason = $6`,
 		k.Customer, string(k.Env), k.Feature, k.Hour, k.Outcome, string(k.Reason))
 	if err != nil || n.N == 0 {
 		return err

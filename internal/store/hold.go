@@ -72,7 +72,8 @@ func (u *UsageTx) InsertHolds(env usher.Environment, holds []engine.Hold) (err e
 	args := make([]any, 0, 10*len(holds))
 	for i := range holds {
 		h := &holds[i]
-		args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen, ledger.AppendEntries(nil, h.Entries))
+		args = append(args, h.ID, string(env), h.Customer, h.Feature, h.Amount, micros(h.At), micros(h.Expires), int64(0), HoldOpen,
+			ledger.AppendEntries(nil, h.Entries))
 	}
 	_, err = u.insert(`hold (id, env, customer, feature, amount, at, expires_at, closed_at, state, entries)`, "ttttiiiitb", args, ``)
 	return err
@@ -89,11 +90,13 @@ func (u *UsageTx) CloseHold(env usher.Environment, id, state string, at time.Tim
 // it is given back once.
 func (u *UsageTx) Expire(h Holder, at time.Time) (err error) {
 	defer wrap(&err, "expire")
-	if _, err := exec(u.ctx, u.tx, `UPDATE hold SET state = 'expired', closed_at = expires_at WHERE customer = $1 AND env = $2 AND closed_at = 0 AND expires_at <= $3`,
+	if _, err := exec(u.ctx, u.tx, `UPDATE hold SET state = 'expired', closed_at = expires_at WHERE customer = $1 AND env = $2
+		AND closed_at = 0 AND expires_at <= $3`,
 		h.Customer, string(h.Env), micros(at)); err != nil {
 		return err
 	}
-	_, err = exec(u.ctx, u.tx, `UPDATE seat SET released_at = expires_at WHERE customer = $1 AND env = $2 AND released_at = 0 AND expires_at < 9223372036854775807 AND expires_at <= $3`,
+	_, err = exec(u.ctx, u.tx, `UPDATE seat SET released_at = expires_at WHERE customer = $1 AND env = $2 AND released_at = 0
+		AND expires_at < 9223372036854775807 AND expires_at <= $3`,
 		h.Customer, string(h.Env), micros(at))
 	return err
 }
@@ -106,7 +109,8 @@ func (db *DB) lapsesText(n int) string {
 		empty = `''::bytea`
 	}
 	// The rows twice: PostgreSQL takes the same parameters again, SQLite has more.
-	return `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0 AND (customer, env) IN (VALUES ` + first + `)
+	return `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0
+		AND (customer, env) IN (VALUES ` + first + `)
 		UNION ALL SELECT 1, customer, env, holder, feature, since, expires_at, pending, ` + empty + ` FROM seat
 		WHERE released_at = 0 AND expires_at < 9223372036854775807 AND (customer, env) IN (VALUES ` + first + `)`
 }
@@ -140,7 +144,8 @@ func scanLapse(rows *sql.Rows, r *lapseRow) error {
 
 func (r *lapseRow) lapses() ([]engine.Lapse, error) {
 	if r.kind == 1 {
-		return []engine.Lapse{{ID: r.id, Bucket: engine.BucketKey{Feature: r.feature, Clock: engine.ClockSeats}, Used: r.pending == 0, Amount: 1, At: r.at, Expires: r.expires}}, nil
+		return []engine.Lapse{{ID: r.id, Bucket: engine.BucketKey{Feature: r.feature, Clock: engine.ClockSeats}, Used: r.pending == 0,
+			Amount: 1, At: r.at, Expires: r.expires}}, nil
 	}
 	h := engine.Hold{ID: r.id, At: fromMicros(r.at), Expires: fromMicros(r.expires)}
 	var err error

@@ -79,7 +79,10 @@ func (u *UsageTx) insert(into, kinds string, args []any, after string) (touched 
 	}
 	for len(args) > 0 {
 		n := size(len(args) / len(kinds))
-		res, err := u.prepared(into+after, n, func() string { return `INSERT INTO ` + into + ` VALUES ` + questions(n, len(kinds)) + ` ` + after }).
+		res, err := u.prepared(into+after, n, func() string {
+			return `INSERT INTO ` + into + ` VALUES ` + questions(n, len(kinds)) +
+				` ` + after
+		}).
 			exec(args[:n*len(kinds)])
 		if err != nil {
 			return 0, err
@@ -111,7 +114,10 @@ func (u *UsageTx) among(question, kinds string, args []any, after string, scan f
 			for part = part[:len(part):len(part)]; len(part) < n*width; { // the same key again finds nothing more
 				part = append(part, last...)
 			}
-			rows, err = u.prepared(question+after, n, func() string { return question + `(VALUES ` + questions(n, width) + `)` + after }).query(part)
+			rows, err = u.prepared(question+after, n, func() string {
+				return question + `(VALUES ` + questions(n, width) + `)` +
+					after
+			}).query(part)
 		}
 		if err != nil {
 			return err

@@ -38,7 +38,8 @@ type HeldSeat struct {
 func factsText(members string, recorded func(table string) string, taken, catalog string) string {
 	return `
 WITH RECURSIVE g(member, id) AS (
-  SELECT holder, grp FROM membership WHERE customer = $2 AND env = $1 AND holder IN (` + members + `) AND is_group = 0 AND ` + recorded("") + `
+  SELECT holder, grp FROM membership WHERE customer = $2 AND env = $1 AND holder IN (` + members + `) AND is_group = 0 AND ` +
+		recorded("") + `
   UNION
   SELECT g.member, m.grp FROM g CROSS JOIN membership m
     WHERE m.customer = $2 AND m.env = $1 AND m.holder = g.id AND m.is_group = 1 AND ` + recorded("m.") + `)
@@ -179,5 +180,6 @@ func (d Directory) CountMembers(ctx context.Context) (_ int64, err error) {
 // limit, by id.
 func (db *DB) CustomersWithMember(ctx context.Context, env usher.Environment, member string, limit int) (_ []string, err error) {
 	defer wrap(&err, "read customers with member")
-	return list(ctx, db, scanText, `SELECT customer FROM member WHERE id = $1 AND env = $2 AND recorded_until IS NULL ORDER BY customer LIMIT $3`, member, string(env), int64(limit))
+	return list(ctx, db, scanText, `SELECT customer FROM member WHERE id = $1 AND env = $2 AND recorded_until IS NULL ORDER BY customer
+		LIMIT $3`, member, string(env), int64(limit))
 }

@@ -59,10 +59,14 @@ func elsewhere(t *testing.T, file string, env ...string) (said string, quit func
 func TestPlainText(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")
 	for dsn, want := range map[string]bool{
-		"postgres://usher@db.example.com/usher": true, "postgresql://usher@10.1.2.3:5432/usher": true, "postgres://db.example.com,127.0.0.1/usher": true,
-		"postgres://usher@db.example.com/usher?sslmode=verify-full": false, "postgres://usher@db.example.com/usher?sslmode=disable": false, // which was said
-		"postgres://usher@localhost/usher": false, "postgres://127.0.0.1/usher": false, "postgres://[::1]/usher": false, "postgres:///usher?host=/run/postgresql": false,
-		"usher.db": false, "postgres://user:secret@host:notaport/db": false,
+		"postgres://usher@db.example.com/usher": true, "postgresql://usher@10.1.2.3:5432/usher": true,
+		"postgres://db.example.com,127.0.0.1/usher":                 true,
+		"postgres://usher@db.example.com/usher?sslmode=verify-full": false,
+		"postgres://usher@db.example.com/usher?sslmode=disable":     false, // which was said
+		"postgres://usher@localhost/usher":                          false, "postgres://127.0.0.1/usher": false,
+		"postgres://[::1]/usher":                 false,
+		"postgres:///usher?host=/run/postgresql": false,
+		"usher.db":                               false, "postgres://user:secret@host:notaport/db": false,
 	} {
 		if got := PlainText(dsn); got != want {
 			t.Errorf("%s: got %v, want %v", dsn, got, want)
@@ -98,7 +102,8 @@ func TestOneProcessOwnsAFile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("beside the owner: %v", err)
 	}
-	if err := beside.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)}, Meta{Actor: "cli", At: day(1)}); err != nil {
+	if err := beside.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+		Meta{Actor: "cli", At: day(1)}); err != nil {
 		t.Errorf("a key beside the owner: %v", err)
 	}
 	beside.Close()
@@ -150,7 +155,8 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"other system", Config{DSN: "mysql://root:secret@localhost/x"}, usher.Invalid, "mysql://…"},
 		{"no folder", Config{DSN: filepath.Join(dir, "no", "usher.db")}, usher.Invalid, "does not exist"},
 		{"a folder", Config{DSN: dir}, usher.Invalid, "is not a file"},
-		{"text", Config{DSN: file("text.db", "this is not a database, it only has the name of one")}, usher.Invalid, "not a SQLite database"},
+		{"text", Config{DSN: file("text.db", "this is not a database, it only has the name of one")}, usher.Invalid,
+			"not a SQLite database"},
 		{"one byte", Config{DSN: file("byte.db", "S")}, usher.Invalid, "not a SQLite database"},
 		{"damaged", Config{DSN: file("damaged.db", "SQLite format 3\x00"+strings.Repeat("x", 4080))}, usher.Invalid, "damaged"},
 		{"another program's", Config{DSN: foreign}, usher.Invalid, "another program"},
@@ -208,7 +214,8 @@ func TestNewerDatabaseIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, db, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9000, `+map[Dialect]string{SQLite: "1", Postgres: "true"}[db.dialect]+`)`)
+		write(t, db, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9000, `+map[Dialect]string{SQLite: "1",
+			Postgres: "true"}[db.dialect]+`)`)
 		db.Close()
 		for _, beside := range []bool{false, true} {
 			db, err := Open(t.Context(), Config{DSN: dsn, Beside: beside})
@@ -250,7 +257,8 @@ func TestMigratesFromEachEarlierVersion(t *testing.T) {
 		if db.dialect == Postgres {
 			query = `SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || coalesce(collation_name, '') FROM information_schema.columns WHERE table_schema = 'public'
 				UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
-				UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1`
+				UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+					WHERE connamespace = 'public'::regnamespace ORDER BY 1`
 		}
 		rows, err := db.r.QueryContext(t.Context(), query)
 		if err != nil {

@@ -12,7 +12,8 @@ import (
 )
 
 func ownerFor(id string, until *time.Time) OperatorRole {
-	return OperatorRole{ID: "oas_" + id, Role: "owner", From: day(1), Until: until, Source: usher.SourceManual, GrantedBy: "cli", Reason: "r"}
+	return OperatorRole{ID: "oas_" + id, Role: "owner", From: day(1), Until: until, Source: usher.SourceManual, GrantedBy: "cli",
+		Reason: "r"}
 }
 
 func TestOperators(t *testing.T) {
@@ -34,7 +35,8 @@ func TestOperators(t *testing.T) {
 		}
 		wantCode(t, db.CreateOperator(ctx, Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, Subject{}, m), usher.Conflict)
 		until := day(9)
-		sales := OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until, Source: usher.SourceManual, GrantedBy: "key:k", Reason: "why"}
+		sales := OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until,
+			Source: usher.SourceManual, GrantedBy: "key:k", Reason: "why"}
 		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, m))
 		sales.ID, sales.Until = "oas_2", nil
 		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, m)) // in place of the first
@@ -124,7 +126,8 @@ func TestOwnerTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 		redeem := func(id string, at time.Time) error {
-			return db.RedeemOwnerToken(context.Background(), []byte("h"), Operator{ID: id, Active: true, CreatedAt: at}, ownerFor(id, nil), Meta{Actor: "operator:" + id, At: at})
+			return db.RedeemOwnerToken(context.Background(), []byte("h"), Operator{ID: id, Active: true, CreatedAt: at},
+				ownerFor(id, nil), Meta{Actor: "operator:" + id, At: at})
 		}
 		wantCode(t, redeem("late", day(3)), usher.Unauthenticated)
 		var wg sync.WaitGroup
@@ -183,11 +186,13 @@ func TestElevations(t *testing.T) {
 		if o, err := db.Operator(ctx, "a"); done != 1 || err != nil || len(o.Roles) != 1 {
 			t.Errorf("%d approvals, %+v, %v, want 1", done, o.Roles, err)
 		}
-		if got, err := db.Elevation(ctx, "e1"); err != nil || got.State != ElevationApproved || !got.Until.Equal(until) || got.DecidedBy != "b" || got.Note != "ok" {
+		if got, err := db.Elevation(ctx, "e1"); err != nil || got.State != ElevationApproved || !got.Until.Equal(until) ||
+			got.DecidedBy != "b" || got.Note != "ok" {
 			t.Errorf("got %+v, %v", got, err)
 		}
 		at := day(2)
-		glass := Elevation{ID: "e2", Operator: "a", Role: "owner", Environment: usher.Production, Reason: "fire", Seconds: 60, BreakGlass: true, State: ElevationApproved, RequestedAt: at, DecidedAt: &at, Review: ReviewPending}
+		glass := Elevation{ID: "e2", Operator: "a", Role: "owner", Environment: usher.Production, Reason: "fire", Seconds: 60,
+			BreakGlass: true, State: ElevationApproved, RequestedAt: at, DecidedAt: &at, Review: ReviewPending}
 		role.ID, role.Source = "r2", usher.SourceBreakGlass
 		if err := db.RequestElevation(ctx, glass, &role, m); err != nil {
 			t.Fatal(err)
@@ -220,7 +225,8 @@ func TestKeyRotation(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		m := Meta{Actor: "cli", At: day(2)}
-		k := APIKey{ID: "a", Env: env, Name: "n", Role: "scim", Hash: []byte{1}, CreatedAt: day(1), Customer: "acme", NoProperties: true, Rate: Rate{3, 4}}
+		k := APIKey{ID: "a", Env: env, Name: "n", Role: "scim", Hash: []byte{1}, CreatedAt: day(1), Customer: "acme",
+			NoProperties: true, Rate: Rate{3, 4}}
 		if err := db.CreateKey(ctx, k, m); err != nil {
 			t.Fatal(err)
 		}

@@ -41,7 +41,8 @@ func TestABugIsNoOutage(t *testing.T) {
 			"a table that does not exist":  run(`UPDATE customers SET name = 'x'`),
 			"a column that does not exist": read(&n, `SELECT nome FROM customer`),
 			"NULL where it is not allowed": run(`UPDATE customer SET name = NULL`),
-			"a primary key used twice":     run(`INSERT INTO environment (env, revision, catalog_revision, clock_at) VALUES ('production', 0, 0, -1)`),
+			"a primary key used twice": run(`INSERT INTO environment (env, revision, catalog_revision, clock_at)
+				VALUES ('production', 0, 0, -1)`),
 			"a check of the schema": run(`INSERT INTO bucket (customer, env, ` + bucketColumns + `)
 				VALUES ('acme', 'production', 'api', '', 0, 1, 0, 5, 0, 6, 0, 0, 0, 0)`),
 			"too few arguments":            run(`UPDATE customer SET name = $1 WHERE id = $2`, "x"),

@@ -23,5 +23,6 @@ func published[T any](ctx context.Context, db *DB, env usher.Environment, table 
 	if asKnown == 0 {
 		asKnown = forever
 	}
-	return list(ctx, db, scanBody[T], `SELECT body FROM `+table+` WHERE env = $1 AND revision <= $2 ORDER BY key, version`, string(env), asKnown)
+	return list(ctx, db, scanBody[T], `SELECT body FROM `+table+` WHERE env = $1 AND revision <= $2 ORDER BY key, version`, string(env),
+		asKnown)
 }

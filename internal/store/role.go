@@ -19,7 +19,8 @@ func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time
 		n    int64
 	}
 	rows, err := list(ctx, db, func(r *sql.Rows, v *row) error { return r.Scan(&v.role, &v.n) },
-		`SELECT role, count(*) FROM assignment WHERE env = $1 AND recorded_until IS NULL AND until_at > $2 GROUP BY role`, string(env), micros(at))
+		`SELECT role, count(*) FROM assignment WHERE env = $1 AND recorded_until IS NULL AND until_at > $2 GROUP BY role`, string(env),
+		micros(at))
 	all := make(map[string]int64, len(rows))
 	for _, r := range rows {
 		all[r.role] = r.n
@@ -54,7 +55,8 @@ func (db *DB) RoleHolders(ctx context.Context, env usher.Environment, roles []st
 			err := row.Scan(&h.Customer, &group, &h.Holder.ID, &h.Role)
 			h.Holder.Group = group != 0
 			return err
-		}, `SELECT customer, is_group, holder, role FROM assignment WHERE env = $1 AND until_at > $2 AND recorded_until IS NULL AND role IN (`+places(len(part), 3)+`)`, args...)
+		}, `SELECT customer, is_group, holder, role FROM assignment WHERE env = $1 AND until_at > $2 AND recorded_until IS NULL
+			AND role IN (`+places(len(part), 3)+`)`, args...)
 		if err != nil {
 			return nil, err
 		}

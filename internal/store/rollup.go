@@ -116,12 +116,14 @@ func useByClockText(env usher.Environment, customer, feature string, from, until
 }
 
 // UseByClock sums the use in minutes that start in [from, until), per clock.
-func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (_ map[string]int64, err error) {
+func (db *DB) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from,
+	until time.Time) (_ map[string]int64, err error) {
 	defer wrap(&err, "read use by clock")
 	return useByClock(ctx, db, env, customer, feature, from, until)
 }
 
-func useByClock(ctx context.Context, r reader, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error) {
+func useByClock(ctx context.Context, r reader, env usher.Environment, customer, feature string, from,
+	until time.Time) (map[string]int64, error) {
 	if !from.Before(until) {
 		return map[string]int64{}, nil
 	}
@@ -140,7 +142,8 @@ func useByClock(ctx context.Context, r reader, env usher.Environment, customer, 
 
 // Rollups reads spans, in order: per clock where dimension is "", else per value
 // of that dimension.
-func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string, spans []Span) (_ []RollupRow, err error) {
+func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string,
+	spans []Span) (_ []RollupRow, err error) {
 	defer wrap(&err, "read rollups")
 	var all []RollupRow
 	for part := range slices.Chunk(spans, spansAtOnce) {

@@ -16,7 +16,8 @@ func (u *UsageTx) Seat(h Holder, feature, holder string) (_ *engine.Seat, err er
 	defer wrap(&err, "read seat")
 	s := &engine.Seat{Holder: holder}
 	var pending, since, expires int64
-	err = u.tx.QueryRowContext(u.ctx, `SELECT pending, since, expires_at FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4 AND released_at = 0`,
+	err = u.tx.QueryRowContext(u.ctx, `SELECT pending, since, expires_at FROM seat WHERE customer = $1 AND env = $2 AND feature = $3
+		AND holder = $4 AND released_at = 0`,
 		h.Customer, string(h.Env), feature, holder).Scan(&pending, &since, &expires)
 	if err == sql.ErrNoRows {
 		return nil, nil
@@ -45,7 +46,8 @@ func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time,
 		expires = micros(s.Expires)
 	}
 	_, err = exec(u.ctx, u.tx, `INSERT INTO seat (customer, env, feature, holder, n, pending, since, at, expires_at, released_at, by_role)
-		VALUES ($1, $2, $3, $4, (SELECT 1 + coalesce(max(n), 0) FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND holder = $4), $5, $6, $7, $8, 0, $9)`,
+		VALUES ($1, $2, $3, $4, (SELECT 1 + coalesce(max(n), 0) FROM seat WHERE customer = $1 AND env = $2 AND feature = $3
+			AND holder = $4), $5, $6, $7, $8, 0, $9)`,
 		h.Customer, string(h.Env), feature, s.Holder, pending, micros(s.At), micros(at), expires, bit(byRole))
 	return err
 }
@@ -53,7 +55,8 @@ func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time,
 // KeepSeat moves the end of a holder's open seat.
 func (u *UsageTx) KeepSeat(h Holder, feature, holder string, expires time.Time) (err error) {
 	defer wrap(&err, "keep seat")
-	_, err = exec(u.ctx, u.tx, `UPDATE seat SET expires_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
+	_, err = exec(u.ctx, u.tx, `UPDATE seat SET expires_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5
+		AND released_at = 0`,
 		micros(expires), h.Customer, string(h.Env), feature, holder)
 	return err
 }
@@ -61,7 +64,8 @@ func (u *UsageTx) KeepSeat(h Holder, feature, holder string, expires time.Time) 
 // CloseSeat ends a holder's open seat.
 func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) (err error) {
 	defer wrap(&err, "close seat")
-	_, err = exec(u.ctx, u.tx, `UPDATE seat SET released_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5 AND released_at = 0`,
+	_, err = exec(u.ctx, u.tx, `UPDATE seat SET released_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5
+		AND released_at = 0`,
 		micros(at), h.Customer, string(h.Env), feature, holder)
 	return err
 }
@@ -69,7 +73,8 @@ func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) (err
 // Seats lists the open seats of a customer's feature that have not ended at an
 // instant, by since and holder, after the given ones, at most n; and how many
 // there are before the first of them.
-func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, feature string, now, after time.Time, holder string, n int) (_ []engine.Seat, _ int64, err error) {
+func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, feature string, now, after time.Time, holder string,
+	n int) (_ []engine.Seat, _ int64, err error) {
 	defer wrap(&err, "read seats")
 	from := int64(math.MinInt64)
 	if !after.IsZero() {
@@ -112,7 +117,8 @@ func (u *UsageTx) SeatsOf(h Holder, holders []string) (_ map[string][]RoleSeat, 
 			err := row.Scan(&s.Seat.Holder, &s.Feature, &pending, &since, &expires, &role)
 			s.Seat.Pending, s.Seat.At, s.Seat.Expires, s.ByRole = pending == 1, fromMicros(since), until(expires), role == 1
 			return err
-		}, `SELECT holder, feature, pending, since, expires_at, by_role FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND holder IN (`+places(len(part), 3)+`)`, args...)
+		}, `SELECT holder, feature, pending, since, expires_at, by_role FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0
+			AND holder IN (`+places(len(part), 3)+`)`, args...)
 		if err != nil {
 			return nil, err
 		}
@@ -126,6 +132,7 @@ func (u *UsageTx) SeatsOf(h Holder, holders []string) (_ map[string][]RoleSeat, 
 // HasRoleSeats reports whether roles hold any seat of the customer.
 func (d Directory) HasRoleSeats(ctx context.Context) (_ bool, err error) {
 	defer wrap(&err, "has role seats")
-	_, ok, err := one(ctx, d.r, scanInt, `SELECT 1 FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND by_role = 1 LIMIT 1`, d.customer, string(d.env))
+	_, ok, err := one(ctx, d.r, scanInt, `SELECT 1 FROM seat WHERE customer = $1 AND env = $2 AND released_at = 0 AND by_role = 1
+		LIMIT 1`, d.customer, string(d.env))
 	return ok, err
 }

@@ -97,7 +97,8 @@ func TestSessionsAreFollowedOnce(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		s := func(hash, login string) Session {
-			return Session{Hash: []byte(hash), ID: "ses_" + hash, Operator: "opr_1", Method: "oidc", Login: login, CreatedAt: day(1), SeenAt: day(1)}
+			return Session{Hash: []byte(hash), ID: "ses_" + hash, Operator: "opr_1", Method: "oidc", Login: login, CreatedAt: day(1),
+				SeenAt: day(1)}
 		}
 		if err := db.StartSession(ctx, s("a", "login"), nil, 20, meta("test", day(1))); err != nil {
 			t.Fatal(err)

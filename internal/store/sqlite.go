@@ -47,13 +47,15 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 		case err != nil:
 			return nil, usher.Errorf(usher.Invalid, "the lock file %s.lock of the database cannot be opened: %v", c.DSN, plain(err))
 		case !ok:
-			return nil, usher.Errorf(usher.Conflict, "the database %s is owned by another process, a running `usher serve` perhaps: stop it first", c.DSN)
+			return nil, usher.Errorf(usher.Conflict,
+				"the database %s is owned by another process, a running `usher serve` perhaps: stop it first", c.DSN)
 		}
 		db.lock = lock
 	}
 	// FULL: with NORMAL a power cut loses commits that were answered.
 	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)", "wal_autocheckpoint(16384)",
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)",
+		"wal_autocheckpoint(16384)",
 		"secure_delete(fast)"}}) // fast: what is deleted is overwritten where its page is written anyway
 	if err != nil {
 		return nil, err
@@ -137,7 +139,8 @@ func (db *DB) own(ctx context.Context, name string) error {
 	var id, tables int64
 	err := db.w.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id)
 	if err == nil {
-		err = db.w.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name <> 'goose_db_version'`).Scan(&tables)
+		err = db.w.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'
+			AND name <> 'goose_db_version'`).Scan(&tables)
 	}
 	switch {
 	case sqliteCode(err) == sqliteCantOpen, sqliteCode(err) == sqliteReadOnly:

@@ -85,7 +85,8 @@ func subscription(id, customer, plan string) usher.Subscription {
 }
 
 func override(id, customer, feature string) usher.Override {
-	return usher.Override{ID: id, Customer: customer, Feature: feature, Deny: true, Reason: "test", CreatedBy: "key:test", CreatedAt: day(1)}
+	return usher.Override{ID: id, Customer: customer, Feature: feature, Deny: true, Reason: "test", CreatedBy: "key:test",
+		CreatedAt: day(1)}
 }
 
 func grant(id, customer, feature string, amount int64) usher.Grant {

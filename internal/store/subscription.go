@@ -38,7 +38,8 @@ func (db *DB) Holders(ctx context.Context, env usher.Environment, now time.Time)
 // SubscriptionsHolding reads subscriptions, ended ones included, that name ref
 // in any phase: "pro@1", or "pro" for any version of it. They come by id, after
 // the given one; fewer than limit means the end.
-func (db *DB) SubscriptionsHolding(ctx context.Context, env usher.Environment, ref, after string, limit int) (_ []usher.Subscription, err error) {
+func (db *DB) SubscriptionsHolding(ctx context.Context, env usher.Environment, ref, after string,
+	limit int) (_ []usher.Subscription, err error) {
 	defer wrap(&err, "read subscriptions holding")
 	pattern := "% " + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(ref)
 	if strings.Contains(ref, "@") {

@@ -29,7 +29,8 @@ func breakIn(t *testing.T, db *DB) {
 		}
 		return
 	}
-	for _, name := range []string{"audit_update", "audit_delete", "audit_insert", "audit_hash_update", "audit_hash_delete", "audit_hash_insert", "audit_head_update", "audit_head_delete"} {
+	for _, name := range []string{"audit_update", "audit_delete", "audit_insert", "audit_hash_update", "audit_hash_delete",
+		"audit_hash_insert", "audit_head_update", "audit_head_delete"} {
 		write(t, db, `DROP TRIGGER `+name)
 	}
 }
@@ -86,13 +87,15 @@ func TestAudit_TriggersRefuse(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		tenRows(t, db)
 		statements := []string{
-			`UPDATE audit SET actor = 'x' WHERE n = 3`, `DELETE FROM audit WHERE n = 9`, `UPDATE audit_hash SET hash = hash`, `DELETE FROM audit_hash`,
+			`UPDATE audit SET actor = 'x' WHERE n = 3`, `DELETE FROM audit WHERE n = 9`, `UPDATE audit_hash SET hash = hash`, `DELETE
+				FROM audit_hash`,
 			`UPDATE audit_head SET size = 3`, `DELETE FROM audit_head`,
 		}
 		if db.dialect == Postgres {
 			statements = append(statements, `TRUNCATE audit`, `TRUNCATE audit_hash`, `TRUNCATE audit_head`)
 		} else {
-			statements = append(statements, `INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE n = 3`, `INSERT OR REPLACE INTO audit_hash SELECT * FROM audit_hash WHERE i = 3`)
+			statements = append(statements, `INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE n = 3`,
+				`INSERT OR REPLACE INTO audit_hash SELECT * FROM audit_hash WHERE i = 3`)
 		}
 		for _, s := range statements {
 			if _, err := db.w.ExecContext(t.Context(), s); err == nil || !strings.Contains(err.Error(), "append-only") {
@@ -126,7 +129,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 		pinned bool     // with the public key that somebody kept
 	}{
 		"alter": {func(t *testing.T, db *DB, _ AuditHead) { edit(t, db, 4, "key:test", "key:evil") },
-			[]string{"altered: leaf 4 was altered", `column: leaf 4: the column actor says "key:test", and the row itself "key:evil"`}, false, false},
+			[]string{"altered: leaf 4 was altered", `column: leaf 4: the column actor says "key:test", and the row itself "key:evil"`},
+			false, false},
 		"alter a column": {func(t *testing.T, db *DB, _ AuditHead) {
 			write(t, db, `UPDATE audit SET customer = 'other' WHERE n = 5`)
 		},
@@ -135,12 +139,14 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			edit(t, db, 4, "key:test", "key:evil")
 			h := tlog.RecordHash(leaf(t, db, 4))
 			write(t, db, `UPDATE audit_hash SET hash = $1 WHERE i = $2`, h[:], audit.First(4))
-		}, []string{"tree: the stored hash of leaves 4 to 5 is not that of the hashes below it", "root: the first 10 leaves do not come to the root"}, false, false},
+		}, []string{"tree: the stored hash of leaves 4 to 5 is not that of the hashes below it",
+			"root: the first 10 leaves do not come to the root"}, false, false},
 		"alter with all hashes": {func(t *testing.T, db *DB, _ AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
 			write(t, db, `UPDATE audit SET actor = 'key:evil' WHERE n = 4`)
 			rebuild(t, db, nil)
-		}, []string{"root: the first 10 leaves do not come to the root that the checkpoint names", "column: audit_head says root"}, false, false},
+		}, []string{"root: the first 10 leaves do not come to the root that the checkpoint names", "column: audit_head says root"},
+			false, false},
 		"re-sign with another key": {func(t *testing.T, db *DB, _ AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
 			rebuild(t, db, stranger)
@@ -156,7 +162,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			edit(t, db, 0, old.Key, stranger.Public())
 			write(t, db, `UPDATE audit SET object = $1 WHERE n = 0`, stranger.Public())
 			rebuild(t, db, stranger)
-		}, []string{"checkpoint: the first 10 leaves are not those of the kept checkpoint: history was rewritten", "checkpoint: the kept checkpoint of 10 leaves: it is signed with another key"}, true, false},
+		}, []string{"checkpoint: the first 10 leaves are not those of the kept checkpoint: history was rewritten",
+			"checkpoint: the kept checkpoint of 10 leaves: it is signed with another key"}, true, false},
 		"delete": {func(t *testing.T, db *DB, _ AuditHead) { write(t, db, `DELETE FROM audit WHERE n = 6`) },
 			[]string{"missing: leaf 6 is missing"}, false, false},
 		"delete with its hash": {func(t *testing.T, db *DB, _ AuditHead) {
@@ -179,7 +186,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			write(t, db, `UPDATE audit SET n = 100 WHERE n = 3`)
 			write(t, db, `UPDATE audit SET n = 3 WHERE n = 7`)
 			write(t, db, `UPDATE audit SET n = 7 WHERE n = 100`)
-		}, []string{"altered: leaf 3 was altered", "altered: leaf 7 was altered", "order: leaf 7 stands at place 3", "order: leaf 3 stands at place 7"}, false, false},
+		}, []string{"altered: leaf 3 was altered", "altered: leaf 7 was altered", "order: leaf 7 stands at place 3",
+			"order: leaf 3 stands at place 7"}, false, false},
 		"truncate": {func(t *testing.T, db *DB, _ AuditHead) { drop(t, db, 8) },
 			[]string{"missing: leaf 8 is missing", "missing: leaf 9 is missing"}, false, false},
 		"truncate with hashes": {func(t *testing.T, db *DB, _ AuditHead) {
@@ -189,7 +197,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 		"truncate and set the head": {func(t *testing.T, db *DB, _ AuditHead) {
 			drop(t, db, 8)
 			rebuild(t, db, nil)
-		}, []string{"missing: leaves 8 to 9 are missing at the end", "column: audit_head says 8 leaves, and its signed checkpoint 10"}, false, false},
+		}, []string{"missing: leaves 8 to 9 are missing at the end", "column: audit_head says 8 leaves, and its signed checkpoint 10"},
+			false, false},
 		"truncate all": {func(t *testing.T, db *DB, _ AuditHead) {
 			drop(t, db, 0)
 			write(t, db, `DELETE FROM audit_hash`)
@@ -207,7 +216,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, db, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES (10, $1, $2, '', 'key:evil', 'grant.create', '', '')`, b, micros(day(1)))
+			write(t, db, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES (10, $1, $2, '', 'key:evil',
+				'grant.create', '', '')`, b, micros(day(1)))
 		}, []string{"forged: leaf 10 is beyond the signed checkpoint, which covers 10 leaves"}, false, false},
 		"forge in the middle": {func(t *testing.T, db *DB, _ AuditHead) {
 			for n := int64(9); n >= 5; n-- {
@@ -215,7 +225,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			}
 			write(t, db, `INSERT INTO audit SELECT 5, leaf, at, env, actor, action, customer, object FROM audit WHERE n = 4`)
 			rebuild(t, db, nil)
-		}, []string{"order: leaf 4 stands at place 5", "forged: leaf 10 is beyond the signed checkpoint", "root: the first 10 leaves"}, false, false},
+		}, []string{"order: leaf 4 stands at place 5", "forged: leaf 10 is beyond the signed checkpoint", "root: the first 10 leaves"},
+			false, false},
 		"nonsense": {func(t *testing.T, db *DB, _ AuditHead) {
 			write(t, db, `UPDATE audit SET leaf = $1 WHERE n = 2`, []byte("nonsense"))
 			write(t, db, `UPDATE audit_head SET note = 'nonsense'`)

@@ -23,7 +23,8 @@ func TestPlaceholdersBindByNumber(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		var a, b, c string
-		err := db.r.QueryRowContext(t.Context(), `SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT)`, "one", "two").Scan(&a, &b, &c)
+		err := db.r.QueryRowContext(t.Context(), `SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT)`, "one", "two").Scan(&a,
+			&b, &c)
 		if err != nil || a != "two" || b != "one" || c != "two" {
 			t.Errorf("SELECT $2, $1, $2: got %s %s %s, %v", a, b, c, err)
 		}
@@ -38,7 +39,8 @@ func TestI6_DiskFullLeavesNothing(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "usher.db")
 	db := openTest(t, file)
-	change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"), Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "free@1")}})
+	change(t, db, CustomerChange{Customer: "acme", Put: customer("acme"),
+		Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "free@1")}})
 	var pages int
 	if err := db.w.QueryRowContext(t.Context(), `PRAGMA page_count`).Scan(&pages); err != nil {
 		t.Fatal(err)
@@ -49,7 +51,8 @@ func TestI6_DiskFullLeavesNothing(t *testing.T) {
 	try := func() (int64, error) {
 		s := load(t, db, env, "acme", 0)
 		return db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: s.Revision,
-			Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "pro@1")}, Overrides: []usher.Override{big}, Answer: answer("key")})
+			Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "pro@1")}, Overrides: []usher.Override{big},
+			Answer: answer("key")})
 	}
 	// One page more each time, so that the disk is full at many places.
 	refused := 0
@@ -191,20 +194,22 @@ func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 	number := regexp.MustCompile(`\$(\d+)`)
 	byClock, _ := useByClockText(env, "acme", "api", day(1), day(40))
 	for name, q := range map[string]string{
-		"load":     loadNow,
-		"then":     loadThen,
-		"list":     selectCustomer + `c.env = $1 AND c.id > $2 ORDER BY c.id LIMIT $3`,
-		"buckets":  latestBuckets(3),
-		"answer":   `SELECT answer FROM op WHERE key = $1 AND env = $2`,
-		"changes":  `SELECT revision FROM change WHERE env = $1 AND revision > $2 ORDER BY revision LIMIT $3`,
-		"at":       `SELECT revision FROM change WHERE env = $1 AND at <= $2 ORDER BY at DESC, revision DESC LIMIT 1`,
-		"close":    `UPDATE subscription SET recorded_until = $1 WHERE env = $2 AND recorded_until IS NULL AND (id, customer) IN (VALUES ` + values(2, 2, 3) + `)`,
+		"load":    loadNow,
+		"then":    loadThen,
+		"list":    selectCustomer + `c.env = $1 AND c.id > $2 ORDER BY c.id LIMIT $3`,
+		"buckets": latestBuckets(3),
+		"answer":  `SELECT answer FROM op WHERE key = $1 AND env = $2`,
+		"changes": `SELECT revision FROM change WHERE env = $1 AND revision > $2 ORDER BY revision LIMIT $3`,
+		"at":      `SELECT revision FROM change WHERE env = $1 AND at <= $2 ORDER BY at DESC, revision DESC LIMIT 1`,
+		"close": `UPDATE subscription SET recorded_until = $1 WHERE env = $2 AND recorded_until IS NULL
+			AND (id, customer) IN (VALUES ` + values(2, 2, 3) + `)`,
 		"touch":    `UPDATE customer SET revision = $1 WHERE env = $2 AND id IN (VALUES ` + values(2, 1, 3) + `)`,
 		"by clock": byClock,
 		"lapses":   db.lapsesText(1),
 		"expire":   `UPDATE hold SET state = 'expired' WHERE customer = $1 AND env = $2 AND closed_at = 0 AND expires_at <= $3`,
 		"holders":  `SELECT holder FROM seat WHERE customer = $1 AND env = $2 AND feature = $3 AND released_at = 0`,
-		"current":  `SELECT t.body FROM grants t JOIN customer c ON c.env = t.env AND c.id = t.customer WHERE t.id = $1 AND t.env = $2 AND t.recorded_until IS NULL AND c.deleted_at = 0`,
+		"current": `SELECT t.body FROM grants t JOIN customer c ON c.env = t.env AND c.id = t.customer WHERE t.id = $1 AND t.env = $2
+			AND t.recorded_until IS NULL AND c.deleted_at = 0`,
 	} {
 		args := make([]any, strings.Count(q, "?"), 20)
 		for _, m := range number.FindAllStringSubmatch(q, -1) {

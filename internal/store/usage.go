@@ -100,7 +100,8 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ m
 	for _, h := range holders {
 		args = append(args, string(h.Env), h.Customer)
 	}
-	err = u.among(`SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN `, "tt", args, ` ORDER BY env, id`+u.db.forUpdate(), func(rows *sql.Rows) error {
+	err = u.among(`SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN `, "tt", args, `
+		ORDER BY env, id`+u.db.forUpdate(), func(rows *sql.Rows) error {
 		var env, id string
 		var h Head
 		var deleted int64
@@ -147,13 +148,15 @@ func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (_ map[Holder][]en
 		var env string
 		var b engine.Bucket
 		var unlimited int64
-		err := rows.Scan(&h.Customer, &env, &b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used, &b.Reserved, &b.Overage, &b.Excess, &b.At)
+		err := rows.Scan(&h.Customer, &env, &b.Feature, &b.Clock, &b.Start, &b.End, &unlimited, &b.Limit, &b.Opening, &b.Used,
+			&b.Reserved, &b.Overage, &b.Excess, &b.At)
 		h.Env, b.Unlimited = usher.Environment(env), unlimited == 1
 		all[h] = append(all[h], b)
 		return err
 	}
 	if u.db.dialect == Postgres {
-		rows, err := u.tx.QueryContext(u.ctx, `SELECT b.customer, b.env, b.feature, b.clock, b.start_at, b.end_at, b.unlimited, b.lim, b.opening, b.used, b.reserved, b.overage, b.excess, b.at
+		rows, err := u.tx.QueryContext(u.ctx, `SELECT b.customer, b.env, b.feature, b.clock, b.start_at, b.end_at, b.unlimited, b.lim,
+			b.opening, b.used, b.reserved, b.overage, b.excess, b.at
 			FROM `+unnest("tttti", 1)+` AS k (customer, env, feature, clock, start_at) CROSS JOIN LATERAL (SELECT * FROM bucket t
 			WHERE t.customer = k.customer AND t.env = k.env AND t.feature = k.feature AND t.clock = k.clock AND t.start_at <= k.start_at
 			ORDER BY t.start_at DESC LIMIT 1) AS b`, columns("tttti", args)...)
@@ -164,7 +167,8 @@ func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (_ map[Holder][]en
 	}
 	for key := range slices.Chunk(args, 5) {
 		rows, err := u.prepared("bucket", 1, func() string {
-			return `SELECT customer, env, ` + bucketColumns + ` FROM bucket WHERE customer = ? AND env = ? AND feature = ? AND clock = ? AND start_at <= ? ORDER BY start_at DESC LIMIT 1`
+			return `SELECT customer, env, ` + bucketColumns + ` FROM bucket WHERE customer = ? AND env = ? AND feature = ? AND clock = ?
+				AND start_at <= ? ORDER BY start_at DESC LIMIT 1`
 		}).query(key)
 		if err != nil {
 			return nil, err
@@ -177,7 +181,8 @@ func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (_ map[Holder][]en
 }
 
 // UseByClock reads as DB.UseByClock does, in the transaction.
-func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (_ map[string]int64, err error) {
+func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from,
+	until time.Time) (_ map[string]int64, err error) {
 	defer wrap(&err, "read use by clock")
 	return useByClock(ctx, inTx{u.tx}, env, customer, feature, from, until)
 }
@@ -211,7 +216,8 @@ func (u *UsageTx) InsertOps(ops []Op) (_ int64, err error) {
 		o := &ops[i]
 		args = append(args, o.Key, string(o.Env), o.Route, o.BodyHash, o.Customer, o.Feature, micros(o.At), o.Amount, o.Answer)
 	}
-	return u.insert(`op (key, env, route, body_hash, customer, feature, at, amount, answer)`, "tttbttiib", args, `ON CONFLICT (key, env) DO NOTHING`)
+	return u.insert(`op (key, env, route, body_hash, customer, feature, at, amount, answer)`, "tttbttiib", args,
+		`ON CONFLICT (key, env) DO NOTHING`)
 }
 
 // OpKey names a stored take.
@@ -323,9 +329,11 @@ func (u *UsageTx) InsertEvents(events []EventRow) (_ int64, err error) {
 	args := make([]any, 0, 10*len(events))
 	for i := range events {
 		e := &events[i]
-		args = append(args, e.ID, e.Source, string(e.Env), e.Customer, e.Type, micros(e.At), micros(e.ReceivedAt), e.Hash, e.Data, e.Entries)
+		args = append(args, e.ID, e.Source, string(e.Env), e.Customer, e.Type, micros(e.At), micros(e.ReceivedAt), e.Hash, e.Data,
+			e.Entries)
 	}
-	return u.insert(`event (id, source, env, customer, type, at, received_at, hash, data, entries)`, "tttttiibtb", args, `ON CONFLICT (id, source, env) DO NOTHING`)
+	return u.insert(`event (id, source, env, customer, type, at, received_at, hash, data, entries)`, "tttttiibtb", args,
+		`ON CONFLICT (id, source, env) DO NOTHING`)
 }
 
 // PutBuckets writes customers' buckets as they are now.
@@ -339,12 +347,15 @@ func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) (err error) {
 			if b.Unlimited {
 				unlimited = 1
 			}
-			args = append(args, h.Customer, string(h.Env), b.Feature, b.Clock, b.Start, b.End, unlimited, b.Limit, b.Opening, b.Used, b.Reserved, b.Overage, b.Excess, b.At)
+			args = append(args, h.Customer, string(h.Env), b.Feature, b.Clock, b.Start, b.End, unlimited, b.Limit, b.Opening, b.Used,
+				b.Reserved, b.Overage, b.Excess, b.At)
 		}
 	}
 	_, err = u.insert(`bucket (customer, env, `+bucketColumns+`)`, "ttttiiiiiiiiii", args, `
-		ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited, lim = excluded.lim,
-		opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage, excess = excluded.excess, at = excluded.at`)
+		ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited,
+			lim = excluded.lim,
+		opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage,
+			excess = excluded.excess, at = excluded.at`)
 	if err != nil {
 		return fmt.Errorf("buckets: %w", err)
 	}
@@ -401,8 +412,10 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) (err er
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(x, y RollupKey) int {
-		return cmp.Or(strings.Compare(x.Dimension, y.Dimension), strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
-			strings.Compare(x.Feature, y.Feature), cmp.Compare(x.Grain, y.Grain), cmp.Compare(x.Start, y.Start), strings.Compare(x.Value, y.Value))
+		return cmp.Or(strings.Compare(x.Dimension, y.Dimension), strings.Compare(x.Customer, y.Customer),
+			strings.Compare(string(x.Env), string(y.Env)),
+			strings.Compare(x.Feature, y.Feature), cmp.Compare(x.Grain, y.Grain), cmp.Compare(x.Start, y.Start),
+			strings.Compare(x.Value, y.Value))
 	})
 	byClock := keys
 	if i := slices.IndexFunc(keys, func(k RollupKey) bool { return k.Dimension != "" }); i >= 0 {
@@ -419,7 +432,8 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) (err er
 	rest := keys[len(byClock):]
 	args = make([]any, 0, 9*len(rest))
 	for _, k := range rest {
-		args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, int64(k.Grain), k.Value, k.Start, rollups[k].Used, rollups[k].At)
+		args = append(args, k.Customer, string(k.Env), k.Feature, k.Dimension, int64(k.Grain), k.Value, k.Start, rollups[k].Used,
+			rollups[k].At)
 	}
 	_, err = u.insert(`rollup_dim (customer, env, feature, dimension, grain, value, start_at, used, at)`, "ttttitiii", args,
 		` ON CONFLICT (customer, env, feature, dimension, grain, start_at, value) DO UPDATE SET `+mergeSQL["rollup_dim"][m])
@@ -431,7 +445,8 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) (err er
 func (u *UsageTx) SeenWithin(h Holder, feature, value string, from, until int64) (_ bool, err error) {
 	defer wrap(&err, "read seen within")
 	var n int
-	err = u.tx.QueryRowContext(u.ctx, `SELECT count(*) FROM (SELECT 1 FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4
+	err = u.tx.QueryRowContext(u.ctx, `SELECT count(*) FROM (SELECT 1 FROM seen WHERE customer = $1 AND env = $2 AND feature = $3
+		AND value = $4
 		AND minute_at >= $5 AND minute_at < $6 LIMIT 1) AS s`, h.Customer, string(h.Env), feature, value, from, until).Scan(&n)
 	return n > 0, err
 }
@@ -439,7 +454,8 @@ func (u *UsageTx) SeenWithin(h Holder, feature, value string, from, until int64)
 // See notes that a unique meter saw value in a minute, given by its start in µs.
 func (u *UsageTx) See(h Holder, feature, value string, minute int64) (err error) {
 	defer wrap(&err, "see")
-	_, err = exec(u.ctx, u.tx, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+	_, err = exec(u.ctx, u.tx, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT DO NOTHING`,
 		h.Customer, string(h.Env), feature, value, minute)
 	return err
 }
@@ -460,7 +476,8 @@ func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) (err error) 
 	if err != nil {
 		return err
 	}
-	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, (SELECT 1 + coalesce(max(n), 0) FROM usage_batch WHERE node = $1), $2, $3)`, node, micros(at), string(body))
+	_, err = exec(u.ctx, u.tx, `INSERT INTO usage_batch (node, n, at, customers) VALUES ($1, (SELECT 1 + coalesce(max(n), 0)
+		FROM usage_batch WHERE node = $1), $2, $3)`, node, micros(at), string(body))
 	return err
 }
 

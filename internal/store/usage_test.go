@@ -18,18 +18,21 @@ func take(db *DB, t *testing.T, key string, used int64) error {
 		if _, err := u.Lock([]Holder{h}, nil); err != nil {
 			return err
 		}
-		n, err := u.InsertOps([]Op{{Env: h.Env, Key: key, Route: "POST /v1/consume", BodyHash: []byte{1}, Customer: "acme", Feature: "calls", At: day(1), Amount: 1, Answer: make([]byte, 3000)}})
+		n, err := u.InsertOps([]Op{{Env: h.Env, Key: key, Route: "POST /v1/consume", BodyHash: []byte{1}, Customer: "acme",
+			Feature: "calls", At: day(1), Amount: 1, Answer: make([]byte, 3000)}})
 		if err != nil {
 			return err
 		}
 		if n != 1 {
 			return fmt.Errorf("key %s is taken", key)
 		}
-		b := engine.Bucket{BucketKey: engine.BucketKey{Feature: "calls", Clock: "month", Start: micros(day(1))}, End: micros(day(30)), Limit: 100, Used: used}
+		b := engine.Bucket{BucketKey: engine.BucketKey{Feature: "calls", Clock: "month", Start: micros(day(1))}, End: micros(day(30)),
+			Limit: 100, Used: used}
 		if err := u.PutBuckets(map[Holder][]engine.Bucket{h: {b}}); err != nil {
 			return err
 		}
-		return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: h, Feature: "calls", Value: "month", Grain: Minute, Start: micros(day(1))}: {Used: 1}})
+		return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: h, Feature: "calls", Value: "month", Grain: Minute,
+			Start: micros(day(1))}: {Used: 1}})
 	})
 }
 
@@ -102,7 +105,8 @@ func TestRollupsMerge(t *testing.T) {
 		merge := func(m Merge, feature, dimension string, used, at int64) {
 			t.Helper()
 			err := db.Usage(t.Context(), func(u *UsageTx) error {
-				return u.PutRollups(m, map[RollupKey]RollupValue{{Holder: h, Feature: feature, Dimension: dimension, Value: "v", Grain: Minute, Start: minute}: {Used: used, At: at}})
+				return u.PutRollups(m, map[RollupKey]RollupValue{{Holder: h, Feature: feature, Dimension: dimension, Value: "v",
+					Grain: Minute, Start: minute}: {Used: used, At: at}})
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -131,7 +131,8 @@ func TestErrorsNameTheMethodOnce(t *testing.T) {
 
 		write(t, db, `DROP TABLE rollup`)
 		err = db.Usage(t.Context(), func(u *UsageTx) error {
-			return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: Holder{env, "acme"}, Feature: "api", Grain: Minute}: {Used: 1}})
+			return u.PutRollups(MergeAdd, map[RollupKey]RollupValue{{Holder: Holder{env, "acme"}, Feature: "api",
+				Grain: Minute}: {Used: 1}})
 		})
 		if err == nil || !strings.HasPrefix(err.Error(), "put rollups: ") || strings.Contains(err.Error(), "usage") {
 			t.Errorf("got %v, want an error that begins with the method that failed and names no other", err)
@@ -150,7 +151,8 @@ func TestErrorsOfTheCallersFunctionComeBackAsTheyAre(t *testing.T) {
 		put(t, db, "acme")
 		own := errors.Join(errors.New("the caller's"), syscall.ENOSPC)
 		ctx := t.Context()
-		_, changed := db.ChangeDirectory(ctx, &DirectoryChange{Env: env, Meta: meta("x", day(1)), Customer: "acme", Check: func(Directory) error { return own }})
+		_, changed := db.ChangeDirectory(ctx, &DirectoryChange{Env: env, Meta: meta("x", day(1)), Customer: "acme",
+			Check: func(Directory) error { return own }})
 		_, exported := db.ExportAudit(ctx, full{own}, AuditExport{})
 		for name, err := range map[string]error{
 			"Usage": db.Usage(ctx, func(*UsageTx) error { return own }),

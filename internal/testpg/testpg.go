@@ -236,7 +236,8 @@ func (s *Server) Standby() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.do("pg_basebackup", "-h", s.dir, "-p", "5432", "-U", "postgres", "-D", c.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	err = c.do("pg_basebackup", "-h", s.dir, "-p", "5432", "-U", "postgres", "-D", c.data(), "-R", "-X", "stream", "-c", "fast",
+		"--no-sync")
 	if err == nil {
 		err = c.Restart()
 	}
