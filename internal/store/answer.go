@@ -10,24 +10,24 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// StoredAnswer is the answer of a management call that came with an idempotency
-// key (S13). Keys are one namespace per environment, shared with takes.
+// StoredAnswer is the answer to a change that came with an idempotency key (S13).
+// An environment has one namespace of keys, which changes and takes share.
 type StoredAnswer struct {
 	Key      string
-	Route    string // "POST /v1/…"
-	BodyHash []byte // of what makes two requests the same; never empty
-	Status   int    // HTTP status, 2xx
-	Body     []byte // of the response
-	// BodyAt, where it is set, makes Body of the change's revision, which is
-	// known only once the change is applied.
+	Route    string // what was asked for, as the caller names it
+	BodyHash []byte // of everything that must be the same in a repeated request; never empty
+	Status   int    // the caller's number for success, from 200 to 299
+	Body     []byte // what the caller answered
+	// BodyAt makes Body from the change's revision, which is known only once the
+	// change is applied. nil: Body is used.
 	BodyAt   func(revision int64) ([]byte, error)
 	Customer string
 	Feature  string
 	At       time.Time
 }
 
-// Answer reads the stored answer of key; nil where there is none. Where Route is
-// that of a take, the answer is not an HTTP one: Status is 0 and Body is empty.
+// Answer reads the stored answer of key; nil if there is none. For the key of a
+// take, Status is 0 and Body is empty.
 func (db *DB) Answer(ctx context.Context, env usher.Environment, key string) (_ *StoredAnswer, err error) {
 	defer wrap(&err, "read answer")
 	a, ok, err := one(ctx, db, func(row *sql.Rows, a *StoredAnswer) error {
@@ -49,12 +49,13 @@ func (db *DB) Answer(ctx context.Context, env usher.Environment, key string) (_ 
 	return &a, nil
 }
 
-// answerMark begins op.answer where it is an HTTP answer: then two bytes of
-// status, then the body.
+// answerMark begins op.answer if it is a StoredAnswer: two bytes of status and the
+// body follow. No answer of a take begins with it.
 const answerMark = "http"
 
-// keyFree returns ErrKeyTaken where a has a key with an answer. The lock on the
-// environment keeps other changes away; storeAnswer catches a take between.
+// keyFree returns ErrKeyTaken if a's key has an answer. The lock on the
+// environment keeps other changes out; storeAnswer notices a take that got the
+// key since.
 func keyFree(ctx context.Context, tx *sql.Tx, env usher.Environment, a *StoredAnswer) error {
 	if a == nil {
 		return nil
@@ -72,7 +73,7 @@ func storeAnswer(ctx context.Context, tx *sql.Tx, env usher.Environment, revisio
 		return nil
 	}
 	if a.Status < 200 || a.Status > 299 || len(a.BodyHash) == 0 {
-		return fmt.Errorf("store: key %q: only 2xx answers with a body hash are stored, not %d", a.Key, a.Status)
+		return fmt.Errorf("store: key %q: a stored answer needs a status from 200 to 299 and a body hash; got status %d", a.Key, a.Status)
 	}
 	body := a.Body
 	if a.BodyAt != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/usher-sh/usher/internal/audit"
 )
 
-// AuditEntry is one write, to be noted in the audit log.
+// AuditEntry is one write for the audit log.
 type AuditEntry struct {
 	Env      usher.Environment // "": the installation: operators, sessions
 	Customer string            // "": none
@@ -22,13 +22,13 @@ type AuditEntry struct {
 }
 
 // sameClock is how far an environment's time may be from the server's and still
-// be the same: the one was read a moment before the other.
+// count as the same: one is read a moment before the other.
 const sameClock = time.Minute
 
-// audit appends e to the audit log, in the transaction of the write itself. It
-// is the last lock that a transaction takes (environment, customer, key, audit),
-// so call it after every other statement that may wait for another writer.
-// record calls it for every write that makes a revision.
+// audit appends e to the audit log, in the transaction of the write itself. The
+// log's end is the last lock that a transaction takes (environment, customer, key,
+// audit log), so audit comes after every other statement that may wait for another
+// writer. record calls it for every write that makes a revision.
 func (db *DB) audit(ctx context.Context, tx *sql.Tx, e AuditEntry) error {
 	if done, err := db.auditAtOnce(ctx, tx, &e); done || err != nil {
 		return err
@@ -51,17 +51,17 @@ func (db *DB) entry(e *AuditEntry) audit.Entry {
 }
 
 // auditEnd is an end that the log had, or would have had if a transaction had
-// committed: whoever uses it compares its size and root with the log's. It is
-// never changed.
+// committed. Before use, its size and root are compared with the log's. It never
+// changes.
 type auditEnd struct {
 	tree *audit.Tree
 	root audit.Hash
 }
 
-// auditAtOnce appends a row in one statement, where the log still ends as this
-// process saw it last; done is false where it does not, and nothing is written.
-// The row is hashed and signed before the lock is taken, and each round trip
-// that is saved is one less under the lock. Only on PostgreSQL.
+// auditAtOnce appends a row in one statement, if the log still ends where this
+// process saw it last. Otherwise done is false and nothing is written. The row is
+// hashed and signed before the lock is taken, and every round trip that is saved
+// shortens the time under the lock. Only on PostgreSQL.
 func (db *DB) auditAtOnce(ctx context.Context, tx *sql.Tx, e *AuditEntry) (done bool, err error) {
 	end, signer := db.auditEnd.Load(), db.signKey
 	if signer == nil {
@@ -89,21 +89,22 @@ func (db *DB) auditAtOnce(ctx context.Context, tx *sql.Tx, e *AuditEntry) (done 
 	return true, nil
 }
 
-// auditTail is the end of the log, locked, and who signs it.
+// auditTail is the locked end of the log and its signer.
 type auditTail struct {
 	db     *DB
 	tree   *audit.Tree
 	signer *audit.Signer
 }
 
-// auditTail locks the log until the end of the transaction. It is one row, 63
-// hashes at most, and no more work for a long log than for a short one.
+// auditTail locks the log until the end of the transaction: FOR UPDATE makes other
+// nodes wait here, so that rows get dense numbers. It reads one row and at most 63
+// hashes, however long the log is.
 func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
 	var size int64
 	var root []byte
 	var key string
-	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+db.forUpdate()).Scan(&size, &root,
-		&key); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT size, root, key FROM audit_head WHERE one = 1`+db.forUpdate()).
+		Scan(&size, &root, &key); err != nil {
 		return nil, err
 	}
 	a := &auditTail{db: db}
@@ -129,7 +130,7 @@ func (db *DB) auditTail(ctx context.Context, tx *sql.Tx) (*auditTail, error) {
 	return a, err
 }
 
-// auditStep is all that one more row writes.
+// auditStep is everything that one more row writes.
 type auditStep struct {
 	audit.Entry
 	n      int64
@@ -139,7 +140,7 @@ type auditStep struct {
 	note   string
 }
 
-// columns is the step's hashes as two columns: their indexes and themselves.
+// columns returns the step's hashes as two columns: indexes and hashes.
 func (s *auditStep) columns() (indexes []int64, hashes [][]byte) {
 	for k := range s.hashes {
 		indexes = append(indexes, audit.First(s.n)+int64(k))
@@ -148,7 +149,7 @@ func (s *auditStep) columns() (indexes []int64, hashes [][]byte) {
 	return indexes, hashes
 }
 
-// step adds a row to the tree and signs what that comes to.
+// step adds a row to the tree and signs the new head.
 func (a *auditTail) step(e audit.Entry) (s auditStep, err error) {
 	s.n = a.tree.Size()
 	e.N = s.n
@@ -172,8 +173,8 @@ func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error
 	if err != nil {
 		return err
 	}
-	if _, err := exec(ctx, tx, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES ($1, $2, $3, $4, $5, $6,
-		$7, $8)`,
+	if _, err := exec(ctx, tx, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		s.n, s.leaf, micros(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object); err != nil {
 		return err
 	}
@@ -185,17 +186,17 @@ func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error
 	if _, err := exec(ctx, tx, `INSERT INTO audit_hash (i, hash) VALUES `+values(len(hashes), 2, 1), args...); err != nil {
 		return err
 	}
-	if _, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`, s.n+1, s.root[:], s.note,
-		a.signer.Public()); err != nil {
+	if _, err = exec(ctx, tx, `UPDATE audit_head SET size = $1, root = $2, note = $3, key = $4 WHERE one = 1`,
+		s.n+1, s.root[:], s.note, a.signer.Public()); err != nil {
 		return err
 	}
 	a.db.auditEnd.Store(&auditEnd{a.tree.Clone(), s.root})
 	return nil
 }
 
-// auditSigner is who signs a log whose newest public key is the given one, and
-// whether that has to be announced first. The key comes from outside, or is made
-// at first use and kept in the database.
+// auditSigner returns the signer of a log whose newest public key is key, and
+// whether the log must announce the signer's key first. The signer's key comes
+// from Config, or the first write creates it in the database.
 func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit.Signer, announce bool, err error) {
 	if given := db.signKey; given != nil {
 		if given.Public() == key {
@@ -208,11 +209,11 @@ func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit
 		}
 		if old {
 			return nil, false, usher.Errorf(usher.Refused,
-				"the audit log is signed by a newer key, %s, and the one given is retired: give the newer one", key)
+				"the given audit key is retired: the log is signed with the newer key %s; give that one", key)
 		}
 		if db.beside && key != "" {
 			return nil, false, usher.Errorf(usher.Refused,
-				"the audit log is signed with %s, and the key given is another: start `usher serve` with it first, if it is to replace that one", key)
+				"the audit log is signed with %s, not with the given key: to replace it, start `usher serve` with the new one first", key)
 		}
 		_, err := exec(ctx, tx, `DELETE FROM audit_key`) // it never signs again
 		return given, true, err
@@ -227,7 +228,7 @@ func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit
 		if s, err = audit.NewKey(rand.Reader); err == nil {
 			_, err = exec(ctx, tx, `INSERT INTO audit_key (one, private) VALUES (1, $1)`, s.Private())
 		}
-		return s, true, err // remembered once it is read back, committed
+		return s, true, err // keptKey is set when the key is read back, committed
 	case err == sql.ErrNoRows:
 		return nil, false, noAuditKey(key)
 	case err != nil:
@@ -244,10 +245,11 @@ func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit
 }
 
 func noAuditKey(public string) error {
-	return usher.Errorf(usher.Refused, "the audit log is signed with %s, whose private half is not in the database: give it with --audit-key or USHER_AUDIT_KEY", public)
+	return usher.Errorf(usher.Refused,
+		"the audit log is signed with %s, whose private key is not in the database: give it with --audit-key or USHER_AUDIT_KEY", public)
 }
 
-// checkAuditKey refuses to work with a log that could not be signed.
+// checkAuditKey returns Refused if there is no key to sign the log with.
 func (db *DB) checkAuditKey(ctx context.Context) error {
 	head, err := db.AuditHead(ctx)
 	if err != nil || db.signKey != nil || head.Key == "" {
@@ -297,10 +299,10 @@ func hashesByIndex(rows []indexedHash, err error) (map[int64]audit.Hash, error) 
 	return all, err
 }
 
-// AuditHead is where the audit log stands.
+// AuditHead is the end of the audit log.
 type AuditHead struct {
 	Size int64  // rows
-	Note string // the newest signed checkpoint; "": there are no rows yet
+	Note string // the newest signed checkpoint; "": no rows yet
 	Key  string // the public key that signed it
 }
 
@@ -308,24 +310,23 @@ func scanAuditHead(row *sql.Rows, h *AuditHead) error { return row.Scan(&h.Size,
 
 const selectAuditHead = `SELECT size, note, key FROM audit_head WHERE one = 1`
 
-// AuditHead reads where the audit log stands.
+// AuditHead reads the end of the audit log; the zero AuditHead if it is empty.
 func (db *DB) AuditHead(ctx context.Context) (_ AuditHead, err error) {
 	defer wrap(&err, "read audit head")
 	h, _, err := one(ctx, db, scanAuditHead, selectAuditHead)
 	return h, err
 }
 
-// AuditQuery says which rows of the audit log are wanted. A zero field asks for
-// nothing.
+// AuditQuery selects rows of the audit log. A zero field selects all.
 type AuditQuery struct {
 	Envs     []usher.Environment // any of these; "" is the installation
 	Actor    string
-	Action   string // exactly, or all that begin with it where it ends in "."
+	Action   string // an action; if it ends in ".", all that begin with it
 	Customer string
 	Object   string
 	From     time.Time // at or after
 	To       time.Time // before
-	Before   int64     // a place: only rows before it; 0: from the newest
+	Before   int64     // only rows with a smaller number; 0: from the newest
 }
 
 // where returns the query's condition and its values, which begin at $1.

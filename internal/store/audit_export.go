@@ -13,15 +13,15 @@ import (
 	"github.com/usher-sh/usher/internal/audit"
 )
 
-// AuditExport says what to export. The zero AuditExport is the whole log.
+// AuditExport selects what to export. The zero AuditExport is the whole log.
 type AuditExport struct {
 	AuditQuery
-	// Since is a signed checkpoint that somebody kept: the export proves that the
+	// Since is a signed checkpoint that the reader kept: the export proves that the
 	// log contains it. "": none.
 	Since string
 }
 
-// filter is the query in words; nil is all rows.
+// filter returns the query in words; nil for all rows.
 func (q *AuditQuery) filter() map[string]string {
 	f := map[string]string{}
 	set := func(name, v string) {
@@ -52,10 +52,10 @@ func (q *AuditQuery) filter() map[string]string {
 	return f
 }
 
-// ExportAudit writes rows of the audit log, oldest first, with all that somebody
-// needs to verify them who has the public key and nothing else. The file is
-// signed, so the private key must be at hand: Refused where it is not. It
-// returns how many rows were written. An empty log is NotFound.
+// ExportAudit writes rows of the audit log, oldest first, with everything that is
+// needed to verify them with the public key alone. It signs the file, and returns
+// Refused without the private key and NotFound for an empty log. rows is how many
+// rows it wrote. It returns an error of w as it is.
 func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows int64, err error) {
 	defer wrap(&err, "export audit")
 	err = db.scan(ctx, func(s *Scan) error {
@@ -78,7 +78,7 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows
 			}
 			out := make([]audit.Hash, len(indexes))
 			for k, i := range indexes {
-				out[k] = found[i] // one that is missing makes a proof that fails
+				out[k] = found[i] // a missing hash makes a proof that fails
 			}
 			return out, nil
 		})
@@ -112,7 +112,7 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows
 func (db *DB) exportSigner(ctx context.Context, s *Scan, key string) (*audit.Signer, error) {
 	if db.signKey != nil {
 		if db.signKey.Public() != key {
-			return nil, usher.Errorf(usher.Refused, "the audit log is signed with %s, and the key given is another", key)
+			return nil, usher.Errorf(usher.Refused, "the audit log is signed with %s, not with the given key", key)
 		}
 		return db.signKey, nil
 	}
@@ -130,7 +130,8 @@ func (db *DB) exportSigner(ctx context.Context, s *Scan, key string) (*audit.Sig
 	return signer, err
 }
 
-// export writes the rows, page by page: a proof asks the same connection.
+// export writes the rows page by page: a proof reads on the same connection, so
+// the rows of a page must be closed before.
 func (s *Scan) export(out *audit.Export, x AuditExport, full bool, size int64, hashes tlog.HashReader) (written int64, err error) {
 	type row struct {
 		n    int64

@@ -37,7 +37,7 @@ func readHour(e *audit.Entry) (k hourKey, h audit.Hour, err error) {
 	return hourKey{usher.Environment(e.Env), at.UnixMicro()}, h, nil
 }
 
-// hourSums adds up the ledger's rows of many hours in one pass over each table.
+// hourSums are the ledger's rows, added up by hour in one pass over each table.
 type hourSums struct {
 	takes, events, corrections map[hourKey]*audit.Sum
 }
@@ -76,9 +76,9 @@ func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n
 
 func hourOf(us int64) int64 { return us - (us%hourMicros+hourMicros)%hourMicros }
 
-// add reads env's rows that were written in [from, until) in µs: takes that are
-// not folded yet, events and corrections; of takes and events only those after
-// the marks.
+// add adds env's rows that were written in [from, until) in µs: takes that are
+// not folded yet, events and corrections. Of takes and events it reads only those
+// after the marks.
 func (s *hourSums) add(ctx context.Context, r reader, env usher.Environment, from, until int64, marks hourMarks) error {
 	each := func(to map[hourKey]*audit.Sum, text string, after rowMark, scan func(*sql.Rows) (at int64, fields [][]byte, err error)) error {
 		args := []any{string(env), from, until}
@@ -104,7 +104,7 @@ func (s *hourSums) add(ctx context.Context, r reader, env usher.Environment, fro
 		var hash, answer []byte
 		var at, amount int64
 		err := rows.Scan(&key, &route, &hash, &customer, &feature, &at, &amount, &answer)
-		if strings.HasPrefix(string(answer), answerMark) { // of a management call, which has its own row
+		if strings.HasPrefix(string(answer), answerMark) { // a stored answer of a change, which has its own row in the log
 			return 0, nil, err
 		}
 		return at, [][]byte{[]byte(key), []byte(route), hash, []byte(customer), []byte(feature), number(at), number(amount), answer}, err
@@ -135,16 +135,16 @@ func (s *hourSums) add(ctx context.Context, r reader, env usher.Environment, fro
 	})
 }
 
-// hourMarks is how far this process has noted an environment's hours.
+// hourMarks is how far this process has logged an environment's hours.
 type hourMarks struct {
-	until     int64 // every hour that ended by then is noted
+	until     int64 // every hour that ended by then is logged; µs
 	op, event rowMark
 }
 
-// rowMark is a row of a table on SQLite: it and those before it are of noted
-// hours, so that they are not read again; there is no index of the time, which
-// every take would have to keep. PostgreSQL has one that costs nothing (brin)
-// and does without. The zero rowMark is before all rows.
+// rowMark is a row of a table on SQLite. It and all rows before it belong to
+// logged hours and need not be read again: there is no index on the time, because
+// every take would have to maintain it. PostgreSQL has a BRIN index, which costs
+// nothing, and needs no marks. The zero rowMark is before all rows.
 type rowMark struct {
 	row int64
 	key string
@@ -156,8 +156,8 @@ var markedTables = [2]struct{ name, key, at string }{{"op", "key", "at"}, {"even
 
 func (m *hourMarks) of(table int) *rowMark { return []*rowMark{&m.op, &m.event}[table] }
 
-// hourMarksOf is what is remembered of env, without marks whose row is not there
-// any more: SQLite gives the numbers of rows again that were the last ones.
+// hourMarksOf returns what this process remembers of env, without marks whose row
+// was deleted: SQLite reuses the number of a deleted last row.
 func (db *DB) hourMarksOf(ctx context.Context, env usher.Environment) (hourMarks, error) {
 	v, _ := db.hours.Load(env)
 	marks, _ := v.(hourMarks)
@@ -179,9 +179,8 @@ func (db *DB) hourMarksOf(ctx context.Context, env usher.Environment) (hourMarks
 
 func scanMark(row *sql.Rows, m *rowMark) error { return row.Scan(&m.row, &m.key, &m.at) }
 
-// advance moves marks up to the first row of env that is of until or later, in
-// µs, and not beyond the rows that ends says. Nothing before until may be
-// written any more.
+// advance moves the marks to just before env's first row at or after until, in µs,
+// and not beyond the rows in ends. No row before until may be written after this.
 func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, until int64, ends [2]int64) error {
 	m.until = until
 	for i, t := range markedTables {
@@ -204,11 +203,11 @@ func (m *hourMarks) advance(ctx context.Context, db *DB, env usher.Environment, 
 	return nil
 }
 
-// AuditHours adds a row to the audit log for every hour of env that had use,
-// ended by until, and has none yet, and returns how many. until is by env's
-// clock, and so long ago that nobody writes use of before it any more. Nodes may
-// do so at once: one of them adds the row of an hour. The first call of a
-// process on SQLite reads all takes and events, later ones the newest only.
+// AuditHours adds a row to the audit log for every hour of env that had use, ended
+// by until, and has no row yet; added is how many. until is by env's clock, and so
+// long ago that no use before it is written any more. Nodes may call it at the same
+// time: one of them adds the row of an hour. On SQLite the first call of a process
+// reads all takes and events, later calls only new ones.
 func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.Time) (added int64, err error) {
 	defer wrap(&err, "audit hours")
 	end := hourOf(micros(until))
@@ -274,10 +273,10 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 	return added, nil
 }
 
-// keepTakes is how long takes are there at least, before they are folded.
+// keepTakes is how long takes are kept at least, before they are folded.
 const keepTakes = 62 * 24 * time.Hour
 
-// usage compares the ledger with what the log says of every hour.
+// usage compares the ledger with the log's row of every hour.
 func (v *auditVerifier) usage(now time.Time) error {
 	environments, err := environments(v.ctx, inTx{v.tx})
 	if err != nil {
@@ -296,7 +295,7 @@ func (v *auditVerifier) usage(now time.Time) error {
 	for _, k := range sums.keys() {
 		if _, ok := v.hours[k]; !ok {
 			h := sums.hour(k)
-			v.Add(audit.UsageHour, "%s, hour of %s: the ledger has %d takes, %d events and %d corrections, and the log says nothing of them",
+			v.Add(audit.UsageHour, "%s, hour of %s: the ledger has %d takes, %d events and %d corrections, and the log has no row for them",
 				k.env, k.object(), h.Takes.Rows, h.Events.Rows, h.Corrections.Rows)
 		}
 	}
@@ -309,8 +308,8 @@ func (v *auditVerifier) usage(now time.Time) error {
 					what, v.at[k], want.Rows, got.Rows)
 			}
 		}
-		// Takes of this hour may be folded only where it is older than they are
-		// kept, by the server's time and the environment's.
+		// Takes may be folded once they are older than keepTakes by both the server's
+		// time and the environment's.
 		oldest := now.Add(-keepTakes).UnixMicro()
 		if clock := environments[k.env].Clock; !clock.IsZero() {
 			oldest = min(oldest, micros(clock.Add(-keepTakes)))

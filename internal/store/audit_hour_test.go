@@ -71,7 +71,7 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		write(t, db, `DELETE FROM event`)
 		faults(hour + ": its events have changed since leaf 1: 1 rows then, 0 now")
 		take("forged", start.Add(time.Hour), usher.Production)
-		faults("the ledger has 1 takes, 0 events and 0 corrections, and the log says nothing of them", "its events have changed")
+		faults("the ledger has 1 takes, 0 events and 0 corrections, and the log has no row for them", "its events have changed")
 		// What is as old as folding is not asked for takes any more.
 		write(t, db, `DELETE FROM op WHERE env = 'production'`)
 		db.now = func() time.Time { return time.Now().Add(63 * 24 * time.Hour) }

@@ -9,13 +9,13 @@ import (
 	"github.com/usher-sh/usher/internal/audit"
 )
 
-// auditPage is how many rows of the log are read at once.
+// auditPage is how many rows of the log one query reads.
 const auditPage = 1000
 
 // VerifyAudit checks the whole audit log on one state of the database: every row
-// against its hash and its columns, every hash against those below it, the root
-// and the signature, the kept checkpoint, and the hours of usage. progress, if
-// any, is told how many rows are done.
+// against its hash and its columns, every hash against the two below it, the root
+// and the signature, the kept checkpoint, and the hours of usage. It calls progress
+// (nil: none) with the number of rows checked so far.
 func (db *DB) VerifyAudit(ctx context.Context, o audit.Options, progress func(rows int64)) (report *audit.Report, err error) {
 	defer wrap(&err, "verify audit")
 	err = db.scan(ctx, func(s *Scan) error {
@@ -44,14 +44,14 @@ type auditVerifier struct {
 	*audit.Walk
 	stack []storedNode // of whole subtrees, as they are stored
 	hours map[hourKey]audit.Hour
-	at    map[hourKey]int64 // the row that says it
+	at    map[hourKey]int64 // number of the row that hours was read from
 }
 
 // storedNode is a hash as it is stored.
 type storedNode struct {
 	level int
 	hash  audit.Hash
-	ok    bool // it is there
+	ok    bool // the hash is stored
 }
 
 // auditRow is a row of the table.
@@ -78,7 +78,7 @@ func (v *auditVerifier) rows(progress func(int64)) error {
 			return err
 		}
 		if len(rows) == 0 && len(hashes) == 0 {
-			// Rows that were cut out in the middle, more than a page of them.
+			// More than a page of rows was cut out in the middle.
 			var next sql.NullInt64
 			if err := v.tx.QueryRowContext(v.ctx, `SELECT min(n) FROM audit WHERE n >= $1`, from).Scan(&next); err != nil {
 				return err
@@ -136,7 +136,7 @@ func (v *auditVerifier) row(r *auditRow, h audit.Hash, stored bool) {
 	}
 	e, err := audit.Decode(r.leaf)
 	if err != nil {
-		return // said already
+		return // Leaf reported it
 	}
 	differs := func(column, got, want string) {
 		if got != want {
@@ -159,8 +159,8 @@ func (v *auditVerifier) row(r *auditRow, h audit.Hash, stored bool) {
 	}
 }
 
-// nodes checks the hashes that row n completes against those below them, as they
-// are stored: an altered hash is found where it is, and not in all above it.
+// nodes checks the hashes that row n completes against the stored ones below them:
+// an altered hash is reported once, and not for every hash above it.
 func (v *auditVerifier) nodes(n int64, hashes map[int64]audit.Hash) {
 	h, ok := hashes[audit.First(n)]
 	v.Hashes++
@@ -186,11 +186,11 @@ func (v *auditVerifier) nodes(n int64, hashes map[int64]audit.Hash) {
 	}
 }
 
-// head compares the row that says where the log stands with the signed text.
+// head compares audit_head with the signed checkpoint.
 func (v *auditVerifier) head(h *AuditHead, root []byte) {
 	if h.Note == "" {
-		// Whoever made or changed an operator left a row, and `usher init` makes a
-		// token for the first one.
+		// Every change of an operator adds a row, and `usher init` adds one for the
+		// first owner's token.
 		var changes int64
 		if err := v.tx.QueryRowContext(v.ctx, `SELECT coalesce(max(revision), 0) FROM operators`).Scan(&changes); err != nil {
 			v.Add(audit.Form, "the changes of operators cannot be counted: %s", err)

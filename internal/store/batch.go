@@ -13,7 +13,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// UsageBatch says whose usage one batch of one node changed.
+// UsageBatch lists the customers whose usage one batch of one node changed.
 type UsageBatch struct {
 	Node      string
 	N         int64 // dense per node, from 1: a gap means that batches were missed
@@ -24,9 +24,9 @@ type UsageBatch struct {
 // maxBatches bounds one answer of UsageBatchesSince.
 const maxBatches = 1000
 
-// UsageBatchesSince reads the batches of each node after the N given for it in
-// seen, those of nodes not in seen from the beginning, in the order of node and
-// N, at most 1,000: a full answer means ask again.
+// UsageBatchesSince reads the batches of each node after its N in seen; of nodes
+// that are not in seen, all batches. They are ordered by node and N, at most
+// 1,000: after a full answer, ask again.
 func (db *DB) UsageBatchesSince(ctx context.Context, seen map[string]int64) (_ []UsageBatch, err error) {
 	defer wrap(&err, "read usage batches since")
 	var text strings.Builder
@@ -57,7 +57,7 @@ func scanBatch(row *sql.Rows, b *UsageBatch) error {
 	return json.Unmarshal([]byte(customers), &b.Customers)
 }
 
-// UsageNodes reads the newest N of each node: where a poller starts.
+// UsageNodes reads the newest N of each node. A poller starts there.
 func (db *DB) UsageNodes(ctx context.Context) (_ map[string]int64, err error) {
 	defer wrap(&err, "read usage nodes")
 	type row struct {
@@ -76,8 +76,8 @@ func (db *DB) UsageNodes(ctx context.Context) (_ map[string]int64, err error) {
 	return nodes, nil
 }
 
-// PruneUsageBatches drops batches before t. It keeps each node's newest, so that
-// a poller that fell behind sees the gap.
+// PruneUsageBatches deletes batches before t. It keeps each node's newest one, so
+// that a poller that fell behind sees the gap.
 func (db *DB) PruneUsageBatches(ctx context.Context, t time.Time) (err error) {
 	defer wrap(&err, "prune usage batches")
 	return db.tx(ctx, func(tx *sql.Tx) error {

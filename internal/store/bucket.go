@@ -21,12 +21,12 @@ func scanBucket(row *sql.Rows, b *engine.Bucket) error {
 	return err
 }
 
-// keysAtOnce bounds the look-ups of one statement.
+// keysAtOnce is the most look-ups of one statement.
 const keysAtOnce = 32
 
 // LoadBuckets reads, for each key, the bucket of that feature and clock that
-// started last at or before key.Start; keys without one are left out. A bucket
-// found by several keys is there several times.
+// started last at or before key.Start. A key without a bucket adds nothing; a
+// bucket that several keys find is in the list several times.
 func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer string,
 	keys []engine.BucketKey) (_ []engine.Bucket, err error) {
 	defer wrap(&err, "load buckets")
@@ -47,7 +47,7 @@ func (db *DB) LoadBuckets(ctx context.Context, env usher.Environment, customer s
 	return all, nil
 }
 
-// latestBuckets is one index look-up a key.
+// latestBuckets returns a query with one index look-up for each key.
 func latestBuckets(keys int) string {
 	var b strings.Builder
 	for i := range keys {
@@ -61,7 +61,7 @@ func latestBuckets(keys int) string {
 	return b.String()
 }
 
-// HasUsage reports whether anything was ever counted for feature (S29).
+// HasUsage reports whether any use of feature was ever counted (S29).
 func (db *DB) HasUsage(ctx context.Context, env usher.Environment, feature string) (_ bool, err error) {
 	defer wrap(&err, "has usage")
 	_, ok, err := one(ctx, db, scanInt,
@@ -69,7 +69,7 @@ func (db *DB) HasUsage(ctx context.Context, env usher.Environment, feature strin
 	return ok, err
 }
 
-// HasUse reports whether anything was ever counted for a customer.
+// HasUse reports whether any use of a customer was ever counted.
 func (db *DB) HasUse(ctx context.Context, env usher.Environment, customer string) (_ bool, err error) {
 	defer wrap(&err, "has use")
 	_, ok, err := one(ctx, db, scanInt,
@@ -77,17 +77,17 @@ func (db *DB) HasUse(ctx context.Context, env usher.Environment, customer string
 	return ok, err
 }
 
-// FeatureUse is what would be lost with a feature (S31).
+// FeatureUse is what removing a feature would lose (S31).
 type FeatureUse struct {
-	Overrides int64  // that have not expired
+	Overrides int64  // not expired
 	Grants    int64  // neither expired nor voided
-	Buckets   int64  // with use or holds in a window that is open
-	Holds     int64  // open reservations, whatever window they count in
+	Buckets   int64  // with use or holds, in an open window
+	Holds     int64  // open reservations of any window
 	Example   string // the id of one of the customers
 }
 
-// FeatureUse reads, per feature, what is live at now. Features without any are
-// left out.
+// FeatureUse reads, per feature, what is live at now. It leaves out features
+// without any.
 func (db *DB) FeatureUse(ctx context.Context, env usher.Environment, now time.Time) (_ map[string]FeatureUse, err error) {
 	defer wrap(&err, "read feature use")
 	type row struct {

@@ -28,14 +28,14 @@ func scanCatalog(row *sql.Rows, c *CatalogRow) error {
 	return err
 }
 
-// Catalog reads the catalogue in force; nil where none was applied yet.
+// Catalog reads the catalogue in force; nil if none was applied yet.
 func (db *DB) Catalog(ctx context.Context, env usher.Environment) (_ *CatalogRow, err error) {
 	defer wrap(&err, "read catalog")
 	return db.catalogAt(ctx, env, math.MaxInt64)
 }
 
 // CatalogAt reads the catalogue that was in force at a revision of the
-// environment; nil where none was applied by then.
+// environment; nil if none was applied by then.
 func (db *DB) CatalogAt(ctx context.Context, env usher.Environment, revision int64) (_ *CatalogRow, err error) {
 	defer wrap(&err, "read catalog at")
 	return db.catalogAt(ctx, env, revision)
@@ -50,8 +50,8 @@ func (db *DB) catalogAt(ctx context.Context, env usher.Environment, revision int
 	return &c, nil
 }
 
-// CatalogRevisions reads the history without the texts, newest first, below the
-// given revision (0: from the newest); fewer than limit means the end.
+// CatalogRevisions reads the history without the texts, newest first, before a
+// revision (0: from the newest). Fewer than limit rows means the end.
 func (db *DB) CatalogRevisions(ctx context.Context, env usher.Environment, before int64, limit int) (_ []CatalogRow, err error) {
 	defer wrap(&err, "read catalog revisions")
 	if before == 0 {
@@ -61,7 +61,7 @@ func (db *DB) CatalogRevisions(ctx context.Context, env usher.Environment, befor
 		WHERE env = $1 AND revision < $2 ORDER BY revision DESC LIMIT $3`, string(env), before, int64(limit))
 }
 
-// CatalogChange is a catalogue to put in force, computed already.
+// CatalogChange is a catalogue to put in force, with everything that follows from it.
 type CatalogChange struct {
 	Env   usher.Environment
 	Meta  Meta
@@ -70,16 +70,16 @@ type CatalogChange struct {
 	Source, Canonical, Hash string
 	Plans                   []usher.PlanVersion  // new versions
 	Addons                  []usher.AddonVersion // new versions
-	// Migrate is subscriptions with new bodies; their customers' revisions rise.
+	// Migrate are subscriptions with new bodies; the revisions of their customers rise.
 	Migrate []usher.Subscription
 
 	Answer *StoredAnswer // nil: no idempotency key was given
 }
 
 // ApplyCatalog applies c whole or not at all and returns its revision, which is
-// the environment's and the catalogue's. It returns ErrKeyTaken where the
-// answer's key has one already, and ErrStale where anything in the environment
-// has changed since the basis (S31 is checked against all of it).
+// the environment's and the catalogue's. It returns ErrKeyTaken if the answer's
+// key already has an answer, and ErrStale if anything in the environment has
+// changed since the basis: whether a feature is in use (S31) depends on all of it.
 func (db *DB) ApplyCatalog(ctx context.Context, c CatalogChange) (revision int64, err error) {
 	defer wrap(&err, "apply catalog")
 	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
@@ -157,8 +157,8 @@ func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision in
 	return err
 }
 
-// CatalogRevisionAt is the revision of the catalogue in force at a revision; 0
-// where there was none.
+// CatalogRevisionAt reads the revision of the catalogue in force at a revision; 0
+// if there was none.
 func (db *DB) CatalogRevisionAt(ctx context.Context, env usher.Environment, revision int64) (_ int64, err error) {
 	defer wrap(&err, "read catalog revision at")
 	n, _, err := one(ctx, db, scanInt, `SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= $2`, string(env),

@@ -10,22 +10,22 @@ import (
 	"github.com/usher-sh/usher/internal/ledger"
 )
 
-// Correction is what was given back of a take or an event (S16).
+// Correction gives back part of a take or an event (S16).
 type Correction struct {
 	Env      usher.Environment
 	Ref      string // a take's key, or an event's id
-	Source   string // of the event; "" where Ref is a key
-	Key      string // its own
+	Source   string // the event's source; "" for a take
+	Key      string // the correction's own idempotency key
 	Customer string
 	Feature  string
-	Amount   int64 // given back; positive
+	Amount   int64 // given back, in smallest units; positive
 	At       time.Time
 	Reason   string
 	Actor    string
 	Entries  []engine.Entry // negative
 }
 
-// Corrections reads what has been given back of a take or an event.
+// Corrections reads the corrections of a take or an event, oldest first.
 func (u *UsageTx) Corrections(env usher.Environment, ref, source string) (_ []Correction, err error) {
 	defer wrap(&err, "read corrections")
 	return list(u.ctx, inTx{u.tx}, func(row *sql.Rows, c *Correction) error {
@@ -53,7 +53,7 @@ func (u *UsageTx) InsertCorrection(c Correction) (err error) {
 	return err
 }
 
-// Op reads a stored take; nil where there is none.
+// Op reads a stored take; nil if there is none.
 func (db *DB) Op(ctx context.Context, env usher.Environment, key string) (_ *Op, err error) {
 	defer wrap(&err, "read op")
 	ops, err := db.ops(ctx, []OpKey{{env, key}})
@@ -66,7 +66,7 @@ func (db *DB) Op(ctx context.Context, env usher.Environment, key string) (_ *Op,
 	return nil, nil
 }
 
-// Event reads a stored event; nil where there is none.
+// Event reads a stored event; nil if there is none.
 func (db *DB) Event(ctx context.Context, env usher.Environment, id, source string) (_ *EventRow, err error) {
 	defer wrap(&err, "read event")
 	e, ok, err := one(ctx, db, func(r *sql.Rows, e *EventRow) error {

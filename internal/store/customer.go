@@ -11,19 +11,18 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// CustomerState is everything recorded that decides for one customer, read at
-// one instant.
+// CustomerState is every record that decides for one customer, as of one instant.
 type CustomerState struct {
 	Customer *usher.Customer // nil: unknown or deleted (S36)
 	// Deleted is what is left of a deleted customer: id, anchor, time zone and
-	// clocks, which a new customer of that id revives. Else nil.
+	// clocks, which a new customer with that id takes over. Else nil.
 	Deleted *usher.Customer
-	// The rows by id. A deleted customer may still have subscriptions: ended
-	// ones, so that a trial is given once ever (S35).
+	// By id. A deleted customer may still have subscriptions: ended ones, so that
+	// a customer gets a trial only once (S35).
 	Subscriptions []usher.Subscription
 	Overrides     []usher.Override
 	Grants        []usher.Grant
-	Revision      int64 // of the customer's newest change; 0: never heard of
+	Revision      int64 // of the customer's newest change; 0: there never was one
 
 	EnvRevision     int64
 	CatalogRevision int64     // of the catalogue in force; 0: none
@@ -51,10 +50,10 @@ var (
 	loadThen = loadText(wasCurrent("", "$3"), catalogThen("$3"))
 )
 
-// LoadCustomer reads what decides for customer id: as recorded now where asKnown
-// is 0, else as known at that revision (S30), which must exist already: Invalid.
-// Revision, EnvRevision and Clock are today's in either case, and so are name
-// and metadata, which decide nothing and may have been erased.
+// LoadCustomer reads what decides for customer id: as recorded now if asKnown is
+// 0, else as known at that revision (S30). It returns Invalid for a revision that
+// does not exist yet. Revision, EnvRevision and Clock are always today's, and so
+// are name and metadata: they decide nothing and may have been erased.
 func (db *DB) LoadCustomer(ctx context.Context, env usher.Environment, id string, asKnown int64) (_ CustomerState, err error) {
 	defer wrap(&err, "load customer")
 	text, args := loadNow, []any{string(env), id}
@@ -73,8 +72,8 @@ func (db *DB) LoadCustomer(ctx context.Context, env usher.Environment, id string
 	if s.Revision == 0 || s.Customer.Clocks != nil {
 		return s, nil
 	}
-	// Deleted, or not there yet at asKnown. Its clocks are the last that were
-	// recorded; where a change comes between, Basis tells.
+	// Deleted, or not created yet at asKnown. Its clocks are the last recorded ones.
+	// If a change comes between the two reads, the change's Basis shows it.
 	s.Deleted, s.Customer = s.Customer, nil
 	if asKnown == 0 {
 		asKnown = forever
@@ -202,9 +201,9 @@ type CustomerChange struct {
 }
 
 // ChangeCustomer applies c whole or not at all and returns its revision. It
-// returns ErrKeyTaken where the answer's key has one already, ErrStale where the
-// customer or the catalogue has changed since the basis, and NotFound for a
-// change other than Put to a customer that is unknown or deleted.
+// returns ErrKeyTaken if the answer's key already has an answer, ErrStale if the
+// customer or the catalogue has changed since the basis, and NotFound for a change
+// other than Put to a customer that is unknown or deleted.
 func (db *DB) ChangeCustomer(ctx context.Context, c CustomerChange) (revision int64, err error) {
 	defer wrap(&err, "change customer")
 	if err := c.check(); err != nil {
@@ -250,7 +249,8 @@ func (c *CustomerChange) check() error {
 	return nil
 }
 
-// The lock order is environment, customer, key, audit log: the one that all changes take.
+// All changes take locks in this order, so that they cannot deadlock: environment,
+// customer, key, audit log.
 func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange) (int64, error) {
 	revision, env, err := raise(ctx, tx, c.Env)
 	if err != nil {
@@ -332,7 +332,7 @@ func putCustomer(ctx context.Context, tx *sql.Tx, env usher.Environment, revisio
 	err = tx.QueryRowContext(ctx, `SELECT clocks FROM customer_clock WHERE id = $1 AND env = $2 AND recorded_until IS NULL`, c.ID,
 		string(env)).Scan(&now)
 	if err == nil && now == string(clocks) {
-		return nil // a new name is no new row of what decides
+		return nil // a new name changes nothing that decides
 	} else if err != nil && err != sql.ErrNoRows {
 		return err
 	}
@@ -362,7 +362,7 @@ func deleteCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange, revision
 	if err := closeDirectory(ctx, tx, c.Env, revision, c.Customer); err != nil {
 		return err
 	}
-	// What the change itself names or closes is left to it: closing is once.
+	// Leave out what the change itself replaces or closes: a row is closed once.
 	for _, t := range []struct {
 		table string
 		keep  []string

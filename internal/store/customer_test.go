@@ -163,9 +163,12 @@ func dump(t *testing.T, db *DB) map[string]*int64 {
 	all := map[string]*int64{}
 	for table, columns := range map[string]string{
 		"customer_clock": "env || '|' || id || '|' || clocks || '|' || recorded_from",
-		"subscription":   "env || '|' || id || '|' || customer || '|' || family || '|' || body || '|' || holds || '|' || ends_at || '|' || recorded_from",
-		"overrides":      "env || '|' || id || '|' || customer || '|' || feature || '|' || body || '|' || ends_at || '|' || recorded_from",
-		"grants":         "env || '|' || id || '|' || customer || '|' || feature || '|' || body || '|' || ends_at || '|' || recorded_from",
+		"subscription": "env || '|' || id || '|' || customer || '|' || family || '|' || body || '|' || holds || '|' || ends_at" +
+			" || '|' || recorded_from",
+		"overrides": "env || '|' || id || '|' || customer || '|' || feature || '|' || body || '|' || ends_at" +
+			" || '|' || recorded_from",
+		"grants": "env || '|' || id || '|' || customer || '|' || feature || '|' || body || '|' || ends_at" +
+			" || '|' || recorded_from",
 	} {
 		rows, err := db.r.QueryContext(t.Context(), `SELECT `+columns+`, recorded_until FROM `+table)
 		if err != nil {

@@ -10,9 +10,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// A dated row is never overwritten (S30): a change closes it at the change's
-// revision and adds another. dated is one new row of subscription, overrides or
-// grants.
+// dated is one new row of subscription, overrides or grants. A dated row is never
+// overwritten (S30): a change closes it at the change's revision and adds another.
 type dated struct {
 	id, customer string
 	label        string // the table's column of this name: family or feature
@@ -37,12 +36,13 @@ func catalogThen(revision string) string {
 	return `(SELECT coalesce(max(revision), 0) FROM catalog WHERE env = $1 AND revision <= ` + revision + `)`
 }
 
-// rowsAtOnce bounds the rows of one statement, well below the parameter limits.
+// rowsAtOnce is the most rows of one statement, well below both databases' limits
+// of parameters (32,766 and 65,535).
 const rowsAtOnce = 200
 
-// replace closes the current rows of the same ids, where there are any, and
-// adds the given ones. A customer's rows never pass to another customer: its id
-// in use elsewhere is a Conflict.
+// replace closes the current rows with the same ids, if any, and adds the given
+// ones. A row never passes to another customer: an id that another customer uses
+// is a Conflict, which the partial unique index (…_now) reports.
 func replace(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, table string, rows []dated) error {
 	columns, width := "env, id, customer, feature, body, ends_at, recorded_from", 7
 	if table == "subscription" {
@@ -79,7 +79,7 @@ func replace(ctx context.Context, tx *sql.Tx, env usher.Environment, revision in
 	return nil
 }
 
-// closeRow closes the current row of id; NotFound where the customer has none.
+// closeRow closes the current row of id; NotFound if the customer has none.
 func closeRow(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, table, what, customer, id string) error {
 	n, err := exec(ctx, tx, `UPDATE `+table+` SET recorded_until = $1
 		WHERE id = $2 AND env = $3 AND customer = $4 AND recorded_until IS NULL`, revision, id, string(env), customer)
@@ -89,8 +89,8 @@ func closeRow(ctx context.Context, tx *sql.Tx, env usher.Environment, revision i
 	return err
 }
 
-// current reads the row of id that is recorded now, of a customer that is not
-// deleted; NotFound where there is none.
+// current reads the current row of id, of a customer that is not deleted;
+// NotFound if there is none.
 func current[T any](ctx context.Context, db *DB, table, what string, env usher.Environment, id string) (T, error) {
 	v, ok, err := one(ctx, db, scanBody[T], `SELECT t.body FROM `+table+` t JOIN customer c ON c.env = t.env AND c.id = t.customer
 		WHERE t.id = $1 AND t.env = $2 AND t.recorded_until IS NULL AND c.deleted_at = 0`, id, string(env))
@@ -100,8 +100,8 @@ func current[T any](ctx context.Context, db *DB, table, what string, env usher.E
 	return v, err
 }
 
-// holds is what SubscriptionsHolding searches: each version once, in the order
-// of the phases, every one between two spaces.
+// holds returns the text that SubscriptionsHolding searches: each version once, in
+// the order of the phases, between two spaces.
 func holds(s *usher.Subscription) string {
 	text := " "
 	add := func(ref usher.Ref) {

@@ -1,5 +1,5 @@
-// Package store keeps everything in SQLite or PostgreSQL: all SQL of usher is
-// here, one file per noun. It decides nothing: it applies values atomically and
+// Package store keeps everything in SQLite or PostgreSQL. All SQL of usher is
+// here, one file per noun. The store decides nothing: it applies values atomically,
 // reads them back, and refuses what would break an invariant of the schema.
 package store
 
@@ -23,23 +23,23 @@ import (
 
 // Config says which database to open and how.
 type Config struct {
-	// DSN is "postgres://…" or "postgresql://…", or the path of a SQLite file,
-	// which is created where there is none.
+	// DSN is "postgres://…" or "postgresql://…", or the path of a SQLite file.
+	// Open creates a file that does not exist.
 	DSN string
-	// MaxConns bounds the connections to PostgreSQL; 0 is 16, and fewer than 2
-	// count as 2. SQLite always has one to write and at most 4 to read.
+	// MaxConns bounds the connections to PostgreSQL (default 16, at least 2).
+	// SQLite always has one connection to write and at most 4 to read.
 	MaxConns int
-	// Beside opens a database next to the process that owns it, as `usher key`
-	// does: it neither takes the owner's lock, nor creates, nor migrates.
+	// Beside opens a database while another process owns it, as `usher key` does:
+	// it takes no lock, creates nothing and does not migrate.
 	Beside bool
 	// OpenSQLite opens a SQLite file for database/sql; the URI holds the pragmas
-	// and the mode of transactions. Nil is the driver that is built in; proofs
-	// put in one whose files fail.
+	// and the mode of transactions. nil: the built-in driver. Tests pass a driver
+	// whose files fail.
 	OpenSQLite func(uri string) (*sql.DB, error)
-	// AuditKey is the private key that signs the audit log, as audit.ParseKey
-	// reads it. "": one is made at first use and kept in the database.
+	// AuditKey is the private key that signs the audit log, in the form that
+	// audit.ParseKey reads. "": the first write creates one in the database.
 	AuditKey string
-	// Now is real time, for the audit log; nil is time.Now.
+	// Now returns real time, for the audit log (default time.Now).
 	Now func() time.Time
 }
 
@@ -65,9 +65,9 @@ type DB struct {
 	now     func() time.Time
 
 	beside  bool
-	signKey *audit.Signer                // given from outside; nil: kept in the database
-	keptKey atomic.Pointer[audit.Signer] // as it was read there
-	// auditEnd is where the audit log ended, as this process saw it last: to save
+	signKey *audit.Signer                // from Config; nil: the key is in the database
+	keptKey atomic.Pointer[audit.Signer] // the key in the database, once it was read
+	// auditEnd is the end of the audit log that this process saw last. It saves
 	// reading the hashes. nil: not known.
 	auditEnd atomic.Pointer[auditEnd]
 
@@ -78,10 +78,10 @@ type DB struct {
 	stmts   sync.Map                // SQLite: text → *sql.Stmt of r, because it compiles each statement anew
 }
 
-// Open opens the database, brings its schema up to date, and, for SQLite, takes
-// ownership of the file until Close. A file that another process owns is a
-// Conflict; a database of a newer usher is Refused; a path that cannot be a
-// database is Invalid; one that cannot be reached is Unavailable.
+// Open opens the database, brings its schema up to date, and, for SQLite, owns
+// the file until Close. It returns Conflict if another process owns the file,
+// Refused for the database of a newer usher, Invalid for a path that cannot be a
+// database, and Unavailable if the database cannot be reached.
 func Open(ctx context.Context, c Config) (*DB, error) {
 	var key *audit.Signer
 	if c.AuditKey != "" {
@@ -98,7 +98,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if db.now == nil {
 		db.now = time.Now
 	}
-	if !c.Beside { // beside, only a write needs the key, and says so
+	if !c.Beside { // beside the owner, a write that needs the key reports a missing one
 		if err := db.checkAuditKey(ctx); err != nil {
 			return nil, errors.Join(err, db.Close())
 		}
@@ -111,12 +111,14 @@ func open(ctx context.Context, c Config) (*DB, error) {
 	case strings.HasPrefix(c.DSN, "postgres://"), strings.HasPrefix(c.DSN, "postgresql://"):
 		return openPostgres(ctx, c)
 	case c.DSN == "":
-		return nil, usher.Errorf(usher.Invalid, `which database? Name a SQLite file or give a postgres://… address`)
+		return nil, usher.Errorf(usher.Invalid, `no database given: give the path of a SQLite file or a postgres://… address`)
 	case strings.Contains(c.DSN, ":memory:"), strings.HasPrefix(c.DSN, "file:"):
-		return nil, usher.Errorf(usher.Invalid, `the database %q must be the plain path of a file; for a short life, one in a temporary folder`, c.DSN)
+		return nil, usher.Errorf(usher.Invalid,
+			`the database %q must be the plain path of a file; for a temporary database, use a file in a temporary folder`, c.DSN)
 	case strings.Contains(c.DSN, "://"):
 		scheme, _, _ := strings.Cut(c.DSN, "://")
-		return nil, usher.Errorf(usher.Invalid, `the database %s://… is not one that usher knows: name a SQLite file or give a postgres://… address`, scheme)
+		return nil, usher.Errorf(usher.Invalid,
+			`unknown kind of database %s://…: give the path of a SQLite file or a postgres://… address`, scheme)
 	}
 	return openSQLite(ctx, c)
 }
@@ -136,7 +138,7 @@ func (db *DB) Close() (err error) {
 	return err
 }
 
-// Dialect says which kind of database this is.
+// Dialect returns the kind of database.
 func (db *DB) Dialect() Dialect { return db.dialect }
 
 // Ping returns an Unavailable error unless the database answers.
@@ -175,15 +177,18 @@ func (db *DB) migrate(ctx context.Context, beside bool) error {
 	}
 	switch {
 	case have > 0 && have < sources[0].Version:
-		return usher.Errorf(usher.Refused, "the database was made by a build from before the first release, which no release can read: create a new one with `usher init`")
+		return usher.Errorf(usher.Refused,
+			"the database was made by a build from before the first release, which no release can read: create a new one with `usher init`")
 	case have > newest:
-		return usher.Errorf(usher.Refused, "the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
+		return usher.Errorf(usher.Refused,
+			"the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
 	case have == newest:
 		return nil
 	case beside && have == 0:
 		return usher.Errorf(usher.NotFound, "the database is empty: `usher init` or `usher serve` creates the schema")
 	case beside:
-		return usher.Errorf(usher.Conflict, "the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
+		return usher.Errorf(usher.Conflict,
+			"the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
 	}
 	_, err = m.Up(ctx)
 	return fault(err)

@@ -11,7 +11,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// DenialKey names one hour's denials of one kind.
+// DenialKey identifies one hour's denials of one kind.
 type DenialKey struct {
 	Holder
 	Feature string
@@ -20,10 +20,10 @@ type DenialKey struct {
 	Reason  usher.Reason
 }
 
-// DenialCount is how many there were, and what they asked for together.
+// DenialCount is the number of denials and the sum of what they asked for.
 type DenialCount struct{ N, Amount int64 }
 
-// PutDenials adds to what is counted.
+// PutDenials adds counts. Amounts stop at the largest number.
 func (u *UsageTx) PutDenials(counts map[DenialKey]DenialCount) (err error) {
 	defer wrap(&err, "put denials")
 	return u.putDenials(counts)
@@ -51,11 +51,12 @@ func (u *UsageTx) putDenials(counts map[DenialKey]DenialCount) error {
 	}
 	_, err := u.insert(`denial (customer, env, feature, hour_at, outcome, reason, n, amount)`, "tttittii", args, `
 		ON CONFLICT (customer, env, feature, hour_at, outcome, reason) DO UPDATE SET n = denial.n + excluded.n,
-		amount = CASE WHEN denial.amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE denial.amount + excluded.amount END`)
+		amount = CASE WHEN denial.amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807
+			ELSE denial.amount + excluded.amount END`)
 	return err
 }
 
-// DenialRow is what one customer was denied of one feature.
+// DenialRow is what one customer was denied of one feature, added up.
 type DenialRow struct {
 	Customer, Feature string
 	Outcome           string
@@ -65,12 +66,13 @@ type DenialRow struct {
 }
 
 // Denials sums the hours that start in [from, until), per customer, feature,
-// outcome and reason, the most frequent first, at most n. Empty names are any.
+// outcome and reason, the most frequent first, at most n rows. An empty customer,
+// feature or outcome selects all.
 func (db *DB) Denials(ctx context.Context, env usher.Environment, customer, feature, outcome string, from, until time.Time,
 	n int) (_ []DenialRow, err error) {
 	defer wrap(&err, "read denials")
 	const giga = 1_000_000_000
-	// In two parts, so that no sum of amounts can overflow.
+	// Amounts are summed in two parts, so that no sum can overflow.
 	text := `SELECT customer, feature, outcome, reason, CAST(sum(n) AS BIGINT), CAST(sum(amount / 1000000000) AS BIGINT),
 		CAST(sum(amount % 1000000000) AS BIGINT),
 		min(hour_at), max(hour_at) FROM denial WHERE env = $1 AND hour_at >= $2 AND hour_at < $3`

@@ -11,8 +11,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Directory reads who one customer's people are and what they may do: as it is
-// committed, or as a transaction sees it.
+// Directory reads who one customer's people are and what they may do: what is
+// committed, or what one transaction sees.
 type Directory struct {
 	r        reader
 	env      usher.Environment
@@ -20,19 +20,19 @@ type Directory struct {
 	known    int64 // lists are as known at this revision; 0: as recorded now
 }
 
-// AsKnown is the directory whose lists are as known at a revision.
+// AsKnown returns the directory with lists as known at a revision.
 func (d Directory) AsKnown(revision int64) Directory {
 	d.known = revision
 	return d
 }
 
-// Directory is a customer's directory as it is committed.
+// Directory returns a customer's directory as committed.
 func (db *DB) Directory(env usher.Environment, customer string) Directory {
 	return Directory{r: db, env: env, customer: customer}
 }
 
-// Revision is of the newest change to the directory; NotFound where the customer
-// is unknown or deleted.
+// Revision reads the revision of the newest change to the directory; NotFound if
+// the customer is unknown or deleted.
 func (d Directory) Revision(ctx context.Context) (_ int64, err error) {
 	defer wrap(&err, "read revision")
 	revision, ok, err := one(ctx, d.r, scanInt, `SELECT access_revision FROM customer WHERE env = $1 AND id = $2 AND deleted_at = 0`,
@@ -43,8 +43,8 @@ func (d Directory) Revision(ctx context.Context) (_ int64, err error) {
 	return revision, err
 }
 
-// has reports which of the ids are there, in a table of the directory: member,
-// groups or custom_role.
+// has reports which of the ids a table of the directory has: member, groups or
+// custom_role.
 func (d Directory) has(ctx context.Context, table string, ids []string) (map[string]bool, error) {
 	all := make(map[string]bool, len(ids))
 	for part := range slices.Chunk(ids, rowsAtOnce) {
@@ -70,26 +70,25 @@ func (d Directory) HasGroups(ctx context.Context, ids []string) (_ map[string]bo
 	return d.has(ctx, "groups", ids)
 }
 
-// Group reads a group; NotFound where there is none.
+// Group reads a group; NotFound if there is none.
 func (d Directory) Group(ctx context.Context, id string) (_ usher.Group, err error) {
 	defer wrap(&err, "read group")
 	return item[usher.Group](ctx, d, "groups", "group", ` AND id = $3`, id)
 }
 
-// Assignment reads an assignment; NotFound where there is none.
+// Assignment reads an assignment; NotFound if there is none.
 func (d Directory) Assignment(ctx context.Context, id string) (_ usher.Assignment, err error) {
 	defer wrap(&err, "read assignment")
 	return item[usher.Assignment](ctx, d, "assignment", "assignment", ` AND id = $3`, id)
 }
 
-// Resource reads a resource; NotFound where it is not registered.
+// Resource reads a resource; NotFound if it is not registered.
 func (d Directory) Resource(ctx context.Context, kind, id string) (_ usher.Resource, err error) {
 	defer wrap(&err, "read resource")
 	return item[usher.Resource](ctx, d, "resource", "resource", ` AND type = $4 AND id = $3`, id, kind)
 }
 
-// ResourceAt reads a resource as known at a revision; nil where it was not
-// registered.
+// ResourceAt reads a resource as known at a revision; nil if it was not registered.
 func (d Directory) ResourceAt(ctx context.Context, kind, id string, asKnown int64) (_ *usher.Resource, err error) {
 	defer wrap(&err, "read resource at")
 	r, ok, err := one(ctx, d.r, scanBody[usher.Resource], `SELECT body FROM resource WHERE env = $1 AND customer = $2 AND type = $3
@@ -143,13 +142,13 @@ func (d Directory) Resources(ctx context.Context, kind, after string, limit int)
 	return page[usher.Resource](ctx, d, "resource", ` AND type = $3 AND id > $4`, "id", limit, kind, after)
 }
 
-// GroupsNamed reads the groups with a title, in any case of letters.
+// GroupsNamed reads the groups with a title, ignoring case; at most 10.
 func (d Directory) GroupsNamed(ctx context.Context, title string) (_ []usher.Group, err error) {
 	defer wrap(&err, "read groups named")
 	return page[usher.Group](ctx, d, "groups", ` AND name = $3`, "id", 10, strings.ToLower(title))
 }
 
-// CountGroups is how many groups there are.
+// CountGroups returns how many groups there are.
 func (d Directory) CountGroups(ctx context.Context) (_ int64, err error) {
 	defer wrap(&err, "count groups")
 	return d.count(ctx, "groups")
@@ -161,14 +160,14 @@ func (d Directory) count(ctx context.Context, table string) (int64, error) {
 	return n, err
 }
 
-// AssignmentFilter says which assignments are meant; the zero filter is all.
+// AssignmentFilter selects assignments; the zero filter selects all.
 type AssignmentFilter struct {
 	Holder *usher.Holder
 	Role   string
 }
 
-// Assignments reads assignments by id, after the given one, those that are over
-// included.
+// Assignments reads assignments by id, after the given one. It includes those
+// that have ended.
 func (d Directory) Assignments(ctx context.Context, f AssignmentFilter, after string, limit int) (_ []usher.Assignment, err error) {
 	defer wrap(&err, "read assignments")
 	where, args := ` AND id > $3`, []any{after}
@@ -183,8 +182,8 @@ func (d Directory) Assignments(ctx context.Context, f AssignmentFilter, after st
 	return page[usher.Assignment](ctx, d, "assignment", where, "id", limit, args...)
 }
 
-// In reads who is directly in a group: groups before members, each by id, after
-// the given one (nil: from the start).
+// In reads who is directly in a group: groups first, then members, each by id,
+// after the given one (nil: from the start).
 func (d Directory) In(ctx context.Context, group string, after *usher.Holder, limit int) (_ []usher.Holder, err error) {
 	defer wrap(&err, "read in")
 	where, args := ``, []any{string(d.env), d.customer, group}
@@ -204,7 +203,7 @@ func scanHolder(row *sql.Rows, h *usher.Holder) error {
 	return err
 }
 
-// GroupsOf reads the groups that somebody is directly in, by id.
+// GroupsOf reads the groups that a member or group is directly in, by id.
 func (d Directory) GroupsOf(ctx context.Context, h usher.Holder) (_ []string, err error) {
 	defer wrap(&err, "read groups of")
 	return list(ctx, d.r, scanText, `SELECT grp FROM membership WHERE env = $1 AND customer = $2 AND holder = $3 AND is_group = $4
@@ -212,8 +211,8 @@ func (d Directory) GroupsOf(ctx context.Context, h usher.Holder) (_ []string, er
 		string(d.env), d.customer, h.ID, bit(h.Group))
 }
 
-// Above reads the groups that a group is in, through groups too, by id. A cycle
-// shows as the group itself among them.
+// Above reads the groups that a group is in, directly or through other groups, by
+// id. In a cycle, the group itself is among them.
 func (d Directory) Above(ctx context.Context, group string) (_ []string, err error) {
 	defer wrap(&err, "read above")
 	return list(ctx, d.r, scanText, `WITH RECURSIVE g(id) AS (
@@ -223,7 +222,8 @@ func (d Directory) Above(ctx context.Context, group string) (_ []string, err err
 		SELECT id FROM g ORDER BY id`, string(d.env), d.customer, group)
 }
 
-// Under reads the members of groups, through groups too, each once, by id.
+// Under reads the members of groups, direct or through other groups, each once,
+// by id.
 func (d Directory) Under(ctx context.Context, groups []string) (_ []string, err error) {
 	defer wrap(&err, "read under")
 	var all []string
@@ -247,7 +247,8 @@ func (d Directory) Under(ctx context.Context, groups []string) (_ []string, err 
 	return slices.Compact(all), nil
 }
 
-// CustomersWithResource is the same for a resource.
+// CustomersWithResource reads the customers that have a resource, at most limit,
+// by id.
 func (db *DB) CustomersWithResource(ctx context.Context, env usher.Environment, kind, id string, limit int) (_ []string, err error) {
 	defer wrap(&err, "read customers with resource")
 	return list(ctx, db, scanText, `SELECT customer FROM resource WHERE id = $1 AND type = $2 AND env = $3 AND recorded_until IS NULL

@@ -11,13 +11,13 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// SeatNeeds is what a change of a directory does to seats: what the roles of the
-// members that it touches ask for, after it.
+// SeatNeeds is what a change of a directory means for seats: the seats that the
+// roles of the changed members ask for afterwards.
 type SeatNeeds struct {
-	Members []string // that the change touches; a seat that a role took and none needs any more is freed
-	Gone    []string // of them, those who are members no longer: all their seats are freed
-	// Needs is by member and feature: when the last role that asks for the seat
-	// ends; the zero time: it does not.
+	Members []string // changed members; a seat that a role took and no role needs any more is freed
+	Gone    []string // those of Members who are no longer members: all their seats are freed
+	// Needs is when the last role that asks for a seat ends, by member and feature;
+	// the zero time: it does not end.
 	Needs map[string]map[string]time.Time
 }
 
@@ -26,8 +26,8 @@ type DirectoryChange struct {
 	Env      usher.Environment
 	Meta     Meta
 	Customer string
-	// Basis and Catalog are what it was computed from: Directory.Revision, and the
-	// revision of the catalogue in force (0: none).
+	// Basis and Catalog are what the change was computed from: Directory.Revision,
+	// and the revision of the catalogue in force (0: none).
 	Basis, Catalog int64
 
 	// Each becomes the current row of its id, new or not.
@@ -37,9 +37,9 @@ type DirectoryChange struct {
 	Roles       []usher.Role
 	Assignments []usher.Assignment
 	Resources   []usher.Resource
-	// What is no longer there; what was not there already does not matter.
-	// A member or group that goes leaves its groups and assignments. The
-	// properties of a member that goes are erased from all of its past.
+	// What to remove; removing what does not exist changes nothing. A removed member
+	// or group loses its memberships and assignments. The properties of a removed
+	// member are erased from all of its past.
 	DropMembers     []string
 	DropGroups      []string
 	Leave           []usher.Membership
@@ -47,14 +47,14 @@ type DirectoryChange struct {
 	DropAssignments []string
 	DropResources   []usher.Resource
 
-	// Check looks at the directory as it will be. Its error undoes the change,
-	// and is returned as it is. It may run several times.
+	// Check looks at the directory as it will be. If it returns an error, the change
+	// is undone and the error is returned as it is. It may run several times.
 	Check func(d Directory) error
 }
 
 // ChangeDirectory applies c whole or not at all and returns its revision. It
-// returns ErrStale where the directory or the catalogue is no longer what it was
-// computed from, and NotFound where the customer is unknown or deleted.
+// returns ErrStale if the directory or the catalogue has changed since the basis,
+// and NotFound if the customer is unknown or deleted.
 func (db *DB) ChangeDirectory(ctx context.Context, c *DirectoryChange) (revision int64, err error) {
 	defer wrap(&err, "change directory")
 	err = db.tx(ctx, func(tx *sql.Tx) (err error) {
@@ -99,9 +99,9 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Meta)
 }
 
-// ChangeDirectory does in a batch what DB.ChangeDirectory does alone. Where it
-// returns an error, nothing of it is left in the batch; undo takes back a change
-// that was made.
+// ChangeDirectory makes the same change as DB.ChangeDirectory, within a batch. If
+// it returns an error, nothing of the change is left in the batch. undo takes the
+// change back.
 func (u *UsageTx) ChangeDirectory(c *DirectoryChange) (revision int64, undo func() error, err error) {
 	defer wrap(&err, "change directory")
 	if _, err := u.tx.ExecContext(u.ctx, `SAVEPOINT directory`); err != nil {
@@ -121,8 +121,8 @@ func (u *UsageTx) ChangeDirectory(c *DirectoryChange) (revision int64, undo func
 	return revision, undo, nil
 }
 
-// LockEnvironments takes the environments' locks before any customer's: the
-// order that all changes take. Only PostgreSQL has other writers to lock out.
+// LockEnvironments locks the environments. Call it before Lock, because all changes
+// lock environments before customers. Only PostgreSQL has other writers.
 func (u *UsageTx) LockEnvironments(envs []usher.Environment) (err error) {
 	defer wrap(&err, "lock environments")
 	if u.db.dialect != Postgres {
@@ -145,8 +145,8 @@ type directoryWriter struct {
 	err           error
 }
 
-// close ends the current rows that where says. A row that began with this very
-// change is no history: it goes.
+// close ends the current rows that where selects. A row that this very change
+// added is deleted: nobody has read it.
 func (w *directoryWriter) close(table, where string, args ...any) {
 	if w.err != nil {
 		return
@@ -155,7 +155,8 @@ func (w *directoryWriter) close(table, where string, args ...any) {
 	_, w.err = exec(w.ctx, w.tx, `DELETE FROM `+table+` WHERE env = $1 AND customer = $2 AND recorded_until IS NULL
 		AND recorded_from = $3`+where, args...)
 	if w.err == nil {
-		_, w.err = exec(w.ctx, w.tx, `UPDATE `+table+` SET recorded_until = $3 WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`+where, args...)
+		_, w.err = exec(w.ctx, w.tx, `UPDATE `+table+` SET recorded_until = $3
+			WHERE env = $1 AND customer = $2 AND recorded_until IS NULL`+where, args...)
 	}
 }
 
@@ -203,8 +204,8 @@ func (w *directoryWriter) drop(c *DirectoryChange) {
 	}
 }
 
-// eraseMember takes personal data out of all of a member's past (S36): what
-// decides without it stays.
+// eraseMember removes personal data from all of a member's past (S36). What decides
+// without it stays.
 func (w *directoryWriter) eraseMember(id string) {
 	for _, active := range []bool{true, false} {
 		bare := w.body(usher.Member{ID: id, Type: usher.DefaultMemberType, Active: active})
@@ -217,7 +218,7 @@ func (w *directoryWriter) eraseMember(id string) {
 	}
 }
 
-// eraseResource takes the properties out of all of a resource's past.
+// eraseResource removes the properties from all of a resource's past.
 func (w *directoryWriter) eraseResource(r usher.Resource) {
 	bare := w.body(usher.Resource{Type: r.Type, ID: r.ID})
 	if w.err != nil {
@@ -261,12 +262,12 @@ func (w *directoryWriter) put(c *DirectoryChange) {
 	}
 }
 
-// maxFound is the longest text that members and groups are found by, in bytes:
-// what an index of PostgreSQL takes with room to spare.
+// maxFound is the longest text that members and groups can be found by, in bytes.
+// PostgreSQL indexes up to about 2,700 bytes.
 const maxFound = 1024
 
-// found is a text by which something is found; "" where it cannot be, being
-// longer than maxFound, or with a NUL, which PostgreSQL keeps in no text.
+// found returns s if rows can be found by it, else "": if s is longer than maxFound,
+// or has a NUL, which PostgreSQL cannot store in a text.
 func found(s string) string {
 	if len(s) > maxFound || strings.Contains(s, "\x00") {
 		return ""

@@ -9,7 +9,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// EnvironmentState is where an environment stands.
+// EnvironmentState is the state of an environment.
 type EnvironmentState struct {
 	Revision        int64     // of the newest change; 0 is none yet
 	CatalogRevision int64     // of the catalogue in force; 0 is none yet
@@ -30,7 +30,7 @@ func clockTime(us int64) time.Time {
 	return fromMicros(us)
 }
 
-// Environment reads where env stands; NotFound where there is no such environment.
+// Environment reads the state of env; NotFound if there is no such environment.
 func (db *DB) Environment(ctx context.Context, env usher.Environment) (_ EnvironmentState, err error) {
 	defer wrap(&err, "read environment")
 	e, ok, err := one(ctx, db, scanEnvironment,
@@ -41,7 +41,7 @@ func (db *DB) Environment(ctx context.Context, env usher.Environment) (_ Environ
 	return e, err
 }
 
-// Environments reads where all environments stand, at one instant.
+// Environments reads the state of all environments, at one instant.
 func (db *DB) Environments(ctx context.Context) (_ map[usher.Environment]EnvironmentState, err error) {
 	defer wrap(&err, "read environments")
 	return environments(ctx, db)
@@ -65,11 +65,11 @@ func environments(ctx context.Context, r reader) (map[usher.Environment]Environm
 	return all, err
 }
 
-// SetClock sets the test clock of a sandbox (S11). The first call may name any
-// instant while the environment has no catalogue and never had a customer;
-// any other names one no earlier than now, which is the clock where it is set
-// and meta.At where it is not: Conflict. Production has no test clock: Refused.
-// The change is recorded as of the new time.
+// SetClock sets the test clock of a sandbox (S11). While the environment has no
+// catalogue and never had a customer, the first call may set any time. Otherwise a
+// time before the current one is a Conflict; the current one is the clock, or
+// meta.At if none is set. Production has no test clock: Refused. The change is
+// recorded at the new time.
 func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time, meta Meta) (err error) {
 	defer wrap(&err, "set clock")
 	if env == usher.Production {
@@ -92,8 +92,9 @@ func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time
 			}
 		}
 		if now.Before(earliest) {
-			return usher.Errorf(usher.Conflict, "it is %s in %s, and its clock only goes forwards once there is a catalogue or a customer: %s is too early; a new database can begin there",
-				earliest.UTC().Format(time.RFC3339Nano), env, now.UTC().Format(time.RFC3339Nano))
+			return usher.Errorf(usher.Conflict,
+				"%s is too early: it is %s in %s, and once there is a catalogue or a customer its clock only goes forwards",
+				now.UTC().Format(time.RFC3339Nano), earliest.UTC().Format(time.RFC3339Nano), env)
 		}
 		if _, err := exec(ctx, tx, `UPDATE environment SET clock_at = $2 WHERE env = $1`, string(env), micros(now)); err != nil {
 			return err
@@ -111,9 +112,9 @@ func clockShown(t time.Time) json.RawMessage {
 	return json.RawMessage(`{"now":"` + t.UTC().Format(time.RFC3339Nano) + `"}`)
 }
 
-// raise takes env's next revision and locks the environment until the end of
-// the transaction, so that revisions become visible in their order (S06). It is
-// the first statement of every change. The state is the one before.
+// raise takes env's next revision and locks the environment until the end of the
+// transaction, so that revisions become visible in their order (S06). It is the
+// first statement of every change. before is the state before the change.
 func raise(ctx context.Context, tx *sql.Tx, env usher.Environment) (revision int64, before EnvironmentState, err error) {
 	var clock int64
 	err = tx.QueryRowContext(ctx, `UPDATE environment SET revision = revision + 1 WHERE env = $1

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// OpsAfter reads n stored answers in the order of key and environment, after
-// one: those from before an instant, and the last of all. Without any left, last
-// is the zero OpKey.
+// OpsAfter looks at n stored answers after a key, by key and environment. old are
+// those from before an instant; last is the key of the last one, the zero OpKey if
+// there are no more.
 func (db *DB) OpsAfter(ctx context.Context, after OpKey, before time.Time, n int) (old []Op, last OpKey, err error) {
 	defer wrap(&err, "read ops after")
-	// What is young is passed over by its numbers: its answer is not read.
+	// The answers of newer ones are not read: they are only passed over.
 	rows, err := db.query(ctx, `SELECT key, env, customer, at, CASE WHEN at < $1 THEN answer END FROM op
 		WHERE (key, env) > ($2, $3) ORDER BY key, env LIMIT $4`, micros(before), after.Key, string(after.Env), int64(n))
 	if err != nil {
@@ -36,15 +36,15 @@ func (db *DB) OpsAfter(ctx context.Context, after OpKey, before time.Time, n int
 	return old, last, rows.Err()
 }
 
-// errFolded means that another node was faster.
+// errFolded means that another node has folded the same answers already.
 var errFolded = errors.New("store: answers are gone already")
 
-// Fold forgets stored answers and adds what they took to the ledger of those
-// that are gone, whole or not at all: false means that some of the answers were
-// gone already. At most 500 keys, so that no take waits for long.
+// Fold deletes stored answers and adds what they took to the table folded, whole or
+// not at all. It returns false if some of the answers were gone already. Give at
+// most 500 keys, so that no take waits for long.
 func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []FoldedRow) (_ bool, err error) {
 	defer wrap(&err, "fold")
-	slices.SortFunc(sums, func(x, y FoldedRow) int { // so that nodes cannot deadlock
+	slices.SortFunc(sums, func(x, y FoldedRow) int { // one order, so that nodes cannot deadlock
 		return cmp.Or(strings.Compare(x.Customer, y.Customer), strings.Compare(string(x.Env), string(y.Env)),
 			strings.Compare(x.Bucket.Feature, y.Bucket.Feature),
 			strings.Compare(x.Bucket.Clock, y.Bucket.Clock), cmp.Compare(x.Bucket.Start, y.Bucket.Start), cmp.Compare(x.Minute, y.Minute))

@@ -16,9 +16,9 @@ type Scan struct {
 	ctx context.Context
 }
 
-// Scan runs fn on one state of the database: what is committed meanwhile is not
-// seen, and nobody waits. On SQLite the log beside the file grows as long as it
-// runs.
+// Scan runs fn on one state of the database: fn does not see later commits, and no
+// writer waits. On SQLite the write-ahead log grows as long as fn runs. Scan
+// returns an error of fn as it is.
 func (db *DB) Scan(ctx context.Context, fn func(*Scan) error) (err error) {
 	defer wrap(&err, "scan")
 	return db.scan(ctx, func(s *Scan) error { return fromOutside(fn(s)) })
@@ -51,8 +51,7 @@ func (s *Scan) each(fn func() error, text string, to ...any) error {
 	})
 }
 
-// Management reports whether a stored answer is that of a management call, not
-// of a take.
+// Management reports whether a stored answer is that of a change, not of a take.
 func (o *Op) Management() bool { return strings.HasPrefix(string(o.Answer), answerMark) }
 
 // Ops reads every stored answer. The Op is the same one each time.
@@ -76,8 +75,7 @@ func (s *Scan) Events(fn func(*EventRow) error) (err error) {
 		&e.Env, &e.ID, &e.Source, &e.Customer, &at, &received, &e.Entries)
 }
 
-// FoldedRow is what takes whose answers are no longer kept added to a bucket in
-// one minute.
+// FoldedRow is what takes whose answers were folded added to a bucket in one minute.
 type FoldedRow struct {
 	Holder
 	Bucket engine.BucketKey
@@ -199,13 +197,14 @@ func (s *Scan) Catalogs(fn func(env usher.Environment, canonical string) error) 
 	return s.each(func() error { return fn(env, text) }, `SELECT env, canonical FROM catalog`, &env, &text)
 }
 
-// Quiet runs fn while nobody else writes use. On SQLite this process owns the
-// file; on PostgreSQL the takes of all nodes wait.
+// Quiet runs fn while no other process writes use. On SQLite this process owns the
+// file; on PostgreSQL the takes of all nodes wait. It returns Unavailable if
+// another session keeps locks for 30 s, and an error of fn as it is.
 func (db *DB) Quiet(ctx context.Context, fn func() error) (err error) {
 	defer wrap(&err, "quiet")
 	if db.dialect == SQLite {
 		if db.lock == nil {
-			return usher.Errorf(usher.Refused, "the database was opened beside its owner")
+			return usher.Errorf(usher.Refused, "the database was opened beside the process that owns it")
 		}
 		return fromOutside(fn())
 	}
@@ -217,8 +216,8 @@ func (db *DB) Quiet(ctx context.Context, fn func() error) (err error) {
 	if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = '30s'`); err != nil {
 		return err
 	}
-	// Every batch locks its customers' rows, and a fold takes a weaker lock of the
-	// table; readers go on.
+	// EXCLUSIVE conflicts with the row locks of every batch and with a fold's lock,
+	// and lets readers go on.
 	if _, err := tx.ExecContext(ctx, `LOCK TABLE customer IN EXCLUSIVE MODE`); err != nil {
 		if postgresCode(err) == "55P03" {
 			return usher.Errorf(usher.Unavailable, "another session has held locks on customers for 30 s: try again when it has ended")
@@ -242,7 +241,7 @@ func (u *UsageTx) DropRollup(k RollupKey) (err error) {
 	return err
 }
 
-// Unsee removes a value of a unique meter from a minute, given by its start in µs.
+// Unsee removes a value of a unique meter from a minute, which is its start in µs.
 func (u *UsageTx) Unsee(h Holder, feature, value string, minute int64) (err error) {
 	defer wrap(&err, "unsee")
 	_, err = exec(u.ctx, u.tx, `DELETE FROM seen WHERE customer = $1 AND env = $2 AND feature = $3 AND value = $4 AND minute_at = $5`,
@@ -250,7 +249,7 @@ func (u *UsageTx) Unsee(h Holder, feature, value string, minute int64) (err erro
 	return err
 }
 
-// SetDenial replaces what is counted of one hour; none removes it.
+// SetDenial replaces the count of one hour; a count of 0 removes it.
 func (u *UsageTx) SetDenial(k DenialKey, n DenialCount) (err error) {
 	defer wrap(&err, "set denial")
 	_, err = exec(u.ctx, u.tx, `DELETE FROM denial WHERE customer = $1 AND env = $2 AND feature = $3 AND hour_at = $4 AND outcome = $5

@@ -6,7 +6,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Grant reads a grant as recorded now; NotFound where there is none.
+// Grant reads a grant as recorded now; NotFound if there is none.
 func (db *DB) Grant(ctx context.Context, env usher.Environment, id string) (_ usher.Grant, err error) {
 	defer wrap(&err, "read grant")
 	return current[usher.Grant](ctx, db, "grants", "grant", env, id)

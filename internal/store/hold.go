@@ -20,12 +20,12 @@ const (
 	HoldExpired  = "expired"
 )
 
-// HoldRow is a reservation as it is kept.
+// HoldRow is a stored reservation.
 type HoldRow struct {
 	Env  usher.Environment
 	Hold engine.Hold
-	// State is how it ended; an open one whose time is over is expired all the
-	// same, before anything has written so (S10).
+	// State is how it ended. An open reservation past its end has expired, even if
+	// the row does not say so yet (S10).
 	State string
 }
 
@@ -86,8 +86,8 @@ func (u *UsageTx) CloseHold(env usher.Environment, id, state string, at time.Tim
 	return err
 }
 
-// Expire closes what ended by at of a customer's reservations and seats, so that
-// it is given back once.
+// Expire closes a customer's reservations and seats that ended by at, so that they
+// are given back once.
 func (u *UsageTx) Expire(h Holder, at time.Time) (err error) {
 	defer wrap(&err, "expire")
 	if _, err := exec(u.ctx, u.tx, `UPDATE hold SET state = 'expired', closed_at = expires_at WHERE customer = $1 AND env = $2
@@ -108,7 +108,8 @@ func (db *DB) lapsesText(n int) string {
 	if db.dialect == Postgres {
 		empty = `''::bytea`
 	}
-	// The rows twice: PostgreSQL takes the same parameters again, SQLite has more.
+	// The list of customers is there twice. PostgreSQL's numbered parameters can be
+	// used again; SQLite's are unnumbered (see questions), so lapsesArgs repeats them.
 	return `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0
 		AND (customer, env) IN (VALUES ` + first + `)
 		UNION ALL SELECT 1, customer, env, holder, feature, since, expires_at, pending, ` + empty + ` FROM seat
@@ -155,7 +156,8 @@ func (r *lapseRow) lapses() ([]engine.Lapse, error) {
 	return h.Lapses(), nil
 }
 
-// Lapses reads what will end by itself of a customer's use.
+// Lapses reads the open reservations and seats of a customer that end by
+// themselves.
 func (db *DB) Lapses(ctx context.Context, h Holder) (_ []engine.Lapse, err error) {
 	defer wrap(&err, "read lapses")
 	all := map[Holder][]engine.Lapse{}

@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// Statements over many rows. Each has one text for any number of rows, or one
-// for each of a few sizes, so that it is compiled once: on PostgreSQL the rows
-// come as one array for each column; on SQLite as VALUES of sizes that are powers
-// of two. Columns have a kind each: t text, i bigint, b bytes.
+// Statements over many rows. Each has one text for any number of rows, or a few
+// texts, so that it is compiled once. On PostgreSQL the rows are one array for each
+// column; on SQLite they are VALUES lists whose sizes are powers of two. Each column
+// has a kind: t text, i bigint, b bytes.
 
 // largest is the most rows of one statement on SQLite.
 const largest = 128
 
 var arrays = map[byte]string{'t': "::text[]", 'i': "::bigint[]", 'b': "::bytea[]"}
 
-// unnest is the rows of arrays whose first parameter is $from.
+// unnest returns the rows of arrays whose first parameter is $from.
 func unnest(kinds string, from int) string {
 	var b strings.Builder
 	b.WriteString("unnest(")
@@ -30,7 +30,7 @@ func unnest(kinds string, from int) string {
 	return b.String() + ")"
 }
 
-// columns turns rows, one after another in args, into one array a column.
+// columns turns rows, one after another in args, into one array for each column.
 func columns(kinds string, args []any) []any {
 	n := len(args) / len(kinds)
 	out := make([]any, len(kinds))
@@ -59,7 +59,7 @@ func columns(kinds string, args []any) []any {
 	return out
 }
 
-// size is the largest power of two that n rows fill.
+// size returns the largest power of two that is at most n and largest.
 func size(n int) int {
 	k := largest
 	for k > n {
@@ -68,8 +68,8 @@ func size(n int) int {
 	return k
 }
 
-// insert adds rows, one after another in args, and returns how many it touched.
-// into is "op (key, env)", after what follows the rows.
+// insert adds rows, one after another in args, and returns how many it inserted or
+// updated. into is "op (key, env)"; after is the SQL after the rows.
 func (u *UsageTx) insert(into, kinds string, args []any, after string) (touched int64, err error) {
 	if len(args) == 0 {
 		return 0, nil
@@ -79,11 +79,8 @@ func (u *UsageTx) insert(into, kinds string, args []any, after string) (touched 
 	}
 	for len(args) > 0 {
 		n := size(len(args) / len(kinds))
-		res, err := u.prepared(into+after, n, func() string {
-			return `INSERT INTO ` + into + ` VALUES ` + questions(n, len(kinds)) +
-				` ` + after
-		}).
-			exec(args[:n*len(kinds)])
+		text := func() string { return `INSERT INTO ` + into + ` VALUES ` + questions(n, len(kinds)) + ` ` + after }
+		res, err := u.prepared(into+after, n, text).exec(args[:n*len(kinds)])
 		if err != nil {
 			return 0, err
 		}
@@ -93,8 +90,8 @@ func (u *UsageTx) insert(into, kinds string, args []any, after string) (touched 
 	return touched, nil
 }
 
-// among reads what a question finds for keys, one after another in args. The
-// question ends in IN, where the list of keys follows, and then after.
+// among reads the rows of keys, one after another in args. question ends in IN; the
+// list of keys and after follow.
 func (u *UsageTx) among(question, kinds string, args []any, after string, scan func(*sql.Rows) error) error {
 	width := len(kinds)
 	for len(args) > 0 {
@@ -111,13 +108,11 @@ func (u *UsageTx) among(question, kinds string, args []any, after string, scan f
 				n *= 2
 			}
 			last := part[len(part)-width:]
-			for part = part[:len(part):len(part)]; len(part) < n*width; { // the same key again finds nothing more
+			for part = part[:len(part):len(part)]; len(part) < n*width; { // the last key fills up; it finds nothing new
 				part = append(part, last...)
 			}
-			rows, err = u.prepared(question+after, n, func() string {
-				return question + `(VALUES ` + questions(n, width) + `)` +
-					after
-			}).query(part)
+			text := func() string { return question + `(VALUES ` + questions(n, width) + `)` + after }
+			rows, err = u.prepared(question+after, n, text).query(part)
 		}
 		if err != nil {
 			return err
@@ -129,20 +124,20 @@ func (u *UsageTx) among(question, kinds string, args []any, after string, scan f
 	return nil
 }
 
-// questions is n rows of unnumbered parameters. On SQLite a numbered one is a
-// name, which is looked up along a list of all of them.
+// questions returns n rows of unnumbered parameters. SQLite treats a numbered one
+// as a name and searches a list of all names for each, which is slow for many.
 func questions(n, width int) string {
 	row := "(" + strings.Repeat("?,", width-1) + "?)"
 	return strings.Repeat(row+",", n-1) + row
 }
 
-// statement names a text and its number of rows.
+// statement identifies a text with a number of rows.
 type statement struct {
 	text string
 	n    int
 }
 
-// compiled is a statement of a batch on SQLite: one that is kept on the writing
+// compiled is a statement of a batch on SQLite: a kept statement of the writing
 // connection, or, the first time, its text.
 type compiled struct {
 	u    *UsageTx
@@ -150,8 +145,8 @@ type compiled struct {
 	text string
 }
 
-// prepared finds a statement that is kept. A new one is compiled for this batch,
-// and kept once its transaction, which has the only connection, is over.
+// prepared finds a kept statement. A new one is compiled for this batch, and kept
+// after the transaction, which uses the only connection.
 func (u *UsageTx) prepared(name string, n int, text func() string) compiled {
 	k := statement{name, n}
 	if s, ok := u.db.kept[k]; ok {
@@ -183,8 +178,8 @@ func (c compiled) query(args []any) (*sql.Rows, error) {
 	return c.stmt.QueryContext(c.u.ctx, args...)
 }
 
-// keep compiles what a batch would have liked to find. Only the one writer calls
-// it; a failure costs speed alone.
+// keep compiles the statements that a batch did not find. Only Usage calls it, under
+// the lock writing; a failure only costs speed.
 func (db *DB) keep(ctx context.Context, wanted map[statement]string) {
 	for k, text := range wanted {
 		if s, err := db.w.PrepareContext(ctx, text); err == nil {

@@ -11,19 +11,19 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// MemberFacts is what decides for one member, of one instant.
+// MemberFacts is what decides for one member at one instant.
 type MemberFacts struct {
 	Member      *usher.Member      // nil: unknown
-	Groups      []string           // that the member is in, through groups too
-	Assignments []usher.Assignment // its own, and those of its groups; none that has ended
+	Groups      []string           // that the member is in, directly or through other groups
+	Assignments []usher.Assignment // its own and those of its groups, without ended ones
 	Roles       []usher.Role       // the customer's own
-	Seats       []HeldSeat         // that the member sits in; no invitations
+	Seats       []HeldSeat         // without invitations
 	EnvRevision int64
 	// CatalogRevision is of the catalogue in force at that instant; 0: none.
 	CatalogRevision int64
 }
 
-// HeldSeat is a seat that somebody holds.
+// HeldSeat is a seat that a member holds.
 type HeldSeat struct {
 	Feature string
 	Expires time.Time // zero: it does not end by itself
@@ -68,9 +68,9 @@ func factsThen(members, revision string) string {
 	return factsText(members, then, `at <= $3 AND (released_at = 0 OR released_at > $3)`, catalogThen(revision))
 }
 
-// Facts reads what decides for members at an instant: as recorded now where
-// asKnown is 0, else as known at that revision, with the seats of the instant.
-// Every member asked for has an entry, unknown ones too.
+// Facts reads what decides for members at an instant: as recorded now if asKnown is
+// 0, else as known at that revision, with the seats of the instant. Every member
+// has an entry, unknown ones too.
 func (d Directory) Facts(ctx context.Context, members []string, at time.Time, asKnown int64) (_ map[string]*MemberFacts, err error) {
 	defer wrap(&err, "read facts")
 	all := make(map[string]*MemberFacts, len(members))
@@ -83,7 +83,8 @@ func (d Directory) Facts(ctx context.Context, members []string, at time.Time, as
 }
 
 func (d Directory) facts(ctx context.Context, members []string, at time.Time, asKnown int64, all map[string]*MemberFacts) error {
-	// Few texts, so that statements are kept: the last id stands in for none.
+	// The last id fills the list up to one of three sizes: few texts, so that
+	// compiled statements are found again.
 	n := 1
 	for n < len(members) {
 		n *= 16
@@ -146,7 +147,7 @@ func (d Directory) HasMembers(ctx context.Context, ids []string) (_ map[string]b
 	return d.has(ctx, "member", ids)
 }
 
-// Member reads a member; NotFound where there is none.
+// Member reads a member; NotFound if there is none.
 func (d Directory) Member(ctx context.Context, id string) (_ usher.Member, err error) {
 	defer wrap(&err, "read member")
 	return item[usher.Member](ctx, d, "member", "member", ` AND id = $3`, id)
@@ -158,19 +159,19 @@ func (d Directory) Members(ctx context.Context, after string, limit int) (_ []us
 	return page[usher.Member](ctx, d, "member", ` AND id > $3`, "id", limit, after)
 }
 
-// MembersNamed reads the members with a user name, in any case of letters.
+// MembersNamed reads the members with a user name, ignoring case; at most 10.
 func (d Directory) MembersNamed(ctx context.Context, userName string) (_ []usher.Member, err error) {
 	defer wrap(&err, "read members named")
 	return page[usher.Member](ctx, d, "member", ` AND user_name <> '' AND user_name = $3`, "id", 10, strings.ToLower(userName))
 }
 
-// MembersOutside reads the members with an id of another system.
+// MembersOutside reads the members with an id in another system; at most 10.
 func (d Directory) MembersOutside(ctx context.Context, externalID string) (_ []usher.Member, err error) {
 	defer wrap(&err, "read members outside")
 	return page[usher.Member](ctx, d, "member", ` AND external_id <> '' AND external_id = $3`, "id", 10, externalID)
 }
 
-// CountMembers is how many members there are.
+// CountMembers returns how many members there are.
 func (d Directory) CountMembers(ctx context.Context) (_ int64, err error) {
 	defer wrap(&err, "count members")
 	return d.count(ctx, "member")

@@ -149,7 +149,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		code usher.Code
 		says string
 	}{
-		{"nothing", Config{}, usher.Invalid, "which database"},
+		{"nothing", Config{}, usher.Invalid, "no database given"},
 		{"memory", Config{DSN: ":memory:"}, usher.Invalid, "plain path"},
 		{"shared memory", Config{DSN: "file::memory:?cache=shared"}, usher.Invalid, "plain path"},
 		{"other system", Config{DSN: "mysql://root:secret@localhost/x"}, usher.Invalid, "mysql://…"},
@@ -255,7 +255,8 @@ func TestMigratesFromEachEarlierVersion(t *testing.T) {
 	schema := func(db *DB) (text []string) {
 		query := `SELECT coalesce(sql, name) FROM sqlite_master ORDER BY 1`
 		if db.dialect == Postgres {
-			query = `SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || coalesce(collation_name, '') FROM information_schema.columns WHERE table_schema = 'public'
+			query = `SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable ||
+			' ' || coalesce(collation_name, '') FROM information_schema.columns WHERE table_schema = 'public'
 				UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
 				UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
 					WHERE connamespace = 'public'::regnamespace ORDER BY 1`

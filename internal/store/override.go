@@ -6,7 +6,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Override reads an override as recorded now; NotFound where there is none.
+// Override reads an override as recorded now; NotFound if there is none.
 func (db *DB) Override(ctx context.Context, env usher.Environment, id string) (_ usher.Override, err error) {
 	defer wrap(&err, "read override")
 	return current[usher.Override](ctx, db, "overrides", "override", env, id)

@@ -6,8 +6,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// PlanVersions reads every published plan by key and version: all where asKnown
-// is 0, else those published at that revision of the environment or before.
+// PlanVersions reads every published plan by key and version: all if asKnown is 0,
+// else those published up to that revision of the environment.
 func (db *DB) PlanVersions(ctx context.Context, env usher.Environment, asKnown int64) (_ []usher.PlanVersion, err error) {
 	defer wrap(&err, "read plan versions")
 	return published[usher.PlanVersion](ctx, db, env, "plan_version", asKnown)

@@ -16,9 +16,9 @@ import (
 // migrationLock is the advisory lock under which one process migrates: "usher".
 const migrationLock = 0x75736872
 
-// PlainText reports whether the connections that dsn makes may fall back to
-// plain text, on the way to another machine: neither it nor PGSSLMODE says
-// sslmode. A SQLite file makes none.
+// PlainText reports whether connections to dsn may go to another machine without
+// encryption: neither dsn nor PGSSLMODE sets sslmode. A SQLite file makes no
+// connections.
 func PlainText(dsn string) bool {
 	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") || os.Getenv("PGSSLMODE") != "" {
 		return false
@@ -50,12 +50,12 @@ func openPostgres(ctx context.Context, c Config) (_ *DB, err error) {
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "usher"
 	}
-	// A plan kept since a table was small reads all of it when it has grown, up
-	// to a hundred times slower, until autovacuum comes by; ANALYZE of the empty
-	// tables makes that worse. Planning anew costs 50 µs.
+	// A plan that was made while a table was small reads the whole table after it
+	// has grown, up to a hundred times slower, until autovacuum analyzes it. ANALYZE
+	// of the empty tables makes that worse. Planning each time costs 50 µs.
 	cfg.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
-	// Where the server's own default is off, a crash loses commits that were
-	// answered. Who wants it stronger (remote_apply) says so in the address.
+	// If the server's own default is off, a crash loses commits that were answered.
+	// The address may ask for more (remote_apply).
 	if cfg.RuntimeParams["synchronous_commit"] == "" {
 		cfg.RuntimeParams["synchronous_commit"] = "on"
 	}

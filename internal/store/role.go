@@ -10,8 +10,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// RolesHeld is how often each role is assigned in an environment; what has ended
-// by at does not count.
+// RolesHeld reads how often each role is assigned in an environment, without
+// assignments that ended by at.
 func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time) (_ map[string]int64, err error) {
 	defer wrap(&err, "read roles held")
 	type row struct {
@@ -28,21 +28,21 @@ func (db *DB) RolesHeld(ctx context.Context, env usher.Environment, at time.Time
 	return all, err
 }
 
-// CustomRoleKeys reads the keys of all customers' own roles, each once.
+// CustomRoleKeys reads the keys of the roles that customers defined, each once.
 func (db *DB) CustomRoleKeys(ctx context.Context, env usher.Environment) (_ []string, err error) {
 	defer wrap(&err, "read custom role keys")
 	return list(ctx, db, scanText, `SELECT DISTINCT id FROM custom_role WHERE env = $1 AND recorded_until IS NULL ORDER BY id`, string(env))
 }
 
-// RoleHolder is one assignment, as far as rules about all of them ask.
+// RoleHolder is one assignment, with what rules over all assignments need.
 type RoleHolder struct {
 	Customer string
 	Holder   usher.Holder
 	Role     string
 }
 
-// RoleHolders reads who holds any of the roles, in all of an environment, by
-// customer; what has ended by at does not count.
+// RoleHolders reads who holds any of the roles in an environment, by customer,
+// without assignments that ended by at.
 func (db *DB) RoleHolders(ctx context.Context, env usher.Environment, roles []string, at time.Time) (all []RoleHolder, err error) {
 	defer wrap(&err, "read role holders")
 	for part := range slices.Chunk(roles, rowsAtOnce) {

@@ -11,21 +11,21 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Grain is the length of the spans that use is added up over, in minutes.
+// Grain is the length of a span of use, in minutes.
 type Grain int64
 
-// The grains. Hours and days are those of UTC: whole minutes at a span's edges
-// make up for zones.
+// The grains. Hours and days are those of UTC: in other zones, minutes fill the
+// edges of a window.
 const (
 	Minute Grain = 1
 	Hour   Grain = 60
 	Day    Grain = 1440
 )
 
-// micros is the length of one span in µs.
+// micros returns the length of one span in µs.
 func (g Grain) micros() int64 { return int64(g) * 60_000_000 }
 
-// Start is the start, in µs, of the span that holds an instant in µs.
+// Start returns the start, in µs, of the span around an instant in µs.
 func (g Grain) Start(at int64) int64 {
 	n := at % g.micros()
 	if n < 0 {
@@ -40,8 +40,8 @@ type Span struct {
 	From, Until int64
 }
 
-// Spans covers [from, until) once: whole days where they fit, hours and minutes
-// at the edges. The bounds are whole minutes.
+// Spans returns spans that cover [from, until) once: whole days, with hours and
+// minutes at the edges. from and until are whole minutes.
 func Spans(from, until time.Time) []Span { return spans(nil, Day, micros(from), micros(until)) }
 
 func spans(out []Span, g Grain, from, until int64) []Span {
@@ -67,7 +67,7 @@ func spans(out []Span, g Grain, from, until int64) []Span {
 	return spans(out, finer, last, until)
 }
 
-// JoinSpans merges spans of one grain that follow one another.
+// JoinSpans merges spans of one grain that touch.
 func JoinSpans(list []Span) []Span {
 	var out []Span
 	for _, s := range list {
@@ -80,20 +80,20 @@ func JoinSpans(list []Span) []Span {
 	return out
 }
 
-// spansAtOnce bounds the look-ups of one statement.
+// spansAtOnce is the most look-ups of one statement.
 const spansAtOnce = 16
 
 // RollupRow is the use of one span.
 type RollupRow struct {
 	Start time.Time
-	Value string    // of the dimension, where one was asked for
-	Clock string    // whose bucket took it, where no dimension was asked for
+	Value string    // of the dimension; "" without a dimension
+	Clock string    // of the bucket that took it; "" with a dimension
 	Used  int64     // smallest units; of max and last gauges the span's value
 	At    time.Time // event time of a gauge's value
 }
 
-// bySpan joins one look-up for each span. The columns customer, env and feature
-// are the first parameters; more conditions may follow.
+// bySpan returns a query with one look-up for each span. The first parameters are
+// customer, env and feature; more is another condition.
 func bySpan(columns, table, more string, list []Span, args []any) (string, []any) {
 	var b strings.Builder
 	for i, s := range list {
@@ -111,7 +111,7 @@ func bySpan(columns, table, more string, list []Span, args []any) (string, []any
 
 func useByClockText(env usher.Environment, customer, feature string, from, until time.Time) (string, []any) {
 	text, args := bySpan(`clock, used`, `rollup`, ``, Spans(from, until), []any{customer, string(env), feature})
-	// The sum of bigints is numeric on PostgreSQL.
+	// On PostgreSQL the sum of bigints is numeric, which does not scan into an int64.
 	return `SELECT clock, CAST(sum(used) AS BIGINT) FROM (` + text + `) AS r GROUP BY clock`, args
 }
 
@@ -140,8 +140,8 @@ func useByClock(ctx context.Context, r reader, env usher.Environment, customer, 
 	return sums, err
 }
 
-// Rollups reads spans, in order: per clock where dimension is "", else per value
-// of that dimension.
+// Rollups reads spans, by start: per clock if dimension is "", else per value of
+// that dimension.
 func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string,
 	spans []Span) (_ []RollupRow, err error) {
 	defer wrap(&err, "read rollups")
@@ -168,9 +168,9 @@ func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feat
 	return all, nil
 }
 
-// SeenIn counts, for each window, the different values of a unique meter seen in
-// its minutes. The windows are in order and do not overlap. It reads once over
-// all that the customer has of the feature between the first and the last.
+// SeenIn counts, for each window, the different values that a unique meter saw in
+// its minutes. The windows are in order and do not overlap. It reads everything
+// that the customer has of the feature between the first and the last, once.
 func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, feature string, windows []usher.Window) (_ []int64, err error) {
 	defer wrap(&err, "read seen in")
 	counts := make([]int64, len(windows))
@@ -182,8 +182,8 @@ func (db *DB) SeenIn(ctx context.Context, env usher.Environment, customer, featu
 			return nil, fmt.Errorf("store: windows %d and %d overlap", i-1, i)
 		}
 	}
-	// In the key's own order, each value's minutes come together and ascending:
-	// no set of values need be held.
+	// In the order of the primary key, the minutes of a value come together and
+	// ascending: no set of values has to be kept.
 	rows, err := db.query(ctx, `SELECT value, minute_at FROM seen WHERE customer = $1 AND env = $2 AND feature = $3
 		AND minute_at >= $4 AND minute_at < $5 ORDER BY value, minute_at`,
 		customer, string(env), feature, micros(windows[0].Start), micros(windows[len(windows)-1].End))

@@ -11,7 +11,7 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// Seat reads a holder's open seat; nil without one.
+// Seat reads a holder's open seat; nil if there is none.
 func (u *UsageTx) Seat(h Holder, feature, holder string) (_ *engine.Seat, err error) {
 	defer wrap(&err, "read seat")
 	s := &engine.Seat{Holder: holder}
@@ -26,7 +26,7 @@ func (u *UsageTx) Seat(h Holder, feature, holder string) (_ *engine.Seat, err er
 	return s, err
 }
 
-// until is an end as a time; the zero time is none.
+// until returns a stored end as a time; the zero time: no end.
 func until(us int64) time.Time {
 	if us == math.MaxInt64 {
 		return time.Time{}
@@ -34,8 +34,8 @@ func until(us int64) time.Time {
 	return fromMicros(us)
 }
 
-// PutSeat stores a holder's seat; the row before it, if any, has been closed.
-// byRole is whether a role took it, with which it goes.
+// PutSeat stores a holder's seat; the caller has closed the row before it, if any.
+// byRole: a role took the seat, and losing the role frees it.
 func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time, byRole bool) (err error) {
 	defer wrap(&err, "put seat")
 	pending, expires := 0, int64(math.MaxInt64)
@@ -52,7 +52,7 @@ func (u *UsageTx) PutSeat(h Holder, feature string, s engine.Seat, at time.Time,
 	return err
 }
 
-// KeepSeat moves the end of a holder's open seat.
+// KeepSeat changes the end of a holder's open seat.
 func (u *UsageTx) KeepSeat(h Holder, feature, holder string, expires time.Time) (err error) {
 	defer wrap(&err, "keep seat")
 	_, err = exec(u.ctx, u.tx, `UPDATE seat SET expires_at = $1 WHERE customer = $2 AND env = $3 AND feature = $4 AND holder = $5
@@ -70,9 +70,9 @@ func (u *UsageTx) CloseSeat(h Holder, feature, holder string, at time.Time) (err
 	return err
 }
 
-// Seats lists the open seats of a customer's feature that have not ended at an
-// instant, by since and holder, after the given ones, at most n; and how many
-// there are before the first of them.
+// Seats reads the open seats of a customer's feature that have not ended at now, by
+// since and holder, after the given ones (the zero time: from the start), at most
+// n. It also returns how many seats come before them.
 func (db *DB) Seats(ctx context.Context, env usher.Environment, customer, feature string, now, after time.Time, holder string,
 	n int) (_ []engine.Seat, _ int64, err error) {
 	defer wrap(&err, "read seats")

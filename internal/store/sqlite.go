@@ -16,10 +16,10 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// applicationID is what migration 1 writes into the file's header: "usher".
+// applicationID is what the first migration writes into the file's header: "ushr".
 const applicationID = 0x75736872
 
-// readConns is how many SQLite connections read; more only contend for 2 cores' caches.
+// readConns is how many SQLite connections read. More of them were no faster.
 const readConns = 4
 
 func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
@@ -52,11 +52,13 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 		}
 		db.lock = lock
 	}
-	// FULL: with NORMAL a power cut loses commits that were answered.
+	// synchronous(FULL): with NORMAL a power cut loses commits that were answered.
+	// _txlock=immediate: a transaction that reads first and writes later would fail
+	// as busy if another process wrote in between.
 	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)",
 		"wal_autocheckpoint(16384)",
-		"secure_delete(fast)"}}) // fast: what is deleted is overwritten where its page is written anyway
+		"secure_delete(fast)"}}) // overwrites deleted data in pages that are written anyway
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func (c Config) openFile(path string, q url.Values) (*sql.DB, error) {
 }
 
 // checkFile returns the file's absolute path with links resolved, so that one
-// file has one lock, or says in plain words why it cannot be a database.
+// file has one lock. Its error says why the file cannot be a database.
 func checkFile(name string, mustExist bool) (string, error) {
 	path, err := filepath.Abs(name)
 	if err != nil {
@@ -134,7 +136,7 @@ func checkFile(name string, mustExist bool) (string, error) {
 	return path, nil
 }
 
-// own returns an Invalid error where the file holds another program's tables.
+// own returns Invalid if the file holds another program's tables.
 func (db *DB) own(ctx context.Context, name string) error {
 	var id, tables int64
 	err := db.w.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id)
@@ -155,7 +157,7 @@ func (db *DB) own(ctx context.Context, name string) error {
 	return nil
 }
 
-// plain drops operation and path from a file error, which the message has already.
+// plain drops operation and path from a file error: the message has them already.
 func plain(err error) error {
 	var e *os.PathError
 	if errors.As(err, &e) {

@@ -9,25 +9,25 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Subscription reads a subscription as recorded now; NotFound where there is
-// none or its customer is deleted.
+// Subscription reads a subscription as recorded now; NotFound if there is none or
+// its customer is deleted.
 func (db *DB) Subscription(ctx context.Context, env usher.Environment, id string) (_ usher.Subscription, err error) {
 	defer wrap(&err, "read subscription")
 	return current[usher.Subscription](ctx, db, "subscription", "subscription", env, id)
 }
 
-// Holding is how many subscriptions name exactly the same versions.
+// Holding counts the subscriptions that name exactly the same versions.
 type Holding struct {
 	Holds         string // " pro@1 api-pack@1 ": each version between two spaces
 	Subscriptions int64
 	Example       string // the id of one of the customers
 }
 
-// Refs are the versions of Holds.
+// Refs returns the versions in Holds.
 func (h Holding) Refs() []string { return strings.Fields(h.Holds) }
 
-// Holders reads who holds what: subscriptions live or scheduled at now, in
-// groups by what they name in any phase, past ones included (S31).
+// Holders counts the subscriptions that are live or scheduled at now, grouped by
+// the versions that they name in any phase, past ones included (S31).
 func (db *DB) Holders(ctx context.Context, env usher.Environment, now time.Time) (_ []Holding, err error) {
 	defer wrap(&err, "read holders")
 	return list(ctx, db, func(row *sql.Rows, h *Holding) error { return row.Scan(&h.Holds, &h.Subscriptions, &h.Example) },
@@ -35,9 +35,9 @@ func (db *DB) Holders(ctx context.Context, env usher.Environment, now time.Time)
 		WHERE env = $1 AND recorded_until IS NULL AND ends_at > $2 GROUP BY holds ORDER BY holds`, string(env), micros(now))
 }
 
-// SubscriptionsHolding reads subscriptions, ended ones included, that name ref
-// in any phase: "pro@1", or "pro" for any version of it. They come by id, after
-// the given one; fewer than limit means the end.
+// SubscriptionsHolding reads subscriptions, ended ones included, that name ref in
+// any phase: "pro@1", or "pro" for any version of it. They are ordered by id, after
+// the given one. Fewer than limit means the end.
 func (db *DB) SubscriptionsHolding(ctx context.Context, env usher.Environment, ref, after string,
 	limit int) (_ []usher.Subscription, err error) {
 	defer wrap(&err, "read subscriptions holding")

@@ -298,7 +298,8 @@ func TestAudit_RollBack(t *testing.T) {
 			t.Errorf("an old state agrees with itself: got %+v", r)
 		}
 		r := verify(t, db, audit.Options{Kept: kept.Note})
-		if len(r.Faults) != 1 || r.Faults[0].Text != "the log has 10 leaves, and the kept checkpoint covers 11: the log was rolled back or cut off" {
+		want := "the log has 10 leaves, and the kept checkpoint covers 11: the log was rolled back or cut off"
+		if len(r.Faults) != 1 || r.Faults[0].Text != want {
 			t.Errorf("got %+v", r.Faults)
 		}
 		put(t, db, "another history")

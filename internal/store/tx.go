@@ -12,24 +12,25 @@ import (
 )
 
 // ErrStale means that a change was computed from a state that is no longer the
-// newest. Nothing was applied: read again, compute again.
+// newest. Nothing was applied: read and compute again.
 var ErrStale = errors.New("store: computed from a state that has changed since")
 
-// ErrKeyTaken means that the idempotency key of a change has an answer already.
-// Nothing was applied: Answer has it.
+// ErrKeyTaken means that the idempotency key of a change already has an answer.
+// Nothing was applied: Answer reads the stored one.
 var ErrKeyTaken = errors.New("store: the idempotency key is taken")
 
 // forever is the open end of a stored span.
 const forever = math.MaxInt64
 
-// none is a stored time that is not there, where 0 would be 1970.
+// none is how a missing time is stored where 0 is a real time, in 1970.
 const none = -1
 
-// attempts is how often a transaction runs before a conflict is given up.
+// attempts is how often tx runs a transaction that conflicts with another.
 const attempts = 8
 
-// tx runs fn in a transaction of its own. Where the database cannot serialise
-// it with another, it is rolled back and fn runs again: fn must not keep state.
+// tx runs fn in a new transaction. If the transaction conflicts with another one
+// (a deadlock, a busy SQLite), it is rolled back and fn runs again from the start,
+// so fn must not keep state of an earlier run.
 func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	for i := 1; ; i++ {
 		err := db.once(ctx, fn)
@@ -56,7 +57,8 @@ func (db *DB) once(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return tx.Commit()
 }
 
-// isolation is named on PostgreSQL, because a server may have another default.
+// isolation names PostgreSQL's level, because a server may have another default.
+// READ COMMITTED is enough, because every change locks its rows first.
 func (db *DB) isolation() sql.IsolationLevel {
 	if db.dialect == Postgres {
 		return sql.LevelReadCommitted
@@ -158,7 +160,7 @@ func (db *DB) forUpdate() string {
 	return ""
 }
 
-// exec runs one statement and returns how many rows it touched.
+// exec runs one statement and returns how many rows it inserted, updated or deleted.
 func exec(ctx context.Context, tx *sql.Tx, text string, args ...any) (int64, error) {
 	res, err := tx.ExecContext(ctx, text, args...)
 	if err != nil {
@@ -198,7 +200,7 @@ func micros(t time.Time) int64 { return t.UnixMicro() }
 
 func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
 
-// end is the stored form of a time that may be open.
+// end returns the stored form of an end: forever for nil.
 func end(t *time.Time) int64 {
 	if t == nil {
 		return forever
@@ -206,7 +208,8 @@ func end(t *time.Time) int64 {
 	return micros(*t)
 }
 
-// zeroMicros is 0 for the zero time: for times of the server, which are never 1970.
+// zeroMicros returns 0 for the zero time. It is for times of the server's clock,
+// which are never 1970.
 func zeroMicros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -190,7 +190,8 @@ func TestQuestionsAskedOftenUseAnIndex(t *testing.T) {
 	t.Parallel()
 	db := openTest(t, filepath.Join(t.TempDir(), "usher.db"))
 	// A table, or one of the aliases of the texts below; not a VALUES list.
-	whole := regexp.MustCompile(`^SCAN (c|k|t|environment|change|catalog|customer|customer_clock|subscription|overrides|grants|op|bucket|rollup|hold|seat)( |$)`)
+	whole := regexp.MustCompile(`^SCAN (c|k|t|environment|change|catalog|customer|customer_clock|` +
+		`subscription|overrides|grants|op|bucket|rollup|hold|seat)( |$)`)
 	number := regexp.MustCompile(`\$(\d+)`)
 	byClock, _ := useByClockText(env, "acme", "api", day(1), day(40))
 	for name, q := range map[string]string{

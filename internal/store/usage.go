@@ -14,19 +14,20 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// UsageTx is one batch of usage: what Usage's function reads, under locks, and
-// what it writes. It is valid only inside that function.
+// UsageTx is one batch of usage: the reads, under locks, and the writes of Usage's
+// function. It is valid only inside that function.
 type UsageTx struct {
 	db  *DB
 	tx  *sql.Tx
 	ctx context.Context
 
-	wanted map[statement]string // SQLite: to be kept after the batch
+	wanted map[statement]string // SQLite: statements to keep after the batch
 }
 
-// Usage runs fn in one transaction and commits what it wrote (S12). Where the
-// database asks for it, fn runs again from the start, so it must keep no state
-// of an earlier run. An error of fn rolls back and is returned as it is.
+// Usage runs fn in one transaction and commits what it wrote (S12). After a conflict
+// with another transaction, fn runs again from the start, so it must not keep state
+// of an earlier run. If fn returns an error, Usage rolls back and returns the error
+// as it is.
 func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) (err error) {
 	defer wrap(&err, "write usage")
 	return db.usage(ctx, func(u *UsageTx) error { return fromOutside(fn(u)) })
@@ -54,19 +55,19 @@ type Holder struct {
 	Customer string
 }
 
-// Head is where a customer and its environment's catalogue stand. The zero Head
-// is a customer that does not exist.
+// Head is the revisions of a customer and of its environment's catalogue. The zero
+// Head is a customer that does not exist.
 type Head struct {
 	Revision        int64 // of the customer's newest change
 	CatalogRevision int64
-	Clock           time.Time // of a sandbox whose clock is set; else zero
+	Clock           time.Time // a sandbox's test clock; zero: real time
 	Deleted         bool
 }
 
-// Lock locks the customers' use against other nodes until the batch ends, in an
-// order that is the same everywhere, and reads where they stand. On SQLite,
-// where nobody else writes, it returns nil where no environment has changed since
-// the revisions that the caller has taken in; nil stands for none.
+// Lock locks the customers' use against other nodes until the batch ends, and reads
+// their heads. All nodes lock in the same order, so that they cannot deadlock. On
+// SQLite, where there are no other writers, it returns nil if no environment has
+// changed since the revisions in known (nil: none).
 func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ map[Holder]Head, err error) {
 	defer wrap(&err, "lock")
 	if u.db.dialect == SQLite && known != nil {
@@ -113,7 +114,7 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ m
 	if err != nil {
 		return nil, err
 	}
-	// After the locks: a catalogue that was applied before is seen.
+	// After the locks, so that a catalogue applied before them is seen.
 	now, err := environments(u.ctx, inTx{u.tx})
 	if err != nil {
 		return nil, err
@@ -128,9 +129,8 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ m
 	return heads, nil
 }
 
-// Buckets reads, for each key of each holder, the bucket of that feature and
-// clock that started last at or before the key's start; keys without one are
-// left out.
+// Buckets reads, for each key of each holder, the bucket of that feature and clock
+// that started last at or before the key's start. Keys without one add nothing.
 func (u *UsageTx) Buckets(keys map[Holder][]engine.BucketKey) (_ map[Holder][]engine.Bucket, err error) {
 	defer wrap(&err, "read buckets")
 	all := make(map[Holder][]engine.Bucket, len(keys))
@@ -187,7 +187,7 @@ func (u *UsageTx) UseByClock(ctx context.Context, env usher.Environment, custome
 	return useByClock(ctx, inTx{u.tx}, env, customer, feature, from, until)
 }
 
-// Op is one take as it is kept: idempotency record and ledger in one (S13).
+// Op is one stored take: idempotency record and ledger in one (S13).
 type Op struct {
 	Env      usher.Environment
 	Key      string
@@ -200,9 +200,9 @@ type Op struct {
 	Answer   []byte
 }
 
-// InsertOps stores takes, sorted by key so that nodes cannot deadlock, and
-// returns how many were new: fewer than given means that some key has an answer
-// already, and the batch must be rolled back.
+// InsertOps stores takes, sorted by key so that nodes cannot deadlock, and returns
+// how many were new. Fewer than given means that some key already has an answer:
+// the batch must be rolled back.
 func (u *UsageTx) InsertOps(ops []Op) (_ int64, err error) {
 	defer wrap(&err, "insert ops")
 	slices.SortFunc(ops, func(x, y Op) int {
@@ -220,7 +220,7 @@ func (u *UsageTx) InsertOps(ops []Op) (_ int64, err error) {
 		`ON CONFLICT (key, env) DO NOTHING`)
 }
 
-// OpKey names a stored take.
+// OpKey identifies a stored take.
 type OpKey struct {
 	Env usher.Environment
 	Key string
@@ -238,8 +238,8 @@ func scanOp(rows *sql.Rows, found map[OpKey]Op) error {
 	return err
 }
 
-// Ops reads the stored takes of keys; those without one are left out. Answers
-// of management calls under the same key are among them.
+// Ops reads the stored takes of keys; a key without one has no entry. Answers of
+// changes under the same keys are among them.
 func (db *DB) Ops(ctx context.Context, keys []OpKey) (_ map[OpKey]Op, err error) {
 	defer wrap(&err, "read ops")
 	return db.ops(ctx, keys)
@@ -274,7 +274,7 @@ func (u *UsageTx) Ops(keys []OpKey) (_ map[OpKey]Op, err error) {
 	return found, u.among(opsOf, "tt", args, ``, func(rows *sql.Rows) error { return scanOp(rows, found) })
 }
 
-// EventRow is one event as it is kept.
+// EventRow is one stored event.
 type EventRow struct {
 	Env        usher.Environment
 	ID, Source string
@@ -287,13 +287,13 @@ type EventRow struct {
 	Entries    []byte
 }
 
-// EventKey names an event of an environment for good (S17).
+// EventKey identifies an event of an environment for ever (S17).
 type EventKey struct {
 	Env        usher.Environment
 	ID, Source string
 }
 
-// EventHashes reads the content hashes of the events that are stored already.
+// EventHashes reads the content hashes of those events that are stored.
 func (u *UsageTx) EventHashes(keys []EventKey) (_ map[EventKey][]byte, err error) {
 	defer wrap(&err, "read event hashes")
 	found := map[EventKey][]byte{}
@@ -313,8 +313,8 @@ func (u *UsageTx) EventHashes(keys []EventKey) (_ map[EventKey][]byte, err error
 	return found, err
 }
 
-// InsertEvents stores events and returns how many were new; fewer than given
-// means that another node stored one of them, and the batch must be run again.
+// InsertEvents stores events and returns how many were new. Fewer than given means
+// that another node stored one of them: the batch must run again.
 func (u *UsageTx) InsertEvents(events []EventRow) (_ int64, err error) {
 	defer wrap(&err, "insert events")
 	slices.SortFunc(events, func(x, y EventRow) int {
@@ -336,7 +336,7 @@ func (u *UsageTx) InsertEvents(events []EventRow) (_ int64, err error) {
 		`ON CONFLICT (id, source, env) DO NOTHING`)
 }
 
-// PutBuckets writes customers' buckets as they are now.
+// PutBuckets stores customers' buckets in place of what they were.
 func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) (err error) {
 	defer wrap(&err, "put buckets")
 	var args []any
@@ -353,20 +353,19 @@ func (u *UsageTx) PutBuckets(buckets map[Holder][]engine.Bucket) (err error) {
 	}
 	_, err = u.insert(`bucket (customer, env, `+bucketColumns+`)`, "ttttiiiiiiiiii", args, `
 		ON CONFLICT (customer, env, feature, clock, start_at) DO UPDATE SET end_at = excluded.end_at, unlimited = excluded.unlimited,
-			lim = excluded.lim,
-		opening = excluded.opening, used = excluded.used, reserved = excluded.reserved, overage = excluded.overage,
-			excess = excluded.excess, at = excluded.at`)
+			lim = excluded.lim, opening = excluded.opening, used = excluded.used, reserved = excluded.reserved,
+			overage = excluded.overage, excess = excluded.excess, at = excluded.at`)
 	if err != nil {
 		return fmt.Errorf("buckets: %w", err)
 	}
 	return nil
 }
 
-// Merge says what becomes of a minute that has a rollup already.
+// Merge is what happens to a span that already has a rollup.
 type Merge string
 
-// The merges: totals add up, max keeps the greater, last the later. Set
-// replaces: for repairs.
+// The merges: add for totals, max keeps the greater value, last the later one. Set
+// replaces the value, for repairs.
 const (
 	MergeAdd  Merge = "add"
 	MergeMax  Merge = "max"
@@ -388,7 +387,7 @@ func mergers(table string) map[Merge]string {
 	}
 }
 
-// RollupKey names one span of use.
+// RollupKey identifies one span of use.
 type RollupKey struct {
 	Holder
 	Feature   string
@@ -398,13 +397,13 @@ type RollupKey struct {
 	Start     int64 // of the span, in µs
 }
 
-// RollupValue is what is merged into a span.
+// RollupValue is a value to merge into a span.
 type RollupValue struct {
 	Used int64
 	At   int64 // event time of a gauge's value in µs; else 0
 }
 
-// PutRollups merges spans, each key once.
+// PutRollups merges values into spans.
 func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) (err error) {
 	defer wrap(&err, "put rollups")
 	keys := make([]RollupKey, 0, len(rollups))
@@ -446,12 +445,12 @@ func (u *UsageTx) SeenWithin(h Holder, feature, value string, from, until int64)
 	defer wrap(&err, "read seen within")
 	var n int
 	err = u.tx.QueryRowContext(u.ctx, `SELECT count(*) FROM (SELECT 1 FROM seen WHERE customer = $1 AND env = $2 AND feature = $3
-		AND value = $4
-		AND minute_at >= $5 AND minute_at < $6 LIMIT 1) AS s`, h.Customer, string(h.Env), feature, value, from, until).Scan(&n)
+		AND value = $4 AND minute_at >= $5 AND minute_at < $6 LIMIT 1) AS s`,
+		h.Customer, string(h.Env), feature, value, from, until).Scan(&n)
 	return n > 0, err
 }
 
-// See notes that a unique meter saw value in a minute, given by its start in µs.
+// See stores that a unique meter saw value in a minute, which is its start in µs.
 func (u *UsageTx) See(h Holder, feature, value string, minute int64) (err error) {
 	defer wrap(&err, "see")
 	_, err = exec(u.ctx, u.tx, `INSERT INTO seen (customer, env, feature, value, minute_at) VALUES ($1, $2, $3, $4, $5)
@@ -460,9 +459,9 @@ func (u *UsageTx) See(h Holder, feature, value string, minute int64) (err error)
 	return err
 }
 
-// Tell notes for other nodes whose usage this batch changed, under the node's
-// next number. The database counts, because a node does not know whether a
-// commit whose answer it lost took place. On SQLite there are no other nodes.
+// Tell tells other nodes whose usage this batch changed, under the node's next
+// number. The database counts, because a node that lost the answer to a commit does
+// not know whether it took place. On SQLite there are no other nodes.
 func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) (err error) {
 	defer wrap(&err, "tell")
 	if u.db.dialect == SQLite {
@@ -481,7 +480,8 @@ func (u *UsageTx) Tell(node string, at time.Time, holders []Holder) (err error) 
 	return err
 }
 
-// rows is values from $1 on, of statements that are not asked often.
+// rows returns n rows of parameters, for statements whose size varies: numbered on
+// PostgreSQL, unnumbered on SQLite.
 func (db *DB) rows(n, width int) string {
 	if db.dialect == Postgres {
 		return values(n, width, 1)
