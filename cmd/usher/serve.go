@@ -24,6 +24,10 @@ import (
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/doors/authzen"
+	"github.com/usher-sh/usher/internal/doors/ofrep"
+	"github.com/usher-sh/usher/internal/doors/scim"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -130,7 +134,8 @@ type server struct {
 	auth      *auth.Service
 	customers *customers.Service
 	catalog   *catalog.Service
-	handler   *api.API
+	handler   *door.Door
+	flags     *ofrep.OFREP
 	log       *slog.Logger
 	stopping  atomic.Bool
 
@@ -199,8 +204,13 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL, OIDC: c.OIDC, RateLimit: c.RateLimit})
 	s.customers = customers.New(customers.Config{DB: db, Live: l})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
-	s.handler = api.New(api.Config{DB: db, Live: l, Decide: decide.New(l), Usage: s.usage, Auth: s.auth,
-		Customers: s.customers, Catalog: s.catalog, Directory: directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct}), Log: log, Version: versionText(), PublicURL: c.PublicURL, CORSOrigins: c.CORSOrigins, Proxies: c.Proxies, Metrics: gauges(s.usage, l, db)})
+	d, people := decide.New(l), directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct})
+	s.handler = door.New(door.Config{Auth: s.auth, Ready: db.Ping, Log: log, Version: versionText(), PublicURL: c.PublicURL, Proxies: c.Proxies,
+		Metrics: gauges(s.usage, l, db)})
+	api.Register(s.handler, api.Config{DB: db, Live: l, Decide: d, Usage: s.usage, Auth: s.auth, Customers: s.customers, Catalog: s.catalog, Directory: people})
+	authzen.Register(s.handler, authzen.Config{Live: l, Decide: d, PublicURL: c.PublicURL})
+	s.flags = ofrep.Register(s.handler, ofrep.Config{Live: l, Decide: d, Auth: s.auth, PublicURL: c.PublicURL, Origins: c.CORSOrigins, Log: log})
+	scim.Register(s.handler, scim.Config{Live: l, Decide: d, Directory: people, PublicURL: c.PublicURL})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.background.Go(func() { l.Run(run) })
@@ -281,8 +291,8 @@ func (s *server) serve(ctx context.Context, listener net.Listener, portFile stri
 		}
 		s.handler.ServeHTTP(w, r)
 	})
-	srv := api.NewServer(listener.Addr().String(), h)
-	srv.RegisterOnShutdown(s.handler.EndStreams)
+	srv := door.NewServer(listener.Addr().String(), h)
+	srv.RegisterOnShutdown(s.flags.EndStreams)
 	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()

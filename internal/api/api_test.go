@@ -22,6 +22,7 @@ import (
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -55,7 +56,7 @@ plans:
 // with an odd id.
 type world struct {
 	t    testing.TB
-	api  *API
+	api  *server
 	auth *auth.Service
 	db   *store.DB
 	keys map[string]string // by role, of production; "sandbox" is an admin's there
@@ -144,10 +145,11 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	}
 	must(l.Refresh(ctx, usher.Production))
 	var ids atomic.Int64
-	w.api = New(Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
+	w.api = serve(setup{API: Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
 		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string { return prefix + strconv.FormatInt(ids.Add(1), 10) }}),
 		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}),
-		Directory: directory.New(directory.Config{DB: w.db, Live: l, Direct: u.Direct}), Log: log, Version: "test"})
+		Directory: directory.New(directory.Config{DB: w.db, Live: l, Direct: u.Direct})},
+		Door: door.Config{Auth: w.auth, Ready: w.db.Ping, Log: log, Version: "test"}})
 	return w
 }
 
@@ -182,10 +184,10 @@ func bad(problems ...string) string {
 		location, message, _ := strings.Cut(p, "|")
 		list = append(list, usher.Problem{Location: location, Message: message})
 	}
-	e := invalids(list)
-	p := newProblem(usher.Invalid, e.Detail, list)
+	e := door.Invalids(list)
+	p := door.NewProblem(usher.Invalid, e.Detail, list)
 	p.RequestID = "t"
-	b, _ := marshal(p)
+	b, _ := door.Marshal(p)
 	return string(b)
 }
 

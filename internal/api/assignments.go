@@ -2,10 +2,13 @@ package api
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -52,13 +55,24 @@ func showAssignment(x *usher.Assignment) assignmentDoc {
 
 type assignmentOut struct{ Body assignmentDoc }
 
-func (a *API) assign(ctx context.Context, c *call, in *assignIn) (*assignmentOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+// assignmentsRoutes registers the routes of this file.
+func (a *api) assignmentsRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/assignments", Perm: auth.PermMembersWrite,
+		ID: "assign", Tag: "Members", Summary: "Give a role to a member or a group",
+		Text: "The same role on the same resource again replaces its dates and reason. A role that asks for a seat takes one in the same step; where none is free it is refused, and nobody loses theirs."}, a.assign)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/assignments", Perm: auth.PermMembersRead,
+		ID: "listAssignments", Tag: "Members", Summary: "Who holds which role, by id, those that are over included"}, a.listAssignments)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/assignments/{assignment}", Perm: auth.PermMembersWrite,
+		ID: "unassign", Tag: "Members", Summary: "Take a role away, with the seat that it took", Status: http.StatusNoContent}, a.unassign)
+}
+
+func (a *api) assign(ctx context.Context, c *door.Call, in *assignIn) (*assignmentOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	b := &in.Body
 	if (b.Member == "") == (b.Group == "") {
-		return nil, invalid("body.member", "or body.group must be given, and not both")
+		return nil, door.Invalid("body.member", "or body.group must be given, and not both")
 	}
 	x := usher.Assignment{Holder: usher.Holder{ID: b.Member}, Role: b.Role, ResourceType: b.ResourceType, ResourceID: b.ResourceID, Until: b.Until, Reason: b.Reason, Source: usher.SourceManual}
 	if b.Group != "" {
@@ -89,17 +103,17 @@ type assignmentsIn struct {
 	Role   string `query:"role"`
 }
 
-func (a *API) listAssignments(ctx context.Context, c *call, in *assignmentsIn) (*listOut[assignmentDoc], error) {
+func (a *api) listAssignments(ctx context.Context, c *door.Call, in *assignmentsIn) (*door.ListOut[assignmentDoc], error) {
 	f := store.AssignmentFilter{Role: in.Role}
 	switch {
 	case in.Member != "" && in.Group != "":
-		return nil, invalid("query.member", "or query.group may be given, not both")
+		return nil, door.Invalid("query.member", "or query.group may be given, not both")
 	case in.Member != "":
 		f.Holder = &usher.Holder{ID: in.Member}
 	case in.Group != "":
 		f.Holder = &usher.Holder{Group: true, ID: in.Group}
 	}
-	return listOf(ctx, a, c, &listIn{in.ID, in.Limit, in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
+	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
 		list, err := d.Assignments(ctx, f, after, limit)
 		all := make([]assignmentDoc, len(list))
 		for i := range list {
@@ -114,7 +128,7 @@ type unassignIn struct {
 	Assignment string `path:"assignment"`
 }
 
-func (a *API) unassign(ctx context.Context, c *call, in *unassignIn) (*struct{}, error) {
+func (a *api) unassign(ctx context.Context, c *door.Call, in *unassignIn) (*struct{}, error) {
 	if _, err := a.Directory.Read(c.Env, in.ID).Assignment(ctx, in.Assignment); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -33,26 +35,30 @@ type auditKeyOut struct {
 	}
 }
 
-var (
-	listAuditDoc = doc{ID: "listAudit", Tag: "Audit", Summary: "The audit log, newest first",
-		Text: "Every management write of this environment: who, when, what, why. A key of production sees the rows of the installation too: operators, sessions, the log's own key."}
-	getCheckpointDoc = doc{ID: "getAuditCheckpoint", Tag: "Audit", Summary: "The newest signed checkpoint of the audit log"}
-	getAuditKeyDoc   = doc{ID: "getAuditKey", Tag: "Audit", Summary: "The public key of the audit log"}
-)
+// auditRoutes registers the routes of this file.
+func (a *api) auditRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "GET /v1/audit", Perm: auth.PermAuditRead,
+		ID: "listAudit", Tag: "Audit", Summary: "The audit log, newest first",
+		Text: "Every management write of this environment: who, when, what, why. A key of production sees the rows of the installation too: operators, sessions, the log's own key."}, a.listAudit)
+	door.Register(d, door.Route{Pattern: "GET /v1/audit/checkpoint", Perm: auth.PermAuditRead,
+		ID: "getAuditCheckpoint", Tag: "Audit", Summary: "The newest signed checkpoint of the audit log"}, a.getCheckpoint)
+	door.Register(d, door.Route{Pattern: "GET /v1/audit/key", Perm: auth.PermAuditRead,
+		ID: "getAuditKey", Tag: "Audit", Summary: "The public key of the audit log"}, a.getAuditKey)
+}
 
-func (a *API) listAudit(ctx context.Context, c *call, in *auditIn) (*listOut[audit.Entry], error) {
+func (a *api) listAudit(ctx context.Context, c *door.Call, in *auditIn) (*door.ListOut[audit.Entry], error) {
 	q := store.AuditQuery{Envs: []usher.Environment{c.Env}, Actor: in.Actor, Action: in.Action, Customer: in.Customer, Object: in.Object}
 	if c.Env == usher.Production {
 		q.Envs = append(q.Envs, "")
 	}
-	from, err := when("query.from", in.From)
+	from, err := door.When("query.from", in.From)
 	if err != nil {
 		return nil, err
 	}
 	if from != nil {
 		q.From = *from
 	}
-	to, err := when("query.to", in.To)
+	to, err := door.When("query.to", in.To)
 	if err != nil {
 		return nil, err
 	}
@@ -60,12 +66,12 @@ func (a *API) listAudit(ctx context.Context, c *call, in *auditIn) (*listOut[aud
 		q.To = *to
 	}
 	if in.Cursor != "" {
-		before, err := cursor(in.Cursor)
+		before, err := door.Cursor(in.Cursor)
 		if err == nil {
 			q.Before, err = strconv.ParseInt(before, 10, 64)
 		}
 		if err != nil || q.Before < 1 {
-			return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+			return nil, door.Invalid("query.cursor", "must be the next_cursor of an answer")
 		}
 	}
 	rows, err := a.DB.Audit(ctx, q, in.Limit+1)
@@ -77,17 +83,17 @@ func (a *API) listAudit(ctx context.Context, c *call, in *auditIn) (*listOut[aud
 		rows = rows[:in.Limit]
 		next = strconv.FormatInt(rows[in.Limit-1].N, 10)
 	}
-	return listed(rows, next), nil
+	return door.Listed(rows, next), nil
 }
 
-func (a *API) getCheckpoint(ctx context.Context, _ *call, _ *struct{}) (*checkpointOut, error) {
+func (a *api) getCheckpoint(ctx context.Context, _ *door.Call, _ *struct{}) (*checkpointOut, error) {
 	head, err := a.DB.AuditHead(ctx)
 	out := &checkpointOut{}
 	out.Body.Size, out.Body.Checkpoint = head.Size, head.Note
 	return out, err
 }
 
-func (a *API) getAuditKey(ctx context.Context, _ *call, _ *struct{}) (*auditKeyOut, error) {
+func (a *api) getAuditKey(ctx context.Context, _ *door.Call, _ *struct{}) (*auditKeyOut, error) {
 	head, err := a.DB.AuditHead(ctx)
 	out := &auditKeyOut{}
 	out.Body.Key = head.Key

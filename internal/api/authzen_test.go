@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // records is a world with the things that the protocol's certification asks
@@ -21,7 +22,7 @@ import (
 func records(t *testing.T) *world {
 	t.Helper()
 	w := managed(t)
-	w.api.PublicURL = "https://pdp.example.com"
+	w.again(func(s *setup) { s.Door.PublicURL = "https://pdp.example.com" })
 	w.furnish(t, "testdata/record.yaml", "records",
 		`{"members":[{"id":"alice"},{"id":"bob","properties":{"role":"admin"}}],
 		"resources":[{"type":"record","id":"record-1","properties":{"status":"active"}},{"type":"record","id":"record-2","properties":{"status":"archived"}}]}`,
@@ -225,7 +226,7 @@ func TestAuthZEN_Malformed(t *testing.T) {
 	}
 }
 
-func quoted(s string) string { b, _ := marshal(s); return string(b) }
+func quoted(s string) string { b, _ := door.Marshal(s); return string(b) }
 
 func TestAuthZEN_Context(t *testing.T) {
 	t.Parallel()

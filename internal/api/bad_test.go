@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // event is a CloudEvent of acme's.
@@ -16,9 +17,9 @@ func event(id, data string) string {
 
 // problemBody is the exact body of an error without a list.
 func problemBody(code usher.Code, detail string) string {
-	p := newProblem(code, detail, nil)
+	p := door.NewProblem(code, detail, nil)
 	p.RequestID = "t"
-	b, _ := marshal(p)
+	b, _ := door.Marshal(p)
 	return string(b)
 }
 
@@ -177,7 +178,7 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	w := newWorld(t)
 	w.want(w.do("GET", "/v1/nothing", "", ""), 404, problemBody(usher.NotFound, `there is no "/v1/nothing"; /openapi.json lists every route`))
 	got := w.do("GET", "/v1/check", "", "")
-	w.want(got, 405, problemBody(methodNotAllowed, "GET does not exist here, but POST does"))
+	w.want(got, 405, problemBody(door.MethodNotAllowed, "GET does not exist here, but POST does"))
 	wantHeaders(t, got.Header(), map[string]string{"Allow": "POST", "Content-Type": "application/problem+json"})
 	got = w.do("DELETE", "/v1/usage", "", "")
 	wantHeaders(t, got.Header(), map[string]string{"Allow": "GET, HEAD"})
@@ -229,7 +230,7 @@ func TestS17_BadEvents(t *testing.T) {
 			want.Rejected = append(want.Rejected, usher.Rejection{Index: i, Code: x.code, Message: x.message})
 		}
 	}
-	body, err := marshal(want)
+	body, err := door.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,6 +271,6 @@ func TestEventsInBinaryMode(t *testing.T) {
 }
 
 func quote(s string) string {
-	b, _ := marshal(s)
+	b, _ := door.Marshal(s)
 	return string(b)
 }

@@ -6,8 +6,10 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/catalogfile"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 type catalogIn struct {
@@ -22,16 +24,20 @@ type catalogResultOut struct {
 	Body catalog.Result
 }
 
-var (
-	putCatalogDoc = doc{ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
+// catalogRoutes registers the routes of this file.
+func (a *api) catalogRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/catalog", Perm: auth.PermCatalogWrite,
+		ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
 		Accept: []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
-		Text:   "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated."}
-	getCatalogDoc = doc{ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent",
-		Text: "Its ETag is the catalogue's hash.", response: "", produces: "application/yaml"}
-	listCatalogRevisionsDoc = doc{ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first"}
-)
+		Text:   "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated."}, a.putCatalog)
+	d.Handle(door.Route{Pattern: "GET /v1/catalog", Perm: auth.PermCatalogRead,
+		ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent",
+		Text: "Its ETag is the catalogue's hash.", Response: "", Produces: "application/yaml"}, a.getCatalog)
+	door.Register(d, door.Route{Pattern: "GET /v1/catalog/revisions", Perm: auth.PermCatalogRead,
+		ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first"}, a.listCatalogRevisions)
+}
 
-func (a *API) putCatalog(ctx context.Context, c *call, in *catalogIn) (*catalogResultOut, error) {
+func (a *api) putCatalog(ctx context.Context, c *door.Call, in *catalogIn) (*catalogResultOut, error) {
 	r, err := a.Catalog.Apply(ctx, c.Env, catalog.Meta{Actor: c.Actor, RequestID: c.RequestID}, in.RawBody,
 		catalog.Options{DryRun: in.DryRun, Migrate: in.Migrate, IfMatch: in.IfMatch})
 	if err != nil {
@@ -44,14 +50,14 @@ func (a *API) putCatalog(ctx context.Context, c *call, in *catalogIn) (*catalogR
 	return out, nil
 }
 
-func (a *API) getCatalog(w http.ResponseWriter, r *http.Request, c *call) {
-	if _, err := parameters(r); err != nil {
-		a.fail(w, c, err)
+func (a *api) getCatalog(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	if _, err := door.Parameters(r); err != nil {
+		c.Fail(w, err)
 		return
 	}
 	row, source, err := a.Catalog.Get(r.Context(), c.Env)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	h := w.Header()
@@ -64,20 +70,20 @@ func (a *API) getCatalog(w http.ResponseWriter, r *http.Request, c *call) {
 	w.Write(source)
 }
 
-func (a *API) listCatalogRevisions(ctx context.Context, c *call, in *pageIn) (*listOut[catalog.Applied], error) {
-	text, err := cursor(in.Cursor)
+func (a *api) listCatalogRevisions(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[catalog.Applied], error) {
+	text, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	before := int64(0)
 	if text != "" {
 		if before, err = strconv.ParseInt(text, 10, 64); err != nil || before < 1 {
-			return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+			return nil, door.Invalid("query.cursor", "must be the next_cursor of an answer")
 		}
 	}
 	data, next, err := a.Catalog.Revisions(ctx, c.Env, before, in.Limit)
 	if next == 0 {
-		return listed(data, ""), err
+		return door.Listed(data, ""), err
 	}
-	return listed(data, strconv.FormatInt(next, 10)), err
+	return door.Listed(data, strconv.FormatInt(next, 10)), err
 }

@@ -2,10 +2,7 @@ package api
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +11,9 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/access"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 type checkIn struct {
@@ -48,47 +47,52 @@ type entitlementsOut struct {
 	Data []decisionDoc `json:"data"`
 }
 
-var (
-	checkDoc = doc{ID: "check", Tag: "Decisions", Summary: "May this customer use this feature, this much, now?",
-		Text: "A decision that says no is a 200. Nothing is counted.", request: checkIn{}, response: decisionDoc{}}
-	batchDoc = doc{ID: "checkBatch", Tag: "Decisions", Summary: "Many checks at one revision",
-		Text: "At most 1,000, answered in order.", request: batchIn{}, response: batchOut{}}
-	explainDoc = doc{ID: "explain", Tag: "Decisions", Summary: "A check, and why it is answered so",
-		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what would change the answer.", request: checkIn{}, response: explanationDoc{}}
-	entitlementsDoc = doc{ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", response: entitlementsOut{},
-		params: []*huma.Param{
-			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-		}}
-)
-
 // maxChecks is how many checks one batch may hold.
 const maxChecks = 1000
 
-func (a *API) check(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
-	q, err := a.readCheck(r, c, s)
-	if err != nil {
-		a.fail(w, c, err)
-		return
-	}
-	d, err := a.Decide.Check(r.Context(), c.Env, q, &s.buf)
-	if err != nil {
-		a.fail(w, c, err)
-		return
-	}
-	a.metrics.decided(&d)
-	s.out = d.AppendJSON(s.out[:0])
-	a.write(w, c, s.out)
+// checkRoutes registers the routes of this file.
+func (a *api) checkRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "POST /v1/check", Perm: auth.PermDecide,
+		ID: "check", Tag: "Decisions", Summary: "May this customer use this feature, this much, now?",
+		Text: "A decision that says no is a 200. Nothing is counted.", Request: checkIn{}, Response: decisionDoc{}}, a.check)
+	d.Handle(door.Route{Pattern: "POST /v1/check/batch", Perm: auth.PermDecide,
+		ID: "checkBatch", Tag: "Decisions", Summary: "Many checks at one revision",
+		Text: "At most 1,000, answered in order.", Request: batchIn{}, Response: batchOut{}}, a.checkBatch)
+	d.Handle(door.Route{Pattern: "POST /v1/explain", Perm: auth.PermDecide,
+		ID: "explain", Tag: "Decisions", Summary: "A check, and why it is answered so",
+		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what would change the answer.", Request: checkIn{}, Response: explanationDoc{}}, a.explain)
+	d.Handle(door.Route{Pattern: "GET /v1/customers/{id}/entitlements", Perm: auth.PermDecide,
+		ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", Response: entitlementsOut{},
+		Params: []*huma.Param{
+			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+		}}, a.entitlements)
 }
 
-func (a *API) explain(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
-	q, err := a.readCheck(r, c, s)
+func (a *api) check(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
+	q, err := readCheck(r, c, s)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
+		return
+	}
+	d, err := a.Decide.Check(r.Context(), c.Env, q, &s.Buf)
+	if err != nil {
+		c.Fail(w, err)
+		return
+	}
+	c.Decided(&d)
+	s.Out = d.AppendJSON(s.Out[:0])
+	c.Write(w, s.Out)
+}
+
+func (a *api) explain(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
+	q, err := readCheck(r, c, s)
+	if err != nil {
+		c.Fail(w, err)
 		return
 	}
 	x, err := a.Decide.Explain(r.Context(), c.Env, q)
@@ -97,47 +101,47 @@ func (a *API) explain(w http.ResponseWriter, r *http.Request, c *call) {
 		body, err = json.Marshal(x)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	a.write(w, c, body)
+	c.Write(w, body)
 }
 
-func (a *API) checkBatch(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
+func (a *api) checkBatch(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
 	var err error
-	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
-		a.fail(w, c, err)
+	if s.In, err = c.ReadAll(r, s.In); err != nil {
+		c.Fail(w, err)
 		return
 	}
-	qs, revision, err := readBatch(&s.r, s.in)
+	qs, revision, err := readBatch(&s.R, s.In)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	for i := range qs {
 		if qs[i].Said != nil && !c.Properties {
-			a.fail(w, c, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered"))
+			c.Fail(w, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered"))
 			return
 		}
 	}
 	if err := a.checkAmounts(c.Env, qs); err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	list, err := a.Decide.Batch(r.Context(), c.Env, qs, revision)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	s.out = a.appendDecisions(append(s.out[:0], `{"decisions":[`...), list)
-	s.out = append(s.out, ']', '}')
-	a.write(w, c, s.out)
+	s.Out = appendDecisions(c, append(s.Out[:0], `{"decisions":[`...), list)
+	s.Out = append(s.Out, ']', '}')
+	c.Write(w, s.Out)
 }
 
 // checkAmounts says which amounts of a batch their features cannot count.
-func (a *API) checkAmounts(env usher.Environment, qs []decide.CheckQuery) error {
+func (a *api) checkAmounts(env usher.Environment, qs []decide.CheckQuery) error {
 	features := a.Live.Book(env).Features
 	var wrong []usher.Problem
 	for i := range qs {
@@ -150,64 +154,64 @@ func (a *API) checkAmounts(env usher.Environment, qs []decide.CheckQuery) error 
 		}
 	}
 	if len(wrong) > 0 {
-		return invalids(wrong)
+		return door.Invalids(wrong)
 	}
 	return nil
 }
 
-func (a *API) entitlements(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) entitlements(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	id := r.PathValue("id")
 	if err := usher.CheckID("", id); err != nil {
-		a.fail(w, c, invalid("path.id", "%s", strings.TrimSpace(err.Error())))
+		c.Fail(w, door.Invalid("path.id", "%s", strings.TrimSpace(err.Error())))
 		return
 	}
-	query, err := parameters(r, "at")
+	query, err := door.Parameters(r, "at")
 	var when time.Time
 	if text, ok := query["at"]; ok && err == nil {
 		when, err = usher.ParseTime(text)
-		err = at("query.at", err)
+		err = door.At("query.at", err)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	list, err := a.Decide.Entitlements(r.Context(), c.Env, id, when)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	s := a.borrow()
-	defer a.giveBack(s)
-	s.out = a.appendDecisions(append(s.out[:0], `{"data":[`...), list)
-	s.out = append(s.out, ']', '}')
-	a.write(w, c, s.out)
+	s := door.Borrow()
+	defer s.GiveBack()
+	s.Out = appendDecisions(c, append(s.Out[:0], `{"data":[`...), list)
+	s.Out = append(s.Out, ']', '}')
+	c.Write(w, s.Out)
 }
 
-func (a *API) appendDecisions(b []byte, list []usher.Decision) []byte {
+func appendDecisions(c *door.Call, b []byte, list []usher.Decision) []byte {
 	for i := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		a.metrics.decided(&list[i])
+		c.Decided(&list[i])
 		b = list[i].AppendJSON(b)
 	}
 	return b
 }
 
-func (a *API) readCheck(r *http.Request, c *call, s *scratch) (q decide.CheckQuery, err error) {
-	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
+func readCheck(r *http.Request, c *door.Call, s *door.Scratch) (q decide.CheckQuery, err error) {
+	if s.In, err = c.ReadAll(r, s.In); err != nil {
 		return q, err
 	}
-	s.r.Reset(s.in)
-	q = readQuery(&s.r, "body")
-	if err = s.r.err(); err == nil && q.Said != nil && !c.Properties {
+	s.R.Reset(s.In)
+	q = readQuery(&s.R, "body")
+	if err = s.R.Err(); err == nil && q.Said != nil && !c.Properties {
 		err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
 	}
 	return q, err
 }
 
 // readQuery reads the body of a check, or one item of a batch.
-func readQuery(r *reader, location string) (q decide.CheckQuery) {
+func readQuery(r *door.Reader, location string) (q decide.CheckQuery) {
 	problems := len(r.Problems)
 	there, featured := false, false // a resource, a feature
 	ok := r.Object(location, func(name []byte) {
@@ -264,7 +268,7 @@ func said(q *decide.CheckQuery) *access.Said {
 }
 
 // readResource reads what a permission is asked about.
-func readResource(r *reader, location string, q *decide.CheckQuery) {
+func readResource(r *door.Reader, location string, q *decide.CheckQuery) {
 	problems := len(r.Problems)
 	ok := r.Object(location, func(name []byte) {
 		switch string(name) {
@@ -286,7 +290,7 @@ func readResource(r *reader, location string, q *decide.CheckQuery) {
 	}
 }
 
-func readBatch(r *reader, b []byte) (qs []decide.CheckQuery, revision int64, err error) {
+func readBatch(r *door.Reader, b []byte) (qs []decide.CheckQuery, revision int64, err error) {
 	r.Reset(b)
 	there := false
 	r.Object("body", func(name []byte) {
@@ -314,7 +318,7 @@ func readBatch(r *reader, b []byte) (qs []decide.CheckQuery, revision int64, err
 	if !r.Broken() && !there && len(r.Problems) == 0 {
 		r.Note("body.checks", "must be there: an array of checks")
 	}
-	return qs, revision, r.err()
+	return qs, revision, r.Err()
 }
 
 // place joins the path to a member. The common ones allocate nothing.
@@ -342,41 +346,4 @@ func place(location, name string) string {
 		}
 	}
 	return location + "." + name
-}
-
-func clipName(s string) string {
-	if len(s) > 64 {
-		return strings.ToValidUTF8(s[:64], "") + "…"
-	}
-	return s
-}
-
-// parameters reads a query string with no parameters but these, each at most
-// once and not empty.
-func parameters(r *http.Request, known ...string) (map[string]string, error) {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, usher.Errorf(usher.Invalid, "the query string is malformed")
-	}
-	got := make(map[string]string, len(values))
-	var wrong []usher.Problem
-	for _, name := range known {
-		list, ok := values[name]
-		delete(values, name)
-		switch {
-		case len(list) > 1:
-			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be given once"})
-		case ok && list[0] == "":
-			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must not be empty"})
-		case ok:
-			got[name] = list[0]
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		wrong = append(wrong, usher.Problem{Location: "query." + clipName(name), Message: "is no parameter of this: " + strings.Join(known, ", ") + " are"})
-	}
-	if len(wrong) > 0 {
-		return nil, invalids(wrong)
-	}
-	return got, nil
 }

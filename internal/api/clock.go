@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -20,19 +22,22 @@ type clockOut struct {
 	}
 }
 
-var (
-	putClockDoc = doc{ID: "setClock", Tag: "Clock", Summary: "Set the sandbox's clock",
-		Text: "It stands still between calls and never goes back. Production has no such clock: 422."}
-	getClockDoc = doc{ID: "getClock", Tag: "Clock", Summary: "What time it is in the environment"}
-)
+// clockRoutes registers the routes of this file.
+func (a *api) clockRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/clock", Perm: auth.PermClockWrite,
+		ID: "setClock", Tag: "Clock", Summary: "Set the sandbox's clock",
+		Text: "It stands still between calls and never goes back. Production has no such clock: 422."}, a.putClock)
+	door.Register(d, door.Route{Pattern: "GET /v1/clock", Perm: auth.PermClockRead,
+		ID: "getClock", Tag: "Clock", Summary: "What time it is in the environment"}, a.getClock)
+}
 
-func (a *API) putClock(ctx context.Context, c *call, in *clockIn) (*clockOut, error) {
-	t, err := when("body.now", in.Body.Now)
+func (a *api) putClock(ctx context.Context, c *door.Call, in *clockIn) (*clockOut, error) {
+	t, err := door.When("body.now", in.Body.Now)
 	if err != nil {
 		return nil, err
 	}
 	if t == nil {
-		return nil, invalid("body.now", "must be a time")
+		return nil, door.Invalid("body.now", "must be a time")
 	}
 	err = a.DB.SetClock(ctx, c.Env, *t, store.Meta{Actor: c.Actor.String(), Action: "clock.set", Object: "clock", RequestID: c.RequestID, At: a.Live.Now(c.Env)})
 	if err != nil {
@@ -44,7 +49,7 @@ func (a *API) putClock(ctx context.Context, c *call, in *clockIn) (*clockOut, er
 	return a.getClock(ctx, c, nil)
 }
 
-func (a *API) getClock(ctx context.Context, c *call, _ *struct{}) (*clockOut, error) {
+func (a *api) getClock(ctx context.Context, c *door.Call, _ *struct{}) (*clockOut, error) {
 	st, err := a.DB.Environment(ctx, c.Env)
 	if err != nil {
 		return nil, err

@@ -6,7 +6,9 @@ import (
 	"strings"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
@@ -23,37 +25,41 @@ type consumeIn struct {
 	MinRevision int64          `json:"min_revision,omitempty"`
 }
 
-var consumeDoc = doc{ID: "consume", Tag: "Use", Summary: "Decide and take in one step",
-	Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision that says no is a 200 and takes nothing.", request: consumeIn{}, response: decisionDoc{}}
+// consumeRoutes registers the routes of this file.
+func (a *api) consumeRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "POST /v1/consume", Perm: auth.PermConsume,
+		ID: "consume", Tag: "Use", Summary: "Decide and take in one step",
+		Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision that says no is a 200 and takes nothing.", Request: consumeIn{}, Response: decisionDoc{}}, a.consume)
+}
 
-func (a *API) consume(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
+func (a *api) consume(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
 	var err error
-	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
-		a.fail(w, c, err)
+	if s.In, err = c.ReadAll(r, s.In); err != nil {
+		c.Fail(w, err)
 		return
 	}
-	op, q, err := readConsume(&s.r, s.in, c.Key)
+	op, q, err := readConsume(&s.R, s.In, c.Key)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	d, err := a.takeAs(r.Context(), c, q, op.Key, func() (usher.Decision, error) { return a.Usage.Consume(r.Context(), c.Env, op) })
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	a.metrics.decided(&d)
-	s.out = d.AppendJSON(s.out[:0])
-	a.write(w, c, s.out)
+	c.Decided(&d)
+	s.Out = d.AppendJSON(s.Out[:0])
+	c.Write(w, s.Out)
 }
 
 // takeAs takes on behalf of a member, once everything about the member has
 // passed. That is asked before the take: what is denied for the member's sake is
 // not stored under the key, and a take that was made keeps its answer whatever
 // the member may do since (S13).
-func (a *API) takeAs(ctx context.Context, c *call, q decide.CheckQuery, key string, take func() (usher.Decision, error)) (usher.Decision, error) {
+func (a *api) takeAs(ctx context.Context, c *door.Call, q decide.CheckQuery, key string, take func() (usher.Decision, error)) (usher.Decision, error) {
 	if q.Member == "" {
 		return take()
 	}
@@ -74,7 +80,7 @@ func (a *API) takeAs(ctx context.Context, c *call, q decide.CheckQuery, key stri
 			if asked.Feature == "" {
 				asked.Feature = q.Feature
 			}
-			asked.Taken = c.route.doc.ID == "consume"
+			asked.Taken = c.Route.ID == "consume"
 			return asked, nil
 		}
 	}
@@ -88,7 +94,7 @@ func (a *API) takeAs(ctx context.Context, c *call, q decide.CheckQuery, key stri
 
 // about reads what a take says about its member, and reports whether name is
 // part of that.
-func (r *reader) about(name []byte, q *decide.CheckQuery) bool {
+func about(r *door.Reader, name []byte, q *decide.CheckQuery) bool {
 	switch string(name) {
 	case "member":
 		q.Member = r.String("body.member")
@@ -109,7 +115,7 @@ func (r *reader) about(name []byte, q *decide.CheckQuery) bool {
 }
 
 // asked completes what a take says about its member with the take itself.
-func (r *reader) asked(q *decide.CheckQuery, op *usage.ConsumeOp) {
+func asked(r *door.Reader, q *decide.CheckQuery, op *usage.ConsumeOp) {
 	switch {
 	case q.Permission != "" && q.Member == "":
 		r.Note("body.member", "must be given with a permission: permissions are members'")
@@ -124,7 +130,7 @@ func (r *reader) asked(q *decide.CheckQuery, op *usage.ConsumeOp) {
 }
 
 // readConsume reads a consume's body; key is the header's.
-func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, q decide.CheckQuery, err error) {
+func readConsume(r *door.Reader, b []byte, key string) (op usage.ConsumeOp, q decide.CheckQuery, err error) {
 	r.Reset(b)
 	inBody := false
 	ok := r.Object("body", func(name []byte) {
@@ -144,7 +150,7 @@ func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, q decide.
 		case "min_revision":
 			op.MinRevision = r.Whole("body.min_revision")
 		default:
-			if !r.about(name, &q) {
+			if !about(r, name, &q) {
 				r.Unknown("body", name, "customer, feature, amount, key, member, permission, resource, context, min_revision")
 			}
 		}
@@ -152,8 +158,8 @@ func readConsume(r *reader, b []byte, key string) (op usage.ConsumeOp, q decide.
 	if ok && len(r.Problems) == 0 {
 		r.ID("body.customer", op.Customer)
 		r.ID("body.feature", op.Feature)
-		op.Key = r.key(op.Key, inBody, key)
-		r.asked(&q, &op)
+		op.Key = r.Key(op.Key, inBody, key)
+		asked(r, &q, &op)
 	}
-	return op, q, r.err()
+	return op, q, r.Err()
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -43,46 +45,49 @@ type denialsOut struct {
 	Data []denialDoc `json:"data"`
 }
 
-var (
-	correctDoc = doc{ID: "correct", Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
+// correctionsRoutes registers the routes of this file.
+func (a *api) correctionsRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "POST /v1/corrections", Perm: auth.PermUsageWrite,
+		ID: "correct", Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
 		Text:    "To the allowances that it burned, in the recorded order. Nothing is edited: a correction is an entry of its own. More than is left, and a correction of a correction, are a 422.",
-		request: correctIn{}, response: decisionDoc{}}
-	denialsDoc = doc{ID: "listDenials", Tag: "Use", Summary: "What was denied, or would have been", response: denialsOut{},
+		Request: correctIn{}, Response: decisionDoc{}}, a.correct)
+	d.Handle(door.Route{Pattern: "GET /v1/denials", Perm: auth.PermUsageRead,
+		ID: "listDenials", Tag: "Use", Summary: "What was denied, or would have been", Response: denialsOut{},
 		Text: "In the hours of [from, to), the most frequent first, at most 1,000.",
-		params: []*huma.Param{
+		Params: []*huma.Param{
 			{Name: "customer", In: "query", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "feature", In: "query", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "outcome", In: "query", Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"denied", "warned", "shadowed", "excess"}}},
 			{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
 			{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-		}}
-)
+		}}, a.denials)
+}
 
-func (a *API) correct(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
+func (a *api) correct(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
 	var op usage.CorrectOp
 	var d usher.Decision
 	var err error
-	if s.in, err = a.readAll(r, c.route, s.in); err == nil {
-		op, err = readCorrect(&s.r, s.in, c.Key)
+	if s.In, err = c.ReadAll(r, s.In); err == nil {
+		op, err = readCorrect(&s.R, s.In, c.Key)
 	}
 	if err == nil {
 		op.Actor = c.Actor.String()
 		d, err = a.Usage.Correct(r.Context(), c.Env, op)
-		c.status = http.StatusCreated
+		c.Status = http.StatusCreated
 	}
-	a.taken(w, c, s, &d, err)
+	taken(w, c, s, &d, err)
 }
 
 // readCorrect reads a correction's body; key is the header's.
-func readCorrect(r *reader, b []byte, key string) (op usage.CorrectOp, err error) {
+func readCorrect(r *door.Reader, b []byte, key string) (op usage.CorrectOp, err error) {
 	r.Reset(b)
 	inBody, referred := false, false
 	ok := r.Object("body", func(name []byte) {
 		switch string(name) {
 		case "ref":
-			op.Ref, op.Source = r.ref("body.ref")
+			op.Ref, op.Source = ref(r, "body.ref")
 			referred = true
 		case "feature":
 			op.Feature = r.String("body.feature")
@@ -107,15 +112,15 @@ func readCorrect(r *reader, b []byte, key string) (op usage.CorrectOp, err error
 		if op.Reason == "" {
 			r.Note("body.reason", "must be there: why is something given back?")
 		}
-		op.Key = r.key(op.Key, inBody, key)
+		op.Key = r.Key(op.Key, inBody, key)
 	}
-	return op, r.err()
+	return op, r.Err()
 }
 
 const refForm = `the key of a consume or a reservation, or {"source":…,"id":…} of an event`
 
 // ref reads what a correction refers to: a key, or an event's id and source.
-func (r *reader) ref(location string) (ref, source string) {
+func ref(r *door.Reader, location string) (ref, source string) {
 	switch r.Peek() {
 	case '"':
 		ref = r.String(location)
@@ -141,31 +146,31 @@ func (r *reader) ref(location string) (ref, source string) {
 	return ref, source
 }
 
-func (a *API) denials(w http.ResponseWriter, r *http.Request, c *call) {
-	p, err := parameters(r, "customer", "feature", "outcome", "from", "to")
+func (a *api) denials(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	p, err := door.Parameters(r, "customer", "feature", "outcome", "from", "to")
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	span, err := spanOf(p, []string{"from", "to"})
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	list, err := a.Usage.Denials(r.Context(), c.Env, usage.DenialQuery{Customer: p["customer"], Feature: p["feature"], Outcome: p["outcome"], From: span["from"], To: span["to"]})
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	s := a.borrow()
-	defer a.giveBack(s)
-	s.out = append(s.out[:0], `{"data":[`...)
+	s := door.Borrow()
+	defer s.GiveBack()
+	s.Out = append(s.Out[:0], `{"data":[`...)
 	for i := range list {
 		if i > 0 {
-			s.out = append(s.out, ',')
+			s.Out = append(s.Out, ',')
 		}
-		s.out = list[i].AppendJSON(s.out)
+		s.Out = list[i].AppendJSON(s.Out)
 	}
-	s.out = append(s.out, ']', '}')
-	a.write(w, c, s.out)
+	s.Out = append(s.Out, ']', '}')
+	c.Write(w, s.Out)
 }

@@ -4,63 +4,18 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
 	"net/http"
-	"slices"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
-
-type pathID struct {
-	ID string `path:"id"`
-}
-
-// listIn is what every list of something's asks.
-type listIn struct {
-	ID     string `path:"id"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
-}
-
-// pageIn is what a list of everything asks.
-type pageIn struct {
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
-}
-
-type listBody[T any] struct {
-	Data       []T    `json:"data" nullable:"false"`
-	NextCursor string `json:"next_cursor,omitempty" doc:"Absent on the last page"`
-}
-
-type listOut[T any] struct{ Body listBody[T] }
-
-func listed[T any](data []T, next string) *listOut[T] {
-	if data == nil {
-		data = []T{}
-	}
-	return &listOut[T]{listBody[T]{data, cursorOf(next)}}
-}
-
-// A cursor is opaque: the id that the next page comes after.
-func cursorOf(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }
-
-func cursor(s string) (string, error) {
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || !isText(string(b)) {
-		return "", invalid("query.cursor", "must be the next_cursor of an answer")
-	}
-	return string(b), nil
-}
 
 // madeOut is the answer of a call that takes an idempotency key.
 type madeOut[T any] struct {
@@ -68,7 +23,7 @@ type madeOut[T any] struct {
 	Body     T
 }
 
-func meta(c *call) customers.Meta {
+func meta(c *door.Call) customers.Meta {
 	return customers.Meta{Actor: c.Actor, RequestID: c.RequestID, IfMatch: c.IfMatch}
 }
 
@@ -76,13 +31,13 @@ func meta(c *call) customers.Meta {
 // the first answer is stored with its effect, the same call again gets it, and
 // another call under that key is refused. object is the id in the path, body
 // what was asked.
-func once[T any](ctx context.Context, a *API, c *call, key, object string, body any, do func(m customers.Meta) (T, error)) (*madeOut[T], error) {
+func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, body any, do func(m customers.Meta) (T, error)) (*madeOut[T], error) {
 	m := meta(c)
 	if key == "" {
 		made, err := do(m)
 		return &madeOut[T]{Body: made}, err
 	}
-	hash, err := bodyHash(c.route.Pattern, object, body)
+	hash, err := bodyHash(c.Route.ID, object, body)
 	if err != nil {
 		return nil, err
 	}
@@ -92,17 +47,17 @@ func once[T any](ctx context.Context, a *API, c *call, key, object string, body 
 			return nil, err
 		}
 		if stored != nil {
-			if stored.Route != c.route.Pattern || !bytes.Equal(stored.BodyHash, hash) {
+			if stored.Route != c.Route.ID || !bytes.Equal(stored.BodyHash, hash) {
 				return nil, usher.Errorf(usher.KeyReused, "the idempotency key %q came with another request before", key)
 			}
 			out := &madeOut[T]{Replayed: "true"}
 			return out, json.Unmarshal(stored.Body, &out.Body)
 		}
-		status := c.route.doc.Status
+		status := c.Route.Status
 		if status == 0 {
 			status = http.StatusOK
 		}
-		m.Answer = &store.StoredAnswer{Key: key, Route: c.route.Pattern, BodyHash: hash, Status: status}
+		m.Answer = &store.StoredAnswer{Key: key, Route: c.Route.ID, BodyHash: hash, Status: status}
 		made, err := do(m)
 		if !errors.Is(err, store.ErrKeyTaken) {
 			return &madeOut[T]{Body: made}, err
@@ -155,51 +110,6 @@ func inOneForm(v any) any {
 	return v
 }
 
-// when reads an optional time; "" is nil.
-func when(location, s string) (*time.Time, error) {
-	if s == "" {
-		return nil, nil
-	}
-	t, err := usher.ParseTime(s)
-	if err != nil {
-		return nil, at(location, err)
-	}
-	return &t, nil
-}
-
-// noNulls refuses null where it has no meaning: what is absent has a default,
-// and what is null is more likely a mistake. Members of the body in allowed
-// may be null, or anything.
-func noNulls(body []byte, allowed ...string) error {
-	var v any
-	if err := json.Unmarshal(body, &v); err != nil {
-		return invalid("body", "%s", err)
-	}
-	var wrong []usher.Problem
-	var walk func(location string, v any)
-	walk = func(location string, v any) {
-		switch v := v.(type) {
-		case nil:
-			wrong = append(wrong, usher.Problem{Location: location, Message: "must not be null: leave it out"})
-		case map[string]any:
-			for _, name := range slices.Sorted(maps.Keys(v)) {
-				if location != "body" || !slices.Contains(allowed, name) {
-					walk(location+"."+clipName(name), v[name])
-				}
-			}
-		case []any:
-			for i := range v {
-				walk(fmt.Sprintf("%s[%d]", location, i), v[i])
-			}
-		}
-	}
-	walk("body", v)
-	if len(wrong) > 0 {
-		return invalids(wrong[:min(len(wrong), 20)])
-	}
-	return nil
-}
-
 // maybeTime is a time that may be absent, null or given.
 type maybeTime struct{ customers.MaybeTime }
 
@@ -247,20 +157,25 @@ type customerOut struct {
 	Body   customers.Customer
 }
 
-var (
-	putCustomerDoc = doc{ID: "putCustomer", Tag: "Customers", Summary: "Create or replace a customer",
-		Text: "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor leaves the anchor. A deleted customer is revived with its anchor and use."}
-	getCustomerDoc    = doc{ID: "getCustomer", Tag: "Customers", Summary: "A customer"}
-	listCustomersDoc  = doc{ID: "listCustomers", Tag: "Customers", Summary: "All customers, by id"}
-	deleteCustomerDoc = doc{ID: "deleteCustomer", Tag: "Customers", Summary: "Delete a customer", Status: http.StatusNoContent,
-		Text: "Name and metadata are erased and all that it holds ends; recorded use stays."}
-)
+// customersRoutes registers the routes of this file.
+func (a *api) customersRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite,
+		ID: "putCustomer", Tag: "Customers", Summary: "Create or replace a customer",
+		Text: "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor leaves the anchor. A deleted customer is revived with its anchor and use."}, a.putCustomer)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}", Perm: auth.PermCustomersRead,
+		ID: "getCustomer", Tag: "Customers", Summary: "A customer"}, a.getCustomer)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers", Perm: auth.PermCustomersRead,
+		ID: "listCustomers", Tag: "Customers", Summary: "All customers, by id"}, a.listCustomers)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}", Perm: auth.PermCustomersWrite,
+		ID: "deleteCustomer", Tag: "Customers", Summary: "Delete a customer", Status: http.StatusNoContent,
+		Text: "Name and metadata are erased and all that it holds ends; recorded use stays."}, a.deleteCustomer)
+}
 
-func (a *API) putCustomer(ctx context.Context, c *call, in *customerIn) (*customerOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) putCustomer(ctx context.Context, c *door.Call, in *customerIn) (*customerOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
-	anchor, err := when("body.anchor", in.Body.Anchor)
+	anchor, err := door.When("body.anchor", in.Body.Anchor)
 	if err != nil {
 		return nil, err
 	}
@@ -273,20 +188,20 @@ func (a *API) putCustomer(ctx context.Context, c *call, in *customerIn) (*custom
 	return out, err
 }
 
-func (a *API) getCustomer(ctx context.Context, c *call, in *pathID) (*customerOut, error) {
+func (a *api) getCustomer(ctx context.Context, c *door.Call, in *door.PathID) (*customerOut, error) {
 	got, err := a.Customers.Customer(ctx, c.Env, in.ID)
 	return &customerOut{http.StatusOK, got}, err
 }
 
-func (a *API) listCustomers(ctx context.Context, c *call, in *pageIn) (*listOut[customers.Customer], error) {
-	after, err := cursor(in.Cursor)
+func (a *api) listCustomers(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[customers.Customer], error) {
+	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	data, next, err := a.Customers.Customers(ctx, c.Env, after, in.Limit)
-	return listed(data, next), err
+	return door.Listed(data, next), err
 }
 
-func (a *API) deleteCustomer(ctx context.Context, c *call, in *pathID) (*struct{}, error) {
+func (a *api) deleteCustomer(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
 	return nil, a.Customers.DeleteCustomer(ctx, c.Env, meta(c), in.ID)
 }

@@ -1,11 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -13,84 +10,19 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// directoryRoutes are about who a customer's people are and what they may do.
-func (a *API) directoryRoutes() {
-	const read, write = auth.PermMembersRead, auth.PermMembersWrite
-	register(a, "PUT /v1/customers/{id}/members/{member}", write, putMemberDoc, a.putMember)
-	register(a, "GET /v1/customers/{id}/members/{member}", read, getMemberDoc, a.getMember)
-	register(a, "GET /v1/customers/{id}/members", read, listMembersDoc, a.listMembers)
-	register(a, "DELETE /v1/customers/{id}/members/{member}", write, deleteMemberDoc, a.deleteMember)
-	register(a, "PUT /v1/customers/{id}/groups/{group}", write, putGroupDoc, a.putGroup)
-	register(a, "GET /v1/customers/{id}/groups/{group}", read, getGroupDoc, a.getGroup)
-	register(a, "GET /v1/customers/{id}/groups", read, listGroupsDoc, a.listGroups)
-	register(a, "DELETE /v1/customers/{id}/groups/{group}", write, deleteGroupDoc, a.deleteGroup)
-	register(a, "GET /v1/customers/{id}/groups/{group}/members", read, listHoldersDoc, a.listHolders)
-	register(a, "PUT /v1/customers/{id}/groups/{group}/members/{member}", write, joinDoc, a.join)
-	register(a, "DELETE /v1/customers/{id}/groups/{group}/members/{member}", write, leaveDoc, a.leave)
-	register(a, "PUT /v1/customers/{id}/groups/{group}/groups/{inner}", write, nestDoc, a.nest)
-	register(a, "DELETE /v1/customers/{id}/groups/{group}/groups/{inner}", write, unnestDoc, a.unnest)
-	register(a, "GET /v1/customers/{id}/roles", read, listRolesDoc, a.listRoles)
-	register(a, "PUT /v1/customers/{id}/roles/{role}", write, putCustomRoleDoc, a.putCustomRole)
-	register(a, "DELETE /v1/customers/{id}/roles/{role}", write, deleteCustomRoleDoc, a.deleteCustomRole)
-	register(a, "PUT /v1/customers/{id}/assignments", write, assignDoc, a.assign)
-	register(a, "GET /v1/customers/{id}/assignments", read, listAssignmentsDoc, a.listAssignments)
-	register(a, "DELETE /v1/customers/{id}/assignments/{assignment}", write, unassignDoc, a.unassign)
-	register(a, "PUT /v1/customers/{id}/resources/{type}/{resource}", write, putResourceDoc, a.putResource)
-	register(a, "GET /v1/customers/{id}/resources/{type}/{resource}", read, getResourceDoc, a.getResource)
-	register(a, "GET /v1/customers/{id}/resources/{type}", read, listResourcesDoc, a.listResources)
-	register(a, "DELETE /v1/customers/{id}/resources/{type}/{resource}", write, deleteResourceDoc, a.deleteResource)
-	register(a, "POST /v1/customers/{id}/directory", write, changeDirectoryDoc, a.changeDirectory)
+// directoryRoutes registers the routes of this file.
+func (a *api) directoryRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/directory", Perm: auth.PermMembersWrite,
+		ID: "changeDirectory", Tag: "Members", Summary: "Many changes of a directory at once: all or none",
+		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20}, a.changeDirectory)
 }
 
-var (
-	putMemberDoc     = doc{ID: "putMember", Tag: "Members", Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there."}
-	getMemberDoc     = doc{ID: "getMember", Tag: "Members", Summary: "A member, the groups it is in and the roles it holds itself"}
-	listMembersDoc   = doc{ID: "listMembers", Tag: "Members", Summary: "A customer's members, by id"}
-	deleteMemberDoc  = doc{ID: "deleteMember", Tag: "Members", Summary: "Remove a member", Text: "It leaves its groups, loses its roles and frees the seats that they took. Its properties are erased, from the past too.", Status: http.StatusNoContent}
-	putGroupDoc      = doc{ID: "putGroup", Tag: "Members", Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are."}
-	getGroupDoc      = doc{ID: "getGroup", Tag: "Members", Summary: "A group"}
-	listGroupsDoc    = doc{ID: "listGroups", Tag: "Members", Summary: "A customer's groups, by id"}
-	deleteGroupDoc   = doc{ID: "deleteGroup", Tag: "Members", Summary: "Remove a group with the roles that it holds; its members stay", Status: http.StatusNoContent}
-	listHoldersDoc   = doc{ID: "listGroupMembers", Tag: "Members", Summary: "Who is directly in a group: groups first, then members"}
-	joinDoc          = doc{ID: "joinGroup", Tag: "Members", Summary: "Put a member into a group", NoBody: true}
-	leaveDoc         = doc{ID: "leaveGroup", Tag: "Members", Summary: "Take a member out of a group", Status: http.StatusNoContent}
-	nestDoc          = doc{ID: "nestGroup", Tag: "Members", Summary: "Put a group into a group", Text: "Refused where it would be in itself.", NoBody: true}
-	unnestDoc        = doc{ID: "unnestGroup", Tag: "Members", Summary: "Take a group out of a group", Status: http.StatusNoContent}
-	listRolesDoc     = doc{ID: "listCustomerRoles", Tag: "Members", Summary: "The roles that a customer can assign: the catalogue's and its own"}
-	putCustomRoleDoc = doc{ID: "putCustomRole", Tag: "Members", Summary: "Make a role of the customer's own, or replace it",
-		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds. A key of the catalogue's is refused."}
-	deleteCustomRoleDoc = doc{ID: "deleteCustomRole", Tag: "Members", Summary: "Remove a role of the customer's own", Text: "Refused while somebody holds it.", Status: http.StatusNoContent}
-	assignDoc           = doc{ID: "assign", Tag: "Members", Summary: "Give a role to a member or a group",
-		Text: "The same role on the same resource again replaces its dates and reason. A role that asks for a seat takes one in the same step; where none is free it is refused, and nobody loses theirs."}
-	listAssignmentsDoc = doc{ID: "listAssignments", Tag: "Members", Summary: "Who holds which role, by id, those that are over included"}
-	unassignDoc        = doc{ID: "unassign", Tag: "Members", Summary: "Take a role away, with the seat that it took", Status: http.StatusNoContent}
-	putResourceDoc     = doc{ID: "putResource", Tag: "Members", Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties."}
-	getResourceDoc     = doc{ID: "getResource", Tag: "Members", Summary: "A registered resource"}
-	listResourcesDoc   = doc{ID: "listResources", Tag: "Members", Summary: "The registered resources of a type, by id"}
-	deleteResourceDoc  = doc{ID: "deleteResource", Tag: "Members", Summary: "Forget a resource, and its properties in the past too", Status: http.StatusNoContent}
-	changeDirectoryDoc = doc{ID: "changeDirectory", Tag: "Members", Summary: "Many changes of a directory at once: all or none",
-		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20}
-)
-
-func (a *API) directoryMeta(c *call, action, object, reason string) directory.Meta {
+func (a *api) directoryMeta(c *door.Call, action, object, reason string) directory.Meta {
 	return directory.Meta{Actor: c.Actor, RequestID: c.RequestID, Action: action, Object: object, Reason: reason}
-}
-
-// checkIDs is Invalid where the ids of a path cannot be ids.
-func checkIDs(pairs ...string) error {
-	var wrong []usher.Problem
-	for i := 0; i < len(pairs); i += 2 {
-		if err := usher.CheckID("it", pairs[i+1]); err != nil {
-			wrong = append(wrong, usher.Problem{Location: "path." + pairs[i], Message: strings.TrimPrefix(err.Error(), "it ")})
-		}
-	}
-	if len(wrong) > 0 {
-		return invalids(wrong)
-	}
-	return nil
 }
 
 // located gives the problems of one thing the places of a request about it alone.
@@ -106,22 +38,12 @@ func located(err error, list string) error {
 			out.Problems[i].Location = "body." + rest
 		}
 	}
-	return invalids(out.Problems)
-}
-
-// exactly reads properties anew, so that numbers stay as they were written.
-func exactly(raw []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	if err := d.Decode(into); err != nil {
-		return invalid("body", "%s", err)
-	}
-	return nil
+	return door.Invalids(out.Problems)
 }
 
 // listOf reads a page of something of a customer's directory, by id.
-func listOf[T any](ctx context.Context, a *API, c *call, in *listIn, read func(store.Directory, context.Context, string, int) ([]T, error), id func(*T) string) (*listOut[T], error) {
-	after, err := cursor(in.Cursor)
+func listOf[T any](ctx context.Context, a *api, c *door.Call, in *door.ListIn, read func(store.Directory, context.Context, string, int) ([]T, error), id func(*T) string) (*door.ListOut[T], error) {
+	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +57,7 @@ func listOf[T any](ctx context.Context, a *API, c *call, in *listIn, read func(s
 		all = all[:in.Limit]
 		next = id(&all[in.Limit-1])
 	}
-	return listed(all, next), err
+	return door.Listed(all, next), err
 }
 
 type revisionOut struct {
@@ -144,7 +66,7 @@ type revisionOut struct {
 	}
 }
 
-func (a *API) apply(ctx context.Context, c *call, action, object, reason, customer string, change directory.Change) (*revisionOut, error) {
+func (a *api) apply(ctx context.Context, c *door.Call, action, object, reason, customer string, change directory.Change) (*revisionOut, error) {
 	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, action, object, reason), customer, change)
 	out := &revisionOut{}
 	out.Body.Revision = revision
@@ -236,13 +158,13 @@ func oneHolder(b *changeDirectoryBody) error {
 		check("assignments", i, x.Member, x.Group, "group")
 	}
 	if len(wrong) > 0 {
-		return invalids(wrong)
+		return door.Invalids(wrong)
 	}
 	return nil
 }
 
-func (a *API) changeDirectory(ctx context.Context, c *call, in *changeDirectoryIn) (*revisionOut, error) {
-	if err := exactly(in.RawBody, &in.Body); err != nil {
+func (a *api) changeDirectory(ctx context.Context, c *door.Call, in *changeDirectoryIn) (*revisionOut, error) {
+	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
 	b := &in.Body

@@ -555,10 +555,10 @@ func TestDeletedCustomersLeaveNoProperties(t *testing.T) {
 	peopleOnBoth(t, func(t *testing.T, w *world) {
 		w.ask(t, 201, "PUT", "/v1/customers/firm/resources/file/f1", `{"properties":{"author":"Eve Example"}}`)
 		w.ask(t, 200, "PUT", "/v1/customers/firm/resources/file/f1", `{"properties":{"author":"Eve Sample"}}`)
-		revision := w.api.Live.Revision(usher.Production)
+		revision := w.api.setup.API.Live.Revision(usher.Production)
 		w.ask(t, 204, "DELETE", "/v1/customers/firm", ``)
 		for known := revision - 1; known <= revision; known++ {
-			r, err := w.api.Directory.Read(usher.Production, "firm").ResourceAt(t.Context(), "file", "f1", known)
+			r, err := w.api.setup.API.Directory.Read(usher.Production, "firm").ResourceAt(t.Context(), "file", "f1", known)
 			if err != nil || r == nil || len(r.Properties) > 0 {
 				t.Errorf("as known at %d: got %+v, %v, want the resource without properties", known, r, err)
 			}

@@ -23,7 +23,7 @@ func TestDocsRoutes(t *testing.T) {
 	}
 	w := newWorld(t)
 	documented := map[string]bool{}
-	for path, item := range w.api.huma.OpenAPI().Paths {
+	for path, item := range w.api.Document().Paths {
 		for method, op := range map[string]any{"GET": item.Get, "PUT": item.Put, "POST": item.Post, "PATCH": item.Patch, "DELETE": item.Delete} {
 			if op != (*huma.Operation)(nil) {
 				documented[method+" "+path] = true
@@ -35,7 +35,7 @@ func TestDocsRoutes(t *testing.T) {
 		listed[string(m[1])] = true
 	}
 	var table []string
-	for _, rt := range w.api.table {
+	for _, rt := range w.api.Routes() {
 		table = append(table, rt.Pattern)
 		if !listed[rt.Pattern] {
 			t.Errorf("http.md does not list `%s`", rt.Pattern)
@@ -64,7 +64,7 @@ func TestDocsStates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	schemas := newWorld(t).api.huma.OpenAPI().Components.Schemas.Map()
+	schemas := newWorld(t).api.Document().Components.Schemas.Map()
 	for _, c := range []struct {
 		schema, member string
 		want           []string

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"github.com/usher-sh/usher/internal/door"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -16,7 +17,7 @@ func TestOneEnvironmentIsSaid(t *testing.T) {
 	}
 	for _, pair := range [][2]string{{"sandbox", "production"}, {"sandbox", "sandbox"}, {"", "sandbox"}} {
 		r := httptest.NewRequest("GET", "https://usher.example.com/v1/clock", nil)
-		r.Header = http.Header{"Cookie": {sessionCookie + "=" + cookie}, "Sec-Fetch-Site": {"same-origin"}, "Usher-Environment": pair[:]}
+		r.Header = http.Header{"Cookie": {door.SessionCookie + "=" + cookie}, "Sec-Fetch-Site": {"same-origin"}, "Usher-Environment": pair[:]}
 		got := httptest.NewRecorder()
 		if o.api.ServeHTTP(got, r); got.Code != 400 {
 			t.Errorf("%q: got %d %s, want 400", pair, got.Code, got.Body)

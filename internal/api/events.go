@@ -13,6 +13,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -31,23 +33,27 @@ type eventIn struct {
 	Data        map[string]any `json:"data,omitempty"`
 }
 
-var eventsDoc = doc{ID: "ingestEvents", Tag: "Use", Summary: "Record reported use: CloudEvents 1.0", MaxBody: 8 << 20,
-	Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in binary mode: `ce-*` headers and the data as `application/json`. " +
-		"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. Answers after the commit.",
-	Accept: []string{eventType, eventsType, "application/json"}, request: eventIn{}, response: usher.IngestResult{},
-	params: []*huma.Param{
-		{Name: "ce-specversion", In: "header", Description: "In binary mode: 1.0, and ce-id, ce-source, ce-type, ce-subject, ce-time beside it", Schema: &huma.Schema{Type: huma.TypeString}},
-	}}
+// eventsRoutes registers the routes of this file.
+func (a *api) eventsRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "POST /v1/events", Perm: auth.PermIngest,
+		ID: "ingestEvents", Tag: "Use", Summary: "Record reported use: CloudEvents 1.0", MaxBody: 8 << 20,
+		Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in binary mode: `ce-*` headers and the data as `application/json`. " +
+			"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. Answers after the commit.",
+		Accept: []string{eventType, eventsType, "application/json"}, Request: eventIn{}, Response: usher.IngestResult{},
+		Params: []*huma.Param{
+			{Name: "ce-specversion", In: "header", Description: "In binary mode: 1.0, and ce-id, ce-source, ce-type, ce-subject, ce-time beside it", Schema: &huma.Schema{Type: huma.TypeString}},
+		}}, a.events)
+}
 
-func (a *API) events(w http.ResponseWriter, r *http.Request, c *call) {
-	b, rejected, err := a.readEvents(r, c.route)
+func (a *api) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	b, rejected, err := readEvents(r, c)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	result, err := a.Usage.Ingest(r.Context(), c.Env, b.events)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	for _, x := range result.Rejected { // its indices are of those that were sent on
@@ -56,26 +62,17 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, c *call) {
 	}
 	slices.SortFunc(rejected, func(x, y usher.Rejection) int { return cmp.Compare(x.Index, y.Index) })
 	result.Rejected = rejected
-	a.metrics.events.WithLabelValues("accepted").Add(float64(result.Accepted))
-	a.metrics.events.WithLabelValues("duplicate").Add(float64(result.Duplicates))
+	a.received.WithLabelValues("accepted").Add(float64(result.Accepted))
+	a.received.WithLabelValues("duplicate").Add(float64(result.Duplicates))
 	for _, x := range rejected {
-		a.metrics.events.WithLabelValues(x.Code).Inc()
+		a.received.WithLabelValues(x.Code).Inc()
 	}
-	body, err := marshal(result)
+	body, err := door.Marshal(result)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	a.write(w, c, body)
-}
-
-// marshal is json.Marshal that leaves <, > and & as they are.
-func marshal(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(v)
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+	c.Write(w, body)
 }
 
 // eventBatch is events that are well formed, and where each stood.
@@ -86,23 +83,25 @@ type eventBatch struct {
 
 // readEvents reads a request in any of the three modes. What is not JSON at all
 // fails it; an event that is no good one is rejected on its own.
-func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []usher.Rejection, err error) {
+func readEvents(r *http.Request, c *door.Call) (b eventBatch, rejected []usher.Rejection, err error) {
 	rejected = []usher.Rejection{}
 	binary := len(r.Header["Ce-Specversion"]) > 0 || len(r.Header["Ce-Id"]) > 0
-	if !binary {
-		rt = &route{accept: []string{eventType, eventsType}, maxBody: rt.maxBody}
-	} else if rt = (&route{accept: jsonType, maxBody: rt.maxBody}); r.ContentLength == 0 && len(r.Header["Content-Type"]) == 0 {
-		rt.accept = nil // no data, so no type of it
+	accept := []string{eventType, eventsType}
+	if binary {
+		accept = door.JSONType
+		if r.ContentLength == 0 && len(r.Header["Content-Type"]) == 0 {
+			accept = nil // no data, so no type of it
+		}
 	}
 	// The events keep parts of the body for longer than this call, where the
 	// client goes away before the commit: no borrowed memory here.
 	var body []byte
-	if rt.accept != nil {
-		if body, err = a.readAll(r, rt, nil); err != nil {
+	if accept != nil {
+		if body, err = door.ReadBody(r, accept, c.Route.MaxBody, nil); err != nil {
 			return b, nil, err
 		}
 	}
-	p := &reader{}
+	p := &door.Reader{}
 	p.Reset(body)
 	p.Soft = true
 	add := func(e usher.Event, i int) {
@@ -119,18 +118,21 @@ func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []u
 	case binary:
 		var e usher.Event
 		if len(bytes.TrimSpace(body)) > 0 {
-			e.Data = p.data()
+			e.Data = readData(p)
+		}
+		if p.Broken() {
+			return b, nil, p.Err()
 		}
 		if p.End(); p.Broken() {
-			return b, nil, p.err()
+			return b, nil, p.Err()
 		}
-		p.headers(r.Header, &e)
+		readHeaders(p, r.Header, &e)
 		add(e, 0)
 		return b, rejected, nil
-	case isType(r, eventsType):
+	case door.IsType(r, eventsType):
 		if p.Peek() != '[' {
 			p.Wrong("body", "an array of events")
-			return b, nil, p.err()
+			return b, nil, p.Err()
 		}
 		n := 0
 		p.Array("body", func(i int) {
@@ -139,7 +141,7 @@ func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []u
 				p.Problems = clearUnlessBroken(p)
 				return
 			}
-			e := p.event()
+			e := readEvent(p)
 			if !p.Broken() {
 				add(e, i)
 			}
@@ -150,27 +152,25 @@ func (a *API) readEvents(r *http.Request, rt *route) (b eventBatch, rejected []u
 	default:
 		if p.Peek() != '{' {
 			p.Wrong("body", "an event")
-			return b, nil, p.err()
+			return b, nil, p.Err()
 		}
-		if e := p.event(); !p.Broken() {
+		if e := readEvent(p); !p.Broken() {
 			add(e, 0)
 		}
 	}
-	return b, rejected, p.err()
+	return b, rejected, p.Err()
 }
 
-func clearUnlessBroken(p *reader) []usher.Problem {
+func clearUnlessBroken(p *door.Reader) []usher.Problem {
 	if p.Broken() {
 		return p.Problems
 	}
 	return nil
 }
 
-func isType(r *http.Request, want string) bool { return contentType(r, []string{want}) == nil }
-
-// event reads one event in structured mode. Attributes that usher does not
+// readEvent reads one event in structured mode. Attributes that usher does not
 // know are extensions and of no concern.
-func (r *reader) event() (e usher.Event) {
+func readEvent(r *door.Reader) (e usher.Event) {
 	if r.Peek() != '{' {
 		r.Wrong("", "an event")
 		return e
@@ -179,21 +179,21 @@ func (r *reader) event() (e usher.Event) {
 	r.Object("", func(name []byte) {
 		switch string(name) {
 		case "specversion":
-			version = r.attribute("specversion")
+			version = readAttribute(r, "specversion")
 		case "id":
-			e.ID = r.attribute("id")
+			e.ID = readAttribute(r, "id")
 		case "source":
-			e.Source = r.attribute("source")
+			e.Source = readAttribute(r, "source")
 		case "type":
-			e.Type = r.attribute("type")
+			e.Type = readAttribute(r, "type")
 		case "subject":
-			e.Subject = r.attribute("subject")
+			e.Subject = readAttribute(r, "subject")
 		case "time":
 			if !r.Null() {
 				e.Time = r.Time("time")
 			}
 		case "data":
-			e.Data = r.data()
+			e.Data = readData(r)
 		case "data_base64":
 			if r.Skip(); !r.Broken() {
 				r.Note("data_base64", "is not read: send data, a JSON object")
@@ -202,25 +202,25 @@ func (r *reader) event() (e usher.Event) {
 			r.Skip()
 		}
 	})
-	r.attributes(version, &e)
+	checkAttributes(r, version, &e)
 	return e
 }
 
-// attribute reads a required attribute; null is none.
-func (r *reader) attribute(name string) string {
+// readAttribute reads a required attribute; null is none.
+func readAttribute(r *door.Reader, name string) string {
 	if r.Null() {
 		return ""
 	}
 	return r.String(name)
 }
 
-// attributes notes what is wrong with the required ones.
-func (r *reader) attributes(version string, e *usher.Event) {
+// checkAttributes notes what is wrong with the required ones.
+func checkAttributes(r *door.Reader, version string, e *usher.Event) {
 	if r.Broken() || len(r.Problems) > 0 {
 		return
 	}
 	if version != "1.0" {
-		r.Note("specversion", `must be "1.0", got %s`, clip(version))
+		r.Note("specversion", `must be "1.0", got %s`, door.Clip(version))
 	}
 	r.ID("id", e.ID)
 	r.ID("source", e.Source)
@@ -228,8 +228,8 @@ func (r *reader) attributes(version string, e *usher.Event) {
 	r.ID("subject", e.Subject)
 }
 
-// data reads an event's data: an object, or null for none.
-func (r *reader) data() json.RawMessage {
+// readData reads an event's data: an object, or null for none.
+func readData(r *door.Reader) json.RawMessage {
 	switch {
 	case r.Null():
 		return nil
@@ -240,8 +240,8 @@ func (r *reader) data() json.RawMessage {
 	return nil
 }
 
-// headers reads an event's attributes in binary mode.
-func (r *reader) headers(h http.Header, e *usher.Event) {
+// readHeaders reads an event's attributes in binary mode.
+func readHeaders(r *door.Reader, h http.Header, e *usher.Event) {
 	get := func(name string) string {
 		list := h[http.CanonicalHeaderKey("ce-"+name)]
 		if len(list) == 0 {
@@ -262,7 +262,7 @@ func (r *reader) headers(h http.Header, e *usher.Event) {
 		}
 		e.Time = t
 	}
-	r.attributes(version, e)
+	checkAttributes(r, version, e)
 }
 
 // headerText undoes the quoting and the percent-encoding of the HTTP binding.

@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 type grantIn struct {
@@ -23,32 +25,36 @@ type grantIn struct {
 	RawBody []byte
 }
 
-var (
-	addGrantDoc = doc{ID: "createGrant", Tag: "Grants", Summary: "Give a customer a one-off amount", Status: http.StatusCreated,
-		Text: "Of a metered feature that adds up, or of credits. Under one key it is given once."}
-	listGrantsDoc  = doc{ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, those that are over included"}
-	deleteGrantDoc = doc{ID: "deleteGrant", Tag: "Grants", Summary: "Void what is left of a grant", Status: http.StatusNoContent}
-)
+// grantsRoutes registers the routes of this file.
+func (a *api) grantsRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/grants", Perm: auth.PermGrantsWrite,
+		ID: "createGrant", Tag: "Grants", Summary: "Give a customer a one-off amount", Status: http.StatusCreated,
+		Text: "Of a metered feature that adds up, or of credits. Under one key it is given once."}, a.addGrant)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/grants", Perm: auth.PermCustomersRead,
+		ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, those that are over included"}, a.listGrants)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/grants/{id}", Perm: auth.PermGrantsWrite,
+		ID: "deleteGrant", Tag: "Grants", Summary: "Void what is left of a grant", Status: http.StatusNoContent}, a.deleteGrant)
+}
 
-func (a *API) addGrant(ctx context.Context, c *call, in *grantIn) (*madeOut[customers.Grant], error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) addGrant(ctx context.Context, c *door.Call, in *grantIn) (*madeOut[customers.Grant], error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	ask := customers.NewGrant{Feature: in.Body.Feature, Amount: in.Body.Amount, Kind: in.Body.Kind, Priority: in.Body.Priority, Reason: in.Body.Reason}
 	var err error
-	if ask.EffectiveAt, err = when("body.effective_at", in.Body.EffectiveAt); err != nil {
+	if ask.EffectiveAt, err = door.When("body.effective_at", in.Body.EffectiveAt); err != nil {
 		return nil, err
 	}
-	if ask.ExpiresAt, err = when("body.expires_at", in.Body.ExpiresAt); err != nil {
+	if ask.ExpiresAt, err = door.When("body.expires_at", in.Body.ExpiresAt); err != nil {
 		return nil, err
 	}
 	key := c.Key
 	if k := in.Body.Key; k != "" {
 		if err := usher.CheckIdempotencyKey(k); err != nil {
-			return nil, at("body.key", err)
+			return nil, door.At("body.key", err)
 		}
 		if key != "" && key != k {
-			return nil, invalid("body.key", "is not the Idempotency-Key of the header: send one of them")
+			return nil, door.Invalid("body.key", "is not the Idempotency-Key of the header: send one of them")
 		}
 		key = k
 	}
@@ -59,15 +65,15 @@ func (a *API) addGrant(ctx context.Context, c *call, in *grantIn) (*madeOut[cust
 	})
 }
 
-func (a *API) deleteGrant(ctx context.Context, c *call, in *pathID) (*struct{}, error) {
+func (a *api) deleteGrant(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
 	return nil, a.Customers.VoidGrant(ctx, c.Env, meta(c), in.ID)
 }
 
-func (a *API) listGrants(ctx context.Context, c *call, in *listIn) (*listOut[customers.Grant], error) {
-	after, err := cursor(in.Cursor)
+func (a *api) listGrants(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[customers.Grant], error) {
+	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	data, next, err := a.Customers.Grants(ctx, c.Env, in.ID, after, in.Limit)
-	return listed(data, next), err
+	return door.Listed(data, next), err
 }

@@ -6,7 +6,9 @@ import (
 	"strings"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -38,14 +40,36 @@ type groupOut struct {
 	Body   groupView
 }
 
-func (a *API) putGroup(ctx context.Context, c *call, in *groupIn) (*groupOut, error) {
-	if err := noNulls(in.RawBody, "properties"); err != nil {
+// groupsRoutes registers the routes of this file.
+func (a *api) groupsRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
+		ID: "putGroup", Tag: "Members", Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are."}, a.putGroup)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersRead,
+		ID: "getGroup", Tag: "Members", Summary: "A group"}, a.getGroup)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups", Perm: auth.PermMembersRead,
+		ID: "listGroups", Tag: "Members", Summary: "A customer's groups, by id"}, a.listGroups)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
+		ID: "deleteGroup", Tag: "Members", Summary: "Remove a group with the roles that it holds; its members stay", Status: http.StatusNoContent}, a.deleteGroup)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}/members", Perm: auth.PermMembersRead,
+		ID: "listGroupMembers", Tag: "Members", Summary: "Who is directly in a group: groups first, then members"}, a.listHolders)
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}/members/{member}", Perm: auth.PermMembersWrite,
+		ID: "joinGroup", Tag: "Members", Summary: "Put a member into a group", NoBody: true}, a.join)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}/members/{member}", Perm: auth.PermMembersWrite,
+		ID: "leaveGroup", Tag: "Members", Summary: "Take a member out of a group", Status: http.StatusNoContent}, a.leave)
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}/groups/{inner}", Perm: auth.PermMembersWrite,
+		ID: "nestGroup", Tag: "Members", Summary: "Put a group into a group", Text: "Refused where it would be in itself.", NoBody: true}, a.nest)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}/groups/{inner}", Perm: auth.PermMembersWrite,
+		ID: "unnestGroup", Tag: "Members", Summary: "Take a group out of a group", Status: http.StatusNoContent}, a.unnest)
+}
+
+func (a *api) putGroup(ctx context.Context, c *door.Call, in *groupIn) (*groupOut, error) {
+	if err := door.NoNulls(in.RawBody, "properties"); err != nil {
 		return nil, err
 	}
-	if err := checkIDs("id", in.ID, "group", in.Group); err != nil {
+	if err := door.CheckIDs("id", in.ID, "group", in.Group); err != nil {
 		return nil, err
 	}
-	if err := exactly(in.RawBody, &in.Body); err != nil {
+	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
 	g := usher.Group{ID: in.Group, Title: in.Body.Title, Properties: in.Body.Properties}
@@ -109,7 +133,7 @@ func (a *API) putGroup(ctx context.Context, c *call, in *groupIn) (*groupOut, er
 	return out, nil
 }
 
-func (a *API) getGroup(ctx context.Context, c *call, in *groupPath) (*groupOut, error) {
+func (a *api) getGroup(ctx context.Context, c *door.Call, in *groupPath) (*groupOut, error) {
 	d := a.Directory.Read(c.Env, in.ID)
 	g, err := d.Group(ctx, in.Group)
 	if err != nil {
@@ -120,11 +144,11 @@ func (a *API) getGroup(ctx context.Context, c *call, in *groupPath) (*groupOut, 
 	return out, err
 }
 
-func (a *API) listGroups(ctx context.Context, c *call, in *listIn) (*listOut[usher.Group], error) {
+func (a *api) listGroups(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[usher.Group], error) {
 	return listOf(ctx, a, c, in, store.Directory.Groups, func(g *usher.Group) string { return g.ID })
 }
 
-func (a *API) deleteGroup(ctx context.Context, c *call, in *groupPath) (*struct{}, error) {
+func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *groupPath) (*struct{}, error) {
 	if _, err := a.Directory.Read(c.Env, in.ID).Group(ctx, in.Group); err != nil {
 		return nil, err
 	}
@@ -139,8 +163,8 @@ type holdersIn struct {
 	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
 }
 
-func (a *API) listHolders(ctx context.Context, c *call, in *holdersIn) (*listOut[usher.Holder], error) {
-	text, err := cursor(in.Cursor)
+func (a *api) listHolders(ctx context.Context, c *door.Call, in *holdersIn) (*door.ListOut[usher.Holder], error) {
+	text, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +172,7 @@ func (a *API) listHolders(ctx context.Context, c *call, in *holdersIn) (*listOut
 	if kind, id, ok := strings.Cut(text, " "); ok && (kind == "g" || kind == "m") {
 		after = &usher.Holder{Group: kind == "g", ID: id}
 	} else if text != "" {
-		return nil, invalid("query.cursor", "must be the next_cursor of an answer")
+		return nil, door.Invalid("query.cursor", "must be the next_cursor of an answer")
 	}
 	d := a.Directory.Read(c.Env, in.ID)
 	if _, err := d.Group(ctx, in.Group); err != nil {
@@ -164,7 +188,7 @@ func (a *API) listHolders(ctx context.Context, c *call, in *holdersIn) (*listOut
 			next = "g " + last.ID
 		}
 	}
-	return listed(all, next), err
+	return door.Listed(all, next), err
 }
 
 type joinIn struct {
@@ -179,20 +203,20 @@ type nestIn struct {
 	Inner string `path:"inner" doc:"The group that is put into it"`
 }
 
-func (a *API) join(ctx context.Context, c *call, in *joinIn) (*revisionOut, error) {
+func (a *api) join(ctx context.Context, c *door.Call, in *joinIn) (*revisionOut, error) {
 	return a.apply(ctx, c, "group.join", in.Group, "", in.ID, directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
 }
 
-func (a *API) leave(ctx context.Context, c *call, in *joinIn) (*struct{}, error) {
+func (a *api) leave(ctx context.Context, c *door.Call, in *joinIn) (*struct{}, error) {
 	_, err := a.apply(ctx, c, "group.leave", in.Group, "", in.ID, directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
 	return nil, err
 }
 
-func (a *API) nest(ctx context.Context, c *call, in *nestIn) (*revisionOut, error) {
+func (a *api) nest(ctx context.Context, c *door.Call, in *nestIn) (*revisionOut, error) {
 	return a.apply(ctx, c, "group.nest", in.Group, "", in.ID, directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
 }
 
-func (a *API) unnest(ctx context.Context, c *call, in *nestIn) (*struct{}, error) {
+func (a *api) unnest(ctx context.Context, c *door.Call, in *nestIn) (*struct{}, error) {
 	_, err := a.apply(ctx, c, "group.unnest", in.Group, "", in.ID, directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
 	return nil, err
 }

@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // FuzzBodies: no body makes a reader panic, and what a reader accepts is JSON
@@ -18,10 +20,10 @@ func FuzzBodies(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		valid := json.Valid(b)
-		var r reader
+		var r door.Reader
 		r.Reset(b)
 		q := readQuery(&r, "body")
-		if err := r.err(); err == nil && (q.Customer == "" || q.Feature == "" || !valid) {
+		if err := r.Err(); err == nil && (q.Customer == "" || q.Feature == "" || !valid) {
 			t.Fatalf("%q was read as %+v", b, q)
 		}
 		if qs, _, err := readBatch(&r, b); err == nil && (!valid || len(qs) > maxChecks) {
@@ -32,8 +34,8 @@ func FuzzBodies(f *testing.F) {
 		}
 		r.Reset(b)
 		r.Soft = true
-		r.event()
-		if !r.Broken() && r.err() == nil && !valid {
+		readEvent(&r)
+		if !r.Broken() && r.Err() == nil && !valid {
 			t.Fatalf("%q was taken for an event", b)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -73,18 +74,7 @@ type rotateKeyIn struct {
 
 type nothingOut struct{}
 
-var (
-	listKeysDoc = doc{ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",
-		Text: "Ended ones too, oldest first."}
-	createKeyDoc = doc{ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
-		Text: "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen, so it takes no Idempotency-Key."}
-	rotateKeyDoc = doc{ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
-		Text: "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409."}
-	revokeKeyDoc = doc{ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,
-		Text: "At once on this node, within a second on others."}
-)
-
-func by(c *call) auth.By { return auth.By{Actor: c.Actor, RequestID: c.RequestID} }
+func by(c *door.Call) auth.By { return auth.By{Actor: c.Actor, RequestID: c.RequestID} }
 
 // inBody puts the problems of an error into the body.
 func inBody(err error) error {
@@ -96,31 +86,26 @@ func inBody(err error) error {
 	for i := range list {
 		list[i].Location = "body." + list[i].Location
 	}
-	return invalids(list)
+	return door.Invalids(list)
 }
 
-// page is the part of all that comes after cursor, at most limit long.
-func page[T any](all []T, id func(T) string, in *pageIn) (*listOut[T], error) {
-	after, err := cursor(in.Cursor)
-	if err != nil {
-		return nil, err
-	}
-	if after != "" {
-		i := slices.IndexFunc(all, func(v T) bool { return id(v) == after })
-		if i < 0 {
-			return nil, invalid("query.cursor", "must be the next_cursor of an answer")
-		}
-		all = all[i+1:]
-	}
-	next := ""
-	if len(all) > in.Limit {
-		all = all[:in.Limit]
-		next = id(all[in.Limit-1])
-	}
-	return listed(all, next), nil
+// keysRoutes registers the routes of this file.
+func (a *api) keysRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "GET /v1/keys", Perm: auth.PermKeysRead,
+		ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",
+		Text: "Ended ones too, oldest first."}, a.listKeys)
+	door.Register(d, door.Route{Pattern: "POST /v1/keys", Perm: auth.PermKeysWrite,
+		ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
+		Text: "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen, so it takes no Idempotency-Key."}, a.createKey)
+	door.Register(d, door.Route{Pattern: "POST /v1/keys/{id}/rotate", Perm: auth.PermKeysWrite,
+		ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
+		Text: "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409."}, a.rotateKey)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/keys/{id}", Perm: auth.PermKeysRevoke,
+		ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,
+		Text: "At once on this node, within a second on others."}, a.revokeKey)
 }
 
-func (a *API) listKeys(ctx context.Context, c *call, in *pageIn) (*listOut[keyBody], error) {
+func (a *api) listKeys(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[keyBody], error) {
 	keys, err := a.Auth.Keys(ctx, c.Env)
 	if err != nil {
 		return nil, err
@@ -129,13 +114,13 @@ func (a *API) listKeys(ctx context.Context, c *call, in *pageIn) (*listOut[keyBo
 	for i, k := range keys {
 		all[i] = keyOf(k, "")
 	}
-	return page(all, func(k keyBody) string { return k.ID }, in)
+	return door.Page(all, func(k keyBody) string { return k.ID }, in)
 }
 
 // mayMake says why a key may not be made by the caller, or not at all.
-func (a *API) mayMake(ctx context.Context, c *call, n auth.NewKey) error {
+func (a *api) mayMake(ctx context.Context, c *door.Call, n auth.NewKey) error {
 	if c.Key != "" {
-		return invalid("header.Idempotency-Key", "is not taken here: the answer would have to be stored, and the key with it. Leave it out, and end a key whose answer was lost")
+		return door.Invalid("header.Idempotency-Key", "is not taken here: the answer would have to be stored, and the key with it. Leave it out, and end a key whose answer was lost")
 	}
 	err := c.MayMake(n)
 	if err == nil && n.Customer != "" {
@@ -144,12 +129,12 @@ func (a *API) mayMake(ctx context.Context, c *call, n auth.NewKey) error {
 	return err
 }
 
-func (a *API) createKey(ctx context.Context, c *call, in *createKeyIn) (*keyOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*keyOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	n := auth.NewKey{Name: in.Body.Name, Role: in.Body.Role, Customer: in.Body.Customer, NoProperties: in.Body.Properties != nil && !*in.Body.Properties}
-	expires, err := when("body.expires_at", in.Body.ExpiresAt)
+	expires, err := door.When("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
 		return nil, err
 	}
@@ -169,8 +154,8 @@ func (a *API) createKey(ctx context.Context, c *call, in *createKeyIn) (*keyOut,
 	return &keyOut{keyOf(k, key)}, nil
 }
 
-func (a *API) rotateKey(ctx context.Context, c *call, in *rotateKeyIn) (*keyOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) rotateKey(ctx context.Context, c *door.Call, in *rotateKeyIn) (*keyOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	old, err := a.Auth.Key(ctx, c.Env, in.ID)
@@ -180,10 +165,10 @@ func (a *API) rotateKey(ctx context.Context, c *call, in *rotateKeyIn) (*keyOut,
 	grace := auth.DefaultGrace
 	if in.Body.Grace != "" {
 		if grace, err = time.ParseDuration(in.Body.Grace); err != nil {
-			return nil, invalid("body.grace", `must be a span such as "24h", got %q`, clip(in.Body.Grace))
+			return nil, door.Invalid("body.grace", `must be a span such as "24h", got %q`, door.Clip(in.Body.Grace))
 		}
 	}
-	expires, err := when("body.expires_at", in.Body.ExpiresAt)
+	expires, err := door.When("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +189,7 @@ func (a *API) rotateKey(ctx context.Context, c *call, in *rotateKeyIn) (*keyOut,
 	return &keyOut{keyOf(k, key)}, nil
 }
 
-func (a *API) revokeKey(ctx context.Context, c *call, in *pathID) (*nothingOut, error) {
+func (a *api) revokeKey(ctx context.Context, c *door.Call, in *door.PathID) (*nothingOut, error) {
 	if _, err := a.Auth.Key(ctx, c.Env, in.ID); err != nil {
 		return nil, err
 	}

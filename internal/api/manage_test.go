@@ -19,11 +19,12 @@ import (
 func managed(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	cfg := w.api.Config
 	var n atomic.Int64
-	cfg.Customers = customers.New(customers.Config{DB: cfg.DB, Live: cfg.Live, NewID: func(p string) string { return fmt.Sprintf("%s%d", p, n.Add(1)) }})
-	cfg.Catalog = catalog.New(catalog.Config{DB: cfg.DB, Live: cfg.Live})
-	w.api = New(cfg)
+	w.again(func(s *setup) {
+		cfg := &s.API
+		cfg.Customers = customers.New(customers.Config{DB: cfg.DB, Live: cfg.Live, NewID: func(p string) string { return fmt.Sprintf("%s%d", p, n.Add(1)) }})
+		cfg.Catalog = catalog.New(catalog.Config{DB: cfg.DB, Live: cfg.Live})
+	})
 	return w
 }
 

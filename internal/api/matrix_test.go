@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "write docs/reference/permissions.md")
 
 // matrix is docs/reference/permissions.md, made from the route table.
-func (a *API) matrix() string {
+func (a *server) matrix() string {
 	var b strings.Builder
 	b.WriteString(`# Permissions
 
@@ -45,7 +45,7 @@ is made from the server's own tables.
 	table("Roles of keys:", keyRoles)
 	table("Roles of operators, which keys may have too, `owner` apart:", auth.OperatorRoles)
 	b.WriteString("\n## Which call takes which permission\n\n| call | permission | roles in production | in the sandbox also | not in the sandbox |\n| --- | --- | --- | --- | --- |\n")
-	for _, rt := range a.table {
+	for _, rt := range a.Routes() {
 		if rt.Perm == "" {
 			continue
 		}
@@ -66,7 +66,7 @@ is made from the server's own tables.
 	}
 	b.WriteString("\nThese take no key: ")
 	var open []string
-	for _, rt := range a.table {
+	for _, rt := range a.Routes() {
 		if rt.Perm == "" {
 			open = append(open, "`"+rt.Pattern+"`")
 		}
@@ -171,7 +171,7 @@ func TestLaw_RolesTimesRoutes(t *testing.T) {
 	w := newWorld(t)
 	good, bad := callers(t, w)
 	calls := 0
-	for _, rt := range w.api.table {
+	for _, rt := range w.api.Routes() {
 		method, path, _ := strings.Cut(rt.Pattern, " ")
 		// A type that no route takes, and ids that nobody has: what gets past the
 		// permission ends as 404, 415, or at worst as a 400.
@@ -225,7 +225,7 @@ func TestLaw_OperatorsTimesRoutes(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, rt := range w.api.table {
+				for _, rt := range w.api.Routes() {
 					if rt.Perm == "" {
 						continue
 					}

@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -37,14 +39,26 @@ type memberOut struct {
 	Body   memberView
 }
 
-func (a *API) putMember(ctx context.Context, c *call, in *memberIn) (*memberOut, error) {
-	if err := noNulls(in.RawBody, "properties"); err != nil {
+// membersRoutes registers the routes of this file.
+func (a *api) membersRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
+		ID: "putMember", Tag: "Members", Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there."}, a.putMember)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/members/{member}", Perm: auth.PermMembersRead,
+		ID: "getMember", Tag: "Members", Summary: "A member, the groups it is in and the roles it holds itself"}, a.getMember)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/members", Perm: auth.PermMembersRead,
+		ID: "listMembers", Tag: "Members", Summary: "A customer's members, by id"}, a.listMembers)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
+		ID: "deleteMember", Tag: "Members", Summary: "Remove a member", Text: "It leaves its groups, loses its roles and frees the seats that they took. Its properties are erased, from the past too.", Status: http.StatusNoContent}, a.deleteMember)
+}
+
+func (a *api) putMember(ctx context.Context, c *door.Call, in *memberIn) (*memberOut, error) {
+	if err := door.NoNulls(in.RawBody, "properties"); err != nil {
 		return nil, err
 	}
-	if err := checkIDs("id", in.ID, "member", in.Member); err != nil {
+	if err := door.CheckIDs("id", in.ID, "member", in.Member); err != nil {
 		return nil, err
 	}
-	if err := exactly(in.RawBody, &in.Body); err != nil {
+	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
 	m := usher.Member{ID: in.Member, Type: in.Body.Type, Active: true, Properties: in.Body.Properties}
@@ -85,7 +99,7 @@ func (a *API) putMember(ctx context.Context, c *call, in *memberIn) (*memberOut,
 	return out, nil
 }
 
-func (a *API) getMember(ctx context.Context, c *call, in *memberPath) (*memberOut, error) {
+func (a *api) getMember(ctx context.Context, c *door.Call, in *memberPath) (*memberOut, error) {
 	d := a.Directory.Read(c.Env, in.ID)
 	m, err := d.Member(ctx, in.Member)
 	if err != nil {
@@ -102,11 +116,11 @@ func (a *API) getMember(ctx context.Context, c *call, in *memberPath) (*memberOu
 	return out, err
 }
 
-func (a *API) listMembers(ctx context.Context, c *call, in *listIn) (*listOut[usher.Member], error) {
+func (a *api) listMembers(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[usher.Member], error) {
 	return listOf(ctx, a, c, in, store.Directory.Members, func(m *usher.Member) string { return m.ID })
 }
 
-func (a *API) deleteMember(ctx context.Context, c *call, in *memberPath) (*struct{}, error) {
+func (a *api) deleteMember(ctx context.Context, c *door.Call, in *memberPath) (*struct{}, error) {
 	if _, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err != nil {
 		return nil, err
 	}

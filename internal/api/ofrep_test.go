@@ -17,6 +17,7 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/testpg"
 )
@@ -57,11 +58,14 @@ plans:
 func newFlagWorld(t *testing.T) *world {
 	t.Helper()
 	w := newWorldOn(t, filepath.Join(t.TempDir(), "usher.db"), flagCatalog)
-	w.api.PublicURL = "https://usher.test"
+	w.again(func(s *setup) { s.Door.PublicURL = "https://usher.test" })
 	return w
 }
 
-const flagsPath = "/ofrep/v1/evaluate/flags"
+const (
+	flagsPath  = "/ofrep/v1/evaluate/flags"
+	eventsPath = "/ofrep/v1/events"
+)
 
 func (w *world) flag(key, body string, headers ...string) *httptest.ResponseRecorder {
 	w.t.Helper()
@@ -187,34 +191,6 @@ func TestOFREP_Errors(t *testing.T) {
 	w.want(got, 500, `{"key":"sso","errorCode":"GENERAL","errorDetails":"internal error"}`)
 }
 
-// TestOFREP_WithoutTheState: while the database is away, a yes or no is what the
-// feature's fail policy says, and a config has no value: its caller's default
-// holds. One flag does not fail the others.
-func TestOFREP_WithoutTheState(t *testing.T) {
-	t.Parallel()
-	d := usher.Decision{Allowed: true, Reason: usher.ReasonUnavailable, Feature: "audit", Kind: usher.Switch, Degraded: true}
-	if got, want := string(appendFlag(nil, &d, false, false, 0)), `{"key":"audit","value":true,"reason":"UNKNOWN","variant":"on","metadata":{"reason":"unavailable","allowed":true,"kind":"switch","degraded":true}}`; got != want || unanswerable(&d) != nil {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	d = usher.Decision{Reason: usher.ReasonUnavailable, Feature: "exports", Kind: usher.Metered, Degraded: true}
-	if got, want := string(appendFlag(nil, &d, false, true, 7)), `{"key":"exports","value":{"allowed":false,"reason":"unavailable"},"reason":"UNKNOWN","metadata":{"reason":"unavailable","allowed":false,"kind":"metered","degraded":true,"revision":7}}`; got != want || unanswerable(&d) != nil {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	d = usher.Decision{Allowed: true, Reason: usher.ReasonUnavailable, Feature: "retention", Kind: usher.Config, Type: usher.TypeInteger, Degraded: true}
-	if err := unanswerable(&d); usher.ErrorCode(err) != usher.Unavailable {
-		t.Errorf("a config: got %v, want unavailable", err)
-	}
-	at := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
-	d = usher.Decision{Allowed: true, Reason: usher.Granted, Feature: "retention", Kind: usher.Config, Type: usher.TypeInteger, Value: &usher.Value{Int: 90}, Degraded: true, AsOf: at}
-	if got, want := string(appendFlag(nil, &d, false, false, 0)), `{"key":"retention","value":90,"reason":"UNKNOWN","metadata":{"reason":"granted","allowed":true,"kind":"config","degraded":true,"as_of":"2026-03-10T12:00:00Z"}}`; got != want || unanswerable(&d) != nil {
-		t.Errorf("from memory: got %s, want %s", got, want)
-	}
-	// The one flag of a bulk answer, and the whole of a single one.
-	if got, want := string(appendFailure(nil, "retention", "GENERAL", "why")), `{"key":"retention","errorCode":"GENERAL","errorDetails":"why"}`; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
 // bulk reads a bulk answer by key.
 func bulk(t *testing.T, got *httptest.ResponseRecorder) map[string]map[string]any {
 	t.Helper()
@@ -305,7 +281,7 @@ func TestOFREP_KeyOfOneCustomer(t *testing.T) {
 		{"POST", flagsPath + "/sso", `{}`, 400},
 		{"POST", flagsPath, acme, 200},
 		{"POST", flagsPath, nobody, 403},
-		{"GET", ofrepEventsPath + "?targetingKey=nobody", "", 403},
+		{"GET", eventsPath + "?targetingKey=nobody", "", 403},
 		{"POST", "/v1/check", `{"customer":"acme","feature":"sso"}`, 403},
 		{"GET", "/v1/customers/acme", "", 403},
 	} {
@@ -329,7 +305,7 @@ func TestOFREP_CrossOrigin(t *testing.T) {
 	if got := preflight(flagsPath, page); got.Code == 204 || got.Header().Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("none by default: got %d %v", got.Code, got.Header())
 	}
-	w.api.CORSOrigins = []string{page, "http://localhost:5173"}
+	w.again(func(s *setup) { s.Origins = []string{page, "http://localhost:5173"} })
 	got := preflight(flagsPath+"/sso", page)
 	wantHeaders(t, got.Header(), map[string]string{"Access-Control-Allow-Origin": page, "Vary": "Origin", "Access-Control-Allow-Credentials": "", "Access-Control-Allow-Methods": "GET, POST"})
 	if allow := got.Header().Get("Access-Control-Allow-Headers"); got.Code != 204 || !strings.Contains(allow, "Authorization") || !strings.Contains(allow, "If-None-Match") || !strings.Contains(allow, "Content-Type") {
@@ -356,10 +332,10 @@ func listening(t *testing.T, w *world) *http.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := NewServer(l.Addr().String(), w.api)
+	w.again(func(s *setup) { s.Door.PublicURL = "http://" + l.Addr().String() })
+	srv := door.NewServer(l.Addr().String(), w.api)
 	srv.ReadTimeout, srv.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
-	srv.RegisterOnShutdown(w.api.EndStreams)
-	w.api.PublicURL = "http://" + l.Addr().String()
+	srv.RegisterOnShutdown(w.api.flags.EndStreams)
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
 	return srv
@@ -521,19 +497,19 @@ func TestOFREP_EventsEnd(t *testing.T) {
 	}
 	good := w.streamOf("acme", "")
 	for address, want := range map[string]int{
-		ofrepEventsPath:                    401,
-		ofrepEventsPath + "?ticket=":       400,
-		ofrepEventsPath + "?ticket=x":      401,
-		good[:len(good)-3]:                 401,
-		good + "&member=alice":             400,
-		good + "&ticket=x":                 400,
-		ofrepEventsPath + "?targetingKey=": 401,
+		eventsPath:                    401,
+		eventsPath + "?ticket=":       400,
+		eventsPath + "?ticket=x":      401,
+		good[:len(good)-3]:            401,
+		good + "&member=alice":        400,
+		good + "&ticket=x":            400,
+		eventsPath + "?targetingKey=": 401,
 	} {
 		if status, body := get(address); status != want {
 			t.Errorf("%s: got %d %s, want %d", address, status, body, want)
 		}
 	}
-	if status, body := get(ofrepEventsPath+"?member=a", "Authorization", "Bearer "+w.keys[auth.RoleApp]); status != 400 {
+	if status, body := get(eventsPath+"?member=a", "Authorization", "Bearer "+w.keys[auth.RoleApp]); status != 400 {
 		t.Errorf("without a customer: got %d %s", status, body)
 	}
 	// A server that stops does not wait for streams.
@@ -554,18 +530,18 @@ func TestOFREP_EventsEnd(t *testing.T) {
 // behind look.
 func TestOFREP_EventsOfManyNodes(t *testing.T) {
 	t.Parallel()
-	server, err := testpg.Default()
+	pg, err := testpg.Default()
 	if err != nil {
 		t.Skip(err)
 	}
-	dsn, err := server.NewDatabase(t.Context())
+	dsn, err := pg.NewDatabase(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := newWorldOn(t, dsn, flagCatalog)
-	w.api.PublicURL = "https://usher.test"
+	w.again(func(s *setup) { s.Door.PublicURL = "https://usher.test" })
 	// The second node never polls, unless it is asked to.
-	second := func(poll time.Duration) *API {
+	second := func(poll time.Duration) *server {
 		l, err := live.New(t.Context(), live.Config{DB: w.db, Now: w.now, PollInterval: poll, Node: poll.String()})
 		if err != nil {
 			t.Fatal(err)
@@ -575,7 +551,7 @@ func TestOFREP_EventsOfManyNodes(t *testing.T) {
 		go func() { l.Run(ctx); close(done) }()
 		keys := auth.New(auth.Config{DB: w.db})
 		t.Cleanup(func() { stop(); <-done; keys.Close() })
-		return New(Config{DB: w.db, Live: l, Decide: decide.New(l), Auth: keys, Version: "test"})
+		return serve(setup{API: Config{DB: w.db, Live: l, Decide: decide.New(l), Auth: keys}, Door: door.Config{Auth: keys, Version: "test"}})
 	}
 	behind, polls := &world{t: t, api: second(time.Hour), keys: w.keys}, &world{t: t, api: second(50 * time.Millisecond), keys: w.keys}
 	listening(t, polls)
@@ -592,39 +568,5 @@ func TestOFREP_EventsOfManyNodes(t *testing.T) {
 	}
 	if flags := bulk(t, behind.do("POST", flagsPath+"?flagConfigEtag="+url.QueryEscape(etag)+"&flagConfigLastModified=1", "application/json", ask)); flags["retention"]["value"] != 365.0 {
 		t.Errorf("got %v, want what the event told of", flags["retention"])
-	}
-}
-
-func TestOFREP_StreamsAreBounded(t *testing.T) {
-	t.Parallel()
-	var s streams
-	var leave []func()
-	enter := func(key string) error {
-		_, l, err := s.enter(key)
-		if err == nil {
-			leave = append(leave, l)
-		}
-		return err
-	}
-	for range maxStreamsPerKey {
-		if err := enter("a"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := enter("a"); usher.ErrorCode(err) != usher.RateLimited {
-		t.Errorf("one more of a key: got %v", err)
-	}
-	if err := enter("b"); err != nil {
-		t.Errorf("another key: got %v", err)
-	}
-	leave[0]()
-	if err := enter("a"); err != nil {
-		t.Errorf("after one has left: got %v", err)
-	}
-	for _, l := range leave[1:] {
-		l()
-	}
-	if s.open != 0 || len(s.byKey) != 0 {
-		t.Errorf("got %d %v, want none left", s.open, s.byKey)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -31,7 +32,7 @@ type OperatorSubject struct {
 func (s *OperatorSubject) subject() (*auth.Subject, error) {
 	if s.Subject == nil {
 		if s.Issuer != "" {
-			return nil, invalid("body.subject", "must be there, beside issuer")
+			return nil, door.Invalid("body.subject", "must be there, beside issuer")
 		}
 		return nil, nil
 	}
@@ -103,44 +104,57 @@ type listElevationsIn struct {
 	Review string `query:"review" enum:"pending" doc:"pending: only emergencies that nobody has reviewed"`
 }
 
-var (
-	listOperatorsDoc  = doc{ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first"}
-	getOperatorDoc    = doc{ID: "getOperator", Tag: "Operators", Summary: "An operator and its roles"}
-	createOperatorDoc = doc{ID: "createOperator", Tag: "Operators", Summary: "Make an operator, who has no role yet", Status: http.StatusCreated,
-		Text: "With a subject it is who logs in with the identity provider as that; one who is an operator already is a 409."}
-	patchOperatorDoc = doc{ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
-		Text: "Whoever may do more than the caller is a 403. The last owner stays active: 422. A subject takes the place of the one before of that issuer, whose sessions end; \"\" only ends it; one who is another operator already is a 409."}
-	deleteOperatorDoc = doc{ID: "deleteOperator", Tag: "Operators", Summary: "Erase an operator", Status: http.StatusNoContent,
-		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}
-	putRoleDoc = doc{ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
-		Text: "In place of what it was given of that role there. Nobody gives a role to themselves, nor one that may do more than they, nor for longer: 403. The last owner is one for good: 422."}
-	deleteRoleDoc = doc{ID: "deleteOperatorRole", Tag: "Operators", Summary: "Take a role from an operator", Status: http.StatusNoContent,
-		Text: "Whatever gave it. The last owner stays one: 422."}
-	elevateDoc = doc{ID: "requestElevation", Tag: "Operators", Summary: "Ask for a role for a while", Status: http.StatusCreated,
-		Text: "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as elevation.break_glass, and must be reviewed before there can be another."}
-	approveElevationDoc = doc{ID: "approveElevation", Tag: "Operators", Summary: "Approve another's request",
-		Text: "The caller is an operator, another than who asked, and holds what the role gives. A request that is a day old is a 422."}
-	denyElevationDoc   = doc{ID: "denyElevation", Tag: "Operators", Summary: "Deny another's request"}
-	reviewElevationDoc = doc{ID: "reviewElevation", Tag: "Operators", Summary: "Review another's emergency"}
-	listElevationsDoc  = doc{ID: "listElevations", Tag: "Operators", Summary: "Requests and emergencies, newest first",
-		Text: "The latest 1,000: all with the permission operators.read, else the caller's own."}
-)
+// operatorsRoutes registers the routes of this file.
+func (a *api) operatorsRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "GET /v1/operators", Perm: auth.PermOperatorsRead,
+		ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first"}, a.listOperators)
+	door.Register(d, door.Route{Pattern: "POST /v1/operators", Perm: auth.PermOperatorsWrite,
+		ID: "createOperator", Tag: "Operators", Summary: "Make an operator, who has no role yet", Status: http.StatusCreated,
+		Text: "With a subject it is who logs in with the identity provider as that; one who is an operator already is a 409."}, a.createOperator)
+	door.Register(d, door.Route{Pattern: "GET /v1/operators/{id}", Perm: auth.PermOperatorsRead,
+		ID: "getOperator", Tag: "Operators", Summary: "An operator and its roles"}, a.getOperator)
+	door.Register(d, door.Route{Pattern: "PATCH /v1/operators/{id}", Perm: auth.PermOperatorsWrite,
+		ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
+		Text: "Whoever may do more than the caller is a 403. The last owner stays active: 422. A subject takes the place of the one before of that issuer, whose sessions end; \"\" only ends it; one who is another operator already is a 409."}, a.patchOperator)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}", Perm: auth.PermOperatorsWrite,
+		ID: "deleteOperator", Tag: "Operators", Summary: "Erase an operator", Status: http.StatusNoContent,
+		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}, a.deleteOperator)
+	door.Register(d, door.Route{Pattern: "PUT /v1/operators/{id}/roles/{role}", Perm: auth.PermOperatorsWrite,
+		ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
+		Text: "In place of what it was given of that role there. Nobody gives a role to themselves, nor one that may do more than they, nor for longer: 403. The last owner is one for good: 422."}, a.putRole)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}/roles/{role}", Perm: auth.PermOperatorsWrite,
+		ID: "deleteOperatorRole", Tag: "Operators", Summary: "Take a role from an operator", Status: http.StatusNoContent,
+		Text: "Whatever gave it. The last owner stays one: 422."}, a.deleteRole)
+	door.Register(d, door.Route{Pattern: "POST /v1/elevations", Perm: auth.PermElevationRequest,
+		ID: "requestElevation", Tag: "Operators", Summary: "Ask for a role for a while", Status: http.StatusCreated,
+		Text: "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as elevation.break_glass, and must be reviewed before there can be another."}, a.elevate)
+	door.Register(d, door.Route{Pattern: "GET /v1/elevations", Perm: auth.PermElevationRequest,
+		ID: "listElevations", Tag: "Operators", Summary: "Requests and emergencies, newest first",
+		Text: "The latest 1,000: all with the permission operators.read, else the caller's own."}, a.listElevations)
+	door.Register(d, door.Route{Pattern: "POST /v1/elevations/{id}/approve", Perm: auth.PermElevationApprove,
+		ID: "approveElevation", Tag: "Operators", Summary: "Approve another's request",
+		Text: "The caller is an operator, another than who asked, and holds what the role gives. A request that is a day old is a 422."}, a.approveElevation)
+	door.Register(d, door.Route{Pattern: "POST /v1/elevations/{id}/deny", Perm: auth.PermElevationApprove,
+		ID: "denyElevation", Tag: "Operators", Summary: "Deny another's request"}, a.denyElevation)
+	door.Register(d, door.Route{Pattern: "POST /v1/elevations/{id}/review", Perm: auth.PermElevationApprove,
+		ID: "reviewElevation", Tag: "Operators", Summary: "Review another's emergency"}, a.reviewElevation)
+}
 
-func (a *API) listOperators(ctx context.Context, c *call, in *pageIn) (*listOut[store.Operator], error) {
+func (a *api) listOperators(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[store.Operator], error) {
 	all, err := a.Auth.Operators(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return page(all, func(o store.Operator) string { return o.ID }, in)
+	return door.Page(all, func(o store.Operator) string { return o.ID }, in)
 }
 
-func (a *API) getOperator(ctx context.Context, c *call, in *pathID) (*operatorOut, error) {
+func (a *api) getOperator(ctx context.Context, c *door.Call, in *door.PathID) (*operatorOut, error) {
 	o, err := a.Auth.Operator(ctx, in.ID)
 	return &operatorOut{o}, err
 }
 
-func (a *API) createOperator(ctx context.Context, c *call, in *createOperatorIn) (*operatorOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) createOperator(ctx context.Context, c *door.Call, in *createOperatorIn) (*operatorOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	if err := c.MayMakeOperators(); err != nil {
@@ -153,7 +167,7 @@ func (a *API) createOperator(ctx context.Context, c *call, in *createOperatorIn)
 	}
 	if as != nil {
 		if as.Subject == "" {
-			return nil, invalid("body.subject", "must not be empty")
+			return nil, door.Invalid("body.subject", "must not be empty")
 		}
 		n.Subject = *as
 	}
@@ -161,8 +175,8 @@ func (a *API) createOperator(ctx context.Context, c *call, in *createOperatorIn)
 	return &operatorOut{o}, inBody(err)
 }
 
-func (a *API) patchOperator(ctx context.Context, c *call, in *patchOperatorIn) (*operatorOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperatorIn) (*operatorOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	as, err := in.Body.subject()
@@ -173,74 +187,74 @@ func (a *API) patchOperator(ctx context.Context, c *call, in *patchOperatorIn) (
 	return &operatorOut{o}, inBody(err)
 }
 
-func (a *API) deleteOperator(ctx context.Context, c *call, in *pathID) (*nothingOut, error) {
+func (a *api) deleteOperator(ctx context.Context, c *door.Call, in *door.PathID) (*nothingOut, error) {
 	return nil, a.Auth.DeleteOperator(ctx, &c.Identity, by(c), in.ID)
 }
 
-func (a *API) putRole(ctx context.Context, c *call, in *putRoleIn) (*operatorOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) putRole(ctx context.Context, c *door.Call, in *putRoleIn) (*operatorOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	n := auth.NewRole{Role: in.Role, Environment: in.Body.Environment, Reason: in.Body.Reason}
-	from, err := when("body.from", in.Body.From)
+	from, err := door.When("body.from", in.Body.From)
 	if err != nil {
 		return nil, err
 	}
 	if from != nil {
 		n.From = *from
 	}
-	if n.Until, err = when("body.until", in.Body.Until); err != nil {
+	if n.Until, err = door.When("body.until", in.Body.Until); err != nil {
 		return nil, err
 	}
 	o, err := a.Auth.PutRole(ctx, &c.Identity, by(c), in.ID, n)
 	return &operatorOut{o}, inBody(err)
 }
 
-func (a *API) deleteRole(ctx context.Context, c *call, in *deleteRoleIn) (*nothingOut, error) {
+func (a *api) deleteRole(ctx context.Context, c *door.Call, in *deleteRoleIn) (*nothingOut, error) {
 	return nil, inBody(a.Auth.DeleteRole(ctx, &c.Identity, by(c), in.ID, in.Role, in.Environment))
 }
 
-func (a *API) elevate(ctx context.Context, c *call, in *elevateIn) (*elevationOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevationOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	d, err := time.ParseDuration(in.Body.Duration)
 	if err != nil {
-		return nil, invalid("body.duration", `must be a span such as "30m", got %q`, clip(in.Body.Duration))
+		return nil, door.Invalid("body.duration", `must be a span such as "30m", got %q`, door.Clip(in.Body.Duration))
 	}
 	e, err := a.Auth.RequestElevation(ctx, &c.Identity, by(c), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment, Reason: in.Body.Reason,
 		Duration: d, BreakGlass: in.Body.BreakGlass})
 	return &elevationOut{e}, inBody(err)
 }
 
-func (a *API) approveElevation(ctx context.Context, c *call, in *decideElevationIn) (*elevationOut, error) {
+func (a *api) approveElevation(ctx context.Context, c *door.Call, in *decideElevationIn) (*elevationOut, error) {
 	return a.decideElevation(ctx, c, in, true)
 }
 
-func (a *API) denyElevation(ctx context.Context, c *call, in *decideElevationIn) (*elevationOut, error) {
+func (a *api) denyElevation(ctx context.Context, c *door.Call, in *decideElevationIn) (*elevationOut, error) {
 	return a.decideElevation(ctx, c, in, false)
 }
 
-func (a *API) decideElevation(ctx context.Context, c *call, in *decideElevationIn, approve bool) (*elevationOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) decideElevation(ctx context.Context, c *door.Call, in *decideElevationIn, approve bool) (*elevationOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	e, err := a.Auth.DecideElevation(ctx, &c.Identity, by(c), in.ID, approve, in.Body.Note)
 	return &elevationOut{e}, inBody(err)
 }
 
-func (a *API) reviewElevation(ctx context.Context, c *call, in *reviewElevationIn) (*elevationOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) reviewElevation(ctx context.Context, c *door.Call, in *reviewElevationIn) (*elevationOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	e, err := a.Auth.ReviewElevation(ctx, &c.Identity, by(c), in.ID, in.Body.Outcome, in.Body.Note)
 	return &elevationOut{e}, inBody(err)
 }
 
-func (a *API) listElevations(ctx context.Context, c *call, in *listElevationsIn) (*listOut[store.Elevation], error) {
+func (a *api) listElevations(ctx context.Context, c *door.Call, in *listElevationsIn) (*door.ListOut[store.Elevation], error) {
 	all, err := a.Auth.Elevations(ctx, &c.Identity, in.Review == store.ReviewPending)
 	if err != nil {
 		return nil, err
 	}
-	return page(all, func(e store.Elevation) string { return e.ID }, &pageIn{Limit: in.Limit, Cursor: in.Cursor})
+	return door.Page(all, func(e store.Elevation) string { return e.ID }, &door.PageIn{Limit: in.Limit, Cursor: in.Cursor})
 }

@@ -150,7 +150,7 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 	walk := func(after time.Duration, proved bool, people []*somebody) {
 		t.Helper()
 		o.ahead.Store(int64(after))
-		for _, rt := range o.api.table {
+		for _, rt := range o.api.Routes() {
 			if rt.Perm == "" {
 				continue
 			}
@@ -179,7 +179,7 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 	walk(short+time.Minute, true, temporary)
 	walk(15*time.Minute, false, people)
 	for _, s := range []*somebody{gone, away, out, {name: "no session", cookie: strings.Repeat("a", 52)}} {
-		for _, rt := range o.api.table {
+		for _, rt := range o.api.Routes() {
 			if rt.Perm == "" {
 				continue
 			}

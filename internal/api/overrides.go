@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 type overrideIn struct {
@@ -20,18 +22,22 @@ type overrideIn struct {
 	RawBody []byte
 }
 
-var (
-	addOverrideDoc = doc{ID: "createOverride", Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated,
-		Text: "Takes an Idempotency-Key."}
-	listOverridesDoc  = doc{ID: "listOverrides", Tag: "Overrides", Summary: "A customer's overrides, expired ones included"}
-	deleteOverrideDoc = doc{ID: "deleteOverride", Tag: "Overrides", Summary: "End an override", Status: http.StatusNoContent}
-)
+// overridesRoutes registers the routes of this file.
+func (a *api) overridesRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/overrides", Perm: auth.PermOverridesWrite,
+		ID: "createOverride", Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated,
+		Text: "Takes an Idempotency-Key."}, a.addOverride)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/overrides", Perm: auth.PermCustomersRead,
+		ID: "listOverrides", Tag: "Overrides", Summary: "A customer's overrides, expired ones included"}, a.listOverrides)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/overrides/{id}", Perm: auth.PermOverridesWrite,
+		ID: "deleteOverride", Tag: "Overrides", Summary: "End an override", Status: http.StatusNoContent}, a.deleteOverride)
+}
 
-func (a *API) addOverride(ctx context.Context, c *call, in *overrideIn) (*madeOut[customers.Override], error) {
-	if err := noNulls(in.RawBody, "value"); err != nil {
+func (a *api) addOverride(ctx context.Context, c *door.Call, in *overrideIn) (*madeOut[customers.Override], error) {
+	if err := door.NoNulls(in.RawBody, "value"); err != nil {
 		return nil, err
 	}
-	expires, err := when("body.expires_at", in.Body.ExpiresAt)
+	expires, err := door.When("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +46,7 @@ func (a *API) addOverride(ctx context.Context, c *call, in *overrideIn) (*madeOu
 		Value json.RawMessage `json:"value"`
 	}
 	if err := json.Unmarshal(in.RawBody, &raw); err != nil {
-		return nil, invalid("body", "%s", err)
+		return nil, door.Invalid("body", "%s", err)
 	}
 	body := in.Body
 	body.Value = raw.Value
@@ -50,15 +56,15 @@ func (a *API) addOverride(ctx context.Context, c *call, in *overrideIn) (*madeOu
 	})
 }
 
-func (a *API) deleteOverride(ctx context.Context, c *call, in *pathID) (*struct{}, error) {
+func (a *api) deleteOverride(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
 	return nil, a.Customers.RemoveOverride(ctx, c.Env, meta(c), in.ID)
 }
 
-func (a *API) listOverrides(ctx context.Context, c *call, in *listIn) (*listOut[customers.Override], error) {
-	after, err := cursor(in.Cursor)
+func (a *api) listOverrides(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[customers.Override], error) {
+	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	data, next, err := a.Customers.Overrides(ctx, c.Env, in.ID, after, in.Limit)
-	return listed(data, next), err
+	return door.Listed(data, next), err
 }

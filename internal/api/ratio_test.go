@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // BenchmarkB2_CheckRatio measures POST /v1/check against a bare handler that
@@ -96,7 +97,7 @@ func listen(b *testing.B, h http.Handler) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := NewServer("", h)
+	s := door.NewServer("", h)
 	go s.Serve(l)
 	b.Cleanup(func() { s.Close() })
 	return l.Addr().String()

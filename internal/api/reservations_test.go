@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/testpg"
 )
 
@@ -76,9 +77,9 @@ func problemWith(code usher.Code, detail string, problems ...string) string {
 		location, message, _ := strings.Cut(p, "|")
 		list = append(list, usher.Problem{Location: location, Message: message})
 	}
-	p := newProblem(code, detail, list)
+	p := door.NewProblem(code, detail, list)
 	p.RequestID = "t"
-	b, _ := marshal(p)
+	b, _ := door.Marshal(p)
 	return string(b)
 }
 

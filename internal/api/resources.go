@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -35,14 +37,26 @@ type resourceOut struct {
 	Body   resourceView
 }
 
-func (a *API) putResource(ctx context.Context, c *call, in *putResourceIn) (*resourceOut, error) {
-	if err := noNulls(in.RawBody, "properties"); err != nil {
+// resourcesRoutes registers the routes of this file.
+func (a *api) resourcesRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
+		ID: "putResource", Tag: "Members", Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties."}, a.putResource)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersRead,
+		ID: "getResource", Tag: "Members", Summary: "A registered resource"}, a.getResource)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}", Perm: auth.PermMembersRead,
+		ID: "listResources", Tag: "Members", Summary: "The registered resources of a type, by id"}, a.listResources)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
+		ID: "deleteResource", Tag: "Members", Summary: "Forget a resource, and its properties in the past too", Status: http.StatusNoContent}, a.deleteResource)
+}
+
+func (a *api) putResource(ctx context.Context, c *door.Call, in *putResourceIn) (*resourceOut, error) {
+	if err := door.NoNulls(in.RawBody, "properties"); err != nil {
 		return nil, err
 	}
-	if err := checkIDs("id", in.ID, "type", in.Type, "resource", in.Resource); err != nil {
+	if err := door.CheckIDs("id", in.ID, "type", in.Type, "resource", in.Resource); err != nil {
 		return nil, err
 	}
-	if err := exactly(in.RawBody, &in.Body); err != nil {
+	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
 	r := usher.Resource{Type: in.Type, ID: in.Resource, Properties: in.Body.Properties}
@@ -66,7 +80,7 @@ func (a *API) putResource(ctx context.Context, c *call, in *putResourceIn) (*res
 	return out, nil
 }
 
-func (a *API) getResource(ctx context.Context, c *call, in *resourcePath) (*resourceOut, error) {
+func (a *api) getResource(ctx context.Context, c *door.Call, in *resourcePath) (*resourceOut, error) {
 	r, err := a.Directory.Read(c.Env, in.ID).Resource(ctx, in.Type, in.Resource)
 	return &resourceOut{http.StatusOK, resourceView{Resource: r}}, err
 }
@@ -78,13 +92,13 @@ type resourcesIn struct {
 	Type   string `path:"type"`
 }
 
-func (a *API) listResources(ctx context.Context, c *call, in *resourcesIn) (*listOut[usher.Resource], error) {
-	return listOf(ctx, a, c, &listIn{in.ID, in.Limit, in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]usher.Resource, error) {
+func (a *api) listResources(ctx context.Context, c *door.Call, in *resourcesIn) (*door.ListOut[usher.Resource], error) {
+	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]usher.Resource, error) {
 		return d.Resources(ctx, in.Type, after, limit)
 	}, func(r *usher.Resource) string { return r.ID })
 }
 
-func (a *API) deleteResource(ctx context.Context, c *call, in *resourcePath) (*struct{}, error) {
+func (a *api) deleteResource(ctx context.Context, c *door.Call, in *resourcePath) (*struct{}, error) {
 	r, err := a.Directory.Read(c.Env, in.ID).Resource(ctx, in.Type, in.Resource)
 	if err != nil {
 		return nil, err

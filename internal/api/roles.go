@@ -2,15 +2,29 @@ package api
 
 import (
 	"context"
+	"net/http"
 	"slices"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 )
 
-func (a *API) listRoles(ctx context.Context, c *call, in *pathID) (*listOut[directory.RoleView], error) {
+// rolesRoutes registers the routes of this file.
+func (a *api) rolesRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/roles", Perm: auth.PermMembersRead,
+		ID: "listCustomerRoles", Tag: "Members", Summary: "The roles that a customer can assign: the catalogue's and its own"}, a.listRoles)
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/roles/{role}", Perm: auth.PermMembersWrite,
+		ID: "putCustomRole", Tag: "Members", Summary: "Make a role of the customer's own, or replace it",
+		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds. A key of the catalogue's is refused."}, a.putCustomRole)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/roles/{role}", Perm: auth.PermMembersWrite,
+		ID: "deleteCustomRole", Tag: "Members", Summary: "Remove a role of the customer's own", Text: "Refused while somebody holds it.", Status: http.StatusNoContent}, a.deleteCustomRole)
+}
+
+func (a *api) listRoles(ctx context.Context, c *door.Call, in *door.PathID) (*door.ListOut[directory.RoleView], error) {
 	all, err := a.Directory.Roles(ctx, c.Env, in.ID)
-	return listed(all, ""), err
+	return door.Listed(all, ""), err
 }
 
 type customRolePath struct {
@@ -33,8 +47,8 @@ type customRoleIn struct {
 
 type customRoleOut struct{ Body directory.RoleView }
 
-func (a *API) putCustomRole(ctx context.Context, c *call, in *customRoleIn) (*customRoleOut, error) {
-	if err := noNulls(in.RawBody); err != nil {
+func (a *api) putCustomRole(ctx context.Context, c *door.Call, in *customRoleIn) (*customRoleOut, error) {
+	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
 	r := usher.Role{Key: in.Role, Title: in.Body.Title, Permissions: in.Body.Permissions, Includes: in.Body.Includes}
@@ -53,7 +67,7 @@ func (a *API) putCustomRole(ctx context.Context, c *call, in *customRoleIn) (*cu
 	return out, nil
 }
 
-func (a *API) deleteCustomRole(ctx context.Context, c *call, in *customRolePath) (*struct{}, error) {
+func (a *api) deleteCustomRole(ctx context.Context, c *door.Call, in *customRolePath) (*struct{}, error) {
 	all, err := a.Directory.Read(c.Env, in.ID).Roles(ctx)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/usher-sh/usher"
@@ -53,17 +54,11 @@ plans:
 // scimWorld is acme with its identity provider, and globex with another.
 func scimWorld(t testing.TB, dsn string) *world {
 	w := newWorldOn(t, dsn, scimCatalog)
-	w.api.PublicURL = "https://usher.test"
-	w.api.NewID = func() func(string) string {
-		var mu sync.Mutex
-		n := 0
-		return func(prefix string) string {
-			mu.Lock()
-			defer mu.Unlock()
-			n++
-			return fmt.Sprint(prefix, n)
-		}
-	}()
+	var n atomic.Int64
+	w.again(func(s *setup) {
+		s.Door.PublicURL = "https://usher.test"
+		s.NewID = func(prefix string) string { return fmt.Sprint(prefix, n.Add(1)) }
+	})
 	if got := w.json("PUT", "/v1/customers/globex", `{"name":"Globex"}`); got.Code != 201 {
 		t.Fatalf("got %d %s", got.Code, got.Body)
 	}
@@ -226,7 +221,7 @@ func (w *world) exchange(t *testing.T, step string) {
 // assign gives a role as the vendor's product does.
 func (w *world) assign(h usher.Holder, role string) {
 	w.t.Helper()
-	_, err := w.api.Directory.Apply(w.t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme",
+	_, err := w.api.setup.API.Directory.Apply(w.t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme",
 		directory.Change{Assign: []usher.Assignment{{Holder: h, Role: role}}})
 	if err != nil {
 		w.t.Fatal(err)
@@ -366,7 +361,7 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":7}`), "invalidValue")
 		ok(400, w.scim("POST", "/scim/v2/Users", `[`), "invalidSyntax")
 		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"big","note":"`+strings.Repeat("x", 70_000)+`"}`), "at most")
-		ok(413, w.scim("POST", "/scim/v2/Users", `{"userName":"`+strings.Repeat("x", scimMaxBody)+`"}`))
+		ok(413, w.scim("POST", "/scim/v2/Users", `{"userName":"`+strings.Repeat("x", 4<<20)+`"}`))
 		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"deep","a":`+strings.Repeat("[", 20)+strings.Repeat("]", 20)+`}`))
 		ok(415, w.scim("POST", "/scim/v2/Users", `{"userName":"x"}`, "Content-Type", "text/plain"))
 		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"remove","path":"userName"}]`), "userName is required")
@@ -465,7 +460,7 @@ func TestSCIM_Traps(t *testing.T) {
 func TestSCIM_ManualMembers(t *testing.T) {
 	t.Parallel()
 	onBothSCIM(t, func(t *testing.T, w *world) {
-		_, err := w.api.Directory.Apply(t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme", directory.Change{Members: []usher.Member{
+		_, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme", directory.Change{Members: []usher.Member{
 			{ID: "eve@x", Type: "user", Active: true, Properties: map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no"}}}})
 		if err != nil {
 			t.Fatal(err)
@@ -482,7 +477,7 @@ func TestSCIM_ManualMembers(t *testing.T) {
 				t.Errorf("got %d %s", got.Code, got.Body)
 			}
 		}
-		m, err := w.api.Directory.Read(usher.Production, "acme").Member(t.Context(), "eve@x")
+		m, err := w.api.setup.API.Directory.Read(usher.Production, "acme").Member(t.Context(), "eve@x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -507,12 +502,12 @@ func TestSCIM_ManyAtOnce(t *testing.T) {
 		values = append(values, `{"value":"`+id+`"}`)
 	}
 	meta := directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}
-	if _, err := w.api.Directory.Apply(t.Context(), usher.Production, meta, "acme", c); err != nil {
+	if _, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, meta, "acme", c); err != nil {
 		t.Fatal(err)
 	}
 	w.scim("POST", "/scim/v2/Groups", `{"displayName":"All","externalId":"all"}`)
 	revision := func() int64 {
-		n, err := w.api.Directory.Read(usher.Production, "acme").Revision(t.Context())
+		n, err := w.api.setup.API.Directory.Read(usher.Production, "acme").Revision(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

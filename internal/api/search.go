@@ -6,10 +6,16 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 type (
+	foundDoc struct {
+		Type string `json:"type"`
+		ID   string `json:"id"`
+	}
 	searchMembersIn struct {
 		SearchQuestion
 		Permission string      `json:"permission" minLength:"1" maxLength:"255"`
@@ -39,73 +45,78 @@ type (
 		MinRevision int64          `json:"min_revision,omitempty" doc:"Answer from this revision or a newer one"`
 	}
 	searchOut struct {
-		Data       []authzenFound `json:"data"`
-		NextCursor string         `json:"next_cursor,omitempty" doc:"Absent on the last page. A page can hold fewer than the limit and have one"`
-		Revision   int64          `json:"revision"`
+		Data       []foundDoc `json:"data"`
+		NextCursor string     `json:"next_cursor,omitempty" doc:"Absent on the last page. A page can hold fewer than the limit and have one"`
+		Revision   int64      `json:"revision"`
+	}
+	permissionDoc struct {
+		Permission string `json:"permission"`
 	}
 	searchPermissionsOut struct {
-		Data []struct {
-			Permission string `json:"permission"`
-		} `json:"data"`
-		NextCursor string `json:"next_cursor,omitempty"`
-		Revision   int64  `json:"revision"`
+		Data       []permissionDoc `json:"data"`
+		NextCursor string          `json:"next_cursor,omitempty"`
+		Revision   int64           `json:"revision"`
 	}
 )
 
 const searchText = "Exactly what a check allows, of what is registered."
 
-var (
-	searchMembersDoc     = doc{ID: "searchMembers", Tag: "Decisions", Summary: "Which members can do this?", Text: searchText, request: searchMembersIn{}, response: searchOut{}}
-	searchResourcesDoc   = doc{ID: "searchResources", Tag: "Decisions", Summary: "On which resources of a type can the member do this?", Text: searchText, request: searchResourcesIn{}, response: searchOut{}}
-	searchPermissionsDoc = doc{ID: "searchPermissions", Tag: "Decisions", Summary: "What can the member do?", Text: searchText, request: searchPermissionsIn{}, response: searchPermissionsOut{}}
-)
+// searchRoutes registers the routes of this file.
+func (a *api) searchRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "POST /v1/search/members", Perm: auth.PermSearch,
+		ID: "searchMembers", Tag: "Decisions", Summary: "Which members can do this?", Text: searchText, Request: searchMembersIn{}, Response: searchOut{}}, a.search(decide.OfMembers))
+	d.Handle(door.Route{Pattern: "POST /v1/search/resources", Perm: auth.PermSearch,
+		ID: "searchResources", Tag: "Decisions", Summary: "On which resources of a type can the member do this?", Text: searchText, Request: searchResourcesIn{}, Response: searchOut{}}, a.search(decide.OfResources))
+	d.Handle(door.Route{Pattern: "POST /v1/search/permissions", Perm: auth.PermSearch,
+		ID: "searchPermissions", Tag: "Decisions", Summary: "What can the member do?", Text: searchText, Request: searchPermissionsIn{}, Response: searchPermissionsOut{}}, a.search(decide.OfPermissions))
+}
 
 // search answers who can, on what, or what.
-func (a *API) search(of sought) func(http.ResponseWriter, *http.Request, *call) {
-	return func(w http.ResponseWriter, r *http.Request, c *call) {
-		s := a.borrow()
-		defer a.giveBack(s)
+func (a *api) search(of decide.Sought) func(http.ResponseWriter, *http.Request, *door.Call) {
+	return func(w http.ResponseWriter, r *http.Request, c *door.Call) {
+		s := door.Borrow()
+		defer s.GiveBack()
 		var err error
-		if s.in, err = a.readAll(r, c.route, s.in); err != nil {
-			a.fail(w, c, err)
+		if s.In, err = c.ReadAll(r, s.In); err != nil {
+			c.Fail(w, err)
 			return
 		}
-		s.r.Reset(s.in)
-		q, p := readSearch(&s.r, of)
-		if err = s.r.err(); err == nil && q.Said != nil && !c.Properties {
+		s.R.Reset(s.In)
+		q, p := readSearch(&s.R, of)
+		if err = s.R.Err(); err == nil && q.Said != nil && !c.Properties {
 			err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
 		}
-		hash := questionHash(c, of, &q, "")
+		question := door.Question(append(q.Parts(), of, c.Env)...)
 		if err == nil {
-			err = p.resume(&q, hash, "body.cursor", "body.limit")
+			q.Limit, q.After, err = p.Resume(question, "body.cursor", "body.limit")
 		}
 		var page decide.Page
 		if err == nil {
-			page, err = a.find(r.Context(), c, of, q, hash)
+			page, err = a.Decide.Search(r.Context(), c.Env, of, q)
 		}
 		if err != nil {
-			a.fail(w, c, err)
+			c.Fail(w, err)
 			return
 		}
-		b := append(s.out[:0], `{"data":[`...)
+		b := append(s.Out[:0], `{"data":[`...)
 		for i, f := range page.Found {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			if of == ofActions {
-				b = appendText(append(b, `{"permission":`...), permissionOf(f))
+			if of == decide.OfPermissions {
+				b = door.AppendText(append(b, `{"permission":`...), permissionOf(f))
 			} else {
-				b = appendText(append(b, `{"type":`...), f.Type)
-				b = appendText(append(b, `,"id":`...), f.ID)
+				b = door.AppendText(append(b, `{"type":`...), f.Type)
+				b = door.AppendText(append(b, `,"id":`...), f.ID)
 			}
 			b = append(b, '}')
 		}
 		b = append(b, ']')
 		if page.Next != "" {
-			b = appendText(append(b, `,"next_cursor":`...), page.Next)
+			b = door.AppendText(append(b, `,"next_cursor":`...), door.Seal(question, q.Limit, page.Next))
 		}
-		s.out = append(strconv.AppendInt(append(b, `,"revision":`...), page.Revision, 10), '}')
-		a.write(w, c, s.out)
+		s.Out = append(strconv.AppendInt(append(b, `,"revision":`...), page.Revision, 10), '}')
+		c.Write(w, s.Out)
 	}
 }
 
@@ -118,24 +129,24 @@ func permissionOf(f decide.Found) string {
 }
 
 // readSearch reads the body of a search.
-func readSearch(r *reader, of sought) (q decide.SearchQuery, p paging) {
-	known := map[sought]string{
-		ofSubjects:  "customer, permission, resource, type",
-		ofResources: "customer, member, permission, type",
-		ofActions:   "customer, member, resource, type",
+func readSearch(r *door.Reader, of decide.Sought) (q decide.SearchQuery, p door.Paging) {
+	known := map[decide.Sought]string{
+		decide.OfMembers:     "customer, permission, resource, type",
+		decide.OfResources:   "customer, member, permission, type",
+		decide.OfPermissions: "customer, member, resource, type",
 	}[of] + ", context, at, limit, cursor, min_revision"
-	p.limit = -1
+	p.Limit = -1
 	kind := ""
 	var asked decide.CheckQuery // readResource's
 	ok := r.Object("body", func(name []byte) {
 		switch n := string(name); {
 		case n == "customer":
 			q.Customer = r.String("body.customer")
-		case n == "member" && of != ofSubjects:
+		case n == "member" && of != decide.OfMembers:
 			q.Member = r.String("body.member")
-		case n == "permission" && of != ofActions:
+		case n == "permission" && of != decide.OfPermissions:
 			q.Permission = r.String("body.permission")
-		case n == "resource" && of != ofResources:
+		case n == "resource" && of != decide.OfResources:
 			readResource(r, "body.resource", &asked)
 		case n == "type":
 			kind = r.String("body.type")
@@ -147,13 +158,13 @@ func readSearch(r *reader, of sought) (q decide.SearchQuery, p paging) {
 		case n == "at":
 			q.At = r.Time("body.at")
 		case n == "limit":
-			if v := r.Whole("body.limit"); v < 1 || v > maxFound {
-				r.Note("body.limit", "must be a whole number from 1 to %d", maxFound)
+			if v := r.Whole("body.limit"); v < 1 || v > door.MaxFound {
+				r.Note("body.limit", "must be a whole number from 1 to %d", door.MaxFound)
 			} else {
-				p.limit = int(v)
+				p.Limit = int(v)
 			}
 		case n == "cursor":
-			p.token = r.String("body.cursor")
+			p.Token = r.String("body.cursor")
 		case n == "min_revision":
 			q.MinRevision = r.Whole("body.min_revision")
 		default:
@@ -165,16 +176,16 @@ func readSearch(r *reader, of sought) (q decide.SearchQuery, p paging) {
 		return q, p
 	}
 	r.ID("body.customer", q.Customer)
-	if of != ofSubjects {
+	if of != decide.OfMembers {
 		r.ID("body.member", q.Member)
 	}
-	if of != ofActions {
+	if of != decide.OfPermissions {
 		r.ID("body.permission", q.Permission)
 	}
 	switch {
-	case of == ofSubjects:
+	case of == decide.OfMembers:
 		q.MemberType = kind
-	case of == ofResources:
+	case of == decide.OfResources:
 		r.ID("body.type", kind)
 		q.Resource.Type = kind
 	case kind != "" && q.Resource.Type != "":

@@ -8,6 +8,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -33,60 +35,66 @@ type seatsIn struct {
 }
 
 var (
-	seatParams = []*huma.Param{pathParam("id", "The customer"), pathParam("feature", "Of kind seats"), pathParam("holder", "Who sits, percent-encoded where it must be")}
-
-	putSeatDoc = doc{ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
-		Text:    "The same again changes nothing. A refused seat is a 200 with `allowed: false`; nobody who sits is ever evicted.",
-		request: seatIn{}, optional: true, response: decisionDoc{}, params: seatParams}
-	deleteSeatDoc = doc{ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
-		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, params: seatParams}
-	listSeatsDoc = doc{ID: "listSeats", Tag: "Seats", Summary: "Who holds a seat, those who came first first"}
+	seatParams = []*huma.Param{door.PathParam("id", "The customer"), door.PathParam("feature", "Of kind seats"), door.PathParam("holder", "Who sits, percent-encoded where it must be")}
 )
 
 // maxSeatTTL bounds a seat's ttl. What is longer has a date: expires_at.
 const maxSeatTTL = 365 * 24 * time.Hour
 
-func (a *API) putSeat(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
+// seatsRoutes registers the routes of this file.
+func (a *api) seatsRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "PUT /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
+		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
+		Text:    "The same again changes nothing. A refused seat is a 200 with `allowed: false`; nobody who sits is ever evicted.",
+		Request: seatIn{}, Optional: true, Response: decisionDoc{}, Params: seatParams}, a.putSeat)
+	d.Handle(door.Route{Pattern: "DELETE /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
+		ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
+		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, Params: seatParams}, a.deleteSeat)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/seats/{feature}", Perm: auth.PermSeatsRead,
+		ID: "listSeats", Tag: "Seats", Summary: "Who holds a seat, those who came first first"}, a.listSeats)
+}
+
+func (a *api) putSeat(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
 	op := usage.SeatOp{Customer: r.PathValue("id"), Feature: r.PathValue("feature"), Holder: r.PathValue("holder")}
 	var d usher.Decision
-	err := a.readOptional(r, c, s, "state, expires_at, ttl", func(name []byte) bool {
+	err := c.ReadOptional(r, s, "state, expires_at, ttl", func(name []byte) bool {
 		switch string(name) {
 		case "state":
-			wrong := len(s.r.Problems)
-			switch state := s.r.String("body.state"); {
-			case len(s.r.Problems) > wrong || state == string(usher.SeatActive):
+			wrong := len(s.R.Problems)
+			switch state := s.R.String("body.state"); {
+			case len(s.R.Problems) > wrong || state == string(usher.SeatActive):
 			case state == string(usher.SeatPending):
 				op.Pending = true
 			default:
-				s.r.Note("body.state", "must be active or pending, got %s", clip(state))
+				s.R.Note("body.state", "must be active or pending, got %s", door.Clip(state))
 			}
 		case "expires_at":
-			op.ExpiresAt = s.r.Time("body.expires_at")
+			op.ExpiresAt = s.R.Time("body.expires_at")
 		case "ttl":
-			op.TTL = s.r.ttl("body.ttl", maxSeatTTL)
+			op.TTL = s.R.TTL("body.ttl", maxSeatTTL)
 		default:
 			return false
 		}
 		return true
 	}, "id", "feature", "holder")
 	if err == nil && op.TTL != 0 && !op.ExpiresAt.IsZero() {
-		err = invalid("body.ttl", "must not be sent with expires_at: one of them says when the seat ends")
+		err = door.Invalid("body.ttl", "must not be sent with expires_at: one of them says when the seat ends")
 	}
 	if err == nil {
 		if d, err = a.Usage.PutSeat(r.Context(), c.Env, op); err == nil {
-			a.metrics.decided(&d)
+			c.Decided(&d)
 		}
 	}
-	a.taken(w, c, s, &d, err)
+	taken(w, c, s, &d, err)
 }
 
-func (a *API) deleteSeat(w http.ResponseWriter, r *http.Request, c *call) {
-	var p reader
-	p.path(r, "id", "feature", "holder")
+func (a *api) deleteSeat(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	var p door.Reader
+	p.Path(r, "id", "feature", "holder")
 	if len(p.Problems) > 0 {
-		a.fail(w, c, invalids(p.Problems))
+		c.Fail(w, door.Invalids(p.Problems))
 		return
 	}
 	d, err := a.Usage.DeleteSeat(r.Context(), c.Env, r.PathValue("id"), r.PathValue("feature"), r.PathValue("holder"))
@@ -98,15 +106,15 @@ func (a *API) deleteSeat(w http.ResponseWriter, r *http.Request, c *call) {
 		err = usher.Errorf(usher.NotFound, "no feature %q", d.Feature)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	c.status = http.StatusNoContent
-	w.WriteHeader(c.status)
+	c.Status = http.StatusNoContent
+	w.WriteHeader(c.Status)
 }
 
-func (a *API) listSeats(ctx context.Context, c *call, in *seatsIn) (*listOut[seatDoc], error) {
-	after, err := cursor(in.Cursor)
+func (a *api) listSeats(ctx context.Context, c *door.Call, in *seatsIn) (*door.ListOut[seatDoc], error) {
+	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -122,5 +130,5 @@ func (a *API) listSeats(ctx context.Context, c *call, in *seatsIn) (*listOut[sea
 			data[i].ExpiresAt = &end
 		}
 	}
-	return listed(data, next), nil
+	return door.Listed(data, next), nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // members is a decision about acme's seats, of which there are 2.
@@ -137,7 +138,7 @@ func TestBadSeats(t *testing.T) {
 		w.want(w.json(method, "/v1/customers/acme/seats//ann", ""), 404, nameless)
 		w.want(w.json(method, at+"/..", ""), 404, nameless)
 	}
-	w.want(w.json("PUT", at, ""), 405, problemBody(methodNotAllowed, "PUT does not exist here, but GET, HEAD does"))
+	w.want(w.json("PUT", at, ""), 405, problemBody(door.MethodNotAllowed, "PUT does not exist here, but GET, HEAD does"))
 	w.want(w.json("PUT", "/v1/customers/acme/seats/calls/ann", ""), 422, problemBody(usher.Refused, "calls is metered, not seats: it has no holders"))
 	w.want(w.json("DELETE", "/v1/customers/acme/seats/sso/ann", ""), 422, problemBody(usher.Refused, "sso is switch, not seats: it has no holders"))
 	w.want(w.json("GET", "/v1/customers/acme/seats/sso", ""), 422, problemBody(usher.Refused, "sso is switch, not seats: it has no holders")+"\n")

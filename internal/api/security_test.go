@@ -21,15 +21,16 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // The tests of docs/security.md that walk every route, so that a new one is
 // walked as well.
 
 // queryNames are the query parameters that the OpenAPI document has of a route.
-func (a *API) queryNames(rt *route) (names []string) {
+func (a *server) queryNames(rt *door.Route) (names []string) {
 	method, path, _ := strings.Cut(rt.Pattern, " ")
-	item := a.huma.OpenAPI().Paths[path]
+	item := a.Document().Paths[path]
 	if item == nil {
 		return nil
 	}
@@ -47,7 +48,7 @@ func (a *API) queryNames(rt *route) (names []string) {
 
 // as sends one request to a route as whoever may call it; no answer takes more
 // than two seconds.
-func (w *world) as(rt *route, target, contentType, body string, headers ...string) *httptest.ResponseRecorder {
+func (w *world) as(rt *door.Route, target, contentType, body string, headers ...string) *httptest.ResponseRecorder {
 	method, _, _ := strings.Cut(rt.Pattern, " ")
 	r, err := http.NewRequest(method, "http://127.0.0.1"+target, strings.NewReader(body))
 	if err != nil {
@@ -74,7 +75,7 @@ func (w *world) as(rt *route, target, contentType, body string, headers ...strin
 }
 
 // filled is a route's path with v for each of its ids.
-func filled(rt *route, v string) string {
+func filled(rt *door.Route, v string) string {
 	_, path, _ := strings.Cut(rt.Pattern, " ")
 	var b strings.Builder
 	for {
@@ -99,14 +100,14 @@ var hostile = []string{"'; DROP TABLE customer; --", `" OR ""="`, "$(id)", "{{7*
 func TestHostileWords(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		log := &lockedBuffer{}
-		c := w.api.Config
-		c.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		w.api = New(c)
+		w.again(func(s *setup) {
+			s.Door.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		})
 		calls := 0
-		for _, rt := range w.api.table {
+		for _, rt := range w.api.Routes() {
 			kind, body := "", ""
-			if rt.accept != nil {
-				kind, body = rt.accept[0], "{}"
+			if rt.Accept != nil {
+				kind, body = rt.Accept[0], "{}"
 			}
 			names := w.api.queryNames(rt)
 			if !strings.Contains(rt.Pattern, "{") && len(names) == 0 {
@@ -163,10 +164,10 @@ func TestHostileWords(t *testing.T) {
 func TestForgedHost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, rt := range w.api.table {
+	for _, rt := range w.api.Routes() {
 		kind, body := "", ""
-		if rt.accept != nil {
-			kind, body = rt.accept[0], "{}"
+		if rt.Accept != nil {
+			kind, body = rt.Accept[0], "{}"
 		}
 		for _, target := range []string{filled(rt, "nobody"), filled(rt, "nobody") + "/", "/" + filled(rt, "nobody")} {
 			got := w.as(rt, target, kind, body, "Host", "evil.example", "X-Forwarded-Host", "evil.example", "Forwarded", "host=evil.example;proto=http", "X-Original-URL", "/v1/keys",
@@ -174,7 +175,7 @@ func TestForgedHost(t *testing.T) {
 			if all := got.Body.String() + fmt.Sprint(got.Header()); strings.Contains(all, "evil") || strings.Contains(all, "Access-Control") {
 				t.Errorf("%s: got %d %s", rt.Pattern, got.Code, all)
 			}
-			if got.Header().Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(rt.Pattern, "POST ") && got.Header().Get("Cache-Control") != "no-store" && rt.Perm+auth.Permission(rt.doc.Tag) != "AuthZEN" {
+			if got.Header().Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(rt.Pattern, "POST ") && got.Header().Get("Cache-Control") != "no-store" && rt.Perm+auth.Permission(rt.Tag) != "AuthZEN" {
 				t.Errorf("%s: got %v, want nosniff and, but for POST and AuthZEN's public metadata, no-store", rt.Pattern, got.Header())
 			}
 		}
@@ -199,19 +200,19 @@ func TestForgedHost(t *testing.T) {
 func TestBodiesAreBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, rt := range w.api.table {
-		if rt.accept == nil || strings.Contains(rt.Pattern, sessionRoutes) {
+	for _, rt := range w.api.Routes() {
+		if rt.Accept == nil || strings.Contains(rt.Pattern, " /v1/session") {
 			continue // TestSessionsOverHTTP asks those
 		}
 		target := filled(rt, "nobody")
-		if got := w.as(rt, target, rt.accept[0], strings.Repeat(" ", int(rt.maxBody)+1)); got.Code != 413 {
-			t.Errorf("%s: %d bytes: got %d %s, want 413", rt.Pattern, rt.maxBody+1, got.Code, got.Body)
+		if got := w.as(rt, target, rt.Accept[0], strings.Repeat(" ", int(rt.MaxBody)+1)); got.Code != 413 {
+			t.Errorf("%s: %d bytes: got %d %s, want 413", rt.Pattern, rt.MaxBody+1, got.Code, got.Body)
 		}
 		if got := w.as(rt, target, "text/plain", `{}`); got.Code != 415 && !strings.HasPrefix(target, "/access/") || got.Code < 400 {
 			t.Errorf("%s: text/plain: got %d %s, want it refused", rt.Pattern, got.Code, got.Body)
 		}
 		for _, bad := range []string{`{"zq7":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, `{"zq7":1,"zq7":2}`, `{"zq7":1}{"zq7":1}`, "{\"zq7\":\"\xff\"}", `{"zq7":"\u0000"}`} {
-			if got := w.as(rt, target, rt.accept[0], bad); got.Code != 400 && !(got.Code == 200 && strings.Contains(got.Body.String(), `"accepted":0`)) {
+			if got := w.as(rt, target, rt.Accept[0], bad); got.Code != 400 && !(got.Code == 200 && strings.Contains(got.Body.String(), `"accepted":0`)) {
 				t.Errorf("%s: %.40s: got %d %.300s, want 400", rt.Pattern, bad, got.Code, got.Body)
 			}
 		}
@@ -224,8 +225,8 @@ func TestBodiesAreBounded(t *testing.T) {
 func TestUnknownFields(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, rt := range w.api.table {
-		if rt.accept == nil || rt.raw || strings.Contains(rt.Pattern, sessionRoutes) {
+	for _, rt := range w.api.Routes() {
+		if rt.Accept == nil || rt.Raw || strings.Contains(rt.Pattern, " /v1/session") {
 			continue
 		}
 		if slices.ContainsFunc([]string{" /access/", " /scim/", " /ofrep/", " /v1/events"}, func(s string) bool { return strings.Contains(rt.Pattern, s) }) {
@@ -288,7 +289,7 @@ func TestSmuggling(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer("", w.api)
+	server := door.NewServer("", w.api)
 	server.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
@@ -352,7 +353,7 @@ func TestSmuggling(t *testing.T) {
 	if got := w.do("GET", "/v1/customers/acme", "", ""); got.Code != 200 {
 		t.Errorf("a hidden request was run: got %d %s", got.Code, got.Body)
 	}
-	s := NewServer("", nil)
+	s := door.NewServer("", nil)
 	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.WriteTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 {
 		t.Errorf("a server without a limit: %+v", s)
 	}

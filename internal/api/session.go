@@ -7,28 +7,17 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
-// sessionRoutes is in the pattern of every route about the caller's own session.
-// None takes a key; each finds out by itself who is there.
-const sessionRoutes = " /v1/session"
-
-// takesSession are the routes that need a session and take no key.
-var takesSession = map[string]bool{"GET /v1/session": true, "POST /v1/session/step-up": true}
-
-// The cookies. Browsers take a __Host- cookie from https and from this machine
-// only, send it to no other host, and let no other host set it.
-const (
-	sessionCookie = "__Host-usher"
-	loginCookie   = "__Host-usher-login"
-)
+// loginCookie holds a login at the identity provider while it lasts.
+const loginCookie = "__Host-usher-login"
 
 type ownerIn struct {
 	Token    string `json:"token" doc:"Of usher operator token; it works once"`
@@ -71,57 +60,6 @@ type stepUpOut struct {
 	Redirect string `json:"redirect,omitempty" doc:"Where the browser goes for the proof, where it is made at the identity provider; the session is then absent"`
 }
 
-func queryParam(name, text string, required bool) *huma.Param {
-	return &huma.Param{Name: name, In: "query", Description: text, Required: required, Schema: &huma.Schema{Type: huma.TypeString}}
-}
-
-var (
-	ownerDoc = doc{ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated, request: ownerIn{}, response: sessionOut{},
-		Text: "`usher operator token` makes the token. Everybody else comes through the identity provider."}
-	loginDoc = doc{ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, request: loginIn{}, response: sessionOut{},
-		Text: "An unknown email, a wrong password and too many attempts have one answer."}
-	getSessionDoc = doc{ID: "getSession", Tag: "Sessions", Summary: "Who is logged in, what they may do, and until when", response: sessionOut{}}
-	logoutDoc     = doc{ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 also where nobody is logged in."}
-	stepUpDoc     = doc{ID: "stepUp", Tag: "Sessions", Summary: "Prove again who one is, for what can do much harm", request: stepUpIn{}, response: stepUpOut{},
-		Text: "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved there: the browser goes to redirect."}
-	startOIDCDoc = doc{ID: "startOIDC", Tag: "Sessions", Summary: "Log in with the identity provider", Status: http.StatusFound, produces: "text/plain",
-		params: []*huma.Param{queryParam("return_to", "Where the browser goes on after the login: a path of this server; absent is /", false)}}
-	finishOIDCDoc = doc{ID: "finishOIDC", Tag: "Sessions", Summary: "Where the identity provider sends the browser back to", Status: http.StatusFound, produces: "text/plain",
-		params: []*huma.Param{queryParam("state", "", true), queryParam("code", "", false), queryParam("error", "", false), queryParam("iss", "", false)}}
-	endSessionsDoc = doc{ID: "endSessions", Tag: "Operators", Summary: "End all sessions of an operator", Status: http.StatusNoContent,
-		Text: "Whoever may do more than the caller is a 403."}
-)
-
-var errCrossSite = usher.Errorf(usher.Forbidden, "a call with a session, or for one, must come from a page of this server: the browser's Sec-Fetch-Site or Origin does not say so")
-
-// sameSite refuses what another site's page sent: the standard library compares
-// Sec-Fetch-Site, or Origin with the host. What has neither came from no browser.
-func (a *API) sameSite(r *http.Request) error {
-	if a.ownSite.Check(r) != nil {
-		return errCrossSite
-	}
-	return nil
-}
-
-// ownPage refuses a call with a session that did not come from a page of ours.
-// Browsers send Sec-Fetch-Site or Origin with every call that can change
-// something, so one that has neither is refused as well.
-func (a *API) ownPage(r *http.Request) error {
-	safe := r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
-	if !safe && r.Header.Get("Sec-Fetch-Site") == "" && r.Header.Get("Origin") == "" {
-		return errCrossSite
-	}
-	return a.sameSite(r)
-}
-
-// cookieOf is a cookie that came exactly once, or "".
-func cookieOf(r *http.Request, name string) string {
-	if list := r.CookiesNamed(name); len(list) == 1 {
-		return list[0].Value
-	}
-	return ""
-}
-
 func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
 	c := &http.Cookie{Name: name, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(lives / time.Second)}
 	if value == "" {
@@ -130,46 +68,43 @@ func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
 	http.SetCookie(w, c)
 }
 
-// environmentOf is what a call with a session is about.
-func environmentOf(r *http.Request) (usher.Environment, error) {
-	env := usher.Environment(r.Header.Get("Usher-Environment"))
-	switch {
-	case len(r.Header["Usher-Environment"]) > 1: // a proxy may have believed the other one
-		return "", invalid("header.Usher-Environment", "must be given once")
-	case env == "":
-		return usher.Production, nil
-	case !slices.Contains(usher.Environments, env):
-		return "", invalid("header.Usher-Environment", "must be production or sandbox")
-	}
-	return env, nil
-}
+// noPermissions keeps a page from the sensors of a visitor's machine.
+var noPermissions = []door.Header{{Name: "Permissions-Policy", Value: []string{"camera=(), geolocation=(), microphone=()"}}}
 
-// identifySession finds out who calls with a cookie, and whether the call came
-// from a page of ours.
-func (a *API) identifySession(r *http.Request, c *call, cookie string) error {
-	env, err := environmentOf(r)
-	if err != nil {
-		return err
-	}
-	if err := a.ownPage(r); err != nil {
-		return err
-	}
-	c.Identity, c.session, err = a.Auth.Visitor(r.Context(), cookie, env)
-	return err
-}
-
-func (a *API) visit(r *http.Request, c *call) auth.Visit {
-	return auth.Visit{Address: a.addressOf(r), RequestID: c.RequestID, Cookie: cookieOf(r, sessionCookie)}
+// sessionRoutes registers the routes of this file.
+func (a *api) sessionRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions,
+		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated, Request: ownerIn{}, Response: sessionOut{},
+		Text: "`usher operator token` makes the token. Everybody else comes through the identity provider."}, a.makeOwner)
+	d.Handle(door.Route{Pattern: "POST /v1/session", Headers: noPermissions,
+		ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, Request: loginIn{}, Response: sessionOut{},
+		Text: "An unknown email, a wrong password and too many attempts have one answer."}, a.login)
+	d.Handle(door.Route{Pattern: "GET /v1/session", Session: true, Headers: noPermissions,
+		ID: "getSession", Tag: "Sessions", Summary: "Who is logged in, what they may do, and until when", Response: sessionOut{}}, a.getSession)
+	d.Handle(door.Route{Pattern: "DELETE /v1/session", Headers: noPermissions,
+		ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 also where nobody is logged in."}, a.logout)
+	d.Handle(door.Route{Pattern: "POST /v1/session/step-up", Session: true, Headers: noPermissions,
+		ID: "stepUp", Tag: "Sessions", Summary: "Prove again who one is, for what can do much harm", Request: stepUpIn{}, Response: stepUpOut{},
+		Text: "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved there: the browser goes to redirect."}, a.stepUp)
+	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/start", Headers: noPermissions,
+		ID: "startOIDC", Tag: "Sessions", Summary: "Log in with the identity provider", Status: http.StatusFound, Produces: "text/plain",
+		Params: []*huma.Param{door.QueryParam("return_to", "Where the browser goes on after the login: a path of this server; absent is /", false)}}, a.startOIDC)
+	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/callback", Headers: noPermissions,
+		ID: "finishOIDC", Tag: "Sessions", Summary: "Where the identity provider sends the browser back to", Status: http.StatusFound, Produces: "text/plain",
+		Params: []*huma.Param{door.QueryParam("state", "", true), door.QueryParam("code", "", false), door.QueryParam("error", "", false), door.QueryParam("iss", "", false)}}, a.finishOIDC)
+	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}/sessions", Perm: auth.PermOperatorsWrite,
+		ID: "endSessions", Tag: "Operators", Summary: "End all sessions of an operator", Status: http.StatusNoContent,
+		Text: "Whoever may do more than the caller is a 403."}, a.endSessions)
 }
 
 // body reads the JSON body of a route about the session. What is wrong with it
 // is said without repeating it.
-func (a *API) body(r *http.Request, rt *route, into any) error {
-	b, err := a.readAll(r, rt, nil)
+func body(r *http.Request, c *door.Call, into any) error {
+	b, err := c.ReadAll(r, nil)
 	if err != nil {
 		return err
 	}
-	if err := checkJSON(b); err != nil {
+	if err := door.CheckJSON(b); err != nil {
 		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
@@ -177,18 +112,18 @@ func (a *API) body(r *http.Request, rt *route, into any) error {
 	if err := d.Decode(into); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) && wrong.Field != "" {
-			return invalid("body."+clipName(wrong.Field), "must be text")
+			return door.Invalid("body."+door.ClipName(wrong.Field), "must be text")
 		}
-		return invalid("body", "must be an object of the fields that this route knows")
+		return door.Invalid("body", "must be an object of the fields that this route knows")
 	}
 	return nil
 }
 
 // answerSession answers with a session; cookie is its new one, or "".
-func (a *API) answerSession(w http.ResponseWriter, r *http.Request, c *call, cookie string, s *auth.Session) {
+func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call, cookie string, s *auth.Session) {
 	who, err := a.Auth.Who(r.Context(), s)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	out := sessionOut{ID: s.ID, Operator: sessionOperator{who.Operator.ID, who.Operator.Name, who.Operator.Email}, Method: s.Method, Roles: who.Roles, Permissions: who.Permissions,
@@ -206,111 +141,102 @@ func (a *API) answerSession(w http.ResponseWriter, r *http.Request, c *call, coo
 	}
 	b, err := json.Marshal(out)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	if cookie != "" {
-		setCookie(w, sessionCookie, cookie, auth.SessionAbsolute)
-		w.Header()["Cache-Control"] = noStore
+		setCookie(w, door.SessionCookie, cookie, auth.SessionAbsolute)
+		w.Header()["Cache-Control"] = door.NoStore
 	}
-	a.write(w, c, b)
+	c.Write(w, b)
 }
 
-func (a *API) makeOwner(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) makeOwner(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var in ownerIn
-	err := a.sameSite(r)
+	err := c.SameSite(r)
 	if err == nil {
-		err = a.body(r, c.route, &in)
+		err = body(r, c, &in)
 	}
 	var cookie string
 	var s *auth.Session
 	if err == nil {
-		cookie, s, err = a.Auth.Owner(r.Context(), a.visit(r, c), in.Token, auth.NewOperator{Name: in.Name, Email: in.Email}, in.Password)
+		cookie, s, err = a.Auth.Owner(r.Context(), c.Visit(r), in.Token, auth.NewOperator{Name: in.Name, Email: in.Email}, in.Password)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	c.status = http.StatusCreated
+	c.Status = http.StatusCreated
 	a.answerSession(w, r, c, cookie, s)
 }
 
-func (a *API) login(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) login(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var in loginIn
-	err := a.sameSite(r)
+	err := c.SameSite(r)
 	if err == nil {
-		err = a.body(r, c.route, &in)
+		err = body(r, c, &in)
 	}
 	var cookie string
 	var s *auth.Session
 	if err == nil {
-		cookie, s, err = a.Auth.Login(r.Context(), a.visit(r, c), in.Email, in.Password)
+		cookie, s, err = a.Auth.Login(r.Context(), c.Visit(r), in.Email, in.Password)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	c.status = http.StatusCreated
+	c.Status = http.StatusCreated
 	a.answerSession(w, r, c, cookie, s)
 }
 
-func (a *API) getSession(w http.ResponseWriter, r *http.Request, c *call) {
-	cookie := cookieOf(r, sessionCookie)
-	if err := a.identifySession(r, c, cookie); err != nil {
-		a.refuse(w, r, c, err, cookie != "")
-		return
-	}
-	a.answerSession(w, r, c, "", c.session)
+func (a *api) getSession(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	a.answerSession(w, r, c, "", c.Session)
 }
 
-func (a *API) logout(w http.ResponseWriter, r *http.Request, c *call) {
-	if err := a.ownPage(r); err != nil {
-		a.fail(w, c, err)
+func (a *api) logout(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	if err := c.OwnPage(r); err != nil {
+		c.Fail(w, err)
 		return
 	}
-	v := a.visit(r, c)
+	v := c.Visit(r)
 	s, err := a.Auth.Session(r.Context(), v.Cookie)
 	if err == nil {
 		err = a.Auth.Logout(r.Context(), v, s)
 	}
 	if err != nil && usher.ErrorCode(err) != usher.Unauthenticated {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	setCookie(w, sessionCookie, "", 0)
-	c.status = http.StatusNoContent
-	w.WriteHeader(c.status)
+	setCookie(w, door.SessionCookie, "", 0)
+	c.Status = http.StatusNoContent
+	w.WriteHeader(c.Status)
 }
 
-func (a *API) stepUp(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) stepUp(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var in stepUpIn
-	v := a.visit(r, c)
-	if err := a.identifySession(r, c, v.Cookie); err != nil {
-		a.refuse(w, r, c, err, v.Cookie != "")
+	v := c.Visit(r)
+	if err := body(r, c, &in); err != nil {
+		c.Fail(w, err)
 		return
 	}
-	if err := a.body(r, c.route, &in); err != nil {
-		a.fail(w, c, err)
-		return
-	}
-	if in.Password == "" && c.session.Method == auth.MethodOIDC {
+	if in.Password == "" && c.Session.Method == auth.MethodOIDC {
 		address, login, err := a.Auth.StartOIDC(r.Context(), in.ReturnTo, true)
 		if err != nil {
-			a.fail(w, c, err)
+			c.Fail(w, err)
 			return
 		}
 		setCookie(w, loginCookie, login, auth.LoginWithin)
 		b, err := json.Marshal(map[string]string{"redirect": address})
 		if err != nil {
-			a.fail(w, c, err)
+			c.Fail(w, err)
 			return
 		}
-		a.write(w, c, b)
+		c.Write(w, b)
 		return
 	}
-	cookie, s, err := a.Auth.Prove(r.Context(), v, c.session, in.Password)
+	cookie, s, err := a.Auth.Prove(r.Context(), v, c.Session, in.Password)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	a.answerSession(w, r, c, cookie, s)
@@ -321,56 +247,56 @@ func (a *API) stepUp(w http.ResponseWriter, r *http.Request, c *call) {
 func query(r *http.Request, names ...string) (map[string]string, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, invalid("query", "must be percent-encoded")
+		return nil, door.Invalid("query", "must be percent-encoded")
 	}
 	out := map[string]string{}
 	for _, name := range names {
 		if len(q[name]) > 1 {
-			return nil, invalid("query."+name, "must be given once")
+			return nil, door.Invalid("query."+name, "must be given once")
 		}
 		out[name] = q.Get(name)
 	}
 	return out, nil
 }
 
-func (a *API) startOIDC(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) startOIDC(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	q, err := query(r, "return_to")
 	var address, cookie string
 	if err == nil {
 		address, cookie, err = a.Auth.StartOIDC(r.Context(), q["return_to"], false)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	setCookie(w, loginCookie, cookie, auth.LoginWithin)
 	a.redirect(w, c, address)
 }
 
-func (a *API) finishOIDC(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) finishOIDC(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	q, err := query(r, "state", "code", "error", "iss")
 	setCookie(w, loginCookie, "", 0) // it was for one use
 	var cookie, to string
 	if err == nil {
-		cookie, _, to, err = a.Auth.FinishOIDC(r.Context(), a.visit(r, c),
-			auth.Returned{State: q["state"], Code: q["code"], Error: q["error"], Issuer: q["iss"], Cookie: cookieOf(r, loginCookie)})
+		cookie, _, to, err = a.Auth.FinishOIDC(r.Context(), c.Visit(r),
+			auth.Returned{State: q["state"], Code: q["code"], Error: q["error"], Issuer: q["iss"], Cookie: door.CookieOf(r, loginCookie)})
 	}
 	if err != nil {
-		a.refuse(w, r, c, err, true)
+		c.Refuse(w, r, err, true)
 		return
 	}
-	setCookie(w, sessionCookie, cookie, auth.SessionAbsolute)
+	setCookie(w, door.SessionCookie, cookie, auth.SessionAbsolute)
 	a.redirect(w, c, to)
 }
 
-func (a *API) redirect(w http.ResponseWriter, c *call, to string) {
-	w.Header()["Cache-Control"] = noStore
+func (a *api) redirect(w http.ResponseWriter, c *door.Call, to string) {
+	w.Header()["Cache-Control"] = door.NoStore
 	w.Header()["Location"] = []string{to}
-	c.status = http.StatusFound
-	w.WriteHeader(c.status)
+	c.Status = http.StatusFound
+	w.WriteHeader(c.Status)
 }
 
-func (a *API) endSessions(ctx context.Context, c *call, in *pathID) (*struct{}, error) {
+func (a *api) endSessions(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
 	_, err := a.Auth.EndSessions(ctx, &c.Identity, by(c), in.ID)
 	return nil, err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -29,7 +30,7 @@ type office struct {
 	peer   string          // where calls come from
 }
 
-func newOffice(t *testing.T, change func(*Config)) *office {
+func newOffice(t *testing.T, change func(*door.Config)) *office {
 	t.Helper()
 	o := &office{world: newWorld(t), peer: "192.0.2.1:1234"}
 	log := slog.New(slog.NewTextHandler(o.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -40,12 +41,14 @@ func newOffice(t *testing.T, change func(*Config)) *office {
 			return sum[:]
 		}})
 	t.Cleanup(a.Close)
-	c := o.api.Config
-	c.Auth, c.Log, c.PublicURL = a, log, "https://usher.example.com"
-	if change != nil {
-		change(&c)
-	}
-	o.auth, o.api = a, New(c)
+	o.auth = a
+	o.again(func(s *setup) {
+		s.API.Auth = a
+		s.Door.Auth, s.Door.Log, s.Door.PublicURL = a, log, "https://usher.example.com"
+		if change != nil {
+			change(&s.Door)
+		}
+	})
 	return o
 }
 
@@ -58,7 +61,7 @@ func (o *office) send(method, target, body, cookie string, headers ...string) *h
 		r.Header.Set("Content-Type", "application/json")
 	}
 	if cookie != "" {
-		r.Header.Set("Cookie", sessionCookie+"="+cookie)
+		r.Header.Set("Cookie", door.SessionCookie+"="+cookie)
 	}
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	for i := 0; i < len(headers); i += 2 {
@@ -85,7 +88,7 @@ func (o *office) token() string {
 func given(t *testing.T, out *httptest.ResponseRecorder) *http.Cookie {
 	t.Helper()
 	for _, c := range out.Result().Cookies() {
-		if c.Name == sessionCookie {
+		if c.Name == door.SessionCookie {
 			return c
 		}
 	}
@@ -170,7 +173,7 @@ func TestSessionsOverHTTP(t *testing.T) {
 	o.want(out, 201, "")
 	in := given(t, out).Value
 	o.want(o.send("GET", "/v1/session", "", in), 200, "")
-	o.want(o.send("GET", "/v1/session", "", "", "Cookie", sessionCookie+"="+in+"; "+sessionCookie+"="+in), 401, usher.Unauthenticated)
+	o.want(o.send("GET", "/v1/session", "", "", "Cookie", door.SessionCookie+"="+in+"; "+door.SessionCookie+"="+in), 401, usher.Unauthenticated)
 	// Somebody ends all of her sessions.
 	o.want(o.send("DELETE", "/v1/operators/"+s.Operator.ID+"/sessions", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]), 204, "")
 	o.want(o.send("GET", "/v1/session", "", in), 401, usher.Unauthenticated)
@@ -243,7 +246,7 @@ func TestCrossSite(t *testing.T) {
 		r := httptest.NewRequest("POST", "/v1/check", strings.NewReader(check))
 		r.Host = host
 		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Cookie", sessionCookie+"="+cookie)
+		r.Header.Set("Cookie", door.SessionCookie+"="+cookie)
 		r.Header.Set("Origin", "https://other.example")
 		out := httptest.NewRecorder()
 		o.api.ServeHTTP(out, r)
@@ -269,7 +272,7 @@ func TestHeaders(t *testing.T) {
 	// What a program asks with a key is no page.
 	wantHeaders(t, o.send("POST", "/v1/check", "{}", "", "Authorization", "Bearer x").Header(), map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": ""})
 	// Only an address that is https says that it is.
-	plain := newOffice(t, func(c *Config) { c.PublicURL = "http://127.0.0.1:8080" })
+	plain := newOffice(t, func(c *door.Config) { c.PublicURL = "http://127.0.0.1:8080" })
 	wantHeaders(t, plain.send("GET", "/healthz", "", "").Header(), map[string]string{"Strict-Transport-Security": ""})
 }
 
@@ -298,7 +301,7 @@ func TestWrongKeysAreCounted(t *testing.T) {
 
 	// Behind a proxy it is the address that the proxy saw, not one that somebody
 	// wrote before it.
-	p := newOffice(t, func(c *Config) { c.Proxies = 1 })
+	p := newOffice(t, func(c *door.Config) { c.Proxies = 1 })
 	p.peer = "10.0.0.1:1"
 	via := func(chain string) *httptest.ResponseRecorder {
 		return p.send("GET", "/v1/customers/acme", "", "", "Authorization", "Bearer usk_wrong", "X-Forwarded-For", chain)

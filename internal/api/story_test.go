@@ -23,6 +23,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/story"
@@ -71,7 +72,7 @@ func TestStories_HTTP(t *testing.T) {
 type actor struct {
 	t       *testing.T
 	where   string
-	api     *API
+	api     *server
 	key     string
 	now     time.Time
 	catalog *usher.Catalog
@@ -130,8 +131,8 @@ func newActor(t *testing.T, dsn, now string) *actor {
 	a := &actor{t: t, key: key, subs: map[string][][2]string{}, ids: map[string]string{}, real: map[string]string{}, refs: map[string]any{}}
 	made := 0
 	newID := func(prefix string) string { made++; return fmt.Sprintf("%s%06d", prefix, made) }
-	a.api = New(Config{DB: db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
-		Catalog: catalog.New(catalog.Config{DB: db, Live: l})})
+	a.api = serve(setup{API: Config{DB: db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
+		Catalog: catalog.New(catalog.Config{DB: db, Live: l})}, Door: door.Config{Auth: keys}})
 	a.call(200, "PUT", "/v1/clock", map[string]any{"now": now})
 	a.now, err = usher.ParseTime(now)
 	must(err)

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/customers"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 type addonIn struct {
@@ -67,30 +69,36 @@ type featurePreview struct {
 	After   usher.Decision `json:"after"`
 }
 
-var (
-	subscribeDoc = doc{ID: "createSubscription", Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,
-		Text: "A subscription of the same family ends where this one starts. Takes an Idempotency-Key."}
-	listSubscriptionsDoc = doc{ID: "listSubscriptions", Tag: "Subscriptions", Summary: "A customer's subscriptions, ended ones included"}
-	getSubscriptionDoc   = doc{ID: "getSubscription", Tag: "Subscriptions", Summary: "A subscription"}
-	patchDoc             = doc{ID: "updateSubscription", Tag: "Subscriptions", Summary: "Change a subscription, now or later",
-		Text: "What is absent stays. A change supersedes later scheduled changes of the same fields. Takes an Idempotency-Key."}
-	previewDoc = doc{ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would come to, feature by feature",
-		Text: "Takes the body of the change, and changes nothing."}
-)
+// subscriptionsRoutes registers the routes of this file.
+func (a *api) subscriptionsRoutes(d *door.Door) {
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/subscriptions", Perm: auth.PermSubscriptionsWrite,
+		ID: "createSubscription", Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,
+		Text: "A subscription of the same family ends where this one starts. Takes an Idempotency-Key."}, a.subscribe)
+	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/subscriptions", Perm: auth.PermCustomersRead,
+		ID: "listSubscriptions", Tag: "Subscriptions", Summary: "A customer's subscriptions, ended ones included"}, a.listSubscriptions)
+	door.Register(d, door.Route{Pattern: "GET /v1/subscriptions/{id}", Perm: auth.PermCustomersRead,
+		ID: "getSubscription", Tag: "Subscriptions", Summary: "A subscription"}, a.getSubscription)
+	door.Register(d, door.Route{Pattern: "PATCH /v1/subscriptions/{id}", Perm: auth.PermSubscriptionsWrite,
+		ID: "updateSubscription", Tag: "Subscriptions", Summary: "Change a subscription, now or later",
+		Text: "What is absent stays. A change supersedes later scheduled changes of the same fields. Takes an Idempotency-Key."}, a.patchSubscription)
+	door.Register(d, door.Route{Pattern: "POST /v1/subscriptions/{id}/preview", Perm: auth.PermCustomersRead,
+		ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would come to, feature by feature",
+		Text: "Takes the body of the change, and changes nothing."}, a.previewSubscription)
+}
 
-func (a *API) subscribe(ctx context.Context, c *call, in *subscribeIn) (*madeOut[customers.Subscription], error) {
-	if err := noNulls(in.RawBody, "trial_ends_at"); err != nil {
+func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*madeOut[customers.Subscription], error) {
+	if err := door.NoNulls(in.RawBody, "trial_ends_at"); err != nil {
 		return nil, err
 	}
 	ask := customers.NewSubscription{Plan: in.Body.Plan, TrialEnd: in.Body.TrialEndsAt.MaybeTime, Addons: addonInputs(in.Body.Addons)}
 	var err error
-	if ask.StartsAt, err = when("body.starts_at", in.Body.StartsAt); err != nil {
+	if ask.StartsAt, err = door.When("body.starts_at", in.Body.StartsAt); err != nil {
 		return nil, err
 	}
-	if ask.EndsAt, err = when("body.ends_at", in.Body.EndsAt); err != nil {
+	if ask.EndsAt, err = door.When("body.ends_at", in.Body.EndsAt); err != nil {
 		return nil, err
 	}
-	if ask.Anchor, err = when("body.anchor", in.Body.Anchor); err != nil {
+	if ask.Anchor, err = door.When("body.anchor", in.Body.Anchor); err != nil {
 		return nil, err
 	}
 	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
@@ -110,8 +118,8 @@ func (b *patchBody) patch() customers.SubscriptionPatch {
 	return p
 }
 
-func (a *API) patchSubscription(ctx context.Context, c *call, in *patchIn) (*madeOut[customers.Subscription], error) {
-	if err := noNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
+func (a *api) patchSubscription(ctx context.Context, c *door.Call, in *patchIn) (*madeOut[customers.Subscription], error) {
+	if err := door.NoNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
 		return nil, err
 	}
 	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
@@ -119,8 +127,8 @@ func (a *API) patchSubscription(ctx context.Context, c *call, in *patchIn) (*mad
 	})
 }
 
-func (a *API) previewSubscription(ctx context.Context, c *call, in *patchIn) (*previewOut, error) {
-	if err := noNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
+func (a *api) previewSubscription(ctx context.Context, c *door.Call, in *patchIn) (*previewOut, error) {
+	if err := door.NoNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
 		return nil, err
 	}
 	p, err := a.Customers.Preview(ctx, c.Env, in.ID, in.Body.patch())
@@ -136,16 +144,16 @@ func (a *API) previewSubscription(ctx context.Context, c *call, in *patchIn) (*p
 	return out, nil
 }
 
-func (a *API) getSubscription(ctx context.Context, c *call, in *pathID) (*subscriptionOut, error) {
+func (a *api) getSubscription(ctx context.Context, c *door.Call, in *door.PathID) (*subscriptionOut, error) {
 	got, err := a.Customers.Subscription(ctx, c.Env, in.ID)
 	return &subscriptionOut{got}, err
 }
 
-func (a *API) listSubscriptions(ctx context.Context, c *call, in *listIn) (*listOut[customers.Subscription], error) {
-	after, err := cursor(in.Cursor)
+func (a *api) listSubscriptions(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[customers.Subscription], error) {
+	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	data, next, err := a.Customers.Subscriptions(ctx, c.Env, in.ID, after, in.Limit)
-	return listed(data, next), err
+	return door.Listed(data, next), err
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -21,26 +23,30 @@ type usagePointDoc struct {
 	Group map[string]string `json:"group,omitempty"`
 }
 
-var usageDoc = doc{ID: "queryUsage", Tag: "Use", Summary: "What a customer used of a feature, in windows",
-	Text: "Over [from, to). Empty windows are left out; days and months are those of the customer's zone.", response: usageOut{},
-	params: []*huma.Param{
-		{Name: "customer", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
-		{Name: "feature", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
-		{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-		{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-		{Name: "window", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"minute", "hour", "day", "month"}}},
-		{Name: "group_by", In: "query", Description: "A dimension of the feature's meter", Schema: &huma.Schema{Type: huma.TypeString}},
-	}}
+// usageRoutes registers the routes of this file.
+func (a *api) usageRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "GET /v1/usage", Perm: auth.PermUsageRead,
+		ID: "queryUsage", Tag: "Use", Summary: "What a customer used of a feature, in windows",
+		Text: "Over [from, to). Empty windows are left out; days and months are those of the customer's zone.", Response: usageOut{},
+		Params: []*huma.Param{
+			{Name: "customer", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "feature", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+			{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+			{Name: "window", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"minute", "hour", "day", "month"}}},
+			{Name: "group_by", In: "query", Description: "A dimension of the feature's meter", Schema: &huma.Schema{Type: huma.TypeString}},
+		}}, a.usage)
+}
 
-func (a *API) usage(w http.ResponseWriter, r *http.Request, c *call) {
+func (a *api) usage(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	q, err := readUsage(r)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	points, err := a.Usage.Query(r.Context(), c.Env, q)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	type point struct {
@@ -55,12 +61,12 @@ func (a *API) usage(w http.ResponseWriter, r *http.Request, c *call) {
 	for _, p := range points {
 		out.Data = append(out.Data, point{p.Start.UTC(), p.End.UTC(), usher.AppendQuantity(nil, p.Value, p.Precision), p.Group})
 	}
-	body, err := marshal(out)
+	body, err := door.Marshal(out)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	a.write(w, c, body)
+	c.Write(w, body)
 }
 
 // rawJSON is a part that is JSON already.
@@ -71,7 +77,7 @@ func (j rawJSON) MarshalJSON() ([]byte, error) { return j, nil }
 
 func readUsage(r *http.Request) (q usage.UsageQuery, err error) {
 	known := []string{"customer", "feature", "from", "to", "window", "group_by"}
-	p, err := parameters(r, known...)
+	p, err := door.Parameters(r, known...)
 	if err != nil {
 		return q, err
 	}
@@ -100,7 +106,7 @@ func spanOf(p map[string]string, required []string) (map[string]time.Time, error
 		at[name] = t
 	}
 	if len(wrong) > 0 {
-		return nil, invalids(wrong)
+		return nil, door.Invalids(wrong)
 	}
 	return at, nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -57,7 +58,7 @@ type world struct {
 	auth      *auth.Service
 	customers *customers.Service
 	directory *directory.Service
-	handler   *api.API
+	handler   *door.Door
 	founding  string // the customer that is being made: ids are made of it
 	stop      func()
 }
@@ -78,9 +79,10 @@ func open(b testing.TB, dsn string) *world {
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	w.customers = customers.New(customers.Config{DB: w.db, Live: w.live, NewID: func(prefix string) string { return prefix + w.founding }})
 	w.directory = directory.New(directory.Config{DB: w.db, Live: w.live, Direct: w.usage.Direct})
-	w.handler = api.New(api.Config{DB: w.db, Live: w.live, Decide: decide.New(w.live), Usage: w.usage, Auth: w.auth,
+	w.handler = door.New(door.Config{Auth: w.auth, Log: log, Version: "bench"})
+	api.Register(w.handler, api.Config{DB: w.db, Live: w.live, Decide: decide.New(w.live), Usage: w.usage, Auth: w.auth,
 		Customers: w.customers, Catalog: catalog.New(catalog.Config{DB: w.db, Live: w.live}),
-		Directory: w.directory, Log: log, Version: "bench"})
+		Directory: w.directory})
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() { w.live.Run(running); close(done) }()
@@ -137,7 +139,7 @@ func listen(b testing.TB, h http.Handler) string {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(b, err)
-	s := api.NewServer("", h)
+	s := door.NewServer("", h)
 	go s.Serve(l)
 	b.Cleanup(func() { s.Close() })
 	return l.Addr().String()

@@ -194,3 +194,34 @@ func (s *Service) page(ctx context.Context, env usher.Environment, q SearchQuery
 func (s *Service) CustomerOf(ctx context.Context, env usher.Environment, member string, r ResourceRef) (string, error) {
 	return s.live.CustomerOf(ctx, env, member, r.Type, r.ID)
 }
+
+// Sought is what a search is of.
+type Sought int
+
+// What searches can be of.
+const (
+	OfMembers Sought = iota
+	OfResources
+	OfPermissions
+)
+
+// Search finds one page of what is sought.
+func (s *Service) Search(ctx context.Context, env usher.Environment, of Sought, q SearchQuery) (Page, error) {
+	switch of {
+	case OfMembers:
+		return s.SearchMembers(ctx, env, q)
+	case OfResources:
+		return s.SearchResources(ctx, env, q)
+	}
+	return s.SearchPermissions(ctx, env, q)
+}
+
+// Parts returns what makes the question what it is, whatever its page.
+func (q *SearchQuery) Parts() []any {
+	said := q.Said
+	if said == nil {
+		said = &access.Said{}
+	}
+	return []any{q.Customer, q.Member, q.Permission, q.Resource.Type, q.Resource.ID, q.MemberType,
+		said.Subject, said.Action, said.Resource, said.Context, q.At.UnixMicro()}
+}

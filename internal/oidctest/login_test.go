@@ -32,6 +32,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -176,8 +177,10 @@ func newWorld(t *testing.T, claim string, roles map[string]string) *world {
 	must(c.Check())
 	w.auth = auth.New(auth.Config{DB: w.db, Log: logger, PublicURL: w.site.URL, OIDC: c})
 	t.Cleanup(w.auth.Close)
-	handler = api.New(api.Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth, Customers: customers.New(customers.Config{DB: w.db, Live: l}),
-		Catalog: catalog.New(catalog.Config{DB: w.db, Live: l}), Log: logger, PublicURL: w.site.URL})
+	d := door.New(door.Config{Auth: w.auth, Log: logger, PublicURL: w.site.URL})
+	api.Register(d, api.Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth, Customers: customers.New(customers.Config{DB: w.db, Live: l}),
+		Catalog: catalog.New(catalog.Config{DB: w.db, Live: l})})
+	handler = d
 	return w
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -316,8 +317,10 @@ func open(dsn, name string, newID func(string) string) (*place, error) {
 	}
 	p.use = usage.New(usage.Config{DB: p.db, Live: p.live, Node: name, NewID: newID})
 	p.keys = auth.New(auth.Config{DB: p.db})
-	p.http = httptest.NewServer(api.New(api.Config{DB: p.db, Live: p.live, Decide: decide.New(p.live), Usage: p.use, Auth: p.keys,
-		Customers: customers.New(customers.Config{DB: p.db, Live: p.live, NewID: newID}), Catalog: catalog.New(catalog.Config{DB: p.db, Live: p.live})}))
+	d := door.New(door.Config{Auth: p.keys})
+	api.Register(d, api.Config{DB: p.db, Live: p.live, Decide: decide.New(p.live), Usage: p.use, Auth: p.keys,
+		Customers: customers.New(customers.Config{DB: p.db, Live: p.live, NewID: newID}), Catalog: catalog.New(catalog.Config{DB: p.db, Live: p.live})})
+	p.http = httptest.NewServer(d)
 	if p.key, _, err = p.keys.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "differential", auth.RoleAdmin, time.Time{}); err != nil {
 		p.close()
 		return nil, err

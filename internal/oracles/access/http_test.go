@@ -19,6 +19,7 @@ import (
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -28,7 +29,7 @@ import (
 // own rooms.
 type server struct {
 	db  *store.DB
-	api *api.API
+	api *door.Door
 	key string
 }
 
@@ -59,7 +60,8 @@ func serve(t *testing.T, w *world) *server {
 	cs := customers.New(customers.Config{DB: s.db, Live: l, NewID: func(prefix string) string { made++; return fmt.Sprint(prefix, made) }})
 	cat := catalog.New(catalog.Config{DB: s.db, Live: l})
 	dir := directory.New(directory.Config{DB: s.db, Live: l, Direct: u.Direct})
-	s.api = api.New(api.Config{DB: s.db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: cs, Catalog: cat, Directory: dir, Version: "oracles"})
+	s.api = door.New(door.Config{Auth: keys, Version: "oracles"})
+	api.Register(s.api, api.Config{DB: s.db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: cs, Catalog: cat, Directory: dir})
 	// Customers' own roles are made under a ceiling that is lowered later: what
 	// is above it then is masked.
 	high := w.copy()

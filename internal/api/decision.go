@@ -1,67 +1,10 @@
 package api
 
 import (
-	"encoding/json"
-	"net/http"
-	"reflect"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher"
 )
-
-// number is how a quantity looks in a schema.
-type number struct{}
-
-// Schema says that a quantity is read from a number or from a decimal string.
-func (number) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Description: `A quantity: a number, or a decimal string such as "1.5"`,
-		OneOf: []*huma.Schema{{Type: huma.TypeNumber}, {Type: huma.TypeString, Pattern: `^[0-9]+(\.[0-9]+)?$`}}}
-}
-
-// ref is how a plan's or an add-on's name looks in a schema.
-type ref struct{}
-
-// Schema says that a reference is text.
-func (ref) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Description: `A key with or without its version: "pro", "pro@3"`}
-}
-
-// schemaName names a type in the document.
-func schemaName(t reflect.Type, hint string) string {
-	if t == reflect.TypeFor[usher.Problem]() {
-		return "ProblemItem" // Problem is the whole error
-	}
-	return strings.TrimSuffix(huma.DefaultSchemaNamer(t, hint), "Doc")
-}
-
-func openAPIConfig(version string) huma.Config {
-	registry := huma.NewMapRegistry("#/components/schemas/", schemaName)
-	registry.RegisterTypeAlias(reflect.TypeFor[usher.Number](), reflect.TypeFor[number]())
-	registry.RegisterTypeAlias(reflect.TypeFor[usher.Ref](), reflect.TypeFor[ref]())
-	registry.RegisterTypeAlias(reflect.TypeFor[usher.Window](), reflect.TypeFor[windowDoc]())
-	registry.RegisterTypeAlias(reflect.TypeFor[usher.Decision](), reflect.TypeFor[decisionDoc]())
-	return huma.Config{
-		OpenAPI: &huma.OpenAPI{
-			OpenAPI: "3.1.0",
-			Info: &huma.Info{Title: "usher", Version: version,
-				Description: "Entitlements, metering and limits. Every call but the last group takes `Authorization: Bearer usk_…`, and the key says which environment it is about; or an operator's session, but for SCIM. Every error is `application/problem+json`."},
-			Components: &huma.Components{
-				Schemas: registry,
-				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"key":     {Type: "http", Scheme: "bearer", Description: "An API key, usk_…"},
-					"session": {Type: "apiKey", In: "cookie", Name: sessionCookie, Description: "The session of an operator's browser. The call is about production unless the header Usher-Environment says sandbox, and what is not a GET must come from a page of this server."},
-				},
-			},
-		},
-		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
-		DefaultFormat:                "application/json",
-		RejectUnknownQueryParameters: true,
-	}
-}
 
 // decisionDoc is the shape of a decision, for the document only.
 type decisionDoc struct {
@@ -159,40 +102,3 @@ type explanationDoc struct {
 	Changes    []usher.WhatWouldChange `json:"would_change"`
 	Access     *usher.AccessTrace      `json:"access,omitempty" doc:"Of a member's permission: each assignment that was considered, and the roles that give it"`
 }
-
-// describe documents a hand-written route.
-func (a *API) describe(op *huma.Operation, rt *route) {
-	schemas := a.huma.OpenAPI().Components.Schemas
-	of := func(v any) *huma.Schema { return schemas.Schema(reflect.TypeOf(v), true, op.OperationID) }
-	op.Parameters = rt.doc.params
-	if rt.doc.request != nil {
-		op.RequestBody = &huma.RequestBody{Required: !rt.doc.optional, Content: map[string]*huma.MediaType{}}
-		for _, t := range rt.accept {
-			op.RequestBody.Content[t] = &huma.MediaType{Schema: of(rt.doc.request)}
-		}
-	}
-	status := rt.doc.Status
-	if status == 0 {
-		status = http.StatusOK
-	}
-	produces := rt.doc.produces
-	if produces == "" {
-		produces = "application/json"
-	}
-	ok := &huma.Response{Description: http.StatusText(status)}
-	if rt.doc.response != nil {
-		ok.Content = map[string]*huma.MediaType{produces: {Schema: of(rt.doc.response)}}
-	}
-	op.Responses = map[string]*huma.Response{
-		strconv.Itoa(status): ok,
-		"default":            {Description: "Error", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: of(problem{})}}},
-	}
-	if rt.doc.errors != nil {
-		op.Responses["default"].Content = map[string]*huma.MediaType{produces: {Schema: of(rt.doc.errors)}}
-	}
-	if rt.doc.Also != 0 {
-		op.Responses[strconv.Itoa(rt.doc.Also)] = &huma.Response{Description: http.StatusText(rt.doc.Also), Content: ok.Content}
-	}
-}
-
-func (a *API) writeOpenAPI() ([]byte, error) { return json.Marshal(a.huma.OpenAPI()) }

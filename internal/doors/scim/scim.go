@@ -1,4 +1,7 @@
-package api
+// Package scim is the door for identity providers: SCIM 2.0 (RFC 7643, RFC 7644),
+// for the one customer whose key is used. It reads and writes documents; what
+// may change is the directory's to decide.
+package scim
 
 import (
 	"cmp"
@@ -19,75 +22,74 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/scim"
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// The door for identity providers: SCIM 2.0 (RFC 7643, RFC 7644), for the one
-// customer whose key is used.
-
 const (
-	scimRoot = "/scim/v2"
-	scimTag  = "SCIM"
-	// scimPage and scimMaxPage are how many resources an answer has where nobody
+	root = "/scim/v2"
+	// defaultPage and maxPage are how many resources an answer has where nobody
 	// says, and at most.
-	scimPage    = 100
-	scimMaxPage = 1000
-	// scimMaxScan is how many users or groups a filter looks through that no
+	defaultPage = 100
+	maxPage     = 1000
+	// maxScan is how many users or groups a filter looks through that no
 	// index answers.
-	scimMaxScan = 50_000
-	// scimMaxJoin is the same for filters on groups, members and roles, which are
+	maxScan = 50_000
+	// maxJoin is the same for filters on groups, members and roles, which are
 	// read one by one.
-	scimMaxJoin = 5_000
-	// scimMaxBody lets a group come with all of its members.
-	scimMaxBody = 4 << 20
+	maxJoin = 5_000
+	// maxBody lets a group come with all of its members.
+	maxBody = 4 << 20
 )
 
 var (
-	scimType   = []string{"application/scim+json"}
-	scimAccept = []string{"application/scim+json", "application/json"}
+	mediaType = []string{"application/scim+json"}
+	accept    = []string{"application/scim+json", "application/json"}
 )
 
-// scimUserDoc and its neighbours are what the OpenAPI document says.
-type scimUserDoc struct {
+// userDoc and its neighbours are what the OpenAPI document says.
+type userDoc struct {
 	Schemas    []string       `json:"schemas"`
 	ID         string         `json:"id,omitempty" doc:"Given by the server"`
 	ExternalID string         `json:"externalId,omitempty"`
 	UserName   string         `json:"userName"`
 	Active     bool           `json:"active,omitempty"`
-	Roles      []scimValueDoc `json:"roles,omitempty"`
-	Groups     []scimValueDoc `json:"groups,omitempty" doc:"Read only"`
+	Roles      []valueDoc     `json:"roles,omitempty"`
+	Groups     []valueDoc     `json:"groups,omitempty" doc:"Read only"`
 	Meta       map[string]any `json:"meta,omitempty" doc:"Read only"`
 }
 
-type scimGroupDoc struct {
+type groupDoc struct {
 	Schemas     []string       `json:"schemas"`
 	ID          string         `json:"id,omitempty" doc:"Given by the server"`
 	ExternalID  string         `json:"externalId,omitempty"`
 	DisplayName string         `json:"displayName"`
-	Members     []scimValueDoc `json:"members,omitempty"`
+	Members     []valueDoc     `json:"members,omitempty"`
 	Meta        map[string]any `json:"meta,omitempty" doc:"Read only"`
 }
 
-type scimValueDoc struct {
+type valueDoc struct {
 	Value   string `json:"value"`
 	Display string `json:"display,omitempty"`
 	Type    string `json:"type,omitempty"`
 }
 
-type scimPatchDoc struct {
-	Schemas    []string      `json:"schemas"`
-	Operations []scimStepDoc `json:"Operations"`
+type patchDoc struct {
+	Schemas    []string  `json:"schemas"`
+	Operations []stepDoc `json:"Operations"`
 }
 
-type scimStepDoc struct {
+type stepDoc struct {
 	Op    string `json:"op" doc:"add, remove or replace, in any case of letters"`
 	Path  string `json:"path,omitempty"`
 	Value any    `json:"value,omitempty"`
 }
 
-type scimListDoc struct {
+type listDoc struct {
 	Schemas      []string         `json:"schemas"`
 	TotalResults int              `json:"totalResults"`
 	StartIndex   int              `json:"startIndex"`
@@ -95,134 +97,156 @@ type scimListDoc struct {
 	Resources    []map[string]any `json:"Resources"`
 }
 
-// scimRoutes are the rows of the route table that speak SCIM.
-func (a *API) scimRoutes() {
-	about := doc{Tag: scimTag, MaxBody: scimMaxBody, produces: scimType[0], errors: scim.ErrorResponse{}, response: map[string]any{}}
-	projection := []*huma.Param{queryParam("attributes", "Which attributes to answer with, separated by commas", false), queryParam("excludedAttributes", "Which not to", false)}
-	paging := append([]*huma.Param{queryParam("filter", `Such as userName eq "ann@example.com"`, false), queryParam("startIndex", "Of the first resource, from 1", false),
-		queryParam("count", "How many at most: default 100, up to 1000", false)}, projection...)
-	row := func(pattern string, d doc, id, summary, text string, h func(*scimCall) (*scimAnswer, error)) {
-		d.ID, d.Summary, d.Text = id, summary, text
+// Config is what the door needs. Every field must be set, unless it says
+// otherwise.
+type Config struct {
+	Live      *live.Live
+	Decide    *decide.Service
+	Directory *directory.Service // nil: every call is Unavailable
+	// NewID makes the ids of members and groups; nil is usher.NewID with the time
+	// now.
+	NewID func(prefix string) string
+	// PublicURL is scheme and host of the address that clients use, without a path.
+	PublicURL string
+}
+
+// service is the handlers of SCIM. It is safe for concurrent use.
+type service struct {
+	Config
+	state
+}
+
+// Register adds the routes of SCIM to a door.
+func Register(d *door.Door, c Config) {
+	s := &service{Config: c}
+	s.seed = maphash.MakeSeed()
+	d.Below(root, fail)
+	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail, Errors: scim.ErrorResponse{}, Response: map[string]any{}}
+	projection := []*huma.Param{door.QueryParam("attributes", "Which attributes to answer with, separated by commas", false), door.QueryParam("excludedAttributes", "Which not to", false)}
+	paging := append([]*huma.Param{door.QueryParam("filter", `Such as userName eq "ann@example.com"`, false), door.QueryParam("startIndex", "Of the first resource, from 1", false),
+		door.QueryParam("count", "How many at most: default 100, up to 1000", false)}, projection...)
+	row := func(pattern string, rt door.Route, id, summary, text string, h func(*call) (*answer, error)) {
+		rt.Pattern, rt.ID, rt.Summary, rt.Text = pattern, id, summary, text
 		if strings.Contains(pattern, "{id}") {
-			d.params = append([]*huma.Param{pathParam("id", "Its id")}, d.params...)
+			rt.Params = append([]*huma.Param{door.PathParam("id", "Its id")}, rt.Params...)
 		}
-		handle(a, pattern, auth.PermSCIM, d, a.scim(h))
+		d.Handle(rt, s.handler(h))
 	}
-	with := func(change func(*doc)) doc {
-		d := about
-		change(&d)
-		return d
+	with := func(change func(*door.Route)) door.Route {
+		rt := about
+		change(&rt)
+		return rt
 	}
-	listed := with(func(d *doc) { d.response, d.params = scimListDoc{}, paging })
-	gone := with(func(d *doc) { d.response, d.Status = nil, http.StatusNoContent })
-	user := func(status int, body any) doc {
-		return with(func(d *doc) {
-			d.Status, d.response, d.params, d.request = status, scimUserDoc{}, projection, body
+	listed := with(func(rt *door.Route) { rt.Response, rt.Params = listDoc{}, paging })
+	gone := with(func(rt *door.Route) { rt.Response, rt.Status = nil, http.StatusNoContent })
+	user := func(status int, body any) door.Route {
+		return with(func(rt *door.Route) {
+			rt.Status, rt.Response, rt.Params, rt.Request = status, userDoc{}, projection, body
 			if body != nil {
-				d.Accept = scimAccept
+				rt.Accept = accept
 			}
 		})
 	}
-	group := func(status int, body any) doc {
-		d := user(status, body)
-		d.response = scimGroupDoc{}
-		return d
+	group := func(status int, body any) door.Route {
+		rt := user(status, body)
+		rt.Response = groupDoc{}
+		return rt
 	}
-	row("GET /scim/v2/Users", listed, "scimListUsers", "The customer's users", "", (*scimCall).listUsers)
-	row("POST /scim/v2/Users", user(http.StatusCreated, scimUserDoc{}), "scimCreateUser", "Make a user", "Its id is the externalId where that can be one and is free.", (*scimCall).createUser)
-	row("GET /scim/v2/Users/{id}", user(0, nil), "scimGetUser", "A user", "", (*scimCall).getUser)
-	row("PUT /scim/v2/Users/{id}", user(0, scimUserDoc{}), "scimPutUser", "Replace a user", "`active`, `externalId` and `roles` that are left out stay as they are.", (*scimCall).putUser)
-	row("PATCH /scim/v2/Users/{id}", user(0, scimPatchDoc{}), "scimPatchUser", "Change a user", "All operations or none.", (*scimCall).patchUser)
-	row("DELETE /scim/v2/Users/{id}", gone, "scimDeleteUser", "Delete a user", "Frees its seats, takes it out of its groups and erases what was known of it.", (*scimCall).deleteUser)
-	row("GET /scim/v2/Groups", listed, "scimListGroups", "The customer's groups", "", (*scimCall).listGroups)
-	row("POST /scim/v2/Groups", group(http.StatusCreated, scimGroupDoc{}), "scimCreateGroup", "Make a group", "", (*scimCall).createGroup)
-	row("GET /scim/v2/Groups/{id}", group(0, nil), "scimGetGroup", "A group", "", (*scimCall).getGroup)
-	row("PUT /scim/v2/Groups/{id}", group(0, scimGroupDoc{}), "scimPutGroup", "Replace a group", "`externalId` and `members` that are left out stay as they are.", (*scimCall).putGroup)
-	patched := group(http.StatusNoContent, scimPatchDoc{})
-	patched.response, patched.Also = nil, http.StatusOK
-	row("PATCH /scim/v2/Groups/{id}", patched, "scimPatchGroup", "Change a group", "All operations or none. The answer has a body only where attributes are asked for.", (*scimCall).patchGroup)
-	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group", "Its members lose what it gave them.", (*scimCall).deleteGroup)
-	row("GET /scim/v2/Roles", listed, "scimListRoles", "The roles that users can be given, with seat counts", "", (*scimCall).listRoles)
-	row("GET /scim/v2/Roles/{id}", about, "scimGetRole", "A role", "", (*scimCall).getRole)
-	row("GET /scim/v2/Entitlements", listed, "scimListEntitlements", "The switches and seats of the customer's plan, with counts", "", (*scimCall).listEntitlements)
-	row("GET /scim/v2/Entitlements/{id}", about, "scimGetEntitlement", "An entitlement", "", (*scimCall).getEntitlement)
-	row("GET /scim/v2/ServiceProviderConfig", about, "scimConfig", "What is supported", "", func(s *scimCall) (*scimAnswer, error) {
-		return &scimAnswer{body: scim.ServiceProviderConfig(s.base, scimMaxPage)}, nil
+	row("GET /scim/v2/Users", listed, "scimListUsers", "The customer's users", "", (*call).listUsers)
+	row("POST /scim/v2/Users", user(http.StatusCreated, userDoc{}), "scimCreateUser", "Make a user", "Its id is the externalId where that can be one and is free.", (*call).createUser)
+	row("GET /scim/v2/Users/{id}", user(0, nil), "scimGetUser", "A user", "", (*call).getUser)
+	row("PUT /scim/v2/Users/{id}", user(0, userDoc{}), "scimPutUser", "Replace a user", "`active`, `externalId` and `roles` that are left out stay as they are.", (*call).putUser)
+	row("PATCH /scim/v2/Users/{id}", user(0, patchDoc{}), "scimPatchUser", "Change a user", "All operations or none.", (*call).patchUser)
+	row("DELETE /scim/v2/Users/{id}", gone, "scimDeleteUser", "Delete a user", "Frees its seats, takes it out of its groups and erases what was known of it.", (*call).deleteUser)
+	row("GET /scim/v2/Groups", listed, "scimListGroups", "The customer's groups", "", (*call).listGroups)
+	row("POST /scim/v2/Groups", group(http.StatusCreated, groupDoc{}), "scimCreateGroup", "Make a group", "", (*call).createGroup)
+	row("GET /scim/v2/Groups/{id}", group(0, nil), "scimGetGroup", "A group", "", (*call).getGroup)
+	row("PUT /scim/v2/Groups/{id}", group(0, groupDoc{}), "scimPutGroup", "Replace a group", "`externalId` and `members` that are left out stay as they are.", (*call).putGroup)
+	patched := group(http.StatusNoContent, patchDoc{})
+	patched.Response, patched.Also = nil, http.StatusOK
+	row("PATCH /scim/v2/Groups/{id}", patched, "scimPatchGroup", "Change a group", "All operations or none. The answer has a body only where attributes are asked for.", (*call).patchGroup)
+	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group", "Its members lose what it gave them.", (*call).deleteGroup)
+	row("GET /scim/v2/Roles", listed, "scimListRoles", "The roles that users can be given, with seat counts", "", (*call).listRoles)
+	row("GET /scim/v2/Roles/{id}", about, "scimGetRole", "A role", "", (*call).getRole)
+	row("GET /scim/v2/Entitlements", listed, "scimListEntitlements", "The switches and seats of the customer's plan, with counts", "", (*call).listEntitlements)
+	row("GET /scim/v2/Entitlements/{id}", about, "scimGetEntitlement", "An entitlement", "", (*call).getEntitlement)
+	row("GET /scim/v2/ServiceProviderConfig", about, "scimConfig", "What is supported", "", func(s *call) (*answer, error) {
+		return &answer{body: scim.ServiceProviderConfig(s.base, maxPage)}, nil
 	})
-	about.response = scimListDoc{}
-	row("GET /scim/v2/ResourceTypes", about, "scimListResourceTypes", "The types of resources", "", func(s *scimCall) (*scimAnswer, error) { return everything(scim.ResourceTypes(s.base)), nil })
-	row("GET /scim/v2/Schemas", about, "scimListSchemas", "The schemas", "", func(s *scimCall) (*scimAnswer, error) { return everything(scim.Schemas(s.base)), nil })
-	about.response = map[string]any{}
-	row("GET /scim/v2/ResourceTypes/{id}", about, "scimGetResourceType", "A type of resources", "", func(s *scimCall) (*scimAnswer, error) {
+	about.Response = listDoc{}
+	row("GET /scim/v2/ResourceTypes", about, "scimListResourceTypes", "The types of resources", "", func(s *call) (*answer, error) { return everything(scim.ResourceTypes(s.base)), nil })
+	row("GET /scim/v2/Schemas", about, "scimListSchemas", "The schemas", "", func(s *call) (*answer, error) { return everything(scim.Schemas(s.base)), nil })
+	about.Response = map[string]any{}
+	row("GET /scim/v2/ResourceTypes/{id}", about, "scimGetResourceType", "A type of resources", "", func(s *call) (*answer, error) {
 		return s.named(scim.ResourceTypes(s.base), "resource type")
 	})
-	row("GET /scim/v2/Schemas/{id}", about, "scimGetSchema", "A schema, by its URN", "", func(s *scimCall) (*scimAnswer, error) { return s.named(scim.Schemas(s.base), "schema") })
+	row("GET /scim/v2/Schemas/{id}", about, "scimGetSchema", "A schema, by its URN", "", func(s *call) (*answer, error) { return s.named(scim.Schemas(s.base), "schema") })
 }
 
-func everything(all []scim.Document) *scimAnswer {
-	return &scimAnswer{body: scim.List(all, 1, len(all))}
+func everything(all []scim.Document) *answer {
+	return &answer{body: scim.List(all, 1, len(all))}
 }
 
-func (s *scimCall) named(all []scim.Document, what string) (*scimAnswer, error) {
+func (s *call) named(all []scim.Document, what string) (*answer, error) {
 	for _, d := range all {
 		if d["id"] == s.id {
-			return &scimAnswer{body: d}, nil
+			return &answer{body: d}, nil
 		}
 	}
-	return nil, usher.Errorf(usher.NotFound, "there is no %s %s", what, clip(s.id))
+	return nil, usher.Errorf(usher.NotFound, "there is no %s %s", what, door.Clip(s.id))
 }
 
-// scimState is what the door keeps between calls.
-type scimState struct {
+// state is what the door keeps between calls.
+type state struct {
 	seed maphash.Seed
 	// locks order the changes of one customer: two at once must not take one user
 	// name, nor undo each other's half.
 	locks  [64]sync.Mutex
 	mu     sync.Mutex
-	places map[scimPlace]scimSpot
+	places map[place]spot
 }
 
-// scimPlace is where a page of a list begins, scimSpot the id before it as of a
+// place is where a page of a list begins, spot the id before it as of a
 // revision of the directory.
-type scimPlace struct {
+type place struct {
 	env      usher.Environment
 	customer string
 	kind     string
 	index    int
 }
 
-type scimSpot struct {
+type spot struct {
 	revision int64
 	after    string
 }
 
-func (st *scimState) lock(env usher.Environment, customer string) (unlock func()) {
+func (st *state) lock(env usher.Environment, customer string) (unlock func()) {
 	m := &st.locks[maphash.String(st.seed, string(env)+"/"+customer)%uint64(len(st.locks))]
 	m.Lock()
 	return m.Unlock
 }
 
 // spot finds the id before a page's first resource, if it is known.
-func (st *scimState) spot(p scimPlace, revision int64) (after string, ok bool) {
+func (st *state) spot(p place, revision int64) (after string, ok bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	s, ok := st.places[p]
 	return s.after, ok && s.revision == revision
 }
 
-func (st *scimState) keep(p scimPlace, s scimSpot) {
+func (st *state) keep(p place, s spot) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.places == nil || len(st.places) >= 10_000 {
-		st.places = map[scimPlace]scimSpot{}
+		st.places = map[place]spot{}
 	}
 	st.places[p] = s
 }
 
-// scimCall is one request of an identity provider.
-type scimCall struct {
-	*API
-	*call
+// call is one request of an identity provider.
+type call struct {
+	*service
+	*door.Call
 	r        *http.Request
 	ctx      context.Context
 	id       string // of the path
@@ -232,25 +256,25 @@ type scimCall struct {
 	base     string // of addresses
 }
 
-// scimAnswer is what becomes of it. No body is an answer without one.
-type scimAnswer struct {
+// answer is what becomes of it. No body is an answer without one.
+type answer struct {
 	status   int // 0 is 200, or 204 without a body
 	body     any
 	location string
 	etag     string
 }
 
-// scim makes a handler of what one route does.
-func (a *API) scim(h func(*scimCall) (*scimAnswer, error)) func(http.ResponseWriter, *http.Request, *call) {
-	return func(w http.ResponseWriter, r *http.Request, c *call) {
-		s := &scimCall{API: a, call: c, r: r, ctx: r.Context(), id: r.PathValue("id"), base: a.PublicURL + scimRoot}
+// handler makes a handler of what one route does.
+func (v *service) handler(h func(*call) (*answer, error)) door.Handler {
+	return func(w http.ResponseWriter, r *http.Request, c *door.Call) {
+		s := &call{service: v, Call: c, r: r, ctx: r.Context(), id: r.PathValue("id"), base: v.PublicURL + root}
 		out, err := s.serve(h)
 		var body []byte
 		if err == nil && out.body != nil {
-			body, err = marshal(out.body)
+			body, err = door.Marshal(out.body)
 		}
 		if err != nil {
-			a.fail(w, c, err)
+			c.Fail(w, err)
 			return
 		}
 		header := w.Header()
@@ -260,23 +284,23 @@ func (a *API) scim(h func(*scimCall) (*scimAnswer, error)) func(http.ResponseWri
 		if out.location != "" {
 			header.Set("Location", out.location)
 		}
-		c.status = cmp.Or(out.status, http.StatusOK)
+		c.Status = cmp.Or(out.status, http.StatusOK)
 		if out.body == nil && out.status == 0 {
-			c.status = http.StatusNoContent
+			c.Status = http.StatusNoContent
 		}
 		if r.Method == http.MethodGet && out.etag != "" && hasTag(r.Header.Get("If-None-Match"), out.etag) {
-			c.status, body = http.StatusNotModified, nil
+			c.Status, body = http.StatusNotModified, nil
 		}
 		if body != nil {
-			header["Content-Type"] = scimType
+			header["Content-Type"] = mediaType
 			header.Set("Content-Length", strconv.Itoa(len(body)))
 		}
-		w.WriteHeader(c.status)
+		w.WriteHeader(c.Status)
 		w.Write(body)
 	}
 }
 
-func (s *scimCall) serve(h func(*scimCall) (*scimAnswer, error)) (*scimAnswer, error) {
+func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 	if s.Customer == "" {
 		return nil, usher.Errorf(usher.Forbidden, "SCIM takes a key that belongs to one customer, whose users it manages; this key belongs to none")
 	}
@@ -284,7 +308,7 @@ func (s *scimCall) serve(h func(*scimCall) (*scimAnswer, error)) (*scimAnswer, e
 		return nil, usher.Errorf(usher.Unavailable, "this server keeps no directory")
 	}
 	s.dir = s.Directory.Read(s.Env, s.Customer)
-	for range scimAttempts {
+	for range attempts {
 		var err error
 		if s.revision, err = s.dir.Revision(s.ctx); usher.ErrorCode(err) == usher.NotFound {
 			return nil, usher.Errorf(usher.NotFound, "the customer that this key belongs to is not there")
@@ -299,14 +323,14 @@ func (s *scimCall) serve(h func(*scimCall) (*scimAnswer, error)) (*scimAnswer, e
 	return nil, usher.Errorf(usher.Unavailable, "too many changes at once to the same customer's people; nothing was changed, try again")
 }
 
-// scimAttempts is how often a request is served anew because another change
+// attempts is how often a request is served anew because another change
 // came between.
-const scimAttempts = 20
+const attempts = 20
 
 // lock lets one request of a customer after the other change what it has read,
 // on this node.
-func (s *scimCall) lock() (unlock func()) {
-	unlock = s.provisioning.lock(s.Env, s.Customer)
+func (s *call) lock() (unlock func()) {
+	unlock = s.state.lock(s.Env, s.Customer)
 	if revision, err := s.dir.Revision(s.ctx); err == nil {
 		s.revision = revision
 	}
@@ -325,7 +349,7 @@ func hasTag(list, etag string) bool {
 }
 
 // precondition refuses a change of what is no longer as the client saw it.
-func (s *scimCall) precondition(doc scim.Document) error {
+func (s *call) precondition(doc scim.Document) error {
 	want := strings.Join(s.r.Header.Values("If-Match"), ",")
 	if want == "" || hasTag(want, version(doc)) {
 		return nil
@@ -347,10 +371,10 @@ func version(doc scim.Document) string {
 }
 
 // body reads the request's JSON object.
-func (s *scimCall) body() (scim.Document, error) {
+func (s *call) body() (scim.Document, error) {
 	var err error
 	if s.text == nil {
-		s.text, err = s.readAll(s.r, s.route, nil)
+		s.text, err = s.ReadAll(s.r, nil)
 	}
 	b := s.text
 	if err != nil {
@@ -364,15 +388,15 @@ func (s *scimCall) body() (scim.Document, error) {
 
 // apply makes one change of the directory, whole or not at all, from what the
 // request has read.
-func (s *scimCall) apply(action, object string, c directory.Change) error {
+func (s *call) apply(action, object string, c directory.Change) error {
 	c.Basis = &s.revision
 	_, err := s.Directory.Apply(s.ctx, s.Env, directory.Meta{Actor: s.Actor, RequestID: s.RequestID, Action: action, Object: object}, s.Customer, c)
 	return err
 }
 
-// scimError makes a problem SCIM's. What a rule of the directory forbids is a
+// response makes a problem SCIM's. What a rule of the directory forbids is a
 // 400: a 409 would tell an identity provider that the user is there already.
-func scimError(p *problem, err error) scim.ErrorResponse {
+func response(p *door.Problem, err error) scim.ErrorResponse {
 	var e *scim.Error
 	var of *usher.Error
 	if errors.As(err, &e) {
@@ -402,38 +426,28 @@ func scimError(p *problem, err error) scim.ErrorResponse {
 	return scim.Respond(p.Status, kind, detail)
 }
 
-// failSCIM answers a request below scimRoot with err.
-func (a *API) failSCIM(w http.ResponseWriter, c *call, err error) {
+// fail answers with err as SCIM's errors look.
+func fail(w http.ResponseWriter, c *door.Call, err error) {
 	var own *scim.Error
-	var p *problem
+	var p *door.Problem
 	if errors.As(err, &own) {
-		p = newProblem(usher.Invalid, own.Detail, nil)
+		p = door.NewProblem(usher.Invalid, own.Detail, nil)
 	} else {
-		p = a.problem(c, err)
+		p = c.Problem(err)
 	}
-	answer := scimError(p, err)
-	body, err := marshal(answer)
-	if err != nil { // cannot be: it is text
-		a.log.Error("an error cannot be written", "request_id", c.RequestID, "error", err)
-	}
-	h := w.Header()
-	p.headers(h)
-	h["Content-Type"] = scimType
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	c.status = p.Status
-	w.WriteHeader(p.Status)
-	w.Write(body)
+	body := response(p, err)
+	p.Send(w, c, mediaType, body)
 }
 
-// scimQuery is what a list is asked for.
-type scimQuery struct {
+// query is what a list is asked for.
+type query struct {
 	filter *scim.Filter
 	show   scim.Projection
 	start  int // from 1
 	count  int // 0 is none: only the total is wanted
 }
 
-func (s *scimCall) query(t *scim.Type) (q scimQuery, err error) {
+func (s *call) query(t *scim.Type) (q query, err error) {
 	values := s.r.URL.Query()
 	if q.show, err = scim.ParseProjection(t, values.Get("attributes"), values.Get("excludedAttributes")); err != nil {
 		return q, err
@@ -450,24 +464,24 @@ func (s *scimCall) query(t *scim.Type) (q scimQuery, err error) {
 		}
 		n, wrong := strconv.Atoi(text)
 		if wrong != nil {
-			err = &scim.Error{Kind: scim.InvalidValue, Detail: name + " must be a whole number, got " + clip(text)}
+			err = &scim.Error{Kind: scim.InvalidValue, Detail: name + " must be a whole number, got " + door.Clip(text)}
 		}
 		return n
 	}
 	q.start = max(number("startIndex", 1), 1)
-	q.count = min(max(number("count", scimPage), 0), scimMaxPage)
+	q.count = min(max(number("count", defaultPage), 0), maxPage)
 	return q, err
 }
 
 // page cuts a page out of what was found.
-func (q *scimQuery) page(all []scim.Document) *scimAnswer {
+func (q *query) page(all []scim.Document) *answer {
 	from := min(q.start-1, len(all))
 	to := min(from+q.count, len(all))
 	shown := make([]scim.Document, 0, to-from)
 	for _, d := range all[from:to] {
 		shown = append(shown, q.show.Of(d))
 	}
-	return &scimAnswer{body: scim.List(shown, q.start, len(all))}
+	return &answer{body: scim.List(shown, q.start, len(all))}
 }
 
 // unknowable reports whether a filter looks for a text that nothing can have:
@@ -504,12 +518,12 @@ func scanned[T any](what string, most int, next func(after string, limit int) ([
 }
 
 // paged reads the page of a list that a query without a filter asks for.
-func paged[T any](s *scimCall, kind string, q scimQuery, next func(after string, limit int) ([]T, error), id func(*T) string) ([]T, error) {
+func paged[T any](s *call, kind string, q query, next func(after string, limit int) ([]T, error), id func(*T) string) ([]T, error) {
 	if q.count == 0 {
 		return nil, nil
 	}
-	place := scimPlace{s.Env, s.Customer, kind, q.start}
-	after, known := s.provisioning.spot(place, s.revision)
+	at := place{s.Env, s.Customer, kind, q.start}
+	after, known := s.state.spot(at, s.revision)
 	if !known {
 		for skip := q.start - 1; skip > 0; {
 			page, err := next(after, min(skip, 1000))
@@ -522,14 +536,14 @@ func paged[T any](s *scimCall, kind string, q scimQuery, next func(after string,
 	}
 	page, err := next(after, q.count)
 	if err == nil && len(page) == q.count {
-		place.index += q.count
-		s.provisioning.keep(place, scimSpot{s.revision, id(&page[len(page)-1])})
+		at.index += q.count
+		s.keep(at, spot{s.revision, id(&page[len(page)-1])})
 	}
 	return page, err
 }
 
 // meta is what the answer says about a resource; version only of a whole one.
-func (s *scimCall) meta(doc scim.Document, kind, endpoint, id string, created string, properties map[string]any, whole bool) {
+func (s *call) meta(doc scim.Document, kind, endpoint, id string, created string, properties map[string]any, whole bool) {
 	m := scim.Document{"resourceType": kind, "created": created, "lastModified": created, "location": s.base + endpoint + "/" + pathEscape(id)}
 	if stored, ok := properties["meta"].(map[string]any); ok {
 		if at, ok := stored["lastModified"].(string); ok {

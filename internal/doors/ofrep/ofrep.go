@@ -1,8 +1,13 @@
-package api
+// Package ofrep is the door of the OpenFeature Remote Evaluation Protocol 0.3:
+// every OpenFeature SDK is a client of usher. A flag is a feature;
+// `<feature>.allowed` is the yes or no of one that is not a switch, unless a
+// feature has that key.
+package ofrep
 
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -15,20 +20,20 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/live"
 )
 
-// The OpenFeature Remote Evaluation Protocol 0.3: every OpenFeature SDK is a
-// client of usher. A flag is a feature; `<feature>.allowed` is the yes or no of
-// one that is not a switch, unless a feature has that key.
-
-type ofrepIn struct {
-	Context struct {
-		TargetingKey string `json:"targetingKey" doc:"The customer"`
-		Member       string `json:"member,omitempty" doc:"Who of the customer asks"`
-	} `json:"context" doc:"What else it holds is ignored"`
+type contextDoc struct {
+	TargetingKey string `json:"targetingKey" doc:"The customer"`
+	Member       string `json:"member,omitempty" doc:"Who of the customer asks"`
 }
 
-type ofrepFlag struct {
+type inDoc struct {
+	Context contextDoc `json:"context" doc:"What else it holds is ignored"`
+}
+
+type flagDoc struct {
 	Key      string         `json:"key"`
 	Value    any            `json:"value" doc:"A switch and .allowed: a boolean. A config: its value, or its type's zero where it is denied. What is counted: an object with the decision's numbers"`
 	Reason   string         `json:"reason" enum:"TARGETING_MATCH,DISABLED,UNKNOWN" doc:"A yes, a no, or an answer from memory while the database is away"`
@@ -36,118 +41,152 @@ type ofrepFlag struct {
 	Metadata map[string]any `json:"metadata,omitempty" doc:"The decision: scalars only"`
 }
 
-type ofrepBulk struct {
-	Flags        []ofrepFlag   `json:"flags"`
-	EventStreams []ofrepStream `json:"eventStreams,omitempty" doc:"Where changes are told"`
+type bulkDoc struct {
+	Flags        []flagDoc   `json:"flags"`
+	EventStreams []streamDoc `json:"eventStreams,omitempty" doc:"Where changes are told"`
 }
 
-type ofrepStream struct {
+type streamDoc struct {
 	Type               string `json:"type" enum:"sse"`
 	URL                string `json:"url" doc:"Holds a ticket that is good for one to two hours"`
 	InactivityDelaySec int    `json:"inactivityDelaySec"`
 }
 
-const ofrepText = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key that is not valid or may not do this is an error as everywhere. "
+const about = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key that is not valid or may not do this is an error as everywhere. "
 
-var (
-	ofrepFlagDoc = doc{ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
-		Text: ofrepText + "404 with FLAG_NOT_FOUND where there is no such feature.", request: ofrepIn{}, response: ofrepFlag{},
-		params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`", Schema: &huma.Schema{Type: huma.TypeString}}}}
-	ofrepBulkDoc = doc{ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
-		Text: ofrepText + "304 where If-None-Match names the ETag of an answer that has not changed.", request: ofrepIn{}, response: ofrepBulk{},
-		params: []*huma.Param{
-			{Name: "If-None-Match", In: "header", Description: "ETags of answers that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "flagConfigEtag", In: "query", Description: "What a change event said; the answer is not from before it", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed", Schema: &huma.Schema{Type: huma.TypeString}},
-		}}
-)
+// asker is what a context says: who asks.
+type asker struct{ customer, member string }
 
-// ofrepAsk is what a context says.
-type ofrepAsk struct{ customer, member string }
-
-// ofrepError is an error as the protocol names it.
-type ofrepError struct {
+// failure is an error as the protocol names it.
+type failure struct {
 	code   string // of OpenFeature
 	status int    // of HTTP; 0 is 400
 	detail string
 }
 
-func (e *ofrepError) Error() string { return e.detail }
+func (e *failure) Error() string { return e.detail }
 
-func (a *API) ofrepFlag(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
+// Config is what the door needs. Every field must be set, unless it says
+// otherwise.
+type Config struct {
+	Live   *live.Live
+	Decide *decide.Service
+	Auth   *auth.Service // of the tickets of change streams
+	// PublicURL is scheme and host of the address that clients use, without a
+	// path; "" names no change stream.
+	PublicURL string
+	// Origins are the origins whose pages may call from a browser (CORS); nil is
+	// none.
+	Origins []string
+	Log     *slog.Logger // nil is silent
+}
+
+// OFREP is the handlers of the protocol. It is safe for concurrent use.
+type OFREP struct {
+	Config
+	streams streams
+}
+
+// crossOrigin lets pages of other sites read the answers; Config.Origins says
+// which.
+var crossOrigin = []door.Header{{Name: "Cross-Origin-Resource-Policy", Value: []string{"cross-origin"}}}
+
+// Register adds the routes of OFREP to a door.
+func Register(d *door.Door, c Config) *OFREP {
+	o := &OFREP{Config: c}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
+		ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
+		Text: about + "404 with FLAG_NOT_FOUND where there is no such feature.", Request: inDoc{}, Response: flagDoc{},
+		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`", Schema: &huma.Schema{Type: huma.TypeString}}}}, o.flag)
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
+		ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
+		Text: about + "304 where If-None-Match names the ETag of an answer that has not changed.", Request: inDoc{}, Response: bulkDoc{},
+		Params: []*huma.Param{
+			{Name: "If-None-Match", In: "header", Description: "ETags of answers that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "flagConfigEtag", In: "query", Description: "What a change event said; the answer is not from before it", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed", Schema: &huma.Schema{Type: huma.TypeString}},
+		}}, o.bulk)
+	o.eventsRoutes(d)
+	return o
+}
+
+func (o *OFREP) flag(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
 	key := r.PathValue("key")
-	ask, err := a.readOFREP(r, c, s)
+	ask, err := read(r, c, s)
 	if err != nil {
-		a.ofrepFail(w, c, key, err)
+		fail(w, c, key, err)
 		return
 	}
 	feature, yes := key, false
-	f := a.Live.Book(c.Env).Features[key]
+	f := o.Live.Book(c.Env).Features[key]
 	if base, ok := strings.CutSuffix(key, dotAllowed); f == nil && ok {
-		if f = a.Live.Book(c.Env).Features[base]; f != nil && f.Kind != usher.Switch {
+		if f = o.Live.Book(c.Env).Features[base]; f != nil && f.Kind != usher.Switch {
 			feature, yes = base, true
 		} else {
 			f = nil
 		}
 	}
 	if f == nil {
-		a.ofrepFail(w, c, key, &ofrepError{"FLAG_NOT_FOUND", http.StatusNotFound, "there is no feature " + clip(key)})
+		fail(w, c, key, &failure{"FLAG_NOT_FOUND", http.StatusNotFound, "there is no feature " + door.Clip(key)})
 		return
 	}
-	d, err := a.Decide.Check(r.Context(), c.Env, decide.CheckQuery{Customer: ask.customer, Member: ask.member, Feature: feature}, &s.buf)
+	d, err := o.Decide.Check(r.Context(), c.Env, decide.CheckQuery{Customer: ask.customer, Member: ask.member, Feature: feature}, &s.Buf)
 	if err == nil && !yes {
 		err = unanswerable(&d)
 	}
 	if err != nil {
-		a.ofrepFail(w, c, key, err)
+		fail(w, c, key, err)
 		return
 	}
-	a.metrics.decided(&d)
-	s.out = appendFlag(s.out[:0], &d, yes, true, d.Revision)
-	a.write(w, c, s.out)
+	c.Decided(&d)
+	s.Out = appendFlag(s.Out[:0], &d, yes, true, d.Revision)
+	c.Write(w, s.Out)
 }
 
-func (a *API) ofrepBulk(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
-	ask, err := a.readOFREP(r, c, s)
+func (o *OFREP) bulk(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
+	ask, err := read(r, c, s)
 	if err == nil {
-		a.catchUp(r, c.Env)
-		s.out, err = a.appendBulk(s.out[:0], r, c, ask)
+		o.catchUp(r, c.Env)
+		s.Out, err = o.appendBulk(s.Out[:0], r, c, ask)
 	}
 	if err != nil {
-		a.ofrepFail(w, c, "", err)
+		fail(w, c, "", err)
 		return
 	}
-	sum := sha256.Sum256(s.out)
+	sum := sha256.Sum256(s.Out)
 	etag := `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
 	w.Header()["Etag"] = []string{etag}
 	if matches(r.Header["If-None-Match"], etag) {
-		c.status = http.StatusNotModified
+		c.Status = http.StatusNotModified
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	a.write(w, c, s.out)
+	c.Write(w, s.Out)
 }
 
 // appendBulk writes the whole answer. Revisions are not in it: it changes only
 // when something changes for who asks.
-func (a *API) appendBulk(b []byte, r *http.Request, c *call, ask ofrepAsk) ([]byte, error) {
-	list, err := a.everything(r, c.Env, ask)
+func (o *OFREP) appendBulk(b []byte, r *http.Request, c *door.Call, ask asker) ([]byte, error) {
+	list, err := o.everything(r, c.Env, ask)
 	if err != nil {
 		return b, err
 	}
 	b = append(b, `{"flags":[`...)
-	features := a.Live.Book(c.Env).Features
+	features := o.Live.Book(c.Env).Features
 	first := true
 	for i := range list {
 		d := &list[i]
 		if d.Kind == "" {
 			continue // the catalogue changed meanwhile
 		}
-		a.metrics.decided(d)
+		c.Decided(d)
 		for _, yes := range []bool{false, true} {
 			if yes && (d.Kind == usher.Switch || features[d.Feature+dotAllowed] != nil) {
 				continue
@@ -164,8 +203,8 @@ func (a *API) appendBulk(b []byte, r *http.Request, c *call, ask ofrepAsk) ([]by
 		}
 	}
 	b = append(b, ']')
-	if url := a.streamURL(r, c, ask, fingerprint(list)); url != "" {
-		b = appendText(append(b, `,"eventStreams":[{"type":"sse","url":`...), url)
+	if url := o.streamURL(r, c, ask, fingerprint(list)); url != "" {
+		b = door.AppendText(append(b, `,"eventStreams":[{"type":"sse","url":`...), url)
 		b = strconv.AppendInt(append(b, `,"inactivityDelaySec":`...), inactivitySeconds, 10)
 		b = append(b, '}', ']')
 	}
@@ -173,23 +212,23 @@ func (a *API) appendBulk(b []byte, r *http.Request, c *call, ask ofrepAsk) ([]by
 }
 
 // everything is the decision of every feature, by key.
-func (a *API) everything(r *http.Request, env usher.Environment, ask ofrepAsk) ([]usher.Decision, error) {
-	keys := slices.Sorted(maps.Keys(a.Live.Book(env).Features))
+func (o *OFREP) everything(r *http.Request, env usher.Environment, ask asker) ([]usher.Decision, error) {
+	keys := slices.Sorted(maps.Keys(o.Live.Book(env).Features))
 	qs := make([]decide.CheckQuery, len(keys))
 	for i, key := range keys {
 		qs[i] = decide.CheckQuery{Customer: ask.customer, Member: ask.member, Feature: key}
 	}
-	return a.Decide.Batch(r.Context(), env, qs, 0)
+	return o.Decide.Batch(r.Context(), env, qs, 0)
 }
 
 // catchUp takes in the change that an event told of, which this node may not
 // have read yet. What the caller says is only a hint.
-func (a *API) catchUp(r *http.Request, env usher.Environment) {
+func (o *OFREP) catchUp(r *http.Request, env usher.Environment) {
 	said := r.URL.Query().Get("flagConfigEtag")
 	if _, revision, ok := strings.Cut(strings.Trim(said, `"`), "."); ok {
-		if n, err := strconv.ParseInt(revision, 10, 64); err == nil && n > a.Live.Revision(env) {
-			if err := a.Live.Refresh(r.Context(), env); err != nil {
-				a.log.Debug("a change that an event told of could not be read yet", "error", err)
+		if n, err := strconv.ParseInt(revision, 10, 64); err == nil && n > o.Live.Revision(env) {
+			if err := o.Live.Refresh(r.Context(), env); err != nil {
+				o.Log.Debug("a change that an event told of could not be read yet", "error", err)
 			}
 		}
 	}
@@ -208,20 +247,20 @@ func matches(header []string, etag string) bool {
 	return false
 }
 
-// readOFREP reads the body: a context is open, so what is not known there is
+// read reads the body: a context is open, so what is not known there is
 // read over.
-func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err error) {
-	if s.in, err = a.readAll(r, c.route, s.in); err != nil {
+func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error) {
+	if s.In, err = c.ReadAll(r, s.In); err != nil {
 		return ask, err
 	}
-	s.r.Reset(s.in)
-	rd := &s.r
-	var wrong, missing *ofrepError
-	missing = &ofrepError{code: "TARGETING_KEY_MISSING", detail: "context.targetingKey must be there: the customer"}
+	s.R.Reset(s.In)
+	rd := &s.R
+	var wrong, missing *failure
+	missing = &failure{code: "TARGETING_KEY_MISSING", detail: "context.targetingKey must be there: the customer"}
 	id := func(location string) string {
 		if rd.Peek() != '"' {
 			if got := rd.Kind(); rd.Peek() != 0 {
-				wrong = &ofrepError{code: "INVALID_CONTEXT", detail: location + " must be a string, got " + got}
+				wrong = &failure{code: "INVALID_CONTEXT", detail: location + " must be a string, got " + got}
 			}
 			rd.Skip()
 			return ""
@@ -229,7 +268,7 @@ func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err
 		v := string(rd.Text())
 		if v != "" {
 			if err := usher.CheckID(location, v); err != nil && wrong == nil {
-				wrong = &ofrepError{code: "INVALID_CONTEXT", detail: err.Error()}
+				wrong = &failure{code: "INVALID_CONTEXT", detail: err.Error()}
 			}
 		}
 		return v
@@ -241,7 +280,7 @@ func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err
 		}
 		if rd.Peek() != '{' {
 			if got := rd.Kind(); rd.Peek() != 0 {
-				wrong = &ofrepError{code: "INVALID_CONTEXT", detail: "context must be an object, got " + got}
+				wrong = &failure{code: "INVALID_CONTEXT", detail: "context must be an object, got " + got}
 			}
 			rd.Skip()
 			return
@@ -254,15 +293,15 @@ func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err
 				if rd.Peek() == 'n' {
 					rd.Skip()
 				} else if ask.member = id("context.member"); ask.member == "" && wrong == nil {
-					wrong = &ofrepError{code: "INVALID_CONTEXT", detail: "context.member must not be empty"}
+					wrong = &failure{code: "INVALID_CONTEXT", detail: "context.member must not be empty"}
 				}
 			default:
 				rd.Skip()
 			}
 		})
 	})
-	if err := rd.err(); err != nil {
-		return ask, &ofrepError{code: "PARSE_ERROR", detail: err.Error()}
+	if err := rd.Err(); err != nil {
+		return ask, &failure{code: "PARSE_ERROR", detail: err.Error()}
 	}
 	switch {
 	case wrong != nil:
@@ -276,7 +315,7 @@ func (a *API) readOFREP(r *http.Request, c *call, s *scratch) (ask ofrepAsk, err
 // ofCustomer returns Forbidden where a key is of another customer.
 func ofCustomer(i *auth.Identity, customer string) error {
 	if i.Customer != "" && i.Customer != customer {
-		return newProblem(usher.Forbidden, "this key is for another customer than the targeting key names", nil)
+		return door.NewProblem(usher.Forbidden, "this key is for another customer than the targeting key names", nil)
 	}
 	return nil
 }
@@ -290,30 +329,30 @@ func unanswerable(d *usher.Decision) error {
 	return nil
 }
 
-// ofrepFail answers with err in the protocol's form. What is about the caller is
+// fail answers with err in the protocol's form. What is about the caller is
 // the same as everywhere.
-func (a *API) ofrepFail(w http.ResponseWriter, c *call, key string, err error) {
+func fail(w http.ResponseWriter, c *door.Call, key string, err error) {
 	code, status, detail := "GENERAL", 0, ""
-	if e, ok := err.(*ofrepError); ok {
+	if e, ok := err.(*failure); ok {
 		code, status, detail = e.code, max(e.status, http.StatusBadRequest), e.detail
 	} else {
-		p := a.problem(c, err)
+		p := c.Problem(err)
 		switch p.Status {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
-			a.fail(w, c, err)
+			c.Fail(w, err)
 			return
 		}
 		if p.Code == usher.UnsupportedMedia || p.Code == usher.TooLarge || p.Code == usher.Invalid {
 			code = "PARSE_ERROR"
 		}
-		p.headers(w.Header())
+		p.SetHeaders(w.Header())
 		status, detail = p.Status, p.Detail
 	}
 	body := appendFailure(nil, key, code, detail)
 	h := w.Header()
-	h["Content-Type"] = jsonType
+	h["Content-Type"] = door.JSONType
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	c.status = status
+	c.Status = status
 	w.WriteHeader(status)
 	w.Write(body)
 }
@@ -321,10 +360,10 @@ func (a *API) ofrepFail(w http.ResponseWriter, c *call, key string, err error) {
 func appendFailure(b []byte, key, code, detail string) []byte {
 	b = append(b, '{')
 	if key != "" {
-		b = append(appendText(append(b, `"key":`...), key), ',')
+		b = append(door.AppendText(append(b, `"key":`...), key), ',')
 	}
 	b = append(append(append(b, `"errorCode":"`...), code...), `","errorDetails":`...)
-	return append(appendText(b, detail), '}')
+	return append(door.AppendText(b, detail), '}')
 }
 
 // dotAllowed ends the key of the flag that says yes or no.
@@ -337,7 +376,7 @@ func appendFlag(b []byte, d *usher.Decision, yes, revision bool, n int64) []byte
 	if yes {
 		key += dotAllowed
 	}
-	b = appendText(append(b, `{"key":`...), key)
+	b = door.AppendText(append(b, `{"key":`...), key)
 	b = append(b, `,"value":`...)
 	switch {
 	case yes || d.Kind == usher.Switch:
@@ -353,7 +392,7 @@ func appendFlag(b []byte, d *usher.Decision, yes, revision bool, n int64) []byte
 		}
 	default:
 		b = append(strconv.AppendBool(append(b, `{"allowed":`...), d.Allowed), `,"reason":`...)
-		b = appendNumbers(appendText(b, string(d.Reason)), d)
+		b = appendNumbers(door.AppendText(b, string(d.Reason)), d)
 		if d.Window != nil && d.Counted {
 			open := byte('{')
 			for _, end := range []struct {
@@ -366,7 +405,7 @@ func appendFlag(b []byte, d *usher.Decision, yes, revision bool, n int64) []byte
 				if open == '{' {
 					b = append(b, `,"window":`...)
 				}
-				b = appendText(append(b, open), end.name)
+				b = door.AppendText(append(b, open), end.name)
 				b = appendInstant(append(b, ':'), end.at)
 				open = ','
 			}
@@ -388,13 +427,13 @@ func appendFlag(b []byte, d *usher.Decision, yes, revision bool, n int64) []byte
 		variant = d.Plan.String()
 	}
 	if variant != "" {
-		b = appendText(append(b, `,"variant":`...), variant)
+		b = door.AppendText(append(b, `,"variant":`...), variant)
 	}
-	b = appendText(append(b, `,"metadata":{"reason":`...), string(d.Reason))
+	b = door.AppendText(append(b, `,"metadata":{"reason":`...), string(d.Reason))
 	b = strconv.AppendBool(append(b, `,"allowed":`...), d.Allowed)
-	b = appendText(append(b, `,"kind":`...), string(d.Kind))
+	b = door.AppendText(append(b, `,"kind":`...), string(d.Kind))
 	if d.Plan != (usher.Ref{}) {
-		b = appendText(append(b, `,"plan":`...), d.Plan.String())
+		b = door.AppendText(append(b, `,"plan":`...), d.Plan.String())
 	}
 	b = appendNumbers(b, d)
 	if d.Window != nil && d.Counted && !d.Window.End.IsZero() {
@@ -448,49 +487,13 @@ func appendConfig(b []byte, d *usher.Decision) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendText(b, item)
+			b = door.AppendText(b, item)
 		}
 		return append(b, ']')
 	}
-	return appendText(b, v.Text)
+	return door.AppendText(b, v.Text)
 }
 
 func appendInstant(b []byte, t time.Time) []byte {
 	return append(t.UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
-}
-
-// appendText writes a JSON string.
-func appendText(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if s[i] < 0x20 || s[i] > 0x7e || s[i] == '"' || s[i] == '\\' {
-			text, err := marshal(s)
-			if err != nil { // cannot be: a string can be written
-				return append(b, '"', '"')
-			}
-			return append(b, text...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
-}
-
-// crossOrigin answers for browsers on pages of the origins that may call OFREP,
-// and nothing else. Whether the request is answered by that.
-func (a *API) crossOrigin(w http.ResponseWriter, r *http.Request) bool {
-	h := w.Header()
-	h.Add("Vary", "Origin")
-	origin := r.Header.Get("Origin")
-	if !slices.Contains(a.CORSOrigins, origin) {
-		return false
-	}
-	// Never with credentials: a cookie of this host must not count here.
-	h.Set("Access-Control-Allow-Origin", origin)
-	h.Set("Access-Control-Expose-Headers", "ETag, Retry-After, X-Request-ID")
-	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
-		return false
-	}
-	h.Set("Access-Control-Allow-Methods", "GET, POST")
-	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-ID")
-	h.Set("Access-Control-Max-Age", "3600")
-	w.WriteHeader(http.StatusNoContent)
-	return true
 }

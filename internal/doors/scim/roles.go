@@ -1,4 +1,4 @@
-package api
+package scim
 
 import (
 	"maps"
@@ -12,7 +12,7 @@ import (
 
 // plan answers what the customer's plan gives, each feature once.
 type plan struct {
-	s     *scimCall
+	s     *call
 	asked map[string]usher.Decision
 }
 
@@ -69,7 +69,7 @@ func counts(doc scim.Document, d *usher.Decision) {
 // roles are the roles that users of the customer can be given. One is supported
 // where the plan gives the seats that it takes and, unless it allows nothing, at
 // least one of the things that it allows.
-func (s *scimCall) roles() ([]scim.Document, error) {
+func (s *call) roles() ([]scim.Document, error) {
 	views, err := s.Directory.Roles(s.ctx, s.Env, s.Customer)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (s *scimCall) roles() ([]scim.Document, error) {
 	return all, nil
 }
 
-func (s *scimCall) role(p *plan, v *directory.RoleView, all []directory.RoleView) (scim.Document, error) {
+func (s *call) role(p *plan, v *directory.RoleView, all []directory.RoleView) (scim.Document, error) {
 	kind := "built-in"
 	if v.Custom {
 		kind = "custom"
@@ -144,7 +144,7 @@ func texts(list []string) []any {
 }
 
 // entitlements are the switches and the seats that the catalogue has.
-func (s *scimCall) entitlements() ([]scim.Document, error) {
+func (s *call) entitlements() ([]scim.Document, error) {
 	p := &plan{s, map[string]usher.Decision{}}
 	features := s.Live.Catalog(s.Env).Features
 	var all []scim.Document
@@ -172,7 +172,7 @@ func (s *scimCall) entitlements() ([]scim.Document, error) {
 	return all, nil
 }
 
-func (s *scimCall) listed(t *scim.Type, all []scim.Document, err error) (*scimAnswer, error) {
+func (s *call) listed(t *scim.Type, all []scim.Document, err error) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -183,12 +183,12 @@ func (s *scimCall) listed(t *scim.Type, all []scim.Document, err error) (*scimAn
 	return q.page(slices.DeleteFunc(all, func(d scim.Document) bool { return !q.filter.Match(d) })), nil
 }
 
-func (s *scimCall) listRoles() (*scimAnswer, error) {
+func (s *call) listRoles() (*answer, error) {
 	all, err := s.roles()
 	return s.listed(scim.Role, all, err)
 }
 
-func (s *scimCall) getRole() (*scimAnswer, error) {
+func (s *call) getRole() (*answer, error) {
 	all, err := s.roles()
 	if err != nil {
 		return nil, err
@@ -196,12 +196,12 @@ func (s *scimCall) getRole() (*scimAnswer, error) {
 	return s.named(all, "role")
 }
 
-func (s *scimCall) listEntitlements() (*scimAnswer, error) {
+func (s *call) listEntitlements() (*answer, error) {
 	all, err := s.entitlements()
 	return s.listed(scim.Entitlement, all, err)
 }
 
-func (s *scimCall) getEntitlement() (*scimAnswer, error) {
+func (s *call) getEntitlement() (*answer, error) {
 	all, err := s.entitlements()
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package api
+package ofrep
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/door"
 )
 
 // Change events for OFREP: a stream per browser that says only "ask again"
@@ -64,10 +65,24 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 	}, nil
 }
 
+// eventsRoutes registers the routes of this file.
+func (o *OFREP) eventsRoutes(d *door.Door) {
+	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins,
+		ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
+		Text:     "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket and needs no key.",
+		Produces: "text/event-stream", Response: "",
+		Params: []*huma.Param{
+			{Name: "ticket", In: "query", Description: "From the bulk answer; instead of a key", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "targetingKey", In: "query", Description: "The customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "member", In: "query", Description: "Who of the customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "Last-Event-ID", In: "header", Description: "The last event that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
+		}}, o.events)
+}
+
 // EndStreams ends the change streams that are open and refuses new ones, so that
 // a server which stops does not wait for them.
-func (a *API) EndStreams() {
-	s := &a.streams
+func (o *OFREP) EndStreams() {
+	s := &o.streams
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -80,43 +95,20 @@ func (a *API) EndStreams() {
 	close(s.ending)
 }
 
-const ofrepEventsPath = "/ofrep/v1/events"
-
-var ofrepEventsDoc = doc{ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
-	Text:     "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket and needs no key.",
-	produces: "text/event-stream", response: "",
-	params: []*huma.Param{
-		{Name: "ticket", In: "query", Description: "From the bulk answer; instead of a key", Schema: &huma.Schema{Type: huma.TypeString}},
-		{Name: "targetingKey", In: "query", Description: "The customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
-		{Name: "member", In: "query", Description: "Who of the customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
-		{Name: "Last-Event-ID", In: "header", Description: "The last event that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
-	}}
-
-// handleStream adds a hand-written route that a ticket opens too.
-func handleStream(a *API, pattern string, perm auth.Permission, d doc, h func(http.ResponseWriter, *http.Request, *call)) {
-	rt := a.row(pattern, perm, d)
-	op := a.operation(rt)
-	a.describe(op, rt)
-	a.huma.OpenAPI().AddOperation(op)
-	a.on(pattern, a.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *call) {
-		if r.URL.Query().Has("ticket") || a.identify(w, r, c) {
-			h(w, r, c)
-		}
-	}))
-}
+const eventsPath = "/ofrep/v1/events"
 
 // streamURL is where who asks is told of changes; "" where nobody can be: what
 // is no key has no ticket. It is the same text for an hour, and while nothing
 // changes.
-func (a *API) streamURL(r *http.Request, c *call, ask ofrepAsk, seen string) string {
-	if a.PublicURL == "" {
+func (o *OFREP) streamURL(r *http.Request, c *door.Call, ask asker, seen string) string {
+	if o.PublicURL == "" {
 		return ""
 	}
-	ticket, err := a.Auth.Ticket(r.Context(), &c.Identity, strings.Join([]string{"ofrep", ask.customer, ask.member, seen}, "\x00"))
+	ticket, err := o.Auth.Ticket(r.Context(), &c.Identity, strings.Join([]string{"ofrep", ask.customer, ask.member, seen}, "\x00"))
 	if err != nil {
 		return ""
 	}
-	return a.PublicURL + ofrepEventsPath + "?ticket=" + url.QueryEscape(ticket)
+	return o.PublicURL + eventsPath + "?ticket=" + url.QueryEscape(ticket)
 }
 
 // fingerprint is a short text that differs where what somebody gets differs: a
@@ -137,37 +129,37 @@ func fingerprint(list []usher.Decision) string {
 
 // listener is who is told.
 type listener struct {
-	ask   ofrepAsk
+	ask   asker
 	seen  string // the fingerprint of what it has
 	until time.Time
 	// still is nil while the key that it came with is live.
 	still func(context.Context) error
 }
 
-func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
-	l, err := a.listener(r, c)
+func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	l, err := o.listener(r, c)
 	if err != nil {
-		a.ofrepFail(w, c, "", err)
+		fail(w, c, "", err)
 		return
 	}
-	ending, leave, err := a.streams.enter(c.Actor.ID)
+	ending, leave, err := o.streams.enter(c.Actor.ID)
 	if err != nil {
-		a.ofrepFail(w, c, "", err)
+		fail(w, c, "", err)
 		return
 	}
 	defer leave()
-	changed, stop := a.Live.Watch(c.Env)
+	changed, stop := o.Live.Watch(c.Env)
 	defer stop()
 	// The limits of other routes would end a stream after seconds.
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Time{})
 	h := w.Header()
 	h["Content-Type"] = []string{"text/event-stream"}
-	h["Cache-Control"] = noStore
+	h["Cache-Control"] = door.NoStore
 	h["X-Accel-Buffering"] = []string{"no"} // proxies must not gather events
 	w.WriteHeader(http.StatusOK)
 	began := true
-	c.wrote = &began
+	c.Wrote = &began
 	// A client that does not read is cut off, not waited for.
 	send := func(text string) bool {
 		control.SetWriteDeadline(time.Now().Add(heartbeat + 10*time.Second))
@@ -213,8 +205,8 @@ func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
 		case <-gather.C:
 			gathers = false
 		}
-		revision := a.Live.Revision(c.Env)
-		list, err := a.everything(r, c.Env, l.ask)
+		revision := o.Live.Revision(c.Env)
+		list, err := o.everything(r, c.Env, l.ask)
 		if err != nil {
 			continue // told when it can be answered
 		}
@@ -229,7 +221,7 @@ func (a *API) ofrepEvents(w http.ResponseWriter, r *http.Request, c *call) {
 		}
 		etag := now + "." + strconv.FormatInt(revision, 10)
 		if !send("id: " + etag + "\nevent: message\ndata: {\"type\":\"refetchEvaluation\",\"etag\":\"\\\"" + etag + "\\\"\",\"lastModified\":" +
-			strconv.FormatInt(a.Live.Now(c.Env).Unix(), 10) + "}\n\n") {
+			strconv.FormatInt(o.Live.Now(c.Env).Unix(), 10) + "}\n\n") {
 			return
 		}
 	}
@@ -247,43 +239,43 @@ func degraded(list []usher.Decision) bool {
 }
 
 // listener reads who wants to be told, from a ticket or from a key and the query.
-func (a *API) listener(r *http.Request, c *call) (l listener, err error) {
+func (o *OFREP) listener(r *http.Request, c *door.Call) (l listener, err error) {
 	known := []string{"targetingKey", "member"}
 	byTicket := r.URL.Query().Has("ticket")
 	if byTicket {
 		known = []string{"ticket"}
 	}
-	query, err := parameters(r, known...)
+	query, err := door.Parameters(r, known...)
 	if err != nil {
 		return l, err
 	}
 	if byTicket {
 		var scope string
-		if c.Identity, scope, l.until, err = a.Auth.Redeem(r.Context(), query["ticket"]); err != nil {
+		if c.Identity, scope, l.until, err = o.Auth.Redeem(r.Context(), query["ticket"]); err != nil {
 			return l, err
 		}
 		parts := strings.Split(scope, "\x00")
-		if !c.Allows(c.route.Perm) || len(parts) != 4 || parts[0] != "ofrep" {
+		if !c.Allows(c.Route.Perm) || len(parts) != 4 || parts[0] != "ofrep" {
 			return l, usher.Errorf(usher.Forbidden, "this ticket is for something else")
 		}
-		l.ask, l.seen = ofrepAsk{parts[1], parts[2]}, parts[3]
+		l.ask, l.seen = asker{parts[1], parts[2]}, parts[3]
 		l.still = func(ctx context.Context) error {
-			_, _, _, err := a.Auth.Redeem(ctx, query["ticket"])
+			_, _, _, err := o.Auth.Redeem(ctx, query["ticket"])
 			return err
 		}
 	} else {
-		l.ask = ofrepAsk{query["targetingKey"], query["member"]}
+		l.ask = asker{query["targetingKey"], query["member"]}
 		for name, id := range map[string]string{"targetingKey": l.ask.customer, "member": l.ask.member} {
 			if name == "member" && id == "" {
 				continue
 			}
 			if err := usher.CheckID("", id); err != nil {
-				return l, invalid("query."+name, "%s", strings.TrimSpace(err.Error()))
+				return l, door.Invalid("query."+name, "%s", strings.TrimSpace(err.Error()))
 			}
 		}
 		header := r.Header.Get("Authorization")
 		l.still = func(ctx context.Context) error {
-			_, err := a.Auth.Authenticate(ctx, header)
+			_, err := o.Auth.Authenticate(ctx, header)
 			return err
 		}
 	}

@@ -1,4 +1,8 @@
-package api
+// Package authzen is the door of the OpenID AuthZEN Authorization API 1.0: a
+// subject is a member of a customer, and what an action does to a resource is
+// the permission `<resource.type>.<action.name>`. A no is a 200; an error is
+// about the caller or the request.
+package authzen
 
 import (
 	"context"
@@ -12,71 +16,70 @@ import (
 	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/live"
 )
 
-// The OpenID AuthZEN Authorization API 1.0: a subject is a member of a customer,
-// and what an action does to a resource is the permission
-// `<resource.type>.<action.name>`. A no is a 200; an error is about the caller or
-// the request.
-
 type (
-	authzenSubject struct {
+	subjectDoc struct {
 		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The member's type; of another type, it is somebody else"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255" doc:"The member's id"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 	}
-	authzenAction struct {
+	actionDoc struct {
 		Name       string         `json:"name" minLength:"1" maxLength:"255" doc:"The last segment of the permission"`
 		Properties map[string]any `json:"properties,omitempty"`
 	}
-	authzenResource struct {
+	resourceDoc struct {
 		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"What stands before the last segment of the permission"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 	}
-	authzenIn struct {
-		Subject  authzenSubject  `json:"subject"`
-		Action   authzenAction   `json:"action"`
-		Resource authzenResource `json:"resource"`
-		Context  map[string]any  `json:"context,omitempty" doc:"What else conditions read. Its customer says whose member the subject is; else that is the key's own customer, or the only one that it can be"`
+	inDoc struct {
+		Subject  subjectDoc     `json:"subject"`
+		Action   actionDoc      `json:"action"`
+		Resource resourceDoc    `json:"resource"`
+		Context  map[string]any `json:"context,omitempty" doc:"What else conditions read. Its customer says whose member the subject is; else that is the key's own customer, or the only one that it can be"`
 	}
-	authzenOut struct {
-		Decision bool            `json:"decision"`
-		Context  *authzenContext `json:"context,omitempty" doc:"Why; absent with Usher-Context: none"`
+	outDoc struct {
+		Decision bool        `json:"decision"`
+		Context  *contextDoc `json:"context,omitempty" doc:"Why; absent with Usher-Context: none"`
 	}
-	authzenContext struct {
+	contextDoc struct {
 		Reason   string      `json:"reason,omitempty" doc:"One of a fixed list"`
 		Legs     *usher.Legs `json:"legs,omitempty" doc:"pass, fail, or none where it was not asked"`
 		Feature  string      `json:"feature,omitempty" doc:"Of the plan, that decided"`
 		Plan     string      `json:"plan,omitempty"`
 		Degraded bool        `json:"degraded,omitempty"`
 		Revision int64       `json:"revision,omitempty"`
-		Error    *struct {
-			Status  int    `json:"status"`
-			Message string `json:"message"`
-		} `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
+		Error    *errorDoc   `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
 	}
-	authzenItem struct {
-		Subject  *authzenSubject  `json:"subject,omitempty"`
-		Action   *authzenAction   `json:"action,omitempty"`
-		Resource *authzenResource `json:"resource,omitempty"`
-		Context  map[string]any   `json:"context,omitempty"`
+	errorDoc struct {
+		Status  int    `json:"status"`
+		Message string `json:"message"`
 	}
-	authzenBatchIn struct {
-		Subject     *authzenSubject  `json:"subject,omitempty" doc:"Of the items that have none, whole"`
-		Action      *authzenAction   `json:"action,omitempty"`
-		Resource    *authzenResource `json:"resource,omitempty"`
-		Context     map[string]any   `json:"context,omitempty"`
-		Evaluations []authzenItem    `json:"evaluations,omitempty" maxItems:"1000"`
-		Options     *struct {
-			Semantic string `json:"evaluations_semantic,omitempty" enum:"execute_all,deny_on_first_deny,permit_on_first_permit"`
-		} `json:"options,omitempty"`
+	itemDoc struct {
+		Subject  *subjectDoc    `json:"subject,omitempty"`
+		Action   *actionDoc     `json:"action,omitempty"`
+		Resource *resourceDoc   `json:"resource,omitempty"`
+		Context  map[string]any `json:"context,omitempty"`
 	}
-	authzenBatchOut struct {
-		Decision    bool         `json:"decision,omitempty" doc:"Where there were no items"`
-		Evaluations []authzenOut `json:"evaluations,omitempty"`
+	batchInDoc struct {
+		Subject     *subjectDoc    `json:"subject,omitempty" doc:"Of the items that have none, whole"`
+		Action      *actionDoc     `json:"action,omitempty"`
+		Resource    *resourceDoc   `json:"resource,omitempty"`
+		Context     map[string]any `json:"context,omitempty"`
+		Evaluations []itemDoc      `json:"evaluations,omitempty" maxItems:"1000"`
+		Options     *optionsDoc    `json:"options,omitempty"`
 	}
-	authzenMetadata struct {
+	optionsDoc struct {
+		Semantic string `json:"evaluations_semantic,omitempty" enum:"execute_all,deny_on_first_deny,permit_on_first_permit"`
+	}
+	batchOutDoc struct {
+		Decision    bool     `json:"decision,omitempty" doc:"Where there were no items"`
+		Evaluations []outDoc `json:"evaluations,omitempty"`
+	}
+	metadataDoc struct {
 		PolicyDecisionPoint string   `json:"policy_decision_point"`
 		Evaluation          string   `json:"access_evaluation_endpoint"`
 		Evaluations         string   `json:"access_evaluations_endpoint"`
@@ -87,52 +90,59 @@ type (
 	}
 )
 
-const authzenText = "OpenID AuthZEN Authorization API 1.0. A decision that says no is a 200. What is not known in a request is ignored. "
+const about = "OpenID AuthZEN Authorization API 1.0. A decision that says no is a 200. What is not known in a request is ignored. "
 
-var (
-	contextHeader = []*huma.Param{{Name: "Usher-Context", In: "header", Description: "none leaves the context out of the answer; full, the default, says why", Schema: &huma.Schema{Type: huma.TypeString}}}
-
-	authzenDoc = doc{ID: "authzenEvaluation", Tag: "AuthZEN", Summary: "May this subject do this to this resource?",
-		Text: authzenText, request: authzenIn{}, response: authzenOut{}, params: contextHeader}
-	authzenBatchDoc = doc{ID: "authzenEvaluations", Tag: "AuthZEN", Summary: "Many evaluations at one revision", MaxBody: 4 << 20,
-		Text:    authzenText + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it is one evaluation.",
-		request: authzenBatchIn{}, response: authzenBatchOut{}, params: contextHeader}
-	authzenMetadataDoc = doc{ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "Where what of AuthZEN is", response: authzenMetadata{}}
-)
+var contextHeader = []*huma.Param{{Name: "Usher-Context", In: "header", Description: "none leaves the context out of the answer; full, the default, says why", Schema: &huma.Schema{Type: huma.TypeString}}}
 
 // The paths of AuthZEN.
 const (
-	authzenEvaluation  = "/access/v1/evaluation"
-	authzenEvaluations = "/access/v1/evaluations"
-	authzenSearches    = "/access/v1/search/"
+	evaluationPath  = "/access/v1/evaluation"
+	evaluationsPath = "/access/v1/evaluations"
+	searchPath      = "/access/v1/search/"
 )
 
-// authzenRoutes are part of the route table.
-func (a *API) authzenRoutes() {
-	handle(a, "GET /.well-known/authzen-configuration", "", authzenMetadataDoc, a.authzenConfiguration)
-	handle(a, "POST "+authzenEvaluation, auth.PermAccess, authzenDoc, a.authzenEvaluation)
-	handle(a, "POST "+authzenEvaluations, auth.PermAccess, authzenBatchDoc, a.authzenEvaluations)
-	handle(a, "POST "+authzenSearches+"subject", auth.PermSearch, authzenSubjectsDoc, a.authzenSearch(ofSubjects))
-	handle(a, "POST "+authzenSearches+"resource", auth.PermSearch, authzenResourcesDoc, a.authzenSearch(ofResources))
-	handle(a, "POST "+authzenSearches+"action", auth.PermSearch, authzenActionsDoc, a.authzenSearch(ofActions))
-	handle(a, "POST /v1/search/members", auth.PermSearch, searchMembersDoc, a.search(ofSubjects))
-	handle(a, "POST /v1/search/resources", auth.PermSearch, searchResourcesDoc, a.search(ofResources))
-	handle(a, "POST /v1/search/permissions", auth.PermSearch, searchPermissionsDoc, a.search(ofActions))
+// maxItems bounds the items of one batch.
+const maxItems = 1000
+
+// Config is what the door needs. Every field must be set.
+type Config struct {
+	Live   *live.Live
+	Decide *decide.Service
+	// PublicURL is scheme and host of the address that clients use, without a path.
+	PublicURL string
 }
 
-// authzenConfiguration names addresses by Config.PublicURL: a Host header is
+// service is the handlers of AuthZEN. It is safe for concurrent use.
+type service struct{ Config }
+
+// Register adds the routes of AuthZEN to a door.
+func Register(d *door.Door, c Config) {
+	a := &service{c}
+	d.Handle(door.Route{Pattern: "GET /.well-known/authzen-configuration",
+		ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "Where what of AuthZEN is", Response: metadataDoc{}}, a.configuration)
+	d.Handle(door.Route{Pattern: "POST " + evaluationPath, Perm: auth.PermAccess,
+		ID: "authzenEvaluation", Tag: "AuthZEN", Summary: "May this subject do this to this resource?",
+		Text: about, Request: inDoc{}, Response: outDoc{}, Params: contextHeader}, a.evaluation)
+	d.Handle(door.Route{Pattern: "POST " + evaluationsPath, Perm: auth.PermAccess,
+		ID: "authzenEvaluations", Tag: "AuthZEN", Summary: "Many evaluations at one revision", MaxBody: 4 << 20,
+		Text:    about + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it is one evaluation.",
+		Request: batchInDoc{}, Response: batchOutDoc{}, Params: contextHeader}, a.evaluations)
+	a.searchRoutes(d)
+}
+
+// configuration names addresses by Config.PublicURL: a Host header is
 // whatever a caller says.
-func (a *API) authzenConfiguration(w http.ResponseWriter, _ *http.Request, c *call) {
+func (a *service) configuration(w http.ResponseWriter, _ *http.Request, c *door.Call) {
 	base := strings.TrimRight(a.PublicURL, "/")
-	body, err := marshal(authzenMetadata{base, base + authzenEvaluation, base + authzenEvaluations,
-		base + authzenSearches + "subject", base + authzenSearches + "resource", base + authzenSearches + "action",
+	body, err := door.Marshal(metadataDoc{base, base + evaluationPath, base + evaluationsPath,
+		base + searchPath + "subject", base + searchPath + "resource", base + searchPath + "action",
 		[]string{"urn:usher:authzen:context"}}) // the header Usher-Context
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	w.Header()["Cache-Control"] = []string{"public, max-age=3600"}
-	a.write(w, c, body)
+	c.Write(w, body)
 }
 
 // entity is a subject, an action (whose name is the id) or a resource.
@@ -158,19 +168,8 @@ var (
 	resourcePlaces = &entityPlaces{"resource", "resource.type", "resource.id", "resource.properties"}
 )
 
-// front puts front before the places of the problems from the nth on.
-func (r *reader) front(front string, n int) {
-	if r.Broken() {
-		return
-	}
-	for i := range r.Problems[n:] {
-		p := &r.Problems[n+i]
-		p.Location = strings.TrimSuffix(front+p.Location, ".")
-	}
-}
-
 // member reads a member of a question; false where it is none.
-func (e *evaluation) member(r *reader, name []byte) bool {
+func (e *evaluation) member(r *door.Reader, name []byte) bool {
 	switch string(name) {
 	case "subject":
 		e.subject.read(r, subjectPlaces)
@@ -186,7 +185,7 @@ func (e *evaluation) member(r *reader, name []byte) bool {
 	return true
 }
 
-func (e *entity) read(r *reader, at *entityPlaces) {
+func (e *entity) read(r *door.Reader, at *entityPlaces) {
 	e.there = true
 	r.Object(at.self, func(name []byte) {
 		switch {
@@ -203,7 +202,7 @@ func (e *entity) read(r *reader, at *entityPlaces) {
 }
 
 // needs notes what of an entity is not there.
-func (e *entity) needs(r *reader, at *entityPlaces, id bool) {
+func (e *entity) needs(r *door.Reader, at *entityPlaces, id bool) {
 	switch {
 	case !e.there:
 		r.Note(at.self, "must be there")
@@ -218,7 +217,7 @@ func (e *entity) needs(r *reader, at *entityPlaces, id bool) {
 }
 
 // customer is the one that the context names; "" where it names none.
-func (e *evaluation) customer(r *reader) string {
+func (e *evaluation) customer(r *door.Reader) string {
 	v, ok := e.context["customer"]
 	if !ok {
 		return ""
@@ -243,7 +242,7 @@ func (e *evaluation) permission() string {
 }
 
 // said is what the question says about those in it, where the key may say so.
-func (e *evaluation) said(c *call) *access.Said {
+func (e *evaluation) said(c *door.Call) *access.Said {
 	if !c.Properties || e.subject.properties == nil && e.action.properties == nil && e.resource.properties == nil && e.context == nil {
 		return nil
 	}
@@ -251,7 +250,7 @@ func (e *evaluation) said(c *call) *access.Said {
 }
 
 // customerOf is the customer that a question is about; "" where nobody can tell.
-func (a *API) customerOf(ctx context.Context, c *call, named, member string, resource decide.ResourceRef) (string, error) {
+func (a *service) customerOf(ctx context.Context, c *door.Call, named, member string, resource decide.ResourceRef) (string, error) {
 	if named != "" {
 		return named, nil
 	}
@@ -263,7 +262,7 @@ func (a *API) customerOf(ctx context.Context, c *call, named, member string, res
 
 // another reports whether a customer's member is of another type than the
 // subject that is asked about, which is then somebody else, and unknown.
-func (a *API) another(ctx context.Context, c *call, customer string, subject *entity) (bool, error) {
+func (a *service) another(ctx context.Context, c *door.Call, customer string, subject *entity) (bool, error) {
 	m, err := a.Live.Member(ctx, c.Env, customer, subject.id, a.Live.Now(c.Env))
 	if err != nil {
 		if usher.ErrorCode(err) == usher.Unavailable {
@@ -275,7 +274,7 @@ func (a *API) another(ctx context.Context, c *call, customer string, subject *en
 }
 
 // ask makes a question of usher's. ok is false where no customer is known.
-func (a *API) ask(ctx context.Context, c *call, e *evaluation, named string) (q decide.CheckQuery, ok bool, err error) {
+func (a *service) ask(ctx context.Context, c *door.Call, e *evaluation, named string) (q decide.CheckQuery, ok bool, err error) {
 	q = decide.CheckQuery{Member: e.subject.id, Permission: e.permission(), Resource: decide.ResourceRef{Type: e.resource.kind, ID: e.resource.id}, Said: e.said(c)}
 	if q.Customer, err = a.customerOf(ctx, c, named, q.Member, q.Resource); err != nil || q.Customer == "" {
 		return q, false, err
@@ -288,55 +287,55 @@ func (a *API) ask(ctx context.Context, c *call, e *evaluation, named string) (q 
 }
 
 // nobody is the answer where no customer is known.
-func (a *API) nobody(c *call) usher.Decision {
+func (a *service) nobody(c *door.Call) usher.Decision {
 	return usher.Decision{Reason: usher.UnknownCustomer, Revision: a.Live.Revision(c.Env)}
 }
 
-func (a *API) authzenEvaluation(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
-	full, err := a.readAuthZEN(r, c, s)
+func (a *service) evaluation(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
+	full, err := read(r, c, s)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	var e evaluation
-	s.r.Object("", func(name []byte) {
-		if !e.member(&s.r, name) {
-			s.r.Skip()
+	s.R.Object("", func(name []byte) {
+		if !e.member(&s.R, name) {
+			s.R.Skip()
 		}
 	})
 	a.single(w, r, c, s, &e, full)
 }
 
 // single answers one question that has been read.
-func (a *API) single(w http.ResponseWriter, r *http.Request, c *call, s *scratch, e *evaluation, full bool) {
-	named := e.check(&s.r)
-	s.r.front("body.", 0)
-	err := s.r.err()
+func (a *service) single(w http.ResponseWriter, r *http.Request, c *door.Call, s *door.Scratch, e *evaluation, full bool) {
+	named := e.check(&s.R)
+	s.R.Front("body.", 0)
+	err := s.R.Err()
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
 	d := usher.Decision{}
 	q, known, err := a.ask(r.Context(), c, e, named)
 	if err == nil && known {
-		d, err = a.Decide.Check(r.Context(), c.Env, q, &s.buf)
+		d, err = a.Decide.Check(r.Context(), c.Env, q, &s.Buf)
 	} else if err == nil {
 		d = a.nobody(c)
 	}
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	a.metrics.decided(&d)
-	s.out = appendAuthZEN(s.out[:0], &d, full)
-	a.write(w, c, s.out)
+	c.Decided(&d)
+	s.Out = appendDecision(s.Out[:0], &d, full)
+	c.Write(w, s.Out)
 }
 
 // check notes what is not there of a whole question, and returns the customer
 // that it names.
-func (e *evaluation) check(r *reader) string {
+func (e *evaluation) check(r *door.Reader) string {
 	if r.Broken() || len(r.Problems) > 0 {
 		return ""
 	}
@@ -346,23 +345,23 @@ func (e *evaluation) check(r *reader) string {
 	return e.customer(r)
 }
 
-// readAuthZEN reads the body and whether the caller wants to hear why.
-func (a *API) readAuthZEN(r *http.Request, c *call, s *scratch) (full bool, err error) {
-	s.in, err = a.readAll(r, c.route, s.in)
+// read reads the body and whether the caller wants to hear why.
+func read(r *http.Request, c *door.Call, s *door.Scratch) (full bool, err error) {
+	s.In, err = c.ReadAll(r, s.In)
 	if usher.ErrorCode(err) == usher.UnsupportedMedia { // 400 is the protocol's
-		err = invalid("header.Content-Type", "must be application/json")
+		err = door.Invalid("header.Content-Type", "must be application/json")
 	}
 	if err != nil {
 		return false, err
 	}
-	s.r.Reset(s.in)
+	s.R.Reset(s.In)
 	switch list := r.Header["Usher-Context"]; {
 	case len(list) == 0, len(list) == 1 && list[0] == "full":
 		return true, nil
 	case len(list) == 1 && list[0] == "none":
 		return false, nil
 	}
-	return false, invalid("header.Usher-Context", "must be full or none, once")
+	return false, door.Invalid("header.Usher-Context", "must be full or none, once")
 }
 
 // The semantics of a batch.
@@ -379,29 +378,29 @@ type item struct {
 	decision usher.Decision
 }
 
-func (a *API) authzenEvaluations(w http.ResponseWriter, r *http.Request, c *call) {
-	s := a.borrow()
-	defer a.giveBack(s)
-	full, err := a.readAuthZEN(r, c, s)
+func (a *service) evaluations(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	s := door.Borrow()
+	defer s.GiveBack()
+	full, err := read(r, c, s)
 	if err != nil {
-		a.fail(w, c, err)
+		c.Fail(w, err)
 		return
 	}
-	defaults, items, semantic := readEvaluations(&s.r)
+	defaults, items, semantic := readEvaluations(&s.R)
 	if len(items) == 0 {
 		a.single(w, r, c, s, defaults, full)
 		return
 	}
-	s.r.front("body.", 0)
-	if err := s.r.err(); err != nil {
-		a.fail(w, c, err)
+	s.R.Front("body.", 0)
+	if err := s.R.Err(); err != nil {
+		c.Fail(w, err)
 		return
 	}
-	if err := a.answerItems(r.Context(), c, &s.r, defaults, items); err != nil {
-		a.fail(w, c, err)
+	if err := a.answerItems(r.Context(), c, &s.R, defaults, items); err != nil {
+		c.Fail(w, err)
 		return
 	}
-	b := append(s.out[:0], `{"evaluations":[`...)
+	b := append(s.Out[:0], `{"evaluations":[`...)
 	for i := range items {
 		if i > 0 {
 			b = append(b, ',')
@@ -409,10 +408,10 @@ func (a *API) authzenEvaluations(w http.ResponseWriter, r *http.Request, c *call
 		it := &items[i]
 		switch {
 		case it.wrong == "":
-			a.metrics.decided(&it.decision)
-			b = appendAuthZEN(b, &it.decision, full)
+			c.Decided(&it.decision)
+			b = appendDecision(b, &it.decision, full)
 		case full:
-			b = appendText(append(b, `{"decision":false,"context":{"error":{"status":400,"message":`...), it.wrong)
+			b = door.AppendText(append(b, `{"decision":false,"context":{"error":{"status":400,"message":`...), it.wrong)
 			b = append(b, `}}}`...)
 		default:
 			b = append(b, `{"decision":false}`...)
@@ -421,21 +420,21 @@ func (a *API) authzenEvaluations(w http.ResponseWriter, r *http.Request, c *call
 			break
 		}
 	}
-	s.out = append(b, `]}`...)
-	a.write(w, c, s.out)
+	s.Out = append(b, `]}`...)
+	c.Write(w, s.Out)
 }
 
 // readEvaluations reads a batch. What is wrong with an item stays with it.
-func readEvaluations(r *reader) (defaults *evaluation, items []item, semantic string) {
+func readEvaluations(r *door.Reader) (defaults *evaluation, items []item, semantic string) {
 	defaults = &evaluation{}
 	r.Object("", func(name []byte) {
 		switch {
 		case defaults.member(r, name):
 		case string(name) == "evaluations":
 			r.Array("evaluations", func(i int) {
-				if i >= maxChecks {
-					if i == maxChecks {
-						r.Note("evaluations", "must hold at most %d items", maxChecks)
+				if i >= maxItems {
+					if i == maxItems {
+						r.Note("evaluations", "must hold at most %d items", maxItems)
 					}
 					r.Skip()
 					return
@@ -452,7 +451,7 @@ func readEvaluations(r *reader) (defaults *evaluation, items []item, semantic st
 				n := len(r.Problems)
 				semantic = r.String("options.evaluations_semantic")
 				if len(r.Problems) == n && semantic != executeAll && semantic != denyOnFirstDeny && semantic != permitOnFirstPermit {
-					r.Note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s", clip(semantic))
+					r.Note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s", door.Clip(semantic))
 				}
 			})
 		default:
@@ -462,7 +461,7 @@ func readEvaluations(r *reader) (defaults *evaluation, items []item, semantic st
 	return defaults, items, semantic
 }
 
-func (it *item) read(r *reader) {
+func (it *item) read(r *door.Reader) {
 	n := len(r.Problems)
 	if n > 10 { // note keeps no more than a few; the request is refused anyway
 		r.Skip()
@@ -477,7 +476,7 @@ func (it *item) read(r *reader) {
 }
 
 // take makes the problems from the nth on the item's.
-func (it *item) take(r *reader, n int) {
+func (it *item) take(r *door.Reader, n int) {
 	if r.Broken() || len(r.Problems) == n {
 		return
 	}
@@ -490,7 +489,7 @@ func (it *item) take(r *reader, n int) {
 
 // answerItems decides every item that is a question, at one revision and one
 // instant. What an item does not have, it has of the defaults, whole.
-func (a *API) answerItems(ctx context.Context, c *call, r *reader, defaults *evaluation, items []item) error {
+func (a *service) answerItems(ctx context.Context, c *door.Call, r *door.Reader, defaults *evaluation, items []item) error {
 	qs := make([]decide.CheckQuery, 0, len(items))
 	of := make([]int, 0, len(items))
 	for i := range items {
@@ -530,13 +529,13 @@ func (a *API) answerItems(ctx context.Context, c *call, r *reader, defaults *eva
 	return err
 }
 
-// appendAuthZEN appends a decision, and with full why.
-func appendAuthZEN(b []byte, d *usher.Decision, full bool) []byte {
+// appendDecision appends a decision, and with full why.
+func appendDecision(b []byte, d *usher.Decision, full bool) []byte {
 	b = strconv.AppendBool(append(b, `{"decision":`...), d.Allowed)
 	if !full {
 		return append(b, '}')
 	}
-	b = appendText(append(b, `,"context":{"reason":`...), string(d.Reason))
+	b = door.AppendText(append(b, `,"context":{"reason":`...), string(d.Reason))
 	if l := d.Legs; l != nil {
 		b = append(append(b, `,"legs":{"role":"`...), l.Role...)
 		b = append(append(b, `","plan":"`...), l.Plan...)
@@ -545,10 +544,10 @@ func appendAuthZEN(b []byte, d *usher.Decision, full bool) []byte {
 		b = append(append(append(b, `","condition":"`...), l.Condition...), `"}`...)
 	}
 	if d.Feature != "" {
-		b = appendText(append(b, `,"feature":`...), d.Feature)
+		b = door.AppendText(append(b, `,"feature":`...), d.Feature)
 	}
 	if d.Plan != (usher.Ref{}) {
-		b = appendText(append(b, `,"plan":`...), d.Plan.String())
+		b = door.AppendText(append(b, `,"plan":`...), d.Plan.String())
 	}
 	if d.Degraded {
 		b = append(b, `,"degraded":true`...)

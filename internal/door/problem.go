@@ -1,4 +1,4 @@
-package api
+package door
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// problem is every error's body (RFC 9457).
-type problem struct {
+// Problem is every error's body (RFC 9457).
+type Problem struct {
 	Type      string          `json:"type" doc:"A name of the kind of problem, stable: urn:usher:problem:<code>"`
 	Title     string          `json:"title" doc:"The kind of problem in words"`
 	Status    int             `json:"status" doc:"The HTTP status"`
@@ -28,8 +28,8 @@ type problem struct {
 	allow      string
 }
 
-// methodNotAllowed is the one code that only HTTP has.
-const methodNotAllowed usher.Code = "method_not_allowed"
+// MethodNotAllowed is the one code that only HTTP has.
+const MethodNotAllowed usher.Code = "method_not_allowed"
 
 var titles = map[usher.Code]string{
 	usher.Invalid: "Invalid request", usher.Unauthenticated: "Not authenticated", usher.Forbidden: "Not allowed", usher.StepUpRequired: "Prove again who you are",
@@ -37,28 +37,30 @@ var titles = map[usher.Code]string{
 	usher.PreconditionFailed: "Precondition failed", usher.TooLarge: "Too large", usher.UnsupportedMedia: "Unsupported media type",
 	usher.Refused: "Refused by a rule", usher.InUse: "In use", usher.NotConsumable: "Not consumable",
 	usher.RateLimited: "Too many requests", usher.Internal: "Internal error", usher.Unavailable: "Unavailable",
-	methodNotAllowed: "Method not allowed",
+	MethodNotAllowed: "Method not allowed",
 }
 
-func newProblem(code usher.Code, detail string, list []usher.Problem) *problem {
+func NewProblem(code usher.Code, detail string, list []usher.Problem) *Problem {
 	status := usher.Codes[code]
-	if code == methodNotAllowed {
+	if code == MethodNotAllowed {
 		status = http.StatusMethodNotAllowed
 	}
-	return &problem{Type: "urn:usher:problem:" + string(code), Title: titles[code], Status: status, Code: code, Detail: detail, Errors: list}
+	return &Problem{Type: "urn:usher:problem:" + string(code), Title: titles[code], Status: status, Code: code, Detail: detail, Errors: list}
 }
 
 // Error, GetStatus, GetHeaders and ContentType make a problem huma's error.
-func (p *problem) Error() string  { return p.Detail }
-func (p *problem) GetStatus() int { return p.Status }
-func (p *problem) GetHeaders() http.Header {
+func (p *Problem) Error() string  { return p.Detail }
+func (p *Problem) GetStatus() int { return p.Status }
+func (p *Problem) GetHeaders() http.Header {
 	h := http.Header{}
-	p.headers(h)
+	p.SetHeaders(h)
 	return h
 }
-func (p *problem) ContentType(string) string { return "application/problem+json" }
+func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-func (p *problem) headers(h http.Header) {
+// SetHeaders sets what goes with a problem: when to try again, what is allowed,
+// and how to say who is calling.
+func (p *Problem) SetHeaders(h http.Header) {
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64((p.retryAfter+time.Second-1)/time.Second), 10))
 	}
@@ -70,21 +72,21 @@ func (p *problem) headers(h http.Header) {
 	}
 }
 
-// problem makes an error fit to show. What has no code of usher's is a fault of
+// Problem makes an error fit to show. What has no code of usher's is a fault of
 // the server: logged in full, shown as nothing but that.
-func (a *API) problem(c *call, err error) *problem {
-	var p *problem
+func (c *Call) Problem(err error) *Problem {
+	var p *Problem
 	var e *usher.Error
 	switch {
 	case errors.As(err, &p):
 	case errors.As(err, &e) && e.Code != usher.Internal && usher.Codes[e.Code] != 0:
-		p = newProblem(e.Code, e.Detail, e.Problems)
+		p = NewProblem(e.Code, e.Detail, e.Problems)
 		p.retryAfter = e.RetryAfter
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		p = newProblem(usher.Unavailable, "the request was given up before it could be answered, try again", nil)
+		p = NewProblem(usher.Unavailable, "the request was given up before it could be answered, try again", nil)
 	default:
-		a.log.Error("request failed", "request_id", c.RequestID, "route", c.route.Pattern, "error", err)
-		p = newProblem(usher.Internal, "internal error", nil)
+		c.Route.door.log.Error("request failed", "request_id", c.RequestID, "route", c.Route.Pattern, "error", err)
+		p = NewProblem(usher.Internal, "internal error", nil)
 	}
 	if p.retryAfter <= 0 && (p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests) {
 		p.retryAfter = time.Second
@@ -93,32 +95,42 @@ func (a *API) problem(c *call, err error) *problem {
 	return p
 }
 
-// fail answers with err.
-func (a *API) fail(w http.ResponseWriter, c *call, err error) {
-	if c.scim {
-		a.failSCIM(w, c, err)
+// Fail answers with err, in the form of the route's protocol.
+func (c *Call) Fail(w http.ResponseWriter, err error) {
+	fail := c.fail
+	if fail == nil {
+		fail = c.Route.Fail
+	}
+	if fail != nil {
+		fail(w, c, err)
 		return
 	}
-	p := a.problem(c, err)
-	body, err := marshal(p)
-	if err != nil { // cannot be: a problem is text and numbers
-		a.log.Error("a problem cannot be written", "request_id", c.RequestID, "error", err)
+	p := c.Problem(err)
+	p.Send(w, c, problemType, p)
+}
+
+// Send answers with a problem's status and headers, and with body as JSON of the
+// content type that contentType holds.
+func (p *Problem) Send(w http.ResponseWriter, c *Call, contentType []string, body any) {
+	b, err := Marshal(body)
+	if err != nil { // cannot be: an error is text and numbers
+		c.Route.door.log.Error("an error cannot be written", "request_id", c.RequestID, "error", err)
 	}
 	h := w.Header()
-	p.headers(h)
-	h["Content-Type"] = problemType
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	c.status = p.Status
+	p.SetHeaders(h)
+	h["Content-Type"] = contentType
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	c.Status = p.Status
 	w.WriteHeader(p.Status)
-	w.Write(body)
+	w.Write(b)
 }
 
-// invalid is one wrong thing at a place.
-func invalid(location, format string, args ...any) error {
-	return invalids([]usher.Problem{{Location: location, Message: fmt.Sprintf(format, args...)}})
+// Invalid is one wrong thing at a place.
+func Invalid(location, format string, args ...any) error {
+	return Invalids([]usher.Problem{{Location: location, Message: fmt.Sprintf(format, args...)}})
 }
 
-func invalids(list []usher.Problem) *usher.Error {
+func Invalids(list []usher.Problem) *usher.Error {
 	detail := fmt.Sprintf("the request has %d problems", len(list))
 	if len(list) == 1 {
 		detail = strings.TrimPrefix(list[0].Location+": "+list[0].Message, ": ")
@@ -126,11 +138,11 @@ func invalids(list []usher.Problem) *usher.Error {
 	return &usher.Error{Code: usher.Invalid, Detail: detail, Problems: list}
 }
 
-// at puts a place to an error of a value: "must be …" becomes "body.amount: must be …".
-func at(location string, err error) error {
+// At puts a place to an error of a value: "must be …" becomes "body.amount: must be …".
+func At(location string, err error) error {
 	var e *usher.Error
 	if errors.As(err, &e) && e.Code == usher.Invalid && len(e.Problems) == 0 {
-		return invalid(location, "%s", strings.TrimPrefix(e.Detail, "the idempotency key "))
+		return Invalid(location, "%s", strings.TrimPrefix(e.Detail, "the idempotency key "))
 	}
 	return err
 }
@@ -142,7 +154,7 @@ func init() {
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
 		p := humaProblem(status, msg, errs)
 		if ctx != nil {
-			if c, ok := ctx.Context().Value(callKey{}).(*call); ok {
+			if c, ok := ctx.Context().Value(callKey{}).(*Call); ok {
 				p.RequestID = c.RequestID
 			}
 		}
@@ -151,7 +163,7 @@ func init() {
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError { return humaProblem(status, msg, errs) }
 }
 
-func humaProblem(status int, msg string, errs []error) *problem {
+func humaProblem(status int, msg string, errs []error) *Problem {
 	var code usher.Code
 	switch status {
 	case http.StatusRequestEntityTooLarge:
@@ -161,7 +173,7 @@ func humaProblem(status int, msg string, errs []error) *problem {
 	case http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusRequestTimeout:
 		code = usher.Invalid
 	default:
-		return newProblem(usher.Internal, "internal error", nil)
+		return NewProblem(usher.Internal, "internal error", nil)
 	}
 	var list []usher.Problem
 	for _, err := range errs {
@@ -178,7 +190,7 @@ func humaProblem(status int, msg string, errs []error) *problem {
 		}
 	}
 	if code == usher.Invalid && len(list) > 0 {
-		msg = invalids(list).Detail
+		msg = Invalids(list).Detail
 	}
-	return newProblem(code, msg, list)
+	return NewProblem(code, msg, list)
 }

@@ -1,4 +1,4 @@
-package api
+package scim
 
 import (
 	"net/http"
@@ -7,14 +7,15 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/scim"
 )
 
 // groupDoc is a group as SCIM shows it; without its members it is not whole, and
 // has no version.
-func (s *scimCall) groupDoc(g *usher.Group, members bool) (scim.Document, error) {
+func (s *call) groupDoc(g *usher.Group, members bool) (scim.Document, error) {
 	doc := scim.Group.View(g.Properties)
-	for _, name := range scimDerived {
+	for _, name := range derived {
 		delete(doc, name)
 	}
 	doc["id"], doc["displayName"] = g.ID, g.Title
@@ -42,7 +43,7 @@ func (s *scimCall) groupDoc(g *usher.Group, members bool) (scim.Document, error)
 }
 
 // in reads everybody who is directly in a group.
-func (s *scimCall) in(group string) (all []usher.Holder, err error) {
+func (s *call) in(group string) (all []usher.Holder, err error) {
 	var after *usher.Holder
 	for {
 		page, err := s.dir.In(s.ctx, group, after, 5000)
@@ -57,15 +58,15 @@ func (s *scimCall) in(group string) (all []usher.Holder, err error) {
 	}
 }
 
-func (s *scimCall) group(id string) (usher.Group, error) {
+func (s *call) group(id string) (usher.Group, error) {
 	g, err := s.dir.Group(s.ctx, id)
 	if usher.ErrorCode(err) == usher.NotFound {
-		err = usher.Errorf(usher.NotFound, "there is no group %s", clip(id))
+		err = usher.Errorf(usher.NotFound, "there is no group %s", door.Clip(id))
 	}
 	return g, err
 }
 
-func (s *scimCall) answerGroup(status int, id string) (*scimAnswer, error) {
+func (s *call) answerGroup(status int, id string) (*answer, error) {
 	q, err := s.query(scim.Group)
 	if err != nil {
 		return nil, err
@@ -79,7 +80,7 @@ func (s *scimCall) answerGroup(status int, id string) (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &scimAnswer{status: status, body: q.show.Of(doc)}
+	out := &answer{status: status, body: q.show.Of(doc)}
 	if members {
 		out.etag = version(doc)
 	}
@@ -89,14 +90,14 @@ func (s *scimCall) answerGroup(status int, id string) (*scimAnswer, error) {
 	return out, nil
 }
 
-func (s *scimCall) getGroup() (*scimAnswer, error) { return s.answerGroup(0, s.id) }
+func (s *call) getGroup() (*answer, error) { return s.answerGroup(0, s.id) }
 
-func (s *scimCall) groupPage(after string, limit int) ([]usher.Group, error) {
+func (s *call) groupPage(after string, limit int) ([]usher.Group, error) {
 	return s.dir.Groups(s.ctx, after, limit)
 }
 
 // groupCandidates are the groups among which a filter finds its own.
-func (s *scimCall) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
+func (s *call) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
 	if unknowable(f, "id", "displayName", "members") {
 		return nil, nil
 	}
@@ -140,14 +141,14 @@ func (s *scimCall) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
 		}
 		return found, nil
 	}
-	most := scimMaxScan
+	most := maxScan
 	if f.Names("members") {
-		most = scimMaxJoin
+		most = maxJoin
 	}
 	return scanned("groups", most, s.groupPage, func(g *usher.Group) string { return g.ID })
 }
 
-func (s *scimCall) listGroups() (*scimAnswer, error) {
+func (s *call) listGroups() (*answer, error) {
 	q, err := s.query(scim.Group)
 	if err != nil {
 		return nil, err
@@ -190,10 +191,10 @@ func (s *scimCall) listGroups() (*scimAnswer, error) {
 		}
 		shown = append(shown, q.show.Of(doc))
 	}
-	return &scimAnswer{body: scim.List(shown, q.start, total)}, nil
+	return &answer{body: scim.List(shown, q.start, total)}, nil
 }
 
-func (s *scimCall) createGroup() (*scimAnswer, error) {
+func (s *call) createGroup() (*answer, error) {
 	doc, err := s.body()
 	if err == nil {
 		doc, err = scim.Group.Normalize(doc)
@@ -223,7 +224,7 @@ func (s *scimCall) createGroup() (*scimAnswer, error) {
 
 // saveGroup makes a group what doc says: one change. Members that doc does not
 // speak of stay.
-func (s *scimCall) saveGroup(action string, g usher.Group, view, doc scim.Document, keep []string) error {
+func (s *call) saveGroup(action string, g usher.Group, view, doc scim.Document, keep []string) error {
 	g.Title, _ = doc["displayName"].(string)
 	if strings.TrimSpace(g.Title) == "" {
 		return &scim.Error{Kind: scim.InvalidValue, Detail: "displayName is required: the name of the group"}
@@ -265,7 +266,7 @@ func (s *scimCall) saveGroup(action string, g usher.Group, view, doc scim.Docume
 
 // holders reads the attribute members, each once. Whether an id is a user's or a
 // group's that does not say, the directory knows.
-func (s *scimCall) holders(list []any) ([]usher.Holder, error) {
+func (s *call) holders(list []any) ([]usher.Holder, error) {
 	var all []usher.Holder
 	var open []string // may be either
 	seen := map[string]bool{}
@@ -287,7 +288,7 @@ func (s *scimCall) holders(list []any) ([]usher.Holder, error) {
 		case strings.EqualFold(kind, "User"):
 			all = append(all, usher.Holder{ID: id})
 		case kind != "":
-			return nil, &scim.Error{Kind: scim.InvalidValue, Detail: "the type of a member must be User or Group, got " + clip(kind)}
+			return nil, &scim.Error{Kind: scim.InvalidValue, Detail: "the type of a member must be User or Group, got " + door.Clip(kind)}
 		default:
 			open = append(open, id)
 		}
@@ -303,7 +304,7 @@ func (s *scimCall) holders(list []any) ([]usher.Holder, error) {
 	return all, err
 }
 
-func (s *scimCall) putGroup() (*scimAnswer, error) {
+func (s *call) putGroup() (*answer, error) {
 	given, err := s.body()
 	if err != nil {
 		return nil, err
@@ -332,14 +333,14 @@ func (s *scimCall) putGroup() (*scimAnswer, error) {
 	return s.answerGroup(0, g.ID)
 }
 
-func (s *scimCall) wholeGroup(id string) (g usher.Group, doc scim.Document, err error) {
+func (s *call) wholeGroup(id string) (g usher.Group, doc scim.Document, err error) {
 	if g, err = s.group(id); err == nil {
 		doc, err = s.groupDoc(&g, true)
 	}
 	return g, doc, err
 }
 
-func (s *scimCall) patchGroup() (*scimAnswer, error) {
+func (s *call) patchGroup() (*answer, error) {
 	body, err := s.body()
 	if err != nil {
 		return nil, err
@@ -378,12 +379,12 @@ func (s *scimCall) patchGroup() (*scimAnswer, error) {
 		return nil, err
 	}
 	if s.r.URL.Query().Get("attributes") == "" { // a group can be large: nobody reads it back (RFC 7644, 3.5.2)
-		return &scimAnswer{}, nil
+		return &answer{}, nil
 	}
 	return s.answerGroup(http.StatusOK, g.ID)
 }
 
-func (s *scimCall) deleteGroup() (*scimAnswer, error) {
+func (s *call) deleteGroup() (*answer, error) {
 	defer s.lock()()
 	g, err := s.group(s.id)
 	if err == nil && s.r.Header.Get("If-Match") != "" {
@@ -395,5 +396,5 @@ func (s *scimCall) deleteGroup() (*scimAnswer, error) {
 	if err == nil {
 		err = s.apply("scim.group.delete", g.ID, directory.Change{DropGroups: []string{g.ID}})
 	}
-	return &scimAnswer{}, err
+	return &answer{}, err
 }

@@ -1,4 +1,4 @@
-package api
+package scim
 
 import (
 	"encoding/json"
@@ -10,16 +10,17 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/scim"
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// scimDerived are the attributes that are not kept as they are given: they are
+// derived are the attributes that are not kept as they are given: they are
 // made of something else, or never kept.
-var scimDerived = []string{"schemas", "id", "meta", "active", "groups", "roles", "members", "password"}
+var derived = []string{"schemas", "id", "meta", "active", "groups", "roles", "members", "password"}
 
 // makeID makes an id that nobody has.
-func (s *scimCall) makeID(prefix string) string {
+func (s *call) makeID(prefix string) string {
 	if s.NewID != nil {
 		return s.NewID(prefix)
 	}
@@ -32,9 +33,9 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z
 
 // userDoc is a member as SCIM shows it. Groups and roles are read only where
 // they are wanted: without them it is not whole, and has no version.
-func (s *scimCall) userDoc(m *usher.Member, groups, roles bool) (scim.Document, error) {
+func (s *call) userDoc(m *usher.Member, groups, roles bool) (scim.Document, error) {
 	doc := scim.User.View(m.Properties)
-	for _, name := range scimDerived {
+	for _, name := range derived {
 		delete(doc, name)
 	}
 	if name, _ := doc["userName"].(string); name == "" {
@@ -81,24 +82,24 @@ func (s *scimCall) userDoc(m *usher.Member, groups, roles bool) (scim.Document, 
 }
 
 // held are the assignments of a member that SCIM gave.
-func (s *scimCall) held(id string) ([]usher.Assignment, error) {
+func (s *call) held(id string) ([]usher.Assignment, error) {
 	all, err := s.dir.Assignments(s.ctx, store.AssignmentFilter{Holder: &usher.Holder{ID: id}}, "", 10_000)
 	return slices.DeleteFunc(all, func(a usher.Assignment) bool {
 		return a.Source != usher.SourceSCIM || a.ResourceType != ""
 	}), err
 }
 
-func (s *scimCall) wholeUser(id string) (m usher.Member, doc scim.Document, err error) {
+func (s *call) wholeUser(id string) (m usher.Member, doc scim.Document, err error) {
 	if m, err = s.dir.Member(s.ctx, id); err == nil {
 		doc, err = s.userDoc(&m, true, true)
 	} else if usher.ErrorCode(err) == usher.NotFound {
-		err = usher.Errorf(usher.NotFound, "there is no user %s", clip(id))
+		err = usher.Errorf(usher.NotFound, "there is no user %s", door.Clip(id))
 	}
 	return m, doc, err
 }
 
 // answerUser shows a user as it is now.
-func (s *scimCall) answerUser(status int, id string) (*scimAnswer, error) {
+func (s *call) answerUser(status int, id string) (*answer, error) {
 	q, err := s.query(scim.User)
 	if err != nil {
 		return nil, err
@@ -107,17 +108,17 @@ func (s *scimCall) answerUser(status int, id string) (*scimAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &scimAnswer{status: status, body: q.show.Of(doc), etag: version(doc)}
+	out := &answer{status: status, body: q.show.Of(doc), etag: version(doc)}
 	if status == http.StatusCreated {
 		out.location = doc["meta"].(scim.Document)["location"].(string)
 	}
 	return out, nil
 }
 
-func (s *scimCall) getUser() (*scimAnswer, error) { return s.answerUser(0, s.id) }
+func (s *call) getUser() (*answer, error) { return s.answerUser(0, s.id) }
 
 // usersNamed are the members that have a user name, in any case of letters.
-func (s *scimCall) usersNamed(name string) ([]usher.Member, error) {
+func (s *call) usersNamed(name string) ([]usher.Member, error) {
 	all, err := s.dir.MembersNamed(s.ctx, name)
 	if err != nil {
 		return nil, err
@@ -134,7 +135,7 @@ func (s *scimCall) usersNamed(name string) ([]usher.Member, error) {
 }
 
 // candidates are the members among which a filter finds its own.
-func (s *scimCall) candidates(f *scim.Filter) ([]usher.Member, error) {
+func (s *call) candidates(f *scim.Filter) ([]usher.Member, error) {
 	if unknowable(f, "id", "userName", "externalId") {
 		return nil, nil
 	}
@@ -153,18 +154,18 @@ func (s *scimCall) candidates(f *scim.Filter) ([]usher.Member, error) {
 			return found, err
 		}
 	}
-	most := scimMaxScan
+	most := maxScan
 	if f.Names("groups") || f.Names("roles") {
-		most = scimMaxJoin
+		most = maxJoin
 	}
 	return scanned("users", most, s.members, func(m *usher.Member) string { return m.ID })
 }
 
-func (s *scimCall) members(after string, limit int) ([]usher.Member, error) {
+func (s *call) members(after string, limit int) ([]usher.Member, error) {
 	return s.dir.Members(s.ctx, after, limit)
 }
 
-func (s *scimCall) listUsers() (*scimAnswer, error) {
+func (s *call) listUsers() (*answer, error) {
 	q, err := s.query(scim.User)
 	if err != nil {
 		return nil, err
@@ -187,7 +188,7 @@ func (s *scimCall) listUsers() (*scimAnswer, error) {
 			}
 			shown = append(shown, q.show.Of(doc))
 		}
-		return &scimAnswer{body: scim.List(shown, q.start, int(total))}, nil
+		return &answer{body: scim.List(shown, q.start, int(total))}, nil
 	}
 	found, err := s.candidates(q.filter)
 	if err != nil {
@@ -212,10 +213,10 @@ func (s *scimCall) listUsers() (*scimAnswer, error) {
 		}
 		shown = append(shown, q.show.Of(doc))
 	}
-	return &scimAnswer{body: scim.List(shown, q.start, len(kept))}, nil
+	return &answer{body: scim.List(shown, q.start, len(kept))}, nil
 }
 
-func (s *scimCall) createUser() (*scimAnswer, error) {
+func (s *call) createUser() (*answer, error) {
 	doc, err := s.body()
 	if err == nil {
 		doc, err = scim.User.Normalize(doc)
@@ -236,7 +237,7 @@ func (s *scimCall) createUser() (*scimAnswer, error) {
 
 // newUserID is the client's own id where it can be ours: then whoever knows the
 // identity provider's ids knows usher's.
-func (s *scimCall) newUserID(doc scim.Document) (string, error) {
+func (s *call) newUserID(doc scim.Document) (string, error) {
 	if external, _ := doc["externalId"].(string); opaqueID(external) {
 		there, err := s.dir.HasMembers(s.ctx, []string{external})
 		if err != nil || !there[external] {
@@ -270,7 +271,7 @@ func plainID(id string) bool {
 // saveUser makes a member what doc says: one change, with its roles. view is
 // what the client saw of the member before, nil of a new one. Attributes that no
 // schema knows stay where keep names them.
-func (s *scimCall) saveUser(action string, m usher.Member, view, doc scim.Document, keep []string) error {
+func (s *call) saveUser(action string, m usher.Member, view, doc scim.Document, keep []string) error {
 	name, _ := doc["userName"].(string)
 	if strings.TrimSpace(name) == "" {
 		return &scim.Error{Kind: scim.InvalidValue, Detail: "userName is required: the name that the user logs in with"}
@@ -320,12 +321,12 @@ func (s *scimCall) saveUser(action string, m usher.Member, view, doc scim.Docume
 func properties(before map[string]any, view, doc scim.Document, keep []string) map[string]any {
 	out := map[string]any{}
 	for name, v := range before {
-		if _, shown := view[name]; !shown || slices.Contains(keep, name) || slices.Contains(scimDerived, name) {
+		if _, shown := view[name]; !shown || slices.Contains(keep, name) || slices.Contains(derived, name) {
 			out[name] = v
 		}
 	}
 	for name, v := range doc {
-		if slices.Contains(scimDerived, name) || v == nil {
+		if slices.Contains(derived, name) || v == nil {
 			continue
 		}
 		if list, ok := v.([]any); ok && len(list) == 0 { // a list of nothing is none (RFC 7643, 2.5)
@@ -362,7 +363,7 @@ func roleKeys(v any) ([]string, error) {
 	return keys, nil
 }
 
-func (s *scimCall) putUser() (*scimAnswer, error) {
+func (s *call) putUser() (*answer, error) {
 	given, err := s.body()
 	if err != nil {
 		return nil, err
@@ -393,7 +394,7 @@ func (s *scimCall) putUser() (*scimAnswer, error) {
 	return s.answerUser(0, m.ID)
 }
 
-func (s *scimCall) patchUser() (*scimAnswer, error) {
+func (s *call) patchUser() (*answer, error) {
 	body, err := s.body()
 	if err != nil {
 		return nil, err
@@ -423,7 +424,7 @@ func (s *scimCall) patchUser() (*scimAnswer, error) {
 	return s.answerUser(0, m.ID)
 }
 
-func (s *scimCall) deleteUser() (*scimAnswer, error) {
+func (s *call) deleteUser() (*answer, error) {
 	defer s.lock()()
 	m, doc, err := s.wholeUser(s.id)
 	if err == nil {
@@ -432,5 +433,5 @@ func (s *scimCall) deleteUser() (*scimAnswer, error) {
 	if err == nil {
 		err = s.apply("scim.user.delete", m.ID, directory.Change{DropMembers: []string{m.ID}})
 	}
-	return &scimAnswer{}, err
+	return &answer{}, err
 }

@@ -1,4 +1,4 @@
-package api
+package door
 
 import (
 	"strconv"
@@ -11,13 +11,12 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// metrics are what /metrics shows of the API.
+// metrics are what /metrics shows of the doors.
 type metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
 	latency   *prometheus.HistogramVec
 	decisions map[usher.Reason]prometheus.Counter
-	events    *prometheus.CounterVec
 }
 
 func newMetrics(more []prometheus.Collector) *metrics {
@@ -27,13 +26,12 @@ func newMetrics(more []prometheus.Collector) *metrics {
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "usher_http_request_duration_seconds", Help: "Time from the request's header to the end of its answer.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}}, []string{"route"}),
 		decisions: make(map[usher.Reason]prometheus.Counter, len(usher.Reasons)),
-		events:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_events_total", Help: "Events received, by what became of them: accepted, duplicate, or the code of the rejection."}, []string{"result"}),
 	}
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_decisions_total", Help: "Decisions answered, by reason."}, []string{"reason"})
 	for _, r := range usher.Reasons {
 		m.decisions[r] = decisions.WithLabelValues(string(r))
 	}
-	m.registry.MustRegister(m.requests, m.latency, decisions, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.requests, m.latency, decisions, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(more...)
 	return m
 }

@@ -1,0 +1,271 @@
+package door
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/engine"
+)
+
+// Call is one request: who makes it, where, and what became of it.
+type Call struct {
+	auth.Identity
+	RequestID string
+	// Key is the Idempotency-Key header, already checked; "" where there is none.
+	Key string
+	// IfMatch is the If-Match header of a route with a typed handler; "" where
+	// there is none.
+	IfMatch string
+	Session *auth.Session // of an operator who calls with a cookie; nil: a key
+	Route   *Route
+	Status  int   // of the answer
+	Wrote   *bool // whether an answer has begun, where that cannot be seen by Status; nil: not known
+
+	fail Fail // instead of the route's
+	id   [1]string
+}
+
+type callKey struct{}
+
+// callOf is the call of a request that huma handles.
+func callOf(ctx context.Context) *Call { return ctx.Value(callKey{}).(*Call) }
+
+// Scratch is memory that a request borrows.
+type Scratch struct {
+	In  []byte
+	Out []byte
+	R   Reader
+	Buf engine.Buf
+}
+
+// keepScratch bounds what goes back to the pool, in bytes.
+const keepScratch = 64 << 10
+
+var pool = sync.Pool{New: func() any { return new(Scratch) }}
+
+// Borrow returns memory for one request. GiveBack must be called at its end.
+func Borrow() *Scratch { return pool.Get().(*Scratch) }
+
+// GiveBack ends the use of s and of all that was read into it.
+func (s *Scratch) GiveBack() {
+	if cap(s.In) > keepScratch || cap(s.Out) > keepScratch {
+		return
+	}
+	s.R.Reset(nil)
+	pool.Put(s)
+}
+
+// Shared header values: none of them is ever written to.
+var (
+	JSONType    = []string{"application/json"}
+	problemType = []string{"application/problem+json"}
+	NoStore     = []string{"no-store"}
+)
+
+// wrap is what every route has: a request id, safe headers, metrics, and a
+// panic that ends one request only.
+func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
+	rt.door = d
+	m := d.metrics.route(rt.Pattern)
+	fixed := d.headersOf(rt)
+	return func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		c := &Call{Route: rt, Status: http.StatusOK}
+		header := w.Header()
+		if given := r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
+			c.RequestID = given[0]
+			header["X-Request-Id"] = given
+		} else {
+			c.id[0] = usher.NewID("req_", began, nil)
+			c.RequestID = c.id[0]
+			header["X-Request-Id"] = c.id[:]
+		}
+		list := fixed
+		if r.Method == http.MethodPost && len(r.Header["Authorization"]) > 0 {
+			list = fixed[:1] // no browser shows what answers this as a page, or has it read by another site
+		}
+		for i := range list {
+			header[list[i].Name] = list[i].Value
+		}
+		if r.Method != http.MethodPost { // what answers a POST is not cached anyway
+			header["Cache-Control"] = NoStore
+		}
+		if len(rt.Origins) > 0 {
+			shareWith(rt.Origins, w, r)
+		}
+		defer func() {
+			if p := recover(); p != nil {
+				c.panicked(w, p)
+			}
+			took := time.Since(began)
+			m.done(c.Status, took)
+			if d.log.Enabled(r.Context(), slog.LevelDebug) {
+				d.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("request_id", c.RequestID), slog.String("route", rt.Pattern),
+					slog.Int("status", c.Status), slog.Duration("took", took), slog.String("actor", c.Actor.String()), slog.String("env", string(c.Env)))
+			}
+		}()
+		h(w, r, c)
+	}
+}
+
+func (c *Call) panicked(w http.ResponseWriter, p any) {
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	c.Route.door.log.Error("a request panicked", "request_id", c.RequestID, "route", c.Route.Pattern, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	if c.Wrote != nil && *c.Wrote {
+		c.Status = http.StatusInternalServerError
+		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+	}
+	c.Fail(w, NewProblem(usher.Internal, "internal error", nil))
+}
+
+func saneID(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= 128
+}
+
+// IsText reports whether s is what both databases take for text: PostgreSQL has
+// no U+0000, and fails on what is no UTF-8.
+func IsText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// words returns Invalid where the path or the query is no text.
+func words(r *http.Request) error {
+	if !IsText(r.URL.Path) {
+		for rest := r.Pattern; ; {
+			_, after, more := strings.Cut(rest, "{")
+			if !more {
+				return Invalid("path", "must be valid UTF-8, without the control character U+0000")
+			}
+			var name string
+			name, rest, _ = strings.Cut(after, "}")
+			switch v := r.PathValue(name); {
+			case !utf8.ValidString(v):
+				return Invalid("path."+name, "must be valid UTF-8")
+			case strings.IndexByte(v, 0) >= 0:
+				return Invalid("path."+name, "must not contain control characters (U+0000)")
+			}
+		}
+	}
+	if r.URL.RawQuery != "" {
+		// Whether it is well formed is for the route to say.
+		if s, err := url.QueryUnescape(r.URL.RawQuery); err == nil && !IsText(s) {
+			return Invalid("query", "must be valid UTF-8, without the control character U+0000")
+		}
+	}
+	return nil
+}
+
+// admit does for huma's routes what it would not: the body's type and size, and
+// strict JSON. The body can be read again afterwards.
+func (c *Call) admit(w http.ResponseWriter, r *http.Request) bool {
+	c.IfMatch = strings.TrimSpace(r.Header.Get("If-Match"))
+	if c.Route.Accept == nil {
+		return true
+	}
+	body, err := c.ReadAll(r, nil)
+	if err == nil && !c.Route.Raw {
+		err = CheckJSON(body)
+	}
+	if err != nil {
+		c.Fail(w, err)
+		return false
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+	return true
+}
+
+// ReadAll reads a body of one of the route's types, up to its size, into the
+// memory of into.
+func (c *Call) ReadAll(r *http.Request, into []byte) ([]byte, error) {
+	return ReadBody(r, c.Route.Accept, c.Route.MaxBody, into)
+}
+
+// ReadBody reads a body of one of the content types, of at most most bytes, into
+// the memory of into. It returns UnsupportedMedia, TooLarge or Invalid.
+func ReadBody(r *http.Request, accept []string, most int64, into []byte) ([]byte, error) {
+	if err := contentType(r, accept); err != nil {
+		return into, err
+	}
+	tooLarge := func() error {
+		return usher.Errorf(usher.TooLarge, "the body is larger than the %d bytes that this route takes", most)
+	}
+	n := r.ContentLength
+	if n > most {
+		return into, tooLarge()
+	}
+	into = slices.Grow(into[:0], int(max(n, 511))+1)
+	for {
+		k, err := r.Body.Read(into[len(into):cap(into)])
+		into = into[:len(into)+k]
+		switch {
+		case int64(len(into)) > most:
+			return into, tooLarge()
+		case err == io.EOF:
+			return into, nil
+		case err != nil:
+			return into, usher.Errorf(usher.Invalid, "the body could not be read to its end")
+		case len(into) == cap(into):
+			into = slices.Grow(into, len(into))
+		}
+	}
+}
+
+// contentType returns UnsupportedMedia unless the body is of one of the types.
+func contentType(r *http.Request, accept []string) error {
+	list := r.Header["Content-Type"]
+	if len(list) == 1 {
+		if slices.Contains(accept, list[0]) { // the usual case needs no parsing
+			return nil
+		}
+		t, params, err := mime.ParseMediaType(list[0])
+		charset := params["charset"]
+		if err == nil && slices.Contains(accept, t) && (charset == "" || strings.EqualFold(charset, "utf-8")) {
+			return nil
+		}
+	}
+	got := "none"
+	if len(list) > 0 {
+		got = Clip(strings.Join(list, ", "))
+	}
+	return usher.Errorf(usher.UnsupportedMedia, "the Content-Type must be %s, got %s", strings.Join(accept, " or "), got)
+}
+
+// IsType reports whether a body is of one content type.
+func IsType(r *http.Request, want string) bool { return contentType(r, []string{want}) == nil }
+
+// Write answers with JSON and c.Status.
+func (c *Call) Write(w http.ResponseWriter, body []byte) {
+	h := w.Header()
+	h["Content-Type"] = JSONType
+	if len(body) > 2000 { // net/http counts what fits its buffer by itself
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
+	if c.Status != http.StatusOK {
+		w.WriteHeader(c.Status)
+	}
+	w.Write(body)
+}
+
+// Decided counts a decision for /metrics.
+func (c *Call) Decided(d *usher.Decision) { c.Route.door.metrics.decided(d) }

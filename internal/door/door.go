@@ -1,0 +1,239 @@
+// Package door is what every HTTP door needs: the route table, a strict reader
+// of JSON, problems, paging, metrics, and who is calling. It knows no door and
+// no noun: a route brings all that is special about it.
+package door
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
+)
+
+// Config is what a server of doors needs.
+type Config struct {
+	// Auth says who is calling. It must be set.
+	Auth *auth.Service
+	// Ready reports why requests cannot be answered now; nil is always ready.
+	Ready func(context.Context) error
+	// Log gets one line for each request at debug level, and every failure of the
+	// server; nil is silent.
+	Log *slog.Logger
+	// Version is the program's, for the OpenAPI document.
+	Version string
+	// PublicURL is scheme and host of the address that clients use, without a
+	// path. Absolute addresses are made of it, never of a request's Host header.
+	PublicURL string
+	// Proxies is the number of reverse proxies in front: the caller's address is
+	// that many from the right in X-Forwarded-For; 0 is the connection's.
+	Proxies int
+	// Metrics are further collectors for /metrics.
+	Metrics []prometheus.Collector
+}
+
+// Door is an HTTP handler that doors register their routes on. It is safe for
+// concurrent use once all routes are registered.
+type Door struct {
+	Config
+	log       *slog.Logger
+	mux       *http.ServeMux
+	patterns  []string // on the mux
+	huma      huma.API
+	table     []*Route
+	pending   *Route                      // being registered
+	direct    map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
+	fallbacks []fallback
+	metrics   *metrics
+	openapi   func() ([]byte, error)
+	ownSite   *http.CrossOriginProtection
+	lost      http.HandlerFunc // answers paths that name nothing
+}
+
+// fallback is how errors look below a path where no route fits.
+type fallback struct {
+	prefix string
+	fail   Fail
+}
+
+// New returns a door with the server's own pages: health, metrics and the
+// OpenAPI document.
+func New(c Config) *Door {
+	d := &Door{Config: c, log: c.Log, mux: http.NewServeMux(), direct: map[string]http.HandlerFunc{}}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	d.metrics = newMetrics(c.Metrics)
+	d.ownSite = http.NewCrossOriginProtection()
+	if c.PublicURL != "" { // else a proxy that changes Host would make our own pages another site's
+		if err := d.ownSite.AddTrustedOrigin(c.PublicURL); err != nil {
+			d.log.Warn("the public address is no origin", "error", err)
+		}
+	}
+	d.huma = huma.NewAPI(openAPIConfig(c.Version), humago.NewAdapter(wrappingMux{d}, ""))
+	d.openapi = sync.OnceValues(d.writeOpenAPI)
+	d.pages()
+	d.on("/", d.wrap(&Route{Pattern: "/"}, d.unknown))
+	d.lost = d.wrap(&Route{Pattern: "/"}, func(w http.ResponseWriter, r *http.Request, c *Call) {
+		c.fail = d.failBelow(r.URL.Path)
+		c.Fail(w, usher.Errorf(usher.NotFound, "the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty"))
+	})
+	return d
+}
+
+// Below sets how errors look for paths below prefix that no route has.
+func (d *Door) Below(prefix string, f Fail) { d.fallbacks = append(d.fallbacks, fallback{prefix, f}) }
+
+// failBelow returns how errors look below a path; nil is as a problem.
+func (d *Door) failBelow(path string) Fail {
+	for _, f := range d.fallbacks {
+		if strings.HasPrefix(path, f.prefix) {
+			return f.fail
+		}
+	}
+	return nil
+}
+
+// Routes returns the rows of the route table in the order of registration. They
+// must not be changed.
+func (d *Door) Routes() []*Route { return d.table }
+
+// Document returns the OpenAPI document. It must not be changed.
+func (d *Door) Document() *huma.OpenAPI { return d.huma.OpenAPI() }
+
+// Alias makes the document show one type as another.
+func (d *Door) Alias(t, as reflect.Type) {
+	d.huma.OpenAPI().Components.Schemas.RegisterTypeAlias(t, as)
+}
+
+// Collect adds a collector to /metrics.
+func (d *Door) Collect(c prometheus.Collector) { d.metrics.registry.MustRegister(c) }
+
+// on puts a handler on the mux. Nothing else does.
+func (d *Door) on(pattern string, h http.HandlerFunc) {
+	d.patterns = append(d.patterns, pattern)
+	d.mux.HandleFunc(pattern, h)
+}
+
+// ServeHTTP answers one request.
+func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
+		// The length that may have stood beside it is gone. A proxy that believed
+		// that one would see another request in what follows (RFC 9112, 6.3).
+		w.Header()["Connection"] = []string{"close"}
+	}
+	if r.Method == http.MethodPost {
+		if h := d.direct[r.URL.Path]; h != nil { // what the mux would find, sooner
+			h(w, r)
+			return
+		}
+	}
+	// The mux would redirect such a path to a clean one, which names another
+	// resource: an empty customer's grants are not the customer "grants".
+	if unclean(r.URL) {
+		d.lost(w, r)
+		return
+	}
+	d.mux.ServeHTTP(w, r)
+}
+
+// unclean reports whether a path has an empty segment, the last one included,
+// or one that is . or .. and not percent-encoded.
+func unclean(u *url.URL) bool {
+	p := cmp.Or(u.RawPath, u.Path)
+	if p == "/" {
+		return false
+	}
+	for rest, more := strings.TrimPrefix(p, "/"), true; more; {
+		var segment string
+		segment, rest, more = strings.Cut(rest, "/")
+		if segment == "." || segment == ".." || segment == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// NewServer returns a server with the limits that a public one needs. It does
+// not listen yet.
+func NewServer(addr string, h http.Handler) *http.Server {
+	return &http.Server{
+		Addr: addr, Handler: h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+}
+
+// wrappingMux gives huma's handlers what every route has.
+type wrappingMux struct{ *Door }
+
+// HandleFunc registers huma's handler of the route that is being registered.
+func (m wrappingMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
+	m.add(m.pending, func(w http.ResponseWriter, r *http.Request, c *Call) {
+		if !c.admit(w, r) {
+			return
+		}
+		sw := &statusWriter{ResponseWriter: w}
+		c.Wrote = &sw.wrote
+		h(sw, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+		c.Status = sw.status
+	})
+}
+
+// statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+	wrote  bool
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if !w.wrote {
+		w.status, w.wrote = status, true
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if !w.wrote {
+		w.status, w.wrote = http.StatusOK, true
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// unknown answers where no route fits: 404, or 405 where another method would.
+func (d *Door) unknown(w http.ResponseWriter, r *http.Request, c *Call) {
+	c.fail = d.failBelow(r.URL.Path)
+	var allow []string
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		other := *r
+		other.Method = method
+		if _, pattern := d.mux.Handler(&other); pattern != "/" && pattern != "" {
+			allow = append(allow, method)
+		}
+	}
+	if len(allow) > 0 {
+		p := NewProblem(MethodNotAllowed, r.Method+" does not exist here, but "+strings.Join(allow, ", ")+" does", nil)
+		p.allow = strings.Join(allow, ", ")
+		c.Fail(w, p)
+		return
+	}
+	c.Fail(w, NewProblem(usher.NotFound, "there is no "+Clip(r.URL.Path)+"; /openapi.json lists every route", nil))
+}

@@ -1,0 +1,144 @@
+package door
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// When reads an optional time; "" is nil.
+func When(location, s string) (*time.Time, error) {
+	if s == "" {
+		return nil, nil
+	}
+	t, err := usher.ParseTime(s)
+	if err != nil {
+		return nil, At(location, err)
+	}
+	return &t, nil
+}
+
+// NoNulls refuses null where it has no meaning: what is absent has a default,
+// and what is null is more likely a mistake. Members of the body in allowed
+// may be null, or anything.
+func NoNulls(body []byte, allowed ...string) error {
+	var v any
+	if err := json.Unmarshal(body, &v); err != nil {
+		return Invalid("body", "%s", err)
+	}
+	var wrong []usher.Problem
+	var walk func(location string, v any)
+	walk = func(location string, v any) {
+		switch v := v.(type) {
+		case nil:
+			wrong = append(wrong, usher.Problem{Location: location, Message: "must not be null: leave it out"})
+		case map[string]any:
+			for _, name := range slices.Sorted(maps.Keys(v)) {
+				if location != "body" || !slices.Contains(allowed, name) {
+					walk(location+"."+ClipName(name), v[name])
+				}
+			}
+		case []any:
+			for i := range v {
+				walk(fmt.Sprintf("%s[%d]", location, i), v[i])
+			}
+		}
+	}
+	walk("body", v)
+	if len(wrong) > 0 {
+		return Invalids(wrong[:min(len(wrong), 20)])
+	}
+	return nil
+}
+
+// CheckIDs is Invalid where the ids of a path cannot be ids.
+func CheckIDs(pairs ...string) error {
+	var wrong []usher.Problem
+	for i := 0; i < len(pairs); i += 2 {
+		if err := usher.CheckID("it", pairs[i+1]); err != nil {
+			wrong = append(wrong, usher.Problem{Location: "path." + pairs[i], Message: strings.TrimPrefix(err.Error(), "it ")})
+		}
+	}
+	if len(wrong) > 0 {
+		return Invalids(wrong)
+	}
+	return nil
+}
+
+// Exactly reads properties anew, so that numbers stay as they were written.
+func Exactly(raw []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(into); err != nil {
+		return Invalid("body", "%s", err)
+	}
+	return nil
+}
+
+func ClipName(s string) string {
+	if len(s) > 64 {
+		return strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}
+
+// Parameters reads a query string with no parameters but these, each at most
+// once and not empty.
+func Parameters(r *http.Request, known ...string) (map[string]string, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, usher.Errorf(usher.Invalid, "the query string is malformed")
+	}
+	got := make(map[string]string, len(values))
+	var wrong []usher.Problem
+	for _, name := range known {
+		list, ok := values[name]
+		delete(values, name)
+		switch {
+		case len(list) > 1:
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be given once"})
+		case ok && list[0] == "":
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must not be empty"})
+		case ok:
+			got[name] = list[0]
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		wrong = append(wrong, usher.Problem{Location: "query." + ClipName(name), Message: "is no parameter of this: " + strings.Join(known, ", ") + " are"})
+	}
+	if len(wrong) > 0 {
+		return nil, Invalids(wrong)
+	}
+	return got, nil
+}
+
+// Marshal is json.Marshal that leaves <, > and & as they are.
+func Marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// AppendText writes a JSON string.
+func AppendText(b []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		if s[i] < 0x20 || s[i] > 0x7e || s[i] == '"' || s[i] == '\\' {
+			text, err := Marshal(s)
+			if err != nil { // cannot be: a string can be written
+				return append(b, '"', '"')
+			}
+			return append(b, text...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}
