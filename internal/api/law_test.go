@@ -205,7 +205,9 @@ func TestRequestIDs(t *testing.T) {
 			t.Errorf("%q: the problem does not say it: %s", id, got.Body)
 		}
 	}
-	made := func() string { return w.do("GET", "/v1/nothing", "", "", "X-Request-ID", "").Header().Get("X-Request-ID") }
+	made := func() string {
+		return w.do("GET", "/v1/nothing", "", "", "X-Request-ID", "").Header().Get("X-Request-ID")
+	}
 	if a, b := made(), made(); a == "" || a == b {
 		t.Errorf("made %q and %q", a, b)
 	}
