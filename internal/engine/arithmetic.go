@@ -8,51 +8,61 @@ import (
 	"github.com/usher-sh/usher"
 )
 
+// Instants are microseconds since 1970 UTC. A span that has no beginning starts
+// at minMicro, one that has no end ends at maxMicro.
 const (
 	minMicro = math.MinInt64
 	maxMicro = math.MaxInt64
 	minuteµs = 60_000_000
 )
 
-// figures are a row's figures at an instant.
+// Quantities are int64 counts of a feature's smallest unit. Every figure below
+// is between 0 and math.MaxInt64: sums stop at the bounds instead of wrapping,
+// and a take that would pass them is refused (S24).
+
+// figures are a row's numbers at an instant.
 type figures struct {
 	window    span
-	start     int64 // of the bucket
+	start     int64 // start of the bucket
 	unlimited bool
-	limit     int64
-	opening   int64
-	used      int64 // with opening
-	reserved  int64
-	remaining int64
-	overage   int64
-	excess    int64
-	room      int64 // what overage still permits
+	limit     int64 // 0 if unlimited
+	opening   int64 // use that the window began with; part of used
+	used      int64
+	reserved  int64 // held by open reservations
+	remaining int64 // of limit
+	overage   int64 // beyond limit, and permitted
+	excess    int64 // beyond limit, and not permitted
+	room      int64 // overage that is still permitted
 }
 
-// settle derives what is left, overage and excess from use and limit (S14, S19,
-// S20): what lies beyond the limit is overage as far as that is permitted, and
-// excess from there.
+// settle computes remaining, overage, excess and room from limit, used and
+// reserved (S14, S19, S20). It starts from zero each time, so a limit that was
+// raised or lowered counts at once, also for use that came before.
 func (n *figures) settle(o usher.Overage) {
 	n.remaining, n.overage, n.excess, n.room = 0, 0, 0, 0
 	if n.unlimited {
-		return
+		return // nothing is beyond an unlimited row
 	}
+	// A reservation may become use, so it takes its place already now.
 	held := satAdd(n.used, n.reserved)
 	permitted := o.Max
 	if o.Unlimited {
 		permitted = math.MaxInt64
 	}
 	if held <= n.limit {
+		// limit+room must stay countable: a take of all of it leads to that use.
 		n.remaining, n.room = n.limit-held, min(permitted, math.MaxInt64-n.limit)
 		return
 	}
+	// Here held > limit >= 0, so no difference below is negative.
 	beyond := held - n.limit
 	n.overage = min(beyond, permitted)
 	n.excess = beyond - n.overage
-	n.room = min(permitted-n.overage, math.MaxInt64-held) // so that use can be counted (S24)
+	n.room = min(permitted-n.overage, math.MaxInt64-held)
 }
 
-// sums adds up what a list of rows still holds.
+// sums adds up what rows still hold: included amounts, and room for overage.
+// Both stop at math.MaxInt64.
 func sums(rows []figures) (included, room int64, unlimited bool) {
 	for i := range rows {
 		n := &rows[i]
@@ -60,10 +70,12 @@ func sums(rows []figures) (included, room int64, unlimited bool) {
 		included = satAdd(included, n.remaining)
 		room = satAdd(room, n.room)
 	}
-	return
+	return included, room, unlimited
 }
 
-// fits reports whether every bucket can count amount more.
+// fits reports whether each row and each cap can count amount more without
+// passing math.MaxInt64 (S24). It asks for the whole amount in each, though a
+// take may divide it: which row excess goes to is not known before.
 func fits(buf *Buf, amount int64) bool {
 	for i := range buf.rows {
 		if n := &buf.rows[i]; satAdd(n.used, n.reserved) > math.MaxInt64-amount {
@@ -79,7 +91,9 @@ func fits(buf *Buf, amount int64) bool {
 }
 
 // drawFits reports whether the pool and the count of what it paid for can take
-// the draw. The product itself fits, because the pool's figures bound it.
+// the draw (S24, S25). drawn is in units of the feature, the pool's figures are
+// in credits. drawn*rate does not overflow: judgePool divided the pool's own
+// int64 figures by rate to get drawn.
 func (s *Snapshot) drawFits(f *feature, buf *Buf, v verdict) bool {
 	drawn := v.pool + v.poolOver
 	if drawn == 0 {
@@ -94,19 +108,21 @@ func (s *Snapshot) drawFits(f *feature, buf *Buf, v verdict) bool {
 	return satAdd(b.Used, b.Reserved) <= math.MaxInt64-drawn
 }
 
-// applyAdd raises the first limited slot, or lowers slots in order, none below 0.
+// applyAdd applies an override's add to slots, once in all (S03). A positive n
+// raises the first slot that has a limit. A negative n lowers slots in order
+// until it is used up, none below 0. It reports whether any slot has a limit.
 func applyAdd(slots []slot, n int64) bool {
 	done := false
 	for i := range slots {
 		if slots[i].unlimited {
-			continue
+			continue // neither more nor less than unlimited
 		}
 		done = true
 		if n >= 0 {
 			slots[i].limit = satAdd(slots[i].limit, n)
 			return true
 		}
-		take := min(slots[i].limit, -n)
+		take := min(slots[i].limit, lower(n))
 		slots[i].limit -= take
 		n += take
 		if n == 0 {
@@ -116,7 +132,17 @@ func applyAdd(slots []slot, n int64) bool {
 	return done
 }
 
-// combine applies a rule to two values (S04).
+// lower returns -n of a negative n. math.MinInt64 has no positive counterpart;
+// no limit is greater than math.MaxInt64, so that is as good.
+func lower(n int64) int64 {
+	if n == math.MinInt64 {
+		return math.MaxInt64
+	}
+	return -n
+}
+
+// combine applies a config's rule to two values (S04). y is from the stronger
+// source, so it wins where the rule says nothing else.
 func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Value {
 	switch rule {
 	case usher.CombineMax:
@@ -132,15 +158,16 @@ func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Val
 	case usher.CombineSum:
 		return &usher.Value{Int: satAdd(x.Int, y.Int)}
 	case usher.CombineUnion:
-		all := slices.Concat(x.List, y.List)
+		all := slices.Concat(x.List, y.List) // a copy: values belong to the catalogue
 		slices.Sort(all)
 		return &usher.Value{List: slices.Compact(all)}
 	}
 	return y
 }
 
-// rank places a value in its order. An enum's is that of the feature as it is
-// now, because values may have been added since a plan was published.
+// rank places a value in its order. An enum's order is that of the feature as it
+// is now, because values may have been added since a plan was published. A value
+// that the feature no longer lists has rank -1, below all others.
 func rank(f *usher.Feature, v *usher.Value) int64 {
 	if f.Type == usher.TypeEnum {
 		return int64(slices.Index(f.Values, v.Text))
@@ -148,18 +175,22 @@ func rank(f *usher.Feature, v *usher.Value) int64 {
 	return v.Int
 }
 
-func scale(v *usher.Value, times int64) *usher.Value {
-	if times == 1 {
+// scale returns n times a number. n is an add-on's quantity, at least 1.
+func scale(v *usher.Value, n int64) *usher.Value {
+	if n == 1 {
 		return v
 	}
-	return &usher.Value{Int: satMul(v.Int, times)}
+	return &usher.Value{Int: satMul(v.Int, n)}
 }
 
+// times returns n times an overage: each instance of an add-on brings its own.
 func times(o usher.Overage, n int64) usher.Overage {
 	o.Max = satMul(o.Max, n)
 	return o
 }
 
+// timesRollover returns a rollover with n times its maximum. How many windows it
+// lives does not grow with the quantity.
 func timesRollover(r *usher.Rollover, n int64) *usher.Rollover {
 	if r == nil || n == 1 {
 		return r
@@ -167,8 +198,8 @@ func timesRollover(r *usher.Rollover, n int64) *usher.Rollover {
 	return &usher.Rollover{Max: satMul(r.Max, n), Windows: r.Windows}
 }
 
-// satAdd and satMul stay at the bounds of int64 instead of wrapping; limits are
-// checked for overflow where they are written, so this is a second fence (S24).
+// satAdd returns x+y, or the bound of int64 that the sum would pass. Limits are
+// checked for overflow where they are written; this is the second fence (S24).
 func satAdd(x, y int64) int64 {
 	s := x + y
 	switch {
@@ -180,26 +211,23 @@ func satAdd(x, y int64) int64 {
 	return s
 }
 
+// satMul returns x*n, or the bound of int64 that the product would pass. n is a
+// quantity and must not be negative.
 func satMul(x, n int64) int64 {
-	if x == 0 || n == 0 {
+	switch {
+	case n < 0:
+		panic("engine: satMul: n is a quantity and must not be negative")
+	case x == 0 || n == 0:
 		return 0
-	}
-	if x > math.MaxInt64/n {
+	case x > math.MaxInt64/n:
 		return math.MaxInt64
+	case x < math.MinInt64/n:
+		return math.MinInt64
 	}
 	return x * n
 }
 
-func cmp64(x, y int64) int {
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
-}
-
+// micro returns an instant that may be missing, and none where it is.
 func micro(t *time.Time, none int64) int64 {
 	if t == nil {
 		return none

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/usher-sh/usher"
@@ -56,9 +57,9 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 	}
 	slices.SortFunc(b.defaults, func(x, y usher.Ref) int {
 		if fx, fy := b.plans[x].Family, b.plans[y].Family; fx != fy {
-			return compare(fx, fy)
+			return cmp.Compare(fx, fy)
 		}
-		return compare(x.Key, y.Key)
+		return cmp.Compare(x.Key, y.Key)
 	})
 	for _, f := range c.Features {
 		if m := c.Meters[f.Meter]; m != nil {
@@ -66,7 +67,7 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 		}
 	}
 	for _, fs := range b.byEvent {
-		slices.SortFunc(fs, func(x, y *usher.Feature) int { return compare(x.Key, y.Key) })
+		slices.SortFunc(fs, func(x, y *usher.Feature) int { return cmp.Compare(x.Key, y.Key) })
 	}
 	return b
 }
@@ -115,14 +116,4 @@ func (b *Book) Meter(f *usher.Feature) *usher.Meter { return b.Meters[f.Meter] }
 func (b *Book) Gauge(f *usher.Feature) bool {
 	m := b.Meters[f.Meter]
 	return m != nil && !m.Aggregation.Adds()
-}
-
-func compare(x, y string) int {
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
 }

@@ -9,46 +9,49 @@ import (
 )
 
 // frame is everything about one feature that does not depend on use, over the
-// span [from, until): the rules in force and the windows they count in.
+// span [from, until): the rules in force and the windows that they count in. It
+// never changes, so decisions at the same time share it.
 type frame struct {
 	rules
-	rows    []row  // allowances, by their first slot in burn order
+	rows    []row  // ordered by the first of their slots in burn order
 	burn    []part // every slot of every row, in burn order
 	caps    []capRow
-	none    bool // the one row stands for use that nothing entitles
-	moving  bool // some row's window begins with its first use, so burn must be sorted anew
-	sources []string
+	none    bool     // the only row is for use that nothing entitles
+	moving  bool     // some row's window begins with its first use, so its end, and with it the order, depends on use
+	sources []string // as an answer shows them: nil if the plan alone says it
 }
 
-// row is one bucket that holds allowances of one clock, or one grant, or one
-// rollover.
+// row is all slots that one bucket counts: those of one clock, or one grant, or
+// one rollover.
 type row struct {
 	key       BucketKey
 	window    span
 	unlimited bool
-	limit     int64
-	overage   usher.Overage // summed over its slots
+	limit     int64         // sum over its slots
+	overage   usher.Overage // sum over its slots
 	ids       []string      // of its slots, in burn order, each once
-	began     int64         // window.start, or where the windows began that were cut and carried
-	carry     []BucketKey   // the windows that were cut before this one begins (S18), oldest first
-	opening   *Opening      // use by clocks that are gone (S34)
-	roll      *roll         // its limit follows from an earlier window (S21)
+	began     int64         // window.start, or the start of the oldest window in carry
+	carry     []BucketKey   // windows that were cut, and whose use counts in this one (S18); oldest first
+	opening   *Opening      // use by clocks that are gone (S34); nil: none
+	roll      *roll         // its limit follows from an earlier window (S21); nil: not rolled over
 	firstUse  bool          // its window begins with its first use
 	per       usher.Period
 	grant     bool
 	use       usher.AllowanceUse // the part of the answer that does not depend on use
 }
 
-// roll says what an earlier window leaves: the unused part of the slot that
-// lies at [offset, offset+limit) of the source bucket's use, at most max.
+// roll says what an earlier window leaves: the unused part of one of its slots, at
+// most max. The slot's share of that window's use is what lies in
+// [offset, offset+limit), because slots of one row burn one after the other.
 type roll struct {
-	source        []BucketKey // its bucket, after those that it carried
-	opening       *Opening    // what it opened with (S34)
+	source        []BucketKey // the window's bucket, after those that it carried
+	opening       *Opening    // what the window opened with (S34)
 	offset, limit int64
 	max           int64
 }
 
-// part is one slot's place in burn order.
+// part is a slot with its position in its row. A row counts use only in total;
+// offset tells how much of that belongs to slots before this one.
 type part struct {
 	slot
 	row     int
@@ -56,17 +59,19 @@ type part struct {
 	overOff int64 // sum of the overage before it in its row
 }
 
+// capRow is a cap with its current window.
 type capRow struct {
 	key      BucketKey
 	window   span
 	id       string
 	cap      usher.Cap
-	openings []*Opening   // use while the cap was not there
+	openings []*Opening   // use in the spans of its window in which there was no such cap
 	use      usher.CapUse // the part of the answer that does not depend on use
 }
 
 // Opening asks for use that a window begins with: the sum of Feature's use over
-// [From, Until), in microseconds, by every clock but those in Except (S34).
+// [From, Until), in microseconds since 1970 UTC, by every clock that is not in
+// Except (S34).
 type Opening struct {
 	Feature     string
 	Clock       string // of the window that opens
@@ -80,8 +85,8 @@ func (o *Opening) excepts(clock string) bool {
 	return found
 }
 
-// frameAt returns the feature's frame at an instant, from the last one where
-// that still holds.
+// frameAt returns the feature's frame at an instant. The last one is kept, and
+// nearly always still holds.
 func (w *World) frameAt(f *feature, at int64) *frame {
 	if fr := f.frame.Load(); fr != nil && fr.from <= at && at < fr.until {
 		return fr
@@ -91,6 +96,7 @@ func (w *World) frameAt(f *feature, at int64) *frame {
 	return fr
 }
 
+// buildFrame makes the feature's frame at an instant.
 func (w *World) buildFrame(f *feature, at int64, tr *trace) *frame {
 	fr := &frame{rules: w.rulesAt(f, at, tr)}
 	if s := fr.rules.sources; len(s) > 1 || len(s) == 1 && s[0] != "plan:"+fr.plan.String() {
@@ -103,7 +109,8 @@ func (w *World) buildFrame(f *feature, at int64, tr *trace) *frame {
 	return fr
 }
 
-// place puts the slots into rows by their clocks and windows.
+// place puts a frame's slots into rows, and its caps into their windows. It
+// narrows the frame to the span in which none of these windows ends.
 func (w *World) place(f *feature, fr *frame, at int64) {
 	narrow := func(s span) {
 		fr.from, fr.until = max(fr.from, s.start), min(fr.until, s.end)
@@ -133,7 +140,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			switch {
 			case s.anchor == usher.AnchorFirstUse:
 				r.firstUse, fr.moving = true, true
-				r.key.Start = at // the newest that began by then
+				r.key.Start = at // stands for the newest window that began by then
 			case s.per.Unit != usher.Lifetime:
 				w.open(f, &r, *s, at)
 				narrow(r.window)
@@ -156,7 +163,8 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	}
 	slices.SortFunc(slots, func(x, y placed) int { return cmp.Or(before(x.slot, y.slot), x.nth-y.nth) })
 
-	// Rows in the order of their first slots; parts with their offsets.
+	// Slots are now in burn order. Rows follow the order of their first slots, and
+	// each part begins where the parts before it in its row end.
 	rows := make([]row, 0, len(fr.rows)+1)
 	moved := make(map[int]int, len(fr.rows))
 	fr.burn = make([]part, 0, len(slots))
@@ -217,11 +225,14 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	}
 }
 
-// open sets a row's window and the window that was cut where it begins.
+// open sets a row's window at an instant, and what it carries: if a new anchor or
+// zone cut a window where this one begins, the use of that one counts here too,
+// and that of the one before it, if it was cut as well (S18).
 func (w *World) open(f *feature, r *row, s slot, at int64) {
 	var cut int64
 	r.window, cut = w.windowAt(s.per, s.anchor, at)
-	// A plan change that resets begins a window of its own (S18).
+	// A plan change with on_change: reset begins an empty window (S18), and so ends
+	// the window that was open until then.
 	for i, end := w.eraAfter(r.window.start), r.window.end; i < len(w.timeline) && w.timeline[i].from < end; i++ {
 		if t := w.timeline[i].from; resets(f, &w.timeline[i-1], &w.timeline[i]) {
 			if t <= at {
@@ -278,8 +289,8 @@ func resets(f *feature, old, now *era) bool {
 	return false
 }
 
-// clocksAt lists the clocks that allowances and grants of the feature burn at an
-// instant.
+// clocksAt returns the clocks of all allowances and grants of the feature that are
+// in force at an instant. It reads every grant.
 func (w *World) clocksAt(f *feature, at int64) []string {
 	runs := w.runsOf(f)
 	out := slices.Clone(runs[runAt(runs, at)].clocks)
@@ -294,8 +305,9 @@ func (w *World) clocksAt(f *feature, at int64) []string {
 	return out
 }
 
-// clocked names the clocks of slots, and those of what they leave: one for each
-// slot, also where a source has several of one clock.
+// clocked returns the slots with the names of their clocks, and of the clocks for
+// what they leave. The latter differ for each slot: the second of one source and
+// clock ends in #2.
 func clocked(slots []slot) []slot {
 	slots = slices.Clone(slots)
 	type name struct{ id, clock string }
@@ -312,10 +324,10 @@ func clocked(slots []slot) []slot {
 	return slots
 }
 
-// appeared returns what a clock opens with if it appeared inside its window:
-// the use of the span so far that no surviving bucket holds (S34). nil where
-// the clock was there from the window's start, and of seats, which have no
-// windows.
+// appeared returns what a row's window opens with if its clock appeared inside the
+// window: the use of the span so far that no surviving bucket counts (S34). It
+// returns nil if the clock was there from the window's start, and for seats and
+// gauges, whose figures are levels and not sums.
 func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 	if f.gauge != "" || f.def.Kind == usher.Seats {
 		return nil
@@ -352,8 +364,9 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 	return nil
 }
 
-// capAppeared is the same for a cap, which counts all use of its window: that of
-// every span in which it was not there. What it counted itself is in its bucket.
+// capAppeared returns what a cap's window opens with. A cap counts all use of its
+// window, so it needs the use of every span in which it was not there; what it
+// counted itself is in its bucket. Spans are cut to whole minutes, as the sums are.
 func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
 	if len(w.changesIn(c.window.start, at+1)) == 0 {
 		return nil
@@ -381,13 +394,16 @@ func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
 	return out
 }
 
+// rolled is a row for what an earlier window left, and its one slot.
 type rolled struct {
 	row  row
 	slot slot
 }
 
-// rollovers lists what earlier windows of a row's clock left (S21). Each lives
-// in a bucket of its own, from the end of the window that left it.
+// rollovers returns what earlier windows of a row's clock left and that still
+// lives (S21). Each is counted in a bucket of its own, which starts at the end of
+// the window that left it. It goes back window by window until no allowance of the
+// clock was in force, at most usher.MaxRolloverWindows.
 func (w *World) rollovers(f *feature, r *row) []rolled {
 	var out []rolled
 	edge := r.began // the end of the window that may have left something

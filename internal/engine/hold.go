@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -44,10 +45,10 @@ func (h *Hold) Lapses() []Lapse {
 func (s *Snapshot) SetLapses(list []Lapse) {
 	s.lapses = slices.Clone(list)
 	slices.SortFunc(s.lapses, func(x, y Lapse) int {
-		if c := cmp64(x.Expires, y.Expires); c != 0 {
+		if c := cmp.Compare(x.Expires, y.Expires); c != 0 {
 			return c
 		}
-		return compare(x.ID, y.ID)
+		return cmp.Compare(x.ID, y.ID)
 	})
 }
 

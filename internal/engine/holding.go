@@ -415,7 +415,7 @@ func (w *World) families() []familyLine {
 func (w *World) dead(e *era, at int64, see func(*holding)) {
 	for i := range w.subs {
 		list := w.subs[i]
-		n, found := slices.BinarySearchFunc(list, at, func(s stay, at int64) int { return cmp64(s.start, at) })
+		n, found := slices.BinarySearchFunc(list, at, func(s stay, at int64) int { return cmp.Compare(s.start, at) })
 		if !found {
 			n--
 		}

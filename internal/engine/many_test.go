@@ -214,9 +214,9 @@ func (x reference) rules(f *feature, at int64, tr *trace) (r rules) {
 			return int(a.kind) - int(b.kind)
 		}
 		if a.began != b.began {
-			return cmp64(a.began, b.began)
+			return cmp.Compare(a.began, b.began)
 		}
-		return compare(a.id, b.id)
+		return cmp.Compare(a.id, b.id)
 	})
 	var e exception
 	for _, o := range f.overrides {

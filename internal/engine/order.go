@@ -1,32 +1,40 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
-	"strings"
 )
 
-// before is the burn order (S15): unlimited first; lower priority number;
-// soonest end; free before paid; rolled over before fresh; earlier start; id.
+// before compares two slots in burn order (S15): negative if x burns first. The
+// order is total, so that the same facts always burn the same way. Each step
+// decides only if all steps above it are equal.
 func before(x, y *slot) int {
-	switch {
-	case x.unlimited != y.unlimited:
-		return btoi(y.unlimited) - btoi(x.unlimited)
-	case x.priority != y.priority:
-		return x.priority - y.priority
-	case x.end != y.end:
-		return cmp64(x.end, y.end)
-	case x.paid != y.paid:
-		return btoi(x.paid) - btoi(y.paid)
-	case x.rolled != y.rolled:
-		return btoi(y.rolled) - btoi(x.rolled)
-	case x.began != y.began:
-		return cmp64(x.began, y.began)
-	}
-	return strings.Compare(x.id, y.id)
+	return cmp.Or(
+		falseFirst(!x.unlimited, !y.unlimited), // an unlimited slot is never used up, so nothing after it is touched
+		cmp.Compare(x.priority, y.priority),    // the seller's own order; the lower number burns first
+		cmp.Compare(x.end, y.end),              // what ends soonest would be lost soonest
+		falseFirst(x.paid, y.paid),             // free before paid
+		falseFirst(!x.rolled, !y.rolled),       // what was rolled over is not rolled again, so before the fresh amount (S21)
+		cmp.Compare(x.began, y.began),
+		cmp.Compare(x.id, y.id),
+	)
 }
 
-// burnOrder sorts the slots by the ends of windows that began with their first
-// use, or would begin now (S15).
+// falseFirst compares two conditions: negative if only y is true.
+func falseFirst(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case y:
+		return -1
+	}
+	return 1
+}
+
+// burnOrder returns the frame's parts in burn order at an instant. A window that
+// begins with its first use has no end in the frame, because frames know no use;
+// here its real end, or the end that it would have if it began now, is filled in
+// and the parts are sorted again.
 func (s *Snapshot) burnOrder(fr *frame, rows []figures, at int64) []part {
 	order := slices.Clone(fr.burn)
 	for i := range order {
@@ -41,10 +49,11 @@ func (s *Snapshot) burnOrder(fr *frame, rows []figures, at int64) []part {
 	return order
 }
 
-// bookkeeper is the row that excess is booked to: the last in burn order that
-// is no grant and no rollover, so that a raised limit covers it and a later
-// grant does not (S14, S19). place sees to it that there is one: ClockNone where
-// there are grants alone, or nothing.
+// bookkeeper returns the index of the row that excess is booked to: the last in
+// burn order that is neither a grant nor a rollover. A limit that is raised later
+// then covers the excess, and a later grant does not (S14, S19). -1 means that
+// place has not yet added the row for ClockNone, which every finished frame of a
+// feature with grants alone, or with nothing, has.
 func bookkeeper(fr *frame) int {
 	for i := len(fr.rows) - 1; i >= 0; i-- {
 		if r := &fr.rows[i]; !r.grant && r.roll == nil {
@@ -52,11 +61,4 @@ func bookkeeper(fr *frame) int {
 		}
 	}
 	return -1
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }

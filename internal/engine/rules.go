@@ -1,63 +1,67 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
 )
 
-// slot is one allowance, rollover or grant of a feature at an instant: a place
-// that use can burn. Slots are in burn order (S15).
+// slot is one allowance or grant of a feature at an instant, or what one of them
+// rolled over: an amount that use can burn.
 type slot struct {
 	id        string // "plan:pro@1", "grant:gr_…", "rollover:plan:pro@1"
-	clock     string // name of the bucket's clock
+	clock     string // of the bucket that counts it; "" until clocked, except of a grant
 	kind      sourceKind
 	unlimited bool
-	limit     int64
+	limit     int64 // smallest units, not negative; 0 if unlimited
 	overage   usher.Overage
-	rollover  *usher.Rollover
+	rollover  *usher.Rollover // nil: what is left at the window's end is lost
 	per       usher.Period
 	anchor    usher.Anchor
-	priority  int
-	paid      bool
-	rolled    bool // a rollover: burns before the fresh amount of its clock (S21)
-	began     int64
-	start     int64 // of its window; maxMicro+… see place
-	end       int64
+	priority  int   // 0 to 255; the lower burns first
+	paid      bool  // it was bought: burns after what was free
+	rolled    bool  // it was rolled over: burns before the fresh amount of its clock (S21)
+	began     int64 // when its source began to be held
+	start     int64 // of its window
+	end       int64 // of its window; 0 for a window that begins with its first use
 	onChange  usher.OnChange
 	into      string // clock of the bucket for what it leaves (S21); set by clocked
 }
 
-// rules is what holds for one feature at an instant, before windows and use:
-// the sources in force and what they come to. until is when it may change.
+// rules is what the sources in force say about one feature, before windows and
+// use come in. It holds over [from, until).
 type rules struct {
 	from, until int64
-	dead        usher.Reason // "" where something live gives the feature
-	plan        usher.Ref    // where exactly one plan gives it
-	plans       int
-	sources     []string // all that is used, in order
-	on          bool
-	value       *usher.Value
+	dead        usher.Reason // why nothing gives the feature; "" if something does
+	plan        usher.Ref    // zero unless exactly one plan gives it
+	plans       int          // how many plans give it
+	sources     []string     // the ids of all sources that are used, in the order in which they apply
+	on          bool         // of a switch
+	value       *usher.Value // of a config
 	rule        usher.Combine
-	slots       []slot
-	caps        []capRule
-	draws       bool // entitled without own allowances
+	slots       []slot    // of a feature that counts
+	caps        []capRule // all of them apply (S04)
+	draws       bool      // entitled by drawing on credits alone
 	mode        usher.Mode
 	fail        usher.Fail
 }
 
+// capRule is a cap and the source that sets it.
 type capRule struct {
 	id  string
 	cap usher.Cap
 }
 
-// trace records what an evaluation considered; nil records nothing. It is the
-// one difference between deciding and explaining.
+// trace records every source that an evaluation looked at; nil records nothing.
+// It is the only difference between deciding and explaining, so an explanation
+// cannot give other reasons than those that decided.
 type trace struct {
 	considered []usher.SourceTrace
 }
 
+// source records one source: what it gives, whether that is used, and why.
 func (t *trace) source(id, gives string, used bool, why string) {
 	if t != nil {
 		t.considered = append(t.considered, usher.SourceTrace{ID: id, Gives: gives, Used: used, Why: why})
@@ -70,12 +74,12 @@ type given struct {
 	ent *usher.Entitlement
 }
 
-// exception is the overrides that count for a feature at an instant, by form:
-// in each form the latest wins (S03). nil is none.
+// exception holds the overrides that count for a feature at an instant: in each
+// form the latest wins (S03). nil means that there is none of the form.
 type exception struct{ set, add, deny *usher.Override }
 
-// exceptionAt returns the overrides that count at an instant, and the span in
-// which they do.
+// exceptionAt returns the overrides that count at an instant, and the span
+// around it in which the same ones do.
 func (f *feature) exceptionAt(at int64) (x exception, s span) {
 	pick := func(turns []turn) *usher.Override {
 		i, t := turnAt(turns, at)
@@ -89,8 +93,9 @@ func (f *feature) exceptionAt(at int64) (x exception, s span) {
 	return exception{pick(f.set), pick(f.add), pick(f.deny)}, s
 }
 
-// liveAt appends what an era's plans and add-ons give of a feature, weakest
-// first (S04).
+// liveAt appends to live what an era's plans and add-ons give of a feature,
+// weakest first: plans before add-ons, then by the time since when they are held
+// (S04). The id makes the order total.
 func (w *World) liveAt(f *feature, e *era, live []given) []given {
 	for _, s := range e.held {
 		for i := range s.held {
@@ -106,14 +111,17 @@ func (w *World) liveAt(f *feature, e *era, live []given) []given {
 			return int(x.kind) - int(y.kind)
 		}
 		if x.began != y.began {
-			return cmp64(x.began, y.began)
+			return cmp.Compare(x.began, y.began)
 		}
-		return compare(x.id, y.id)
+		return cmp.Compare(x.id, y.id)
 	})
 	return live
 }
 
-// rulesAt evaluates the sources of one feature at an instant (S03, S04, S05).
+// rulesAt evaluates all sources of one feature at an instant (S03, S04, S05). It
+// always starts from the sources and never subtracts what was removed from what
+// was there before. It reads every grant, so it runs once for each frame; see
+// termsAt.
 func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 	e := w.eraAt(at)
 	x, during := f.exceptionAt(at)
@@ -121,7 +129,7 @@ func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 	live := w.liveAt(f, e, nil)
 	w.traceDead(f, e, at, tr)
 	w.traceOverrides(f, x, at, tr)
-	if x.deny != nil {
+	if x.deny != nil { // it beats every source, also grants
 		w.ruleDenied(f, &r, live, x, tr)
 		return r
 	}
@@ -132,8 +140,9 @@ func (w *World) rulesAt(f *feature, at int64, tr *trace) rules {
 	return r
 }
 
-// termsAt is rulesAt without the grants, whose number has no bound: what asks
-// for many instants reads this.
+// termsAt evaluates the plans, add-ons and overrides of one feature at an instant,
+// and no grants, whose number has no bound. Code that asks about many instants
+// reads this instead of rulesAt.
 func (w *World) termsAt(f *feature, at int64) (r rules) {
 	x, _ := f.exceptionAt(at)
 	if x.deny != nil {
@@ -144,7 +153,7 @@ func (w *World) termsAt(f *feature, at int64) (r rules) {
 	return r
 }
 
-// deadAt is the dead of rulesAt alone, without reading every grant.
+// deadAt returns the dead of rulesAt without reading every grant.
 func (w *World) deadAt(f *feature, at int64) usher.Reason {
 	r := w.termsAt(f, at)
 	if r.dead != usher.NotEntitled {
@@ -156,8 +165,10 @@ func (w *World) deadAt(f *feature, at int64) usher.Reason {
 	return w.whyNot(f, w.eraAt(at), at)
 }
 
-// whyNot says why nothing gives a feature: what the customer has and that gives
-// nothing comes before a grant that is yet to begin (S37).
+// whyNot returns the reason why nothing gives a feature (S37). A plan or add-on
+// that the customer has and that gives nothing is the better answer ("your trial
+// has ended"); of several, the first in the order of usher.Reasons. A grant that
+// is yet to begin comes second.
 func (w *World) whyNot(f *feature, e *era, at int64) usher.Reason {
 	var why usher.Reason
 	w.dead(e, at, func(h *holding) {
@@ -174,7 +185,8 @@ func (w *World) whyNot(f *feature, e *era, at int64) usher.Reason {
 	return usher.NotEntitled
 }
 
-// traceDead records what the customer has and that gives nothing.
+// traceDead records the plans and add-ons that the customer has and that give
+// nothing.
 func (w *World) traceDead(f *feature, e *era, at int64, tr *trace) {
 	if tr == nil {
 		return
@@ -186,8 +198,8 @@ func (w *World) traceDead(f *feature, e *era, at int64, tr *trace) {
 	})
 }
 
-// traceOverrides records the overrides that have expired, and then the live ones
-// that do not count.
+// traceOverrides records the overrides that have expired, then the live ones that
+// a later one replaces. Those that count are recorded where they are applied.
 func (w *World) traceOverrides(f *feature, x exception, at int64, tr *trace) {
 	if tr == nil {
 		return
@@ -204,7 +216,7 @@ func (w *World) traceOverrides(f *feature, x exception, at int64, tr *trace) {
 	}
 }
 
-// ruleDenied is the answer where an override denies.
+// ruleDenied sets the rules of a feature that an override denies.
 func (w *World) ruleDenied(f *feature, r *rules, live []given, x exception, tr *trace) {
 	r.dead = usher.Revoked
 	if tr == nil {
@@ -221,8 +233,9 @@ func (w *World) ruleDenied(f *feature, r *rules, live []given, x exception, tr *
 	tr.source("override:"+x.deny.ID, "deny", true, x.deny.Reason)
 }
 
-// grantsAt lists the grants in force, by id, and narrows r to the span in which
-// these and no others are.
+// grantsAt returns the grants in force, by id, and narrows r to the span in which
+// these and no others are. A grant ends when it expires or is voided, whichever is
+// first; one that is voided before it begins is never in force.
 func (w *World) grantsAt(f *feature, r *rules, at int64, tr *trace) []*usher.Grant {
 	var grants []*usher.Grant
 	narrow := func(from, until int64) {
@@ -253,10 +266,12 @@ func (w *World) grantsAt(f *feature, r *rules, at int64, tr *trace) []*usher.Gra
 	return grants
 }
 
-// ruleLive evaluates what is in force where nothing denies.
+// ruleLive evaluates what is in force when no override denies. Where several
+// sources give a feature, the strictest mode and the strictest fail policy count
+// (S04), unless an override sets them.
 func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants []*usher.Grant, tr *trace) {
 	set, add := x.set, x.add
-	r.mode, r.fail = usher.Shadow, usher.FailOpen
+	r.mode, r.fail = usher.Shadow, usher.FailOpen // the mildest; each source can only make them stricter
 	strictest := func(m usher.Mode, fl usher.Fail) {
 		if m == "" {
 			m = f.def.Mode
@@ -283,7 +298,7 @@ func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants
 	if r.plans != 1 {
 		r.plan = usher.Ref{}
 	}
-	if len(live) == 0 {
+	if len(live) == 0 { // grants and overrides alone: the feature's own
 		strictest("", "")
 	}
 	if set != nil && set.Set.Mode != "" {
@@ -302,8 +317,10 @@ func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants
 	}
 }
 
+// ruleSwitch decides a switch: on if any source gives it. An override that sets it
+// decides alone, in both directions (S03).
 func (w *World) ruleSwitch(f *feature, r *rules, live []given, set *usher.Override, tr *trace) {
-	r.rule = usher.CombineMax // any source that gives it suffices
+	r.rule = usher.CombineMax // off is less than on
 	if set != nil && set.Set.On != nil {
 		for _, g := range live {
 			tr.source(g.id, w.describe(f, g.ent, 1), false, "override:"+set.ID+" decides")
@@ -327,6 +344,9 @@ func (w *World) ruleSwitch(f *feature, r *rules, live []given, set *usher.Overri
 	}
 }
 
+// ruleConfig combines a config's values by the feature's rule (S04). An override
+// that sets the value replaces them all; an add then applies to the result, if it
+// is a number.
 func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.Override, tr *trace) {
 	r.rule = f.def.Combine
 	var v *usher.Value
@@ -343,7 +363,7 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 				continue
 			}
 			times := int64(1)
-			if r.rule == usher.CombineSum {
+			if r.rule == usher.CombineSum { // only a sum knows how many instances there are
 				times = g.times
 			}
 			used := true
@@ -352,7 +372,7 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 			} else {
 				v = combine(f.def, r.rule, v, scale(val, times))
 			}
-			if r.rule == usher.CombineOverride { // live is ordered weakest first
+			if r.rule == usher.CombineOverride { // the last one wins: live is ordered weakest first
 				used = i == len(live)-1
 				if used {
 					r.sources = r.sources[:0]
@@ -379,7 +399,9 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 	r.value = v
 }
 
-// ruleAmounts lists the slots and caps of a feature that has amounts.
+// ruleAmounts lists the slots and caps of a feature that counts. Allowances add
+// up, each in a slot of its own, and all caps apply (S04). Overrides apply in the
+// order set, add (S03); grants come last, because no override changes a grant.
 func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.Override, grants []*usher.Grant, tr *trace) {
 	r.rule = usher.CombineSum
 	onChange := func(ent *usher.Entitlement) usher.OnChange {
@@ -451,12 +473,14 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 	}
 }
 
-// applySet replaces what an override names of plans' and add-ons' slots (S03).
+// applySet applies an override's set (S03). A limit, or unlimited, replaces the
+// allowances of all plans and add-ons by one slot. Each other field that the
+// override names is changed in every slot; what it does not name stays.
 func (w *World) applySet(r *rules, o *usher.Override, setLimit bool) {
 	s := o.Set
 	if setLimit {
 		base := slot{per: usher.Period{Every: 1, Unit: usher.Lifetime}, priority: usher.DefaultPriority}
-		if len(r.slots) > 0 { // fields it does not name come from the plan's
+		if len(r.slots) > 0 { // period, anchor and the rest come from the plan, which is first
 			base = r.slots[0]
 		}
 		base.id, base.kind, base.began = "override:"+o.ID, fromOverride, o.CreatedAt.UnixMicro()
@@ -477,7 +501,7 @@ func (w *World) applySet(r *rules, o *usher.Override, setLimit bool) {
 		if s.Priority != nil {
 			p.priority = *s.Priority
 		}
-		if s.Overage != nil { // holds whole, once, as add does
+		if s.Overage != nil { // once in all, not once for each slot
 			if p.overage = *s.Overage; i > 0 {
 				p.overage.Max = 0
 			}
@@ -494,8 +518,10 @@ func (w *World) applySet(r *rules, o *usher.Override, setLimit bool) {
 	}
 }
 
-// clockName is the name under which an allowance's buckets are kept: the same
-// for every allowance with the same period and anchor (S34).
+// clockName returns the name under which an allowance's buckets are kept. It is
+// the same for every allowance with the same period and anchor, whatever plan it
+// is from, so that a plan change finds the use again (S18, S34). The README lists
+// all forms.
 func clockName(p usher.Period, a usher.Anchor) string {
 	if a == "" || a == usher.AnchorSubscription || p.Unit == usher.Lifetime {
 		return p.String()
@@ -503,11 +529,13 @@ func clockName(p usher.Period, a usher.Anchor) string {
 	return p.String() + "/" + string(a)
 }
 
+// grantEnd returns the instant at which a grant ends: it expires, or is voided.
 func grantEnd(g *usher.Grant) int64 {
 	return min(micro(g.ExpiresAt, maxMicro), micro(g.VoidedAt, maxMicro))
 }
 
-// order is a dead reason's place in S37.
+// order returns a reason's place in the precedence of S37; the lower is told.
 func order(r usher.Reason) int { return slices.Index(usher.Reasons, r) }
 
+// stamp formats an instant for a text.
 func stamp(at int64) string { return time.UnixMicro(at).UTC().Format(time.RFC3339Nano) }

@@ -7,20 +7,19 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// turn begins a span, up to the next turn, in which one entry of a list is the
-// one that counts.
+// turn says which entry of a list counts from an instant on, until the next turn.
 type turn struct {
 	from int64
 	of   int // its index in the list; -1: none
 }
 
-// overlay lays spans over each other, each on top of those before it in the
-// list, and returns which one is on top when. The first turn begins at minMicro,
-// and neighbours differ. Empty spans count for nothing.
+// overlay returns which of several spans counts when: of those that overlap, the
+// last in the list. The first turn begins at minMicro, and neighbours differ.
+// Empty spans never count.
 //
-// It paints from the top down: a cell (the time between two neighbouring cuts)
-// that is painted is never visited again, so the work is n log n. Asking every
-// span at every cut would be n².
+// The spans cut time into cells. overlay paints cells from the last span to the
+// first and never visits a painted cell again, so its work is n log n; asking
+// every span at every cut would be n².
 func overlay(spans []span) []turn {
 	cuts := make([]int64, 1, 2*len(spans)+1)
 	cuts[0] = minMicro
@@ -64,8 +63,8 @@ func overlay(spans []span) []turn {
 	return turns
 }
 
-// turnAt returns what counts at an instant, -1 for none, and the span in which
-// it does. No turns at all are one span without anything.
+// turnAt returns the index of the entry that counts at an instant, -1 for none, and
+// the span in which it does. No turns at all mean that nothing ever counts.
 func turnAt(turns []turn, at int64) (of int, s span) {
 	if len(turns) == 0 {
 		return -1, span{minMicro, maxMicro}
@@ -81,10 +80,9 @@ func turnAt(turns []turn, at int64) (of int, s span) {
 	return turns[i].of, s
 }
 
-// run begins a span, up to the next run, in which plans, add-ons and overrides
-// give a feature through the same clocks, caps and rollovers. Grants are not in
-// it: each has a clock of its own, so a grant never makes a shared clock appear
-// or go.
+// run says which clocks, caps and rollovers a feature has from an instant on, until
+// the next run. Grants are left out: each has a clock of its own, so no grant makes
+// a shared clock appear or disappear.
 type run struct {
 	from   int64
 	clocks []string
@@ -95,14 +93,15 @@ type run struct {
 // leftover names the clock of the bucket for what an allowance of a clock leaves.
 type leftover struct{ clock, into string }
 
-// capClock is what one cap's count is told from another's by.
+// capClock identifies a cap's count: caps with the same one share it.
 type capClock struct {
 	per    usher.Period
 	anchor usher.Anchor
 }
 
 // runsOf returns the runs of a feature. They are made when a window first asks
-// about its past and kept from then on.
+// about its past, and kept. Of a customer whose sources do not change inside
+// their windows they are never made.
 func (w *World) runsOf(f *feature) []run {
 	if p := f.runs.Load(); p != nil {
 		return *p
@@ -111,7 +110,7 @@ func (w *World) runsOf(f *feature) []run {
 	for i := range w.timeline {
 		cuts = append(cuts, w.timeline[i].from)
 	}
-	for _, list := range [][]turn{f.set, f.deny} { // what is added has no clock of its own
+	for _, list := range [][]turn{f.set, f.deny} { // an add changes no clock
 		for _, t := range list {
 			cuts = append(cuts, t.from)
 		}

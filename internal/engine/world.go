@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -109,9 +110,9 @@ func NewWorld(f Facts) *World {
 			if c := x.CreatedAt.Compare(y.CreatedAt); c != 0 {
 				return c
 			}
-			return compare(x.ID, y.ID)
+			return cmp.Compare(x.ID, y.ID)
 		})
-		slices.SortStableFunc(ft.grants, func(x, y *usher.Grant) int { return compare(x.ID, y.ID) })
+		slices.SortStableFunc(ft.grants, func(x, y *usher.Grant) int { return cmp.Compare(x.ID, y.ID) })
 		ft.arrange()
 	}
 	slices.Sort(w.changes)
@@ -196,7 +197,7 @@ func (w *World) Stable(t time.Time) (from, until time.Time) {
 
 // eraAfter returns the index of the first era that begins after an instant.
 func (w *World) eraAfter(at int64) int {
-	i, found := slices.BinarySearchFunc(w.timeline, at, func(e era, at int64) int { return cmp64(e.from, at) })
+	i, found := slices.BinarySearchFunc(w.timeline, at, func(e era, at int64) int { return cmp.Compare(e.from, at) })
 	if found {
 		i++
 	}
@@ -205,7 +206,7 @@ func (w *World) eraAfter(at int64) int {
 
 // eraAt is the span that holds at.
 func (w *World) eraAt(at int64) *era {
-	i, found := slices.BinarySearchFunc(w.timeline, at, func(e era, at int64) int { return cmp64(e.from, at) })
+	i, found := slices.BinarySearchFunc(w.timeline, at, func(e era, at int64) int { return cmp.Compare(e.from, at) })
 	if !found {
 		i--
 	}
