@@ -76,7 +76,7 @@ func newLog(t testing.TB, n int) *log {
 	return l
 }
 
-// export is the log, or every third row of it, with a proof for a kept checkpoint.
+// export returns the log, or every third row of it, with a proof for a kept checkpoint.
 func (l *log) export(t testing.TB, filtered bool, since string) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -18,7 +18,7 @@ import (
 // Name is the signer's name in every checkpoint, and its first line.
 const Name = "usher-audit"
 
-// Checkpoint is where a log stood: its number of rows and the hash of them all.
+// Checkpoint is the state of a log at one time: its number of rows and the hash of them all.
 // Its text is that of C2SP's tlog-checkpoint, signed as a note.
 type Checkpoint struct {
 	Size int64
@@ -49,7 +49,7 @@ type Signer struct {
 	private, public string
 }
 
-// NewKey makes a signer with a new key.
+// NewKey returns a signer with a new key.
 func NewKey(random io.Reader) (*Signer, error) {
 	private, _, err := note.GenerateKey(random, Name)
 	if err != nil {
@@ -78,13 +78,13 @@ func ParseKey(private string) (*Signer, error) {
 	return &Signer{s, private, public}, nil
 }
 
-// Public is the key that verifies, to be given away.
+// Public returns the public key, which verifies signatures.
 func (s *Signer) Public() string { return s.public }
 
-// Private is the key that signs. It is a secret.
+// Private returns the private key, which signs. It is a secret.
 func (s *Signer) Private() string { return s.private }
 
-// Checkpoint signs where a log stands.
+// Checkpoint signs the state of a log.
 func (s *Signer) Checkpoint(c Checkpoint) (string, error) { return s.sign(c.text()) }
 
 func (s *Signer) sign(text string) (string, error) {
@@ -92,7 +92,7 @@ func (s *Signer) sign(text string) (string, error) {
 	return string(b), err
 }
 
-// CheckKey says what is wrong with a public key.
+// CheckKey returns an error unless public is the public key of an audit log.
 func CheckKey(public string) error {
 	v, err := note.NewVerifier(public)
 	if err != nil || v.Name() != Name {
@@ -116,8 +116,8 @@ func OpenCheckpoint(signed string, keys ...string) (Checkpoint, error) {
 	return parseCheckpoint(text)
 }
 
-// open returns the text that one of keys signed. The form is strict: whatever is
-// beside the text and one signature, in one spelling, is refused.
+// open returns the text that one of keys signed. The form is strict: it
+// refuses anything but the text and one signature in its one spelling.
 func open(signed string, keys []string) (string, error) {
 	var verifiers []note.Verifier
 	for i, k := range keys {

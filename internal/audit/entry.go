@@ -1,8 +1,8 @@
 // Package audit is the form of the audit log: what a row says, the tree of
 // hashes over all rows, signed checkpoints, exports, and how each is verified.
 // It is pure and knows no database, so that a small separate program can verify
-// an export on another machine. It refuses to believe anything that it has not
-// computed itself.
+// an export on another machine. It trusts nothing that it has not computed
+// itself.
 package audit
 
 import (
@@ -20,13 +20,13 @@ import (
 type Entry struct {
 	N         int64           `json:"n"`               // its place, from 0, without gaps
 	At        time.Time       `json:"at"`              // the server's time, in microseconds
-	Clock     *time.Time      `json:"clock,omitempty"` // the environment's own, where that is another
+	Clock     *time.Time      `json:"clock,omitempty"` // the environment's own clock, if it differs
 	Env       string          `json:"env,omitempty"`   // "": the installation
 	Actor     string          `json:"actor"`           // "key:…", "system", …
 	Action    string          `json:"action"`          // "subscription.create", …
 	Customer  string          `json:"customer,omitempty"`
 	Object    string          `json:"object,omitempty"` // id or key of what was changed
-	Reason    string          `json:"reason,omitempty"` // why, as whoever did it wrote
+	Reason    string          `json:"reason,omitempty"` // why, in the actor's words
 	Before    json.RawMessage `json:"before,omitempty"` // what it was; absent: nothing
 	After     json.RawMessage `json:"after,omitempty"`  // what it is now; absent: nothing
 	Revision  int64           `json:"revision,omitempty"`
@@ -42,11 +42,11 @@ const (
 	ActionHour = "usage.hour"
 )
 
-// MaxValue is the most bytes that Before and After may have; what is longer is
+// MaxValue is the most bytes that Before and After may have. A longer value is
 // replaced by its length and SHA-256.
 const MaxValue = 64 << 10
 
-// Encode is the row as the bytes that are hashed and stored: JSON whose fields
+// Encode returns the row as the bytes that are hashed and stored: JSON whose fields
 // have one order, without spaces.
 func (e *Entry) Encode() ([]byte, error) {
 	c := *e
@@ -73,7 +73,7 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-// canonical is a JSON value with sorted keys and no spaces; nil stays nil.
+// canonical returns a JSON value with sorted keys and no spaces; nil stays nil.
 func canonical(b json.RawMessage) (json.RawMessage, error) {
 	if len(b) == 0 {
 		return nil, nil
@@ -103,7 +103,7 @@ func Decode(leaf []byte) (e Entry, err error) {
 	return e, nil
 }
 
-// keyOf is the public key that a row of ActionKey announces; "" is none.
+// keyOf returns the public key that a row of ActionKey announces, else "".
 func (e *Entry) keyOf() string {
 	var v struct {
 		Key string `json:"key"`
@@ -114,7 +114,7 @@ func (e *Entry) keyOf() string {
 	return v.Key
 }
 
-// KeyEntry is the row that announces a public key.
+// KeyEntry returns the row that announces a public key.
 func KeyEntry(public string, at time.Time) Entry {
 	after, _ := marshal(map[string]string{"key": public}) // cannot fail
 	return Entry{At: at, Actor: "system", Action: ActionKey, Object: public, After: after}

@@ -22,13 +22,13 @@ import (
 type Header struct {
 	Format     int               `json:"usher_audit_export"` // 1
 	At         time.Time         `json:"at"`                 // when it was made
-	Key        string            `json:"key"`                // the public key of whoever signs
-	Checkpoint string            `json:"checkpoint"`         // signed: where the log stood
+	Key        string            `json:"key"`                // the signer's public key
+	Checkpoint string            `json:"checkpoint"`         // signed: the state of the log
 	Filter     map[string]string `json:"filter,omitempty"`   // which rows; absent: all of them
 	Since      *Since            `json:"since,omitempty"`
 }
 
-// Since proves that the log contains an older checkpoint that somebody kept.
+// Since proves that the log extends an older checkpoint that the reader kept.
 type Since struct {
 	Checkpoint string `json:"checkpoint"`
 	Proof      []Hash `json:"proof"`
@@ -38,8 +38,8 @@ type Since struct {
 type exported struct {
 	N     int64  `json:"n"`
 	Leaf  string `json:"leaf"`            // exactly the bytes that are hashed
-	Hash  *Hash  `json:"hash,omitempty"`  // of the row, where all rows are here
-	Proof []Hash `json:"proof,omitempty"` // that the row is in the log, where they are not
+	Hash  *Hash  `json:"hash,omitempty"`  // of the row, in an export of all rows
+	Proof []Hash `json:"proof,omitempty"` // that the row is in the log, in an export of some rows
 }
 
 type signature struct {
@@ -72,7 +72,7 @@ func (e *Export) line(v any) error {
 	return err
 }
 
-// Leaf writes a row; the proof is needed where not all rows are written.
+// Leaf writes a row. The proof is needed only in an export of some rows.
 func (e *Export) Leaf(n int64, leaf []byte, proof []Hash) error {
 	x := exported{N: n, Leaf: string(leaf), Proof: proof}
 	if e.full {
@@ -99,8 +99,8 @@ func exportText(sum []byte) string {
 const maxLine = 4 << 20
 
 // VerifyExport reads an export and checks every row, the checkpoint, the kept
-// one, and the signature of the file. Without a key in o, the file's own word
-// for its key is taken. An error means that it could not be read.
+// one, and the signature of the file. Without a key in o it trusts the key that
+// the file names. An error means that the file could not be read.
 func VerifyExport(r io.Reader, o Options) (*Report, *Header, error) {
 	x := &exportReader{in: bufio.NewReaderSize(r, 64<<10), sum: sha256.New(), o: o}
 	return x.run()
@@ -113,7 +113,7 @@ type exportReader struct {
 	n   int64 // lines read
 }
 
-// next is a line with its newline; none at the end.
+// next returns the next line with its newline, or nil at the end.
 func (x *exportReader) next() (line []byte, err error) {
 	for {
 		part, err := x.in.ReadSlice('\n')
@@ -200,7 +200,7 @@ func (x *exportReader) run() (*Report, *Header, error) {
 	return &w.Report, h, nil
 }
 
-// proved checks one row of many that are not here.
+// proved checks one row of an export of some rows.
 func (w *Walk) proved(l exported, before int64) {
 	w.Leaves++
 	w.Proofs++
@@ -219,7 +219,7 @@ func (w *Walk) proved(l exported, before int64) {
 	}
 }
 
-// since compares a kept checkpoint where not all rows are there to compute it.
+// since checks a kept checkpoint against an export of some rows, by its proof.
 func (x *exportReader) since(w *Walk, h *Header, keys []string) {
 	switch {
 	case x.o.Kept == "":

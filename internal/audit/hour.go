@@ -48,7 +48,7 @@ func (s *Sum) Add(fields ...[]byte) {
 	s.n++
 }
 
-// Rows is the sum so far.
+// Rows returns the sum so far.
 func (s *Sum) Rows() Rows {
 	if s == nil || s.n == 0 {
 		return Rows{}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Hash is a hash of the tree: SHA-256, as RFC 6962 has it.
+// Hash is a hash of the tree: SHA-256, as in RFC 6962.
 type Hash = tlog.Hash
 
 // Tree is the hashes of the whole subtrees of a log that grows: all that is
@@ -30,7 +30,7 @@ func Frontier(n int64) (indexes []int64) {
 	return indexes
 }
 
-// NewTree is the tree of n rows, given the hashes of Frontier(n).
+// NewTree returns the tree of n rows, given the hashes of Frontier(n).
 func NewTree(n int64, hashes map[int64]Hash) (*Tree, error) {
 	t := &Tree{n: n, whole: map[int64]Hash{}}
 	for _, i := range Frontier(n) {
@@ -43,13 +43,13 @@ func NewTree(n int64, hashes map[int64]Hash) (*Tree, error) {
 	return t, nil
 }
 
-// Clone is a tree of its own that has the same rows.
+// Clone returns a copy that grows on its own.
 func (t *Tree) Clone() *Tree { return &Tree{t.n, maps.Clone(t.whole)} }
 
-// Size is how many rows the tree has.
+// Size returns how many rows the tree has.
 func (t *Tree) Size() int64 { return t.n }
 
-// ReadHashes is for tlog.
+// ReadHashes implements tlog.HashReader.
 func (t *Tree) ReadHashes(indexes []int64) ([]Hash, error) {
 	out := make([]Hash, len(indexes))
 	for k, i := range indexes {
@@ -66,7 +66,7 @@ func (t *Tree) ReadHashes(indexes []int64) ([]Hash, error) {
 // row's own, at the indexes from First(n) on.
 func (t *Tree) Add(leaf []byte) ([]Hash, error) { return t.AddHash(tlog.RecordHash(leaf)) }
 
-// AddHash is Add for a row of which only the hash is known.
+// AddHash adds a row of which only the hash is known.
 func (t *Tree) AddHash(h Hash) ([]Hash, error) {
 	hashes, err := tlog.StoredHashesForRecordHash(t.n, h, t)
 	if err != nil {
@@ -88,16 +88,16 @@ func (t *Tree) AddHash(h Hash) ([]Hash, error) {
 	return hashes, nil
 }
 
-// Root is the hash of all rows.
+// Root returns the hash of all rows.
 func (t *Tree) Root() (Hash, error) { return tlog.TreeHash(t.n, t) }
 
-// First is the index of row n's own hash; its parents' that n completes follow.
+// First returns the index of row n's own hash; its parents' that n completes follow.
 func First(n int64) int64 { return tlog.StoredHashIndex(0, n) }
 
-// Hashes is how many hashes a log of n rows stores.
+// Hashes returns how many hashes a log of n rows stores.
 func Hashes(n int64) int64 { return tlog.StoredHashCount(n) }
 
-// span says which rows the hash at an index is of, for people.
+// span names the rows that the hash at an index covers, for messages.
 func span(i int64) string {
 	level, n := tlog.SplitStoredHashIndex(i)
 	if level == 0 {

@@ -26,7 +26,7 @@ const (
 	UnknownKey Kind = "key"        // a key signs that the log never announced
 )
 
-// Fault is something wrong, with words that name the place.
+// Fault is one thing that is wrong; Text names the place.
 type Fault struct {
 	Kind Kind   `json:"kind"`
 	Text string `json:"text"`
@@ -50,7 +50,7 @@ type Report struct {
 	counts map[Kind]int64
 }
 
-// Add notes a fault.
+// Add adds a fault.
 func (r *Report) Add(k Kind, format string, args ...any) {
 	if r.counts == nil {
 		r.counts = map[Kind]int64{}
@@ -61,7 +61,7 @@ func (r *Report) Add(k Kind, format string, args ...any) {
 	}
 }
 
-// Options is what a verifier knows from elsewhere.
+// Options are what the verifying person knows from another source.
 type Options struct {
 	Keys []string // public keys, one of which must sign; none: the one that the log announces itself
 	Kept string   // a signed checkpoint that somebody kept; "": none
@@ -145,7 +145,7 @@ func (w *Walk) Absent(h Hash) {
 	w.add(h)
 }
 
-// Gap says that no row is known from here up to n.
+// Gap records that the rows from here up to n are missing.
 func (w *Walk) Gap(n int64) {
 	if n-1 == w.next {
 		w.Add(Missing, "leaf %d is missing", w.next)
@@ -171,7 +171,7 @@ func (w *Walk) add(h Hash) {
 	}
 }
 
-// Next is the place of the next row.
+// Next returns the number of the next row.
 func (w *Walk) Next() int64 { return w.next }
 
 // End checks the signatures, the roots, and the kept checkpoint.

@@ -1,5 +1,5 @@
 // Package catalogfile reads, checks, writes and compares the catalogue file,
-// and refuses whatever it does not understand: it applies nothing and stores
+// and refuses everything that it does not understand. It applies and stores
 // nothing.
 package catalogfile
 
@@ -78,7 +78,7 @@ type problem struct {
 	usher.Problem
 }
 
-// bad notes a problem of n.
+// bad adds a problem at n.
 func (r *reader) bad(n *node, format string, args ...any) {
 	if len(r.problems) >= MaxProblems {
 		r.more++
@@ -95,7 +95,7 @@ func (r *reader) bad(n *node, format string, args ...any) {
 	r.badAt(n.line, n.column, message)
 }
 
-// badAt notes a problem of a place that is no node.
+// badAt adds a problem at a line and a column; 0 locates the whole file.
 func (r *reader) badAt(line, column int, message string) {
 	location := r.name
 	if r.name == "" {
@@ -106,7 +106,7 @@ func (r *reader) badAt(line, column int, message string) {
 	r.problems = append(r.problems, problem{line, column, usher.Problem{Location: location, Message: message}})
 }
 
-// err is everything that was found, in the order of the input, or nil.
+// err returns Invalid with all problems, in the order of the input, or nil.
 func (r *reader) err() error {
 	if len(r.problems) == 0 {
 		return nil

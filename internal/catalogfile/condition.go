@@ -22,7 +22,7 @@ import (
 )
 
 // The bounds of conditions. What a condition reads is bounded too, so that no
-// property, however it was made, turns a decision into work.
+// property, however it was made, makes a decision slow.
 const (
 	// MaxWhen is the longest condition in bytes.
 	MaxWhen = 1000
@@ -126,10 +126,10 @@ var properties = cel.MapType(cel.StringType, cel.DynType)
 // request is an AccessRequest as CEL reads it: by name, without a copy.
 type request usher.AccessRequest
 
-// Parent is part of CEL's interface: there is nothing behind a request.
+// Parent implements CEL's interface: there is nothing behind a request.
 func (r *request) Parent() interpreter.Activation { return nil }
 
-// ResolveName is the value of a variable.
+// ResolveName returns the value of a variable.
 func (r *request) ResolveName(name string) (any, bool) {
 	switch name {
 	case "subject.type":
@@ -175,7 +175,7 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(options...)
 })
 
-// compile makes a condition, or says what is wrong with its text.
+// compile returns a condition, or what is wrong with its text.
 func compile(text string) (usher.Condition, []string) {
 	env, err := language()
 	if err != nil {
@@ -201,7 +201,7 @@ func compile(text string) (usher.Condition, []string) {
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	worst, err := env.EstimateCost(checked, sizes{MaxItems, MaxText})
 	if err != nil || worst.Max > MaxCost || grows(checked.NativeRep().Expr()) {
-		options = append(options, cel.CostTracking(sizes{}), cel.CostLimit(MaxCost)) // else nothing that it reads makes it cost that much
+		options = append(options, cel.CostTracking(sizes{}), cel.CostLimit(MaxCost)) // else nothing that it reads can make it cost that much
 	}
 	program, err := env.Program(checked, options...)
 	if err != nil {
@@ -230,12 +230,12 @@ func steps(n uint64) string {
 	return fmt.Sprint(n)
 }
 
-// words are what CEL found wrong, at most three things.
+// words returns at most three of the problems that CEL found.
 func words(issues *cel.Issues) (all []string) {
 	for _, e := range issues.Errors() {
 		message := strings.TrimPrefix(e.Message, "Syntax error: ")
 		if strings.HasPrefix(message, "error recovery") {
-			continue // what was wrong has been said
+			continue // a consequence of an error that is already in the list
 		}
 		switch message {
 		case "token recognition error at: '= '":
@@ -267,7 +267,7 @@ func shorten(message string) string {
 	return strings.ToValidUTF8(message[:most], "") + "…"
 }
 
-// loops is how deep comprehensions nest, those within ranges included.
+// loops returns how deep comprehensions nest, including those inside ranges.
 func loops(e ast.Expr) int {
 	deepest := 0
 	below := func(children ...ast.Expr) {
@@ -298,8 +298,8 @@ func loops(e ast.Expr) int {
 	return deepest
 }
 
-// grows reports whether e loops or makes texts and lists longer, which an
-// estimate does not see where types are known at run time only.
+// grows reports whether e loops or makes texts and lists longer. CEL's estimate
+// misses that if types are known only at run time.
 func grows(e ast.Expr) (does bool) {
 	ast.PostOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) {
 		does = does || e.Kind() == ast.ComprehensionKind || e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.Add
@@ -307,14 +307,15 @@ func grows(e ast.Expr) (does bool) {
 	return does
 }
 
-// literals refuses what must be known before a request is: patterns and time
-// zones; and messages, which nothing here is.
+// literals refuses patterns and time zones that are not literals, because their
+// cost must be known before the request is, and messages, because conditions have
+// no message types.
 type literals struct{}
 
-// Name is part of CEL's interface.
+// Name implements CEL's interface.
 func (literals) Name() string { return "usher.literals" }
 
-// Validate notes every place where a literal is missing.
+// Validate reports every place where a literal is missing.
 func (literals) Validate(_ *cel.Env, _ cel.ValidatorConfig, a *ast.AST, issues *cel.Issues) {
 	ast.PostOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
@@ -350,12 +351,12 @@ func knownZone(s string) bool {
 	return err == nil && s != "Local"
 }
 
-// sizes says how large what a condition reads can be, and what looking up a
-// time zone costs; CEL's own figures hold for all else.
+// sizes bounds the values that a condition reads and knows the cost of looking up
+// a time zone. For everything else CEL's own figures hold.
 type sizes struct{ items, text uint64 }
 
-// EstimateSize is how large a value can be: nobody knows of a property whether
-// it is a list or a text.
+// EstimateSize returns how large a value can be. A property may be a list or a
+// text: the larger of the two counts.
 func (e sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	deep := 0
 	for _, step := range n.Path() {
@@ -378,7 +379,7 @@ func (e sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	return &cost.SizeEstimate{Max: size}
 }
 
-// EstimateCallCost is what a call can cost, where CEL does not know it.
+// EstimateCallCost returns what a call can cost if CEL does not know it, else nil.
 func (sizes) EstimateCallCost(_, overload string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
 	if !strings.HasSuffix(overload, "_with_tz") {
 		return nil
@@ -386,8 +387,9 @@ func (sizes) EstimateCallCost(_, overload string, _ *cost.AstNode, _ []cost.AstN
 	return &cost.CallEstimate{CostEstimate: cost.FixedCostEstimate(zoneCost)}
 }
 
-// CallCost is what a call did cost, where CEL does not know it: it takes a step
-// for + of what has a type at run time only, however long the text that it makes.
+// CallCost returns what a call did cost if CEL does not know it, else nil. CEL
+// counts one step for a + whose types are known only at run time, however long
+// the result: here the length counts.
 func (sizes) CallCost(function, overload string, _ []ref.Val, result ref.Val) *uint64 {
 	n := uint64(1)
 	switch {
@@ -405,10 +407,11 @@ func (sizes) CallCost(function, overload string, _ []ref.Val, result ref.Val) *u
 	return &n
 }
 
-// bounded makes CEL's values of JSON's, and errors of what is too large.
+// bounded converts JSON values to CEL values; a value that is too large becomes
+// an error.
 type bounded struct{}
 
-// NativeToValue is part of CEL's interface.
+// NativeToValue implements CEL's interface.
 func (bounded) NativeToValue(v any) ref.Val {
 	switch t := v.(type) {
 	case string:
@@ -428,7 +431,7 @@ func (bounded) NativeToValue(v any) ref.Val {
 		if err := measure(t); err != nil {
 			return err
 		}
-	case []string: // a map or list of another type is nothing that JSON makes
+	case []string: // JSON makes no maps or lists of other types
 		if len(t) > MaxItems {
 			return tooMany()
 		}
@@ -440,7 +443,7 @@ func tooMany() ref.Val {
 	return types.NewErr("more than %d values: conditions read no more than that", MaxItems)
 }
 
-// measure is an error of a list or map that is too large, or nil.
+// measure returns an error if a list or map is too large, else nil.
 func measure(v any) ref.Val {
 	left := MaxItems + 1 // with v itself
 	return walk(v, &left, 0)

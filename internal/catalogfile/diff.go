@@ -63,7 +63,7 @@ func (d *differ) note(action, path, format string, args ...any) {
 	d.changes = append(d.changes, Change{path, action, fmt.Sprintf(format, args...)})
 }
 
-// field notes a difference of two texts, of which "" means none.
+// field adds a change if two texts differ; "" means absent.
 func (d *differ) field(path, name, words, old, new string) {
 	if old == new {
 		return
@@ -86,7 +86,8 @@ func (d *differ) field(path, name, words, old, new string) {
 var sectionWords = map[string]string{"meters": "meter", "features": "feature", "plans": "plan", "addons": "add-on",
 	"permissions": "permission", "roles": "role", "separation": "separation"}
 
-// things compares two sections by key. compare tells of nil for what is absent.
+// things compares two sections by key. It calls compare with a nil old for what is
+// new.
 func things[T any](d *differ, section, what string, old, new map[string]*T, compare func(path string, old, new *T)) {
 	for _, key := range both(old, new) {
 		a, b := old[key], new[key]
@@ -192,7 +193,7 @@ func (d *differ) plan(path string, a, b *usher.Plan) {
 	}
 }
 
-// inherited notes what a plan gets or loses by another extends or without.
+// inherited adds what a plan gains or loses because its extends or without changed.
 func (d *differ) inherited(path string, a, b *usher.Plan) {
 	was, is := Resolve(d.old, a.Key).Entitlements, Resolve(d.new, b.Key).Entitlements
 	for _, key := range both(was, is) {
@@ -298,7 +299,7 @@ func (d *differ) entitlement(path, source, key, also string, a, b *usher.Entitle
 	}
 }
 
-// difference says what changed, or is "".
+// difference returns what changed in words, or "".
 func difference(was, is *usher.Feature, a, b *usher.Entitlement) string {
 	before, after := facets(was, a), facets(is, b)
 	if len(a.Allowances) == 1 && len(b.Allowances) == 1 {
@@ -327,7 +328,7 @@ func difference(was, is *usher.Feature, a, b *usher.Entitlement) string {
 	return strings.Join(all, ", ")
 }
 
-// sum says all of an entitlement.
+// sum returns a whole entitlement in words.
 func sum(f *usher.Feature, e *usher.Entitlement) string {
 	var all []string
 	for i, facet := range facets(f, e) {
@@ -345,7 +346,7 @@ func sum(f *usher.Feature, e *usher.Entitlement) string {
 	return strings.Join(all, ", ")
 }
 
-// facet is one side of an entitlement in words; "" is nothing to say.
+// facet is one part of an entitlement in words; "" if it has none.
 type facet struct{ name, text string }
 
 // facets always gives the same facets in the same order, what it is worth first.
@@ -390,7 +391,7 @@ func facets(f *usher.Feature, e *usher.Entitlement) []facet {
 	return all
 }
 
-// extraFacets is what an allowance says beside limit and window.
+// extraFacets returns the parts of an allowance other than limit and window.
 func extraFacets(f *usher.Feature, a usher.Allowance) []facet {
 	all := []facet{{name: "overage"}, {name: "rollover"}, {name: "priority"}}
 	switch {
@@ -432,7 +433,7 @@ func limitWords(f *usher.Feature, a usher.Allowance) string {
 	return usher.FormatQuantity(a.Limit, precision)
 }
 
-// clockPhrase is " per month"; "" for what has no windows to speak of.
+// clockPhrase returns " per month"; "" for what has no windows to speak of.
 func clockPhrase(f *usher.Feature, a usher.Allowance) string {
 	if f != nil && f.Kind == usher.Seats || a.Unlimited && a.Per.Unit == usher.Lifetime {
 		return ""
@@ -454,7 +455,7 @@ func spanWords(s usher.Span) string {
 	return s.String()
 }
 
-// dueWords is never empty: what is not said is the default.
+// dueWords returns what happens when a payment is overdue, the default included.
 func dueWords(p *usher.PastDue) string {
 	if p == nil {
 		p = &usher.DefaultPastDue

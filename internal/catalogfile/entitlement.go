@@ -189,7 +189,7 @@ func (p *parser) seats(f *usher.Feature, n *node, e *usher.Entitlement) {
 	e.Allowances = []usher.Allowance{a}
 }
 
-// seatFields is fields for seats, and says why some fields are not there.
+// seatFields returns fields for seats, and says why some fields are not there.
 func (p *parser) seatFields(n *node) bool {
 	for _, key := range n.keys {
 		switch key.text {
@@ -339,7 +339,7 @@ func (p *parser) checkAnchor(at *node, per usher.Period, anchor usher.Anchor, m 
 	}
 }
 
-// checkRollover notes what forbids a rollover.
+// checkRollover adds a problem if a rollover is impossible here.
 func (p *parser) checkRollover(at *node, per usher.Period, anchor usher.Anchor, limit *node, m *usher.Meter) {
 	switch {
 	case gauge(m):
@@ -492,7 +492,7 @@ func (p *parser) checkClocks() {
 	}
 }
 
-// clockWords is "month", "6 hours from first_use".
+// clockWords returns "month", "6 hours from first_use".
 func clockWords(per usher.Period, anchor usher.Anchor) string {
 	s := per.String()
 	if per.Every != 1 {

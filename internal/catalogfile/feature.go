@@ -349,7 +349,7 @@ func (p *parser) poolHint() string {
 // gauge reports whether a feature's meter neither counts nor sums (S33).
 func gauge(m *usher.Meter) bool { return m != nil && !m.Aggregation.Adds() }
 
-// aggWord names what a meter that does not add up takes.
+// aggWord returns what a gauge takes, in words.
 func aggWord(a usher.Aggregation) string {
 	switch a {
 	case usher.Max:

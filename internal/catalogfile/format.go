@@ -41,14 +41,14 @@ func Format(c *usher.Catalog) []byte {
 	return []byte(w.b.String())
 }
 
-// Hash is "sha256:" and the hex digest of the canonical form: one catalogue has
+// Hash returns "sha256:" and the hex digest of the canonical form: one catalogue has
 // one hash, be it written as YAML or JSON, in any order, with any comments.
 func Hash(c *usher.Catalog) string {
 	sum := sha256.Sum256(Format(c))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// formatAll makes a section, or nil of an empty one.
+// formatAll returns a section, or nil if it is empty.
 func formatAll[T any](all map[string]*T, format func(*T) *tree) *tree {
 	section := &tree{block: true}
 	for _, key := range sortedKeys(all) {
@@ -332,7 +332,7 @@ func formatAnchor(t *tree, a usher.Anchor) {
 	}
 }
 
-// amount is a number where the precision is 0, else a decimal in quotes.
+// amount returns a number if the precision is 0, else a decimal in quotes.
 func amount(units int64, precision int) *tree {
 	if precision == 0 {
 		return bare(strconv.FormatInt(units, 10))
@@ -340,7 +340,7 @@ func amount(units int64, precision int) *tree {
 	return quoted(usher.FormatQuantity(units, precision))
 }
 
-// tree is YAML to be written: a scalar, a map, or a list.
+// tree is a piece of YAML to write: a scalar, a map or a list.
 type tree struct {
 	scalar string // as it is written; "" for a map or a list
 	keys   []string
@@ -353,7 +353,7 @@ func bare(s string) *tree { return &tree{scalar: s} }
 
 func quoted(s string) *tree { return &tree{scalar: quoteYAML(s)} }
 
-// scalar is text, in quotes where it needs them.
+// scalar returns text, in quotes where it needs them.
 func scalar(s string) *tree {
 	if plainText(s) {
 		return bare(s)
@@ -425,12 +425,12 @@ func quoteYAML(s string) string {
 	return b.String()
 }
 
-// lineWidth is where one line is too long for a map.
+// lineWidth is the longest line, in bytes, on which a map is written whole.
 const lineWidth = 100
 
 type writer struct{ b strings.Builder }
 
-// oneLine is t on one line, and whether it may be and has room.
+// oneLine returns t on one line, and whether it fits in room bytes.
 func (t *tree) oneLine(room int) (string, bool) {
 	switch {
 	case t.scalar != "":
@@ -500,7 +500,7 @@ func (w *writer) value(t *tree, indent, column int) {
 	}
 }
 
-// get is the value of a field, or an empty map.
+// get returns the value of a field, or an empty map.
 func (t *tree) get(key string) *tree {
 	for i, k := range t.keys {
 		if k == key {

@@ -7,8 +7,8 @@ import (
 	"github.com/usher-sh/usher/internal/strictjson"
 )
 
-// jsonReader makes nodes of JSON. Nodes have a line and a column, so it counts
-// both forward as it reads.
+// jsonReader builds nodes from JSON. Nodes have a line and a column, so it counts
+// both as it reads on.
 type jsonReader struct {
 	*reader
 	in           strictjson.Reader
@@ -50,7 +50,7 @@ func (j *jsonReader) place(n *node, i int) {
 	n.line, n.column = j.line, j.column
 }
 
-// take moves what strictjson noted about the text of n to the problems of n.
+// take moves the problems that strictjson found in the text of n to n.
 func (j *jsonReader) take(n *node) {
 	if j.in.Broken() {
 		return

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// rootName is the path of the outermost node where there is no file.
+// rootName is the path of the outermost node if there is no file.
 const rootName = "value"
 
 type nodeKind uint8
@@ -30,7 +30,7 @@ type node struct {
 	name         string // what up calls it: a key, or "[2]"
 }
 
-// path is where n is, such as "plans.pro.entitlements.api_calls.caps[0]".
+// path returns the place of n, such as "plans.pro.entitlements.api_calls.caps[0]".
 func (n *node) path() string {
 	var names []string
 	for ; n != nil; n = n.up {
@@ -48,7 +48,7 @@ func (n *node) path() string {
 	return b.String()
 }
 
-// get is the value of a key, or nil.
+// get returns the value of a key, or nil.
 func (n *node) get(key string) *node {
 	if n == nil || n.kind != mapNode {
 		return nil
@@ -94,7 +94,7 @@ func (n *node) class() class {
 	return isText
 }
 
-// looksLikeNumber reports whether some reader of YAML takes s for a number.
+// looksLikeNumber reports whether any YAML reader would read s as a number.
 func looksLikeNumber(s string) bool {
 	switch strings.ToLower(strings.TrimLeft(s, "+-")) {
 	case ".inf", ".nan":
@@ -117,7 +117,7 @@ func isRange(err error) bool {
 	return ok && e.Err == strconv.ErrRange
 }
 
-// got says what n is, for the end of a message.
+// got describes n for the end of a message.
 func (n *node) got() string {
 	switch n.class() {
 	case isNothing:
@@ -148,7 +148,7 @@ func clip(s string) string {
 	return s[:cut] + "…"
 }
 
-// nearest is the candidate that a writer of word most likely meant, or "".
+// nearest returns the candidate that a writer of word most likely meant, or "".
 func nearest[T ~string](word string, candidates []T) T {
 	limit := 1 + min(len(word)/5, 2)
 	var best T
@@ -163,8 +163,8 @@ func nearest[T ~string](word string, candidates []T) T {
 	return best
 }
 
-// distance counts the letters to add, drop, change or swap with their
-// neighbour to make b of a; beyond limit it is limit+1.
+// distance returns how many letters of a must be added, dropped, changed or
+// swapped with their neighbour to get b. It stops counting at limit+1.
 func distance(a, b string, limit int) int {
 	if len(a)-len(b) > limit || len(b)-len(a) > limit || len(a) > 80 || len(b) > 80 {
 		return limit + 1
@@ -197,7 +197,7 @@ func distance(a, b string, limit int) int {
 	return one[len(b)]
 }
 
-// didYouMean is " (did you mean …?)" or "".
+// didYouMean returns " (did you mean …?)" or "".
 func didYouMean[T ~string](word string, candidates []T) string {
 	if near := nearest(word, candidates); near != "" && string(near) != word {
 		return " (did you mean " + strconv.Quote(string(near)) + "?)"

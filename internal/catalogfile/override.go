@@ -9,9 +9,9 @@ import (
 var overrideFields = append(slices.Clone(allowanceFields), "caps", "mode", "fail")
 
 // ParseOverride reads the value of an override of feature f from JSON (S03):
-// what a plan would say (true, 90, {"limit": 5}, "unlimited"), of which {…}
-// need name only what it sets; {"add": 500}, which may be negative; or
-// {"deny": true}. Exactly one of set, add and deny is given back. meter is f's,
+// the value that a plan would give (true, 90, {"limit": 5}, "unlimited"), where
+// {…} names only what it sets; {"add": 500}, which may be negative; or
+// {"deny": true}. Exactly one of set, add and deny is returned. meter is f's,
 // or nil. Problems are located by path: "value.limit".
 func ParseOverride(f *usher.Feature, meter *usher.Meter, raw []byte) (set *usher.OverrideSet, add *int64, deny bool, err error) {
 	r := &reader{}
@@ -44,7 +44,7 @@ func ParseOverride(f *usher.Feature, meter *usher.Meter, raw []byte) (set *usher
 	return set, add, deny, nil
 }
 
-// alone notes the keys beside the one that a map may have.
+// alone adds a problem for each key other than only.
 func (p *parser) alone(n *node, only string) {
 	for _, key := range n.keys {
 		if key.text != only {
@@ -65,7 +65,7 @@ func (p *parser) add(f *usher.Feature, n *node) *int64 {
 	return &units
 }
 
-// overrideSet reads what a plan would say, of which each part may be absent.
+// overrideSet reads the value that a plan would give; each part may be absent.
 func (p *parser) overrideSet(f *usher.Feature, m *usher.Meter, n *node) *usher.OverrideSet {
 	set := &usher.OverrideSet{}
 	switch f.Kind {
@@ -113,7 +113,7 @@ func (p *parser) overrideSet(f *usher.Feature, m *usher.Meter, n *node) *usher.O
 	return set
 }
 
-// overrideFields notes the fields that only plans have.
+// overrideFields adds a problem for each field that an override cannot have.
 func (p *parser) overrideFields(n *node) {
 	for _, key := range n.keys {
 		switch key.text {

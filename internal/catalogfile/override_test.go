@@ -106,7 +106,7 @@ value.priority: must be a whole number from 0 to 255, got 300`},
 	}
 }
 
-// override is what ParseOverride gives back, as text.
+// override returns what ParseOverride gives back, as text.
 func override(f *usher.Feature, m *usher.Meter, value string) string {
 	set, add, deny, err := ParseOverride(f, m, []byte(value))
 	given := 0

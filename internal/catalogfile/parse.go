@@ -12,7 +12,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// parser makes a catalogue of nodes.
+// parser builds a catalogue from nodes. A problem never stops it: everything that
+// can still be checked is checked, so that the writer sees all problems at once.
 type parser struct {
 	*reader
 	cat    *usher.Catalog
@@ -22,8 +23,8 @@ type parser struct {
 	means  map[string]bool     // whether each pattern means a permission
 }
 
-// clockUse is one window that an entitlement names for a feature whose meter
-// does not add up; such a feature has one.
+// clockUse is a window that an entitlement names for a gauge. Each gauge has one
+// window in the whole catalogue (S33), which checkClocks checks.
 type clockUse struct {
 	feature string
 	at      *node
@@ -99,7 +100,7 @@ func section[T any](p *parser, n *node, what string, most int, read func(key str
 	return all
 }
 
-// keyHint offers the key that the writer may have meant.
+// keyHint returns a suggestion: the valid key nearest to s, or "".
 func keyHint(s string) string {
 	var b strings.Builder
 	for _, c := range strings.ToLower(strings.TrimSpace(s)) {
@@ -116,8 +117,8 @@ func keyHint(s string) string {
 	return ""
 }
 
-// fields notes the keys of a map that are not among known, and reports whether
-// n is a map.
+// fields adds a problem for each key of a map that is not known, and reports
+// whether n is a map.
 func (p *parser) fields(n *node, known []string) bool {
 	if n.kind != mapNode {
 		hint := ""
@@ -184,7 +185,7 @@ func (p *parser) title(n *node) string {
 	return s
 }
 
-// key reads the key of something that the catalogue must have.
+// lookup reads the key of something that the catalogue must have.
 func lookup[T any](p *parser, n *node, what string, all map[string]*T) (string, *T) {
 	s, ok := p.text(n, maxTitle)
 	if !ok {

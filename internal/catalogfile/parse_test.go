@@ -80,7 +80,7 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// problems is what Parse says of a bad file, one problem a line.
+// problems returns what Parse says of a bad file, one problem a line.
 func problems(t *testing.T, name string, src []byte) string {
 	t.Helper()
 	c, err := Parse(name, src)

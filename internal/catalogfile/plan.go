@@ -13,10 +13,10 @@ var (
 	addonFields = []string{"title", "entitlements"}
 )
 
-// Resolve is a copy of a plan with extends and without applied (S29): it has
+// Resolve returns a copy of a plan with extends and without applied (S29): it has
 // the entitlements that the plan gives, inherited ones included, and neither
 // Extends nor Without. An entitlement of the plan's own replaces the inherited
-// one whole. Nil: there is no such plan. The entitlements are shared with c.
+// one whole. It returns nil if there is no such plan. The entitlements are shared with c.
 func Resolve(c *usher.Catalog, plan string) *usher.Plan {
 	own := c.Plans[plan]
 	if own == nil {
@@ -42,7 +42,7 @@ func Resolve(c *usher.Catalog, plan string) *usher.Plan {
 	return &p
 }
 
-// given is what a plan gives for a feature, of its own or inherited, or nil.
+// given returns what a plan gives for a feature, of its own or inherited, or nil.
 func given(c *usher.Catalog, plan, feature string) *usher.Entitlement {
 	for range MaxExtends + 1 {
 		p := c.Plans[plan]

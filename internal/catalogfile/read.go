@@ -13,11 +13,11 @@ import (
 	"go.yaml.in/yaml/v4/plugin/loaderlimits"
 )
 
-// maxMarks bounds the signs that can make nodes in a YAML file, so that a
-// hostile file is refused before a tree of millions of nodes is built.
+// maxMarks bounds the characters that can start a node of a YAML file, so that a
+// hostile file is refused before the library builds a tree of millions of nodes.
 const maxMarks = 3 * MaxNodes
 
-// read makes nodes of YAML or JSON, or notes the problems and is nil.
+// read returns the nodes of a YAML or JSON text, or adds problems and returns nil.
 func (r *reader) read(src []byte) *node {
 	if len(src) > MaxSize {
 		r.badAt(0, 0, fmt.Sprintf("a catalogue may have at most %d bytes (4 MiB), this one has %d", MaxSize, len(src)))
@@ -45,7 +45,7 @@ func (r *reader) readJSONish(src, trimmed []byte) *node {
 	if root := asYAML.readYAML(src); root != nil {
 		return root
 	}
-	// Both failed: the first key tells what the writer meant.
+	// Both failed. A first key in quotes means that the writer meant JSON.
 	rest := bytes.TrimLeft(trimmed[1:], " \t\r\n")
 	if len(rest) == 0 || rest[0] == '"' || asJSON.nodes > MaxNodes {
 		r.problems, r.more = asJSON.problems, asJSON.more
@@ -55,7 +55,8 @@ func (r *reader) readJSONish(src, trimmed []byte) *node {
 	return nil
 }
 
-// readable notes bytes that no text file holds.
+// readable adds a problem and returns false if src holds bytes that a text file
+// cannot hold.
 func (r *reader) readable(src []byte) bool {
 	line, column := 1, 1
 	for i := 0; i < len(src); {
@@ -126,8 +127,9 @@ func (r *reader) readYAML(src []byte) *node {
 	return root
 }
 
-// fromYAML makes a node of y under up. What the format has no use for is noted:
-// aliases, tags, keys that are not text, keys that come twice.
+// fromYAML returns the node of y under up. It adds a problem for each thing that
+// the format does not support: aliases, tags, keys that are not text, keys that
+// occur twice.
 func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node {
 	n := &node{line: y.Line, column: y.Column, up: up, name: name}
 	if r.nodes++; r.nodes > MaxNodes {
@@ -186,7 +188,7 @@ func (r *reader) fromYAML(y *yaml.Node, up *node, name string, depth int) *node 
 	return n
 }
 
-// once notes a key that its map has already.
+// once adds a problem if a map has the key already.
 func (r *reader) once(seen map[string]*node, key *node) {
 	if first := seen[key.text]; first == nil {
 		seen[key.text] = key
@@ -201,7 +203,7 @@ func (r *reader) tooMany() {
 	r.badAt(0, 0, fmt.Sprintf("a catalogue may hold at most %d keys and values, this one holds more", MaxNodes))
 }
 
-// syntax notes an error of the YAML library in words that help.
+// syntax adds an error of the YAML library, reworded to say what to do.
 func (r *reader) syntax(err error, src []byte) {
 	var e *yaml.LoadError
 	if !errors.As(err, &e) {
@@ -227,7 +229,7 @@ func (r *reader) syntax(err error, src []byte) {
 	r.badAt(e.Mark.Line, max(e.Mark.Column, 1), message)
 }
 
-// charAt is the character at a place, both from 1; 0 where there is none.
+// charAt returns the character at a line and column from 1, or 0 if there is none.
 func charAt(src []byte, line, column int) rune {
 	for ; line > 1; line-- {
 		i := bytes.IndexByte(src, '\n')

@@ -124,7 +124,8 @@ func (p *parser) role(key string, n *node) *usher.Role {
 	return r
 }
 
-// pattern reports whether s is a permission, or a pattern that means some.
+// pattern reports whether s is a permission of the file, or a pattern that matches
+// at least one.
 func (p *parser) pattern(item *node, s string) bool {
 	if _, ok := p.text(item, maxTitle); !ok {
 		return false
@@ -147,7 +148,7 @@ func (p *parser) pattern(item *node, s string) bool {
 	return true
 }
 
-// matches reports whether a pattern means a permission of the file.
+// matches reports whether a pattern matches a permission of the file.
 func (p *parser) matches(pattern string) bool {
 	is, known := p.means[pattern]
 	if !known {
@@ -164,8 +165,8 @@ func (p *parser) matches(pattern string) bool {
 	return is
 }
 
-// permissionHint offers what the writer of s may have meant: a near permission,
-// or one that s nearly means.
+// permissionHint suggests what the writer of s may have meant: a permission with
+// a similar name, or a pattern that matches some.
 func (p *parser) permissionHint(s string) string {
 	if len(p.problems) >= MaxProblems {
 		return ""
@@ -269,7 +270,7 @@ func (p *parser) checkRoles(n, separation *node) {
 	}
 }
 
-// roleGraph is what roles include.
+// roleGraph is the state of a depth-first walk over which role includes which.
 type roleGraph struct {
 	roles map[string]*usher.Role
 	path  []string       // the roles that are being visited, each included by the one before
@@ -285,11 +286,13 @@ const (
 	broken            // a problem of it, or of one that it includes, was noted
 )
 
-// way is one set of what must hold for something that a role gives: all of it.
+// way is one combination of conditions and seats under which a role gives its
+// permissions: all of them must hold.
 type way struct{ when, seats []string }
 
-// visit computes what a role reaches, and notes cycles and what is too much
-// (A04: nothing is cut silently).
+// visit computes which roles a role reaches and under which conditions. It adds a
+// problem for each cycle and each bound that is exceeded (A04: nothing is cut
+// silently).
 func (p *parser) visit(g *roleGraph, key string, at map[string]*node) {
 	if g.state[key] != 0 {
 		return
@@ -349,7 +352,8 @@ func (p *parser) visit(g *roleGraph, key string, at map[string]*node) {
 	g.state[key], g.reach[key], g.ways[key] = is, reach, ways
 }
 
-// addWay adds a way that is not there yet; beyond MaxWays one more is enough.
+// addWay adds a way that all does not have yet. It keeps at most MaxWays+1: one
+// more than allowed is enough to refuse the role.
 func addWay(all []way, w way) []way {
 	for _, have := range all {
 		if slices.Equal(have.when, w.when) && slices.Equal(have.seats, w.seats) {
@@ -362,7 +366,7 @@ func addWay(all []way, w way) []way {
 	return append(all, w)
 }
 
-// joined is a sorted set of what both hold.
+// joined returns the sorted union of two sets.
 func joined(a, b []string) []string {
 	if len(b) == 0 {
 		return a
@@ -372,7 +376,7 @@ func joined(a, b []string) []string {
 	return slices.Compact(all)
 }
 
-// cycleWords names a cycle, its middle left out where it is long.
+// cycleWords returns a cycle in words, without its middle if it is long.
 func cycleWords(cycle []string) string {
 	const most = 8
 	if len(cycle) > 2*most {
@@ -388,7 +392,7 @@ func (p *parser) roleHint(name string) string {
 	return didYouMean(name, sortedKeys(p.cat.Roles))
 }
 
-// itemOf is the item of a list that says s, else the list.
+// itemOf returns the item of a list whose text is s, or else the list.
 func itemOf(list *node, s string) *node {
 	for _, item := range list.items {
 		if item.text == s {
@@ -398,7 +402,8 @@ func itemOf(list *node, s string) *node {
 	return list
 }
 
-// checkSeparation refuses a rule by which somebody could never hold a role.
+// checkSeparation refuses a separation rule under which a role could be held by
+// nobody, because the role includes two roles that the rule keeps apart.
 func (p *parser) checkSeparation(g *roleGraph, s *usher.Separation, at, roles *node, byKey map[string]*node) {
 	if len(s.Roles) < 2 {
 		return
@@ -433,7 +438,7 @@ func (p *parser) checkSeparation(g *roleGraph, s *usher.Separation, at, roles *n
 		}
 		r := g.roles[key.text]
 		if slices.ContainsFunc(r.Includes, func(name string) bool { return len(has(name)) > 1 }) {
-			continue // said of that one
+			continue // the problem is reported at the role that it includes
 		}
 		p.bad(byKey[key.text].get("includes"), "gives both %s and %s, which separation %s keeps apart, so that nobody could hold %s", two[0], two[1], s.Key, key.text)
 	}

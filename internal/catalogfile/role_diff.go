@@ -8,7 +8,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// access notes what changed of permissions, roles, custom roles and separation.
+// access adds the changes of permissions, roles, custom roles and separation.
 func (d *differ) access() {
 	things(d, "permissions", "permission", d.old.Permissions, d.new.Permissions, d.permission)
 	d.roles()
@@ -31,7 +31,7 @@ func (d *differ) permission(path string, a, b *usher.Permission) {
 	d.field(path, "risk", "risk", or(string(a.Risk), string(usher.RiskLow)), or(string(b.Risk), string(usher.RiskLow)))
 }
 
-// featuresWords is "exports and sso", "exports or sso", or "".
+// featuresWords returns "exports and sso", "exports or sso", or "".
 func featuresWords(p *usher.Permission) string {
 	if p.Any {
 		return strings.Join(p.Features, " or ")
@@ -67,7 +67,8 @@ func (d *differ) customRoles() {
 	}
 }
 
-// ceilingWords is what customers' own roles gain and lose by another ceiling.
+// ceilingWords returns what customers' own roles gain and lose when the ceiling
+// changes.
 func (d *differ) ceilingWords(was, is string) string {
 	before, after := d.gives(0, was), d.gives(1, is)
 	var all []string
@@ -193,10 +194,10 @@ func includes(c *usher.Catalog, role, other string, seen map[string]bool) bool {
 	return false
 }
 
-// effect is what a role gives, as sets of permissions by their place.
+// effect is what a role gives: sets of permissions, one bit each.
 type effect struct{ any, always []uint64 } // always: under no condition, without a seat
 
-// effects is what the roles of both catalogues give.
+// effects caches what the roles of both catalogues give.
 type effects struct {
 	keys  []string // the permissions of both, sorted
 	place map[string]int
@@ -204,7 +205,8 @@ type effects struct {
 	roles [2]map[string]effect   // likewise, by role
 }
 
-// gives is what a role of the old (0) or new (1) catalogue gives in effect.
+// gives returns what a role of the old (0) or new (1) catalogue gives, including
+// what it gives through the roles that it includes.
 func (d *differ) gives(which int, role string) effect {
 	if d.effects == nil {
 		d.effects = &effects{keys: both(d.old.Permissions, d.new.Permissions), place: map[string]int{}}
@@ -250,7 +252,7 @@ func (d *differ) gives(which int, role string) effect {
 
 func (e *effects) none() []uint64 { return make([]uint64, (len(e.keys)+63)/64) }
 
-// pattern is what a key or pattern means in a catalogue.
+// pattern returns what a key or pattern means in a catalogue.
 func (e *effects) pattern(c *usher.Catalog, which int, pattern string) []uint64 {
 	if set, known := e.means[which][pattern]; known {
 		return set
@@ -285,7 +287,7 @@ func (e *effects) freed(a, b effect) []string {
 	return e.names(func(i int) uint64 { return a.any[i] &^ a.always[i] & b.always[i] })
 }
 
-// few names the first of many.
+// few lists keys, at most ten of them by name.
 func few(keys []string) string {
 	const most = 10
 	if len(keys) <= most {

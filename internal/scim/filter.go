@@ -23,7 +23,7 @@ type Filter struct {
 	value       any // string, bool, float64 or nil
 }
 
-// attrPath names an attribute: of an extension where urn is set, a part of it
+// attrPath names an attribute: of an extension if urn is set, a part of it
 // where sub is. Names that a schema knows are written as it writes them.
 type attrPath struct {
 	urn, name, sub string
@@ -486,7 +486,8 @@ func ordered(op string, c int) bool {
 	return false
 }
 
-// top is the value that the path's name has in a resource, without its sub.
+// top returns the value of the path's attribute in a resource, ignoring the
+// sub-attribute.
 func (p attrPath) top(doc Document) any {
 	if p.urn != "" {
 		inner, _ := lookup(doc, p.urn).(Document)
@@ -509,7 +510,7 @@ func lookup(doc Document, name string) any {
 	return doc[keyOf(doc, name)]
 }
 
-// keyOf is how doc writes a name: the name itself where doc does not have it.
+// keyOf returns the spelling of a name that doc uses, or name if doc lacks it.
 func keyOf(doc Document, name string) string {
 	if _, ok := doc[name]; ok {
 		return name

@@ -303,7 +303,8 @@ func (w *patcher) whole(home Document, key string, o Operation, p path) error {
 	return w.add(home, key, list, more)
 }
 
-// identity is what tells values of a list apart: their value, else all of them.
+// identity returns what distinguishes the values of a list: their "value", or
+// else everything in them.
 func identity(v any) string {
 	if doc, ok := v.(Document); ok {
 		if value, ok := lookup(doc, "value").(string); ok {
@@ -554,7 +555,7 @@ func (w *patcher) filtered(home Document, key string, o Operation, p path) error
 	return nil
 }
 
-// fill makes doc what f is true of, where f says nothing but what equals what.
+// fill returns doc what f is true of, where f says nothing but what equals what.
 func (f *Filter) fill(doc Document) bool {
 	switch f.op {
 	case "and":

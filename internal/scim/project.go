@@ -3,7 +3,7 @@ package scim
 import "strings"
 
 // Projection is which attributes an answer has (RFC 7644, 3.9). The zero
-// Projection is all.
+// Projection keeps all attributes.
 type Projection struct {
 	only, but []attrPath
 	limited   bool // only was given
@@ -35,7 +35,7 @@ func ParseProjection(t *Type, attributes, excluded string) (p Projection, err er
 	return p, err
 }
 
-// always are the attributes that every answer has.
+// always returns the attributes that every answer has.
 func always(name string) bool { return name == "schemas" || name == "id" }
 
 // Has reports whether an answer has an attribute, or a part of it.
@@ -59,7 +59,7 @@ func (p Projection) Has(name string) bool {
 	return false
 }
 
-// Of is a resource with the attributes that are asked for. It shares what it
+// Of returns a resource with the requested attributes. It shares what it
 // does not change.
 func (p Projection) Of(doc Document) Document {
 	if !p.limited && len(p.but) == 0 {
@@ -158,7 +158,7 @@ func merge(there, whole any, sub string) any {
 	return whole
 }
 
-// less is v without a part.
+// less returns v without one attribute.
 func less(v any, sub string) any {
 	switch v := v.(type) {
 	case Document:

@@ -65,7 +65,7 @@ func refersTo(kinds ...string) func(*Attribute) {
 	return func(a *Attribute) { a.ReferenceTypes = kinds }
 }
 
-// plural is a list of things with a value, a type and one that is primary.
+// plural returns an attribute that lists values with a type, one of them primary.
 func plural(name, description string, more ...Attribute) Attribute {
 	return attr(name, "complex", description, many, with(append([]Attribute{
 		attr("value", "string", "The value"), attr("display", "string", "A name for people"),
@@ -122,7 +122,7 @@ var groupSchema = &Schema{ID: GroupURN, Name: "Group", Description: "A set of us
 		attr("type", "string", "User or Group", oneOf("User", "Group")), attr("display", "string", "Its name"))),
 }}
 
-// counted is what a role and an entitlement have.
+// counted returns what a role and an entitlement have.
 func counted(what string) []Attribute {
 	return []Attribute{
 		attr("value", "string", "The "+what+", as a user's attribute names it", readOnly, exact, required),
@@ -148,7 +148,7 @@ var (
 // Types lists every type of resource.
 var Types = []*Type{User, Group, Role, Entitlement}
 
-// Schemas are the schemas of all types, for the address base, which ends without
+// Schemas returns the schemas of all types, for the address base, which ends without
 // a slash.
 func Schemas(base string) (all []Document) {
 	for _, t := range Types {
@@ -162,7 +162,7 @@ func Schemas(base string) (all []Document) {
 	return all
 }
 
-// ResourceTypes are the types, for the address base.
+// ResourceTypes returns the types, for the address base.
 func ResourceTypes(base string) (all []Document) {
 	for _, t := range Types {
 		extensions := []any{}
@@ -246,7 +246,7 @@ func (t *Type) Known(name string) bool {
 	return t.attribute(name) != nil || t.extension(name) != nil || strings.EqualFold(name, t.Schema.ID)
 }
 
-// Normalize gives attributes that the schemas know their right name and form:
+// Normalize gives the attributes that the schemas know their proper name and form:
 // "False" is false, a single value of a list is a list, a text where an object
 // is due is its value. Nulls go. The error says what cannot be right.
 func (t *Type) Normalize(doc Document) (Document, error) {
@@ -387,7 +387,7 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// View is what a type of resource shows of properties that came another way too:
+// View returns what a type of resource shows of properties that came another way too:
 // in their right form, without those that the schemas know and that do not fit.
 // It shares what no schema knows.
 func (t *Type) View(properties map[string]any) Document {

@@ -43,23 +43,23 @@ const (
 	InvalidVers   Kind = "invalidVers"
 )
 
-// Error is a request that cannot be done, in SCIM's words.
+// Error says why a request is refused, in SCIM's words.
 type Error struct {
 	Kind   Kind
 	Detail string
 }
 
-// Error is the detail.
+// Error returns Detail.
 func (e *Error) Error() string { return e.Detail }
 
 func errorf(kind Kind, format string, args ...any) *Error {
 	return &Error{kind, fmt.Sprintf(format, args...)}
 }
 
-// Document is a resource as JSON: what json.Unmarshal makes of an object.
+// Document is a resource: what json.Unmarshal makes of a JSON object.
 type Document = map[string]any
 
-// MaxDepth is how deep objects and lists may lie in each other.
+// MaxDepth is how deep objects and lists may nest.
 const MaxDepth = 16
 
 // Decode reads a JSON object. It refuses what can be read in two ways: what
@@ -133,7 +133,7 @@ type ListResponse struct {
 	Resources    []Document `json:"Resources"`
 }
 
-// List makes a page that begins at startIndex, of total results. Its Resources
+// List returns a page that begins at startIndex, of total results. Its Resources
 // are never null.
 func List(page []Document, startIndex, total int) ListResponse {
 	if page == nil {
@@ -150,7 +150,7 @@ type ErrorResponse struct {
 	Status   string   `json:"status"`
 }
 
-// Respond makes the body of an error with an HTTP status.
+// Respond returns the body of an error with an HTTP status.
 func Respond(status int, kind Kind, detail string) ErrorResponse {
 	return ErrorResponse{[]string{ErrorURN}, kind, detail, fmt.Sprint(status)}
 }
