@@ -31,7 +31,8 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		flags.PrintDefaults()
 	}
 	var keys []string
-	flags.Func("key", "the public `key` of the log, as you got it from elsewhere: usher audit key, GET /v1/audit/key; may be repeated where it was replaced", func(s string) error {
+	flags.Func("key", "the public `key` of the log, as you got it from elsewhere: usher audit key, GET /v1/audit/key; may be repeated "+
+		"where it was replaced", func(s string) error {
 		keys = append(keys, s)
 		return audit.CheckKey(s)
 	})

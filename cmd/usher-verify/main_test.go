@@ -23,7 +23,8 @@ func TestAnotherMachine(t *testing.T) {
 	defer db.Close()
 	write := func(id string) store.AuditHead {
 		t.Helper()
-		if err := db.CreateKey(t.Context(), store.APIKey{ID: id, Env: usher.Production, Hash: []byte("h")}, store.Meta{Actor: "cli"}); err != nil {
+		if err := db.CreateKey(t.Context(), store.APIKey{ID: id, Env: usher.Production, Hash: []byte("h")},
+			store.Meta{Actor: "cli"}); err != nil {
 			t.Fatal(err)
 		}
 		head, err := db.AuditHead(t.Context())
@@ -64,14 +65,19 @@ func TestAnotherMachine(t *testing.T) {
 		code int
 		want string
 	}{
-		"all":                {[]string{"--key", head.Key, file("all", all)}, "", exitWhole, "checked: 4 leaves; the signed checkpoint covers 4 leaves"},
-		"standard input":     {[]string{"--key", head.Key, "-"}, all, exitWhole, "every row of the log is in it"},
-		"some":               {[]string{"--key", head.Key, "-"}, some, exitWhole, `the signer says that they are all with {"object":"k2"}`},
-		"kept":               {[]string{"--key", head.Key, "--checkpoint", file("early", early.Note), "-"}, all, exitWhole, "compared with a kept checkpoint of 2 leaves"},
-		"some, kept":         {[]string{"--key", head.Key, "--checkpoint", file("early2", early.Note), "-"}, some, exitWhole, "compared with a kept checkpoint of 2 leaves"},
-		"rolled back":        {[]string{"--key", head.Key, "--checkpoint", file("now", head.Note), "-"}, then, exitFault, "the log has 2 leaves, and the kept checkpoint covers 4"},
-		"altered":            {[]string{"--key", head.Key, "-"}, strings.Replace(all, "key.create", "key.revoke", 1), exitFault, "altered: leaf 1 was altered"},
-		"another key":        {[]string{"--key", stranger.Public(), "-"}, all, exitFault, "which is not the key that was given"},
+		"all": {[]string{"--key", head.Key, file("all", all)}, "", exitWhole,
+			"checked: 4 leaves; the signed checkpoint covers 4 leaves"},
+		"standard input": {[]string{"--key", head.Key, "-"}, all, exitWhole, "every row of the log is in it"},
+		"some":           {[]string{"--key", head.Key, "-"}, some, exitWhole, `the signer says that they are all with {"object":"k2"}`},
+		"kept": {[]string{"--key", head.Key, "--checkpoint", file("early", early.Note), "-"}, all, exitWhole,
+			"compared with a kept checkpoint of 2 leaves"},
+		"some, kept": {[]string{"--key", head.Key, "--checkpoint", file("early2", early.Note), "-"}, some, exitWhole,
+			"compared with a kept checkpoint of 2 leaves"},
+		"rolled back": {[]string{"--key", head.Key, "--checkpoint", file("now", head.Note), "-"}, then, exitFault,
+			"the log has 2 leaves, and the kept checkpoint covers 4"},
+		"altered": {[]string{"--key", head.Key, "-"}, strings.Replace(all, "key.create", "key.revoke", 1), exitFault,
+			"altered: leaf 1 was altered"},
+		"another key":        {[]string{"--key", stranger.Public(), "-"}, all, exitFault, "which is not the given key"},
 		"JSON":               {[]string{"--json", "--key", head.Key, "-"}, all, exitWhole, `"leaves": 4`},
 		"no key":             {[]string{"-"}, all, exitUsage, "usage: usher-verify"},
 		"no public key":      {[]string{"--key", "x", "-"}, all, exitUsage, "is not the public key of an audit log"},

@@ -70,8 +70,9 @@ func newLog(t testing.TB, n int) *log {
 	l := &log{signer: s}
 	l.add(t, KeyEntry(s.Public(), at))
 	for i := range n {
-		l.add(t, Entry{At: at.Add(time.Duration(i) * time.Second), Env: "production", Actor: "key:a", Action: "grant.create", Customer: fmt.Sprintf("c%d", i%3),
-			Object: fmt.Sprintf("gr_%d", i), Reason: "it's <due> & \u00e9", After: json.RawMessage(fmt.Sprintf(`{ "amount": %d, "a": null }`, i))})
+		l.add(t, Entry{At: at.Add(time.Duration(i) * time.Second), Env: "production", Actor: "key:a", Action: "grant.create",
+			Customer: fmt.Sprintf("c%d", i%3),
+			Object:   fmt.Sprintf("gr_%d", i), Reason: "it's <due> & \u00e9", After: json.RawMessage(fmt.Sprintf(`{ "amount": %d, "a": null }`, i))})
 	}
 	return l
 }
@@ -162,7 +163,8 @@ func TestTreeIsRFC6962(t *testing.T) {
 
 func TestEntryHasOneForm(t *testing.T) {
 	t.Parallel()
-	a := Entry{N: 3, At: at.In(time.FixedZone("", 3600)).Add(999), Actor: "key:a", Action: "x", Before: json.RawMessage(`{"b":1.50, "a":{"d":2,"c":"<&>"}}`), After: json.RawMessage(" null ")}
+	a := Entry{N: 3, At: at.In(time.FixedZone("", 3600)).Add(999), Actor: "key:a", Action: "x",
+		Before: json.RawMessage(`{"b":1.50, "a":{"d":2,"c":"<&>"}}`), After: json.RawMessage(" null ")}
 	got, err := a.Encode()
 	want := `{"n":3,"at":"2026-03-01T12:00:00Z","actor":"key:a","action":"x","before":{"a":{"c":"<&>","d":2},"b":1.50}}`
 	if err != nil || string(got) != want {
@@ -204,7 +206,8 @@ func TestKeys(t *testing.T) {
 		t.Errorf("got %v, want another key", err)
 	}
 	for _, bad := range []string{"", "x", s.Public(), s.Private()[:40], strings.Replace(s.Private(), Name, "other", 1)} {
-		if _, err := ParseKey(bad); err == nil || strings.Contains(err.Error(), "x+") || bad != "" && len(bad) > 20 && strings.Contains(err.Error(), bad) {
+		if _, err := ParseKey(bad); err == nil || strings.Contains(err.Error(), "x+") || bad != "" && len(bad) > 20 &&
+			strings.Contains(err.Error(), bad) {
 			t.Errorf("%.20q: got %v", bad, err)
 		}
 	}
@@ -220,7 +223,8 @@ func TestExportsVerify(t *testing.T) {
 	for range 10 {
 		l.add(t, Entry{At: at, Actor: "key:a", Action: "x"})
 	}
-	for _, o := range []Options{{}, {Keys: []string{l.signer.Public()}}, {Keys: []string{l.signer.Public()}, Kept: kept}, {Kept: l.checkpoint(t)}} {
+	for _, o := range []Options{{}, {Keys: []string{l.signer.Public()}}, {Keys: []string{l.signer.Public()}, Kept: kept},
+		{Kept: l.checkpoint(t)}} {
 		for _, filtered := range []bool{false, true} {
 			r := verified(l.export(t, filtered, kept), o)
 			if o.Kept != "" && o.Kept != kept { // the newest: needs no proof
@@ -275,27 +279,35 @@ func TestTamperedExports(t *testing.T) {
 		o    Options
 		want []string
 	}{
-		"alter":          {with(full, replace(5, `gr_3`, `gr_4`)), pin, []string{"altered: leaf 4 was altered", "signature: the file was altered"}},
-		"alter, proved":  {with(some, replace(2, `gr_4`, `gr_9`)), pin, []string{"altered: leaf 5 is not in the log", "signature: the file was altered"}},
+		"alter": {with(full, replace(5, `gr_3`, `gr_4`)), pin,
+			[]string{"altered: leaf 4 was altered", "signature: the file was altered"}},
+		"alter, proved": {with(some, replace(2, `gr_4`, `gr_9`)), pin,
+			[]string{"altered: leaf 5 is not in the log", "signature: the file was altered"}},
 		"delete":         {with(full, drop(5)), pin, []string{"missing: leaf 4 is missing", "signature: the file was altered"}},
 		"delete, proved": {with(some, drop(2)), pin, []string{"signature: the file was altered"}},
-		"swap":           {with(full, swap), pin, []string{"missing: leaf 3 is missing", "order: leaf 3 stands after leaf 4", "signature: the file was altered"}},
-		"swap, proved":   {with(some, swap), pin, []string{"order: leaf 11 stands after leaf 14", "signature: the file was altered"}},
+		"swap": {with(full, swap), pin, []string{"missing: leaf 3 is missing", "order: leaf 3 comes after leaf 4",
+			"signature: the file was altered"}},
+		"swap, proved": {with(some, swap), pin, []string{"order: leaf 11 comes after leaf 14", "signature: the file was altered"}},
 		"forge": {with(full, func(f []string) []string { return append(f[:5], append([]string{f[4]}, f[5:]...)...) }), pin,
-			[]string{"order: leaf 3 stands after leaf 3", "signature: the file was altered"}},
-		"cut off":     {with(full, func(f []string) []string { return f[:10] }), pin, []string{"missing: leaves 9 to 14 are missing at the end", "missing: the file is cut off"}},
+			[]string{"order: leaf 3 comes after leaf 3", "signature: the file was altered"}},
+		"cut off": {with(full, func(f []string) []string { return f[:10] }), pin,
+			[]string{"missing: leaves 9 to 14 are missing at the end", "missing: the file is cut off"}},
 		"no last row": {with(full, drop(len(full)-2)), pin, []string{"missing: leaves 14 to 14 are missing at the end"}},
 		"no tail, and the head of then": {with(full, func(f []string) []string {
 			f = replace(0, quote(newest), quote(old))(f)
 			return append(f[:11], f[len(f)-1])
 		}), pin, []string{"signature: the file was altered"}},
-		"an old export": {oldFile, Options{Keys: pin.Keys, Kept: newest}, []string{"checkpoint: the log has 10 leaves, and the kept checkpoint covers 15"}},
-		"another log":   {other.export(t, false, ""), pin, []string{"key: the file says that", "signature: the signature of the file: it is signed with another key"}},
+		"an old export": {oldFile, Options{Keys: pin.Keys, Kept: newest},
+			[]string{"checkpoint: the log has 10 leaves, and the kept checkpoint covers 15"}},
+		"another log": {other.export(t, false, ""), pin, []string{"key: the file names the key",
+			"signature: the signature of the file: it is signed with another key"}},
 		"another log, no key, kept": {other.export(t, false, ""), Options{Kept: newest},
 			[]string{"history was rewritten", "checkpoint: the kept checkpoint of 15 leaves: it is signed with another key"}},
 		"another filter": {with(some, replace(0, `"c1"`, `"c2"`)), pin, []string{"signature: the file was altered"}},
-		"two signatures": {with(full, func(f []string) []string { return append(f, f[len(f)-1]) }), pin, []string{"forged: line 18 stands after the signature"}},
-		"no newline":     {bytes.TrimSuffix([]byte(strings.Join(full, "")), []byte("\n")), pin, []string{"signature: the line of the signature was altered"}},
+		"two signatures": {with(full, func(f []string) []string { return append(f, f[len(f)-1]) }), pin,
+			[]string{"forged: line 18 comes after the signature"}},
+		"no newline": {bytes.TrimSuffix([]byte(strings.Join(full, "")), []byte("\n")), pin,
+			[]string{"signature: the line of the signature was altered"}},
 		"nothing":        {nil, pin, []string{"form: line 1"}},
 		"something else": {[]byte("{}\n"), pin, []string{"form: line 1"}},
 	} {

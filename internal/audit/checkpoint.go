@@ -61,7 +61,7 @@ func NewKey(random io.Reader) (*Signer, error) {
 // ParseKey reads the private key that Private gives.
 func ParseKey(private string) (*Signer, error) {
 	private = strings.TrimSpace(private)
-	bad := errors.New(`the audit key must be one line "PRIVATE+KEY+` + Name + `+…", as usher audit key --new writes it`)
+	bad := errors.New(`the audit key must be one line "PRIVATE+KEY+` + Name + `+…", as "usher audit key --new" writes it`)
 	s, err := note.NewSigner(private)
 	if err != nil || s.Name() != Name {
 		return nil, bad
@@ -96,7 +96,7 @@ func (s *Signer) sign(text string) (string, error) {
 func CheckKey(public string) error {
 	v, err := note.NewVerifier(public)
 	if err != nil || v.Name() != Name {
-		return fmt.Errorf(`%.100q is not the public key of an audit log: it reads "%s+…"`, public, Name)
+		return fmt.Errorf(`%.100q is not the public key of an audit log: it must begin with "%s+"`, public, Name)
 	}
 	return nil
 }

@@ -127,7 +127,7 @@ func (x *exportReader) next() (line []byte, err error) {
 		case !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
 		case len(line) > maxLine:
-			return nil, fmt.Errorf("line %d is longer than %d bytes: it is not an export of usher audit export", x.n+1, maxLine)
+			return nil, fmt.Errorf("line %d is longer than %d bytes: it was not written by usher audit export", x.n+1, maxLine)
 		}
 	}
 }
@@ -140,7 +140,7 @@ func (x *exportReader) run() (*Report, *Header, error) {
 	h := &Header{}
 	if json.Unmarshal(first, h) != nil || h.Format != 1 {
 		r := &Report{Faults: []Fault{}}
-		r.Add(Form, "line 1 is not the header of an export that this version knows")
+		r.Add(Form, "line 1 must be the header of an export in format 1")
 		return r, h, nil
 	}
 	x.sum.Write(first)
@@ -149,7 +149,7 @@ func (x *exportReader) run() (*Report, *Header, error) {
 	if len(keys) == 0 {
 		keys = []string{h.Key}
 	} else if !slices.Contains(keys, h.Key) {
-		w.Add(UnknownKey, "the file says that %.100s signs it, which is not the key that was given", h.Key)
+		w.Add(UnknownKey, "the file names the key %.100s, which is not the given key", h.Key)
 	}
 	var last, before int64 = -1, -1
 	signed := false
@@ -162,7 +162,7 @@ func (x *exportReader) run() (*Report, *Header, error) {
 			break
 		}
 		if signed {
-			w.Add(Forged, "line %d stands after the signature of the file", x.n)
+			w.Add(Forged, "line %d comes after the signature of the file", x.n)
 			break
 		}
 		if bytes.HasPrefix(line, []byte(`{"signature":`)) {
@@ -187,7 +187,7 @@ func (x *exportReader) run() (*Report, *Header, error) {
 		w.proved(l, before)
 	}
 	if !signed {
-		w.Add(Missing, "the file is cut off: its last line, the signature, is not there")
+		w.Add(Missing, "the file is cut off: its last line, the signature, is missing")
 	}
 	if h.Filter == nil {
 		return w.End(), h, nil
@@ -205,12 +205,12 @@ func (w *Walk) proved(l exported, before int64) {
 	w.Leaves++
 	w.Proofs++
 	if l.N <= before {
-		w.Add(Order, "leaf %d stands after leaf %d: out of order, or twice", l.N, before)
+		w.Add(Order, "leaf %d comes after leaf %d: out of order, or twice", l.N, before)
 	}
 	if e, err := Decode([]byte(l.Leaf)); err != nil {
 		w.Add(Altered, "leaf %d is %s", l.N, err)
 	} else if e.N != l.N {
-		w.Add(Order, "leaf %d stands at place %d", e.N, l.N)
+		w.Add(Order, "leaf %d is in place %d", e.N, l.N)
 	}
 	if l.N < 0 || l.N >= w.head.Size {
 		w.Add(Forged, "leaf %d is beyond the signed checkpoint, which covers %d leaves", l.N, w.head.Size)

@@ -110,7 +110,7 @@ func (w *Walk) Leaf(n int64, leaf []byte, stated *Hash) {
 	w.Leaves++
 	switch {
 	case n < w.next:
-		w.Add(Order, "leaf %d stands after leaf %d: out of order, or twice", n, w.next-1)
+		w.Add(Order, "leaf %d comes after leaf %d: out of order, or twice", n, w.next-1)
 		return
 	case n > w.next:
 		w.Gap(n)
@@ -127,7 +127,7 @@ func (w *Walk) Leaf(n int64, leaf []byte, stated *Hash) {
 		w.Add(Altered, "leaf %d is %s", n, err)
 	} else {
 		if e.N != n {
-			w.Add(Order, "leaf %d stands at place %d", e.N, n)
+			w.Add(Order, "leaf %d is in place %d", e.N, n)
 		}
 		if key := e.keyOf(); key != "" {
 			w.announce = append(w.announce, key)
@@ -191,14 +191,14 @@ func (w *Walk) End() *Report {
 		w.Add(Missing, "leaves %d to %d are missing at the end: the signed checkpoint covers %d leaves", w.next, w.head.Size-1, w.head.Size)
 	}
 	if root, ok := w.roots[w.head.Size]; ok && root != w.head.Root {
-		w.Add(Root, "the first %d leaves do not come to the root that the checkpoint names: got %s, it says %s", w.head.Size, root, w.head.Root)
+		w.Add(Root, "the first %d leaves do not have the root hash of the checkpoint: got %s, want %s", w.head.Size, root, w.head.Root)
 	}
 	switch root, ok := w.roots[w.kept.Size]; {
 	case w.o.Kept == "":
 	case w.kept.Size > w.next:
 		w.Add(Kept, "the log has %d leaves, and the kept checkpoint covers %d: the log was rolled back or cut off", w.next, w.kept.Size)
 	case !ok:
-		w.Add(Kept, "what the kept checkpoint covers cannot be compared, because leaves are missing")
+		w.Add(Kept, "the kept checkpoint cannot be compared, because leaves are missing")
 	case root != w.kept.Root:
 		w.Add(Kept, "the first %d leaves are not those of the kept checkpoint: history was rewritten", w.kept.Size)
 	}
@@ -212,7 +212,7 @@ func (w *Walk) signatures() {
 	if len(w.announce) > 0 {
 		newest := w.announce[len(w.announce)-1]
 		if len(w.o.Keys) > 0 && !slices.Contains(w.o.Keys, newest) {
-			w.Add(UnknownKey, "the log says that %s signs it, which is not the key that was given", newest)
+			w.Add(UnknownKey, "the log names the key %s, which is not the given key", newest)
 		}
 		current = []string{newest}
 	}

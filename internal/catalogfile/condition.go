@@ -189,14 +189,16 @@ func compile(text string) (usher.Condition, []string) {
 		return nil, []string{fmt.Sprintf("must be true or false, this one is of type %s", clip(t.String()))}
 	}
 	if depth := loops(checked.NativeRep().Expr()); depth > maxLoops {
-		return nil, []string{fmt.Sprintf("at most %d of all, exists, exists_one, map and filter may be nested, this condition nests %d", maxLoops, depth)}
+		return nil, []string{fmt.Sprintf("at most %d of all, exists, exists_one, map and filter may be nested, this condition nests %d",
+			maxLoops, depth)}
 	}
 	usual, err := env.EstimateCost(checked, sizes{usualItems, usualText})
 	if err != nil {
 		return nil, []string{err.Error()}
 	}
 	if usual.Max > maxEstimate {
-		return nil, []string{fmt.Sprintf("costs too much: over lists of %d texts it takes %s steps, at most %d are allowed", usualItems, steps(usual.Max), maxEstimate)}
+		return nil, []string{fmt.Sprintf("costs too much: over lists of %d texts it takes %s steps, at most %d are allowed", usualItems,
+			steps(usual.Max), maxEstimate)}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	worst, err := env.EstimateCost(checked, sizes{MaxItems, MaxText})

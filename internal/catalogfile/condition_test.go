@@ -46,12 +46,16 @@ func TestConditions(t *testing.T) {
 	const fails = "fails"
 	ask := func(numbers bool) *usher.AccessRequest {
 		return &usher.AccessRequest{
-			Subject:          usher.Entity{Type: "user", ID: "alice", Properties: object(t, `{"level": 3, "ratio": 0.5, "big": 9007199254740993, "teams": ["eu", "ops"], "email": "alice@acme.com", "vip": true, "nested": {"a": {"b": [1, {"c": "x"}]}}, "nothing": null}`, numbers)},
+			Subject: usher.Entity{Type: "user", ID: "alice",
+				Properties: object(t, `{"level": 3, "ratio": 0.5, "big": 9007199254740993, "teams": ["eu", "ops"], "email": "alice@acme.com", `+
+					`"vip": true, "nested": {"a": {"b": [1, {"c": "x"}]}}, "nothing": null}`, numbers)},
 			Action:           "update",
 			ActionProperties: map[string]any{"soft": true},
-			Resource:         usher.Entity{Type: "document", ID: "d1", Properties: object(t, `{"owner": "alice", "team": "eu", "amount": 100.5, "until": "2026-03-11T00:00:00Z", "members": [{"id": "bob"}, {"id": "alice"}]}`, numbers)},
-			Context:          map[string]any{"ip": "10.1.2.3"},
-			Now:              time.Date(2026, 3, 10, 12, 30, 0, 0, time.FixedZone("x", 3*3600)),
+			Resource: usher.Entity{Type: "document", ID: "d1",
+				Properties: object(t, `{"owner": "alice", "team": "eu", "amount": 100.5, "until": "2026-03-11T00:00:00Z", "members": [{"id": `+
+					`"bob"}, {"id": "alice"}]}`, numbers)},
+			Context: map[string]any{"ip": "10.1.2.3"},
+			Now:     time.Date(2026, 3, 10, 12, 30, 0, 0, time.FixedZone("x", 3*3600)),
 		}
 	}
 	tests := map[string]string{
@@ -177,7 +181,8 @@ func TestHostileProperties(t *testing.T) {
 		wide[fmt.Sprint("k", i)] = i
 	}
 	hostile := map[string]any{"million": million, "numbers": numbers, "square": square, "deep": deep, "texts": texts, "wide": wide,
-		"long": strings.Repeat("a", 10_000_000), "text": strings.Repeat("a", MaxText), "digits": json.Number(strings.Repeat("9", 5000)), "function": func() {}, "strings": make([]string, 10_000)}
+		"long": strings.Repeat("a", 10_000_000), "text": strings.Repeat("a", MaxText), "digits": json.Number(strings.Repeat("9", 5000)),
+		"function": func() {}, "strings": make([]string, 10_000)}
 	for _, when := range []string{
 		"'y' in subject.properties.million",
 		"subject.properties.million.exists(x, x == 'y')",
@@ -205,7 +210,8 @@ func TestHostileProperties(t *testing.T) {
 		"subject.properties.digits > 3",
 		"subject.properties.function == 'x'",
 		"'x' in subject.properties.strings",
-		"[subject.properties.text].map(t, t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t)[0] == 'x'",
+		"[subject.properties.text].map(t, t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + t + " +
+			"t + t + t)[0] == 'x'",
 	} {
 		is := condition(t, when)
 		began := time.Now()
@@ -217,8 +223,10 @@ func TestHostileProperties(t *testing.T) {
 		}
 	}
 	// What is beside it does no harm.
-	r := &usher.AccessRequest{Subject: usher.Entity{ID: "alice", Properties: hostile}, Resource: usher.Entity{Properties: map[string]any{"owner": "alice"}}}
-	for _, when := range []string{"resource.properties.owner == subject.id", "subject.properties.numbers.exists(x, x == 999)", "0 in subject.properties.numbers",
+	r := &usher.AccessRequest{Subject: usher.Entity{ID: "alice", Properties: hostile},
+		Resource: usher.Entity{Properties: map[string]any{"owner": "alice"}}}
+	for _, when := range []string{"resource.properties.owner == subject.id", "subject.properties.numbers.exists(x, x == 999)",
+		"0 in subject.properties.numbers",
 		"subject.properties.text.matches('^a+$')", "subject.properties.text == subject.properties.text", "has(subject.properties.wide)"} {
 		if yes, err := condition(t, when)(r); !yes {
 			t.Errorf("%s: got %v %v", when, yes, err)
@@ -241,7 +249,8 @@ func TestHostileConditions(t *testing.T) {
 		strings.Repeat("[1].all(x, ", 30) + "true" + strings.Repeat(")", 30),
 		strings.Repeat("a[", 300) + strings.Repeat("]", 300),
 		"[1,2,3,4,5,6,7,8,9].map(a,[1,2,3,4,5,6,7,8,9].map(b,[1,2,3,4,5,6,7,8,9].map(c,a))) == []",
-		"subject.properties.a.map(x, subject.properties.b.map(y, y)).map(z, z.map(q, q + q)) == []" + strings.Repeat(" && subject.properties.a.map(x, subject.properties.b.map(y, x == y)) == [[]]", 10),
+		"subject.properties.a.map(x, subject.properties.b.map(y, y)).map(z, z.map(q, q + q)) == []" + strings.Repeat(
+			" && subject.properties.a.map(x, subject.properties.b.map(y, x == y)) == [[]]", 10),
 		"subject.id.matches('" + strings.Repeat("(a{9}){9}", 60) + "')",
 		"subject.id.matches('((((a{30}){30})')",
 		"subject.id.matches('(a{30}){30}')",
@@ -292,7 +301,8 @@ func TestConditionsTogether(t *testing.T) {
 				if n%2 == 1 {
 					resource = "x"
 				}
-				yes, err := is(&usher.AccessRequest{Subject: usher.Entity{ID: id, Properties: map[string]any{"teams": []any{"a", id}}}, Resource: usher.Entity{ID: resource}})
+				yes, err := is(&usher.AccessRequest{Subject: usher.Entity{ID: id, Properties: map[string]any{"teams": []any{"a", id}}},
+					Resource: usher.Entity{ID: resource}})
 				if err != nil || yes != (n%2 == 0) {
 					t.Errorf("got %v %v for %s and %s", yes, err, id, resource)
 					return
@@ -320,9 +330,12 @@ func TestConditionsOfAStrangeCatalogue(t *testing.T) {
 // value: it ends soon, and no error is a yes.
 func FuzzCondition(f *testing.F) {
 	for _, when := range []string{
-		"resource.properties.owner == subject.id", "subject.properties.level >= 3 && now.getHours('Europe/Berlin') < 18", "subject.properties.teams.exists(t, t in resource.properties.teams)",
-		"subject.properties.teams.map(t, t + t).filter(t, t.matches('^a+')).size() > 1", "has(context.ip) ? context.ip == 'x' : !subject.properties.vip", "subject.properties == {'a': [1, 2.0, b'x', null, 3u]}",
-		"timestamp(resource.properties.at) - now > duration('1h') || int(string(subject.properties.level)) % 2 == 0", "type(context) == map && dyn([1]) == [1.0]",
+		"resource.properties.owner == subject.id", "subject.properties.level >= 3 && now.getHours('Europe/Berlin') < 18",
+		"subject.properties.teams.exists(t, t in resource.properties.teams)",
+		"subject.properties.teams.map(t, t + t).filter(t, t.matches('^a+')).size() > 1",
+		"has(context.ip) ? context.ip == 'x' : !subject.properties.vip", "subject.properties == {'a': [1, 2.0, b'x', null, 3u]}",
+		"timestamp(resource.properties.at) - now > duration('1h') || int(string(subject.properties.level)) % 2 == 0",
+		"type(context) == map && dyn([1]) == [1.0]",
 	} {
 		f.Add(when)
 	}
@@ -330,9 +343,11 @@ func FuzzCondition(f *testing.F) {
 	for i := range many {
 		many[i] = strings.Repeat("a", MaxText)
 	}
-	properties := map[string]any{"level": json.Number("3"), "teams": []any{"a", "b", 1.5, nil, true, map[string]any{"id": "x"}}, "at": "2026-03-10T12:00:00Z", "vip": true, "many": many, "owner": "alice"}
-	r := &usher.AccessRequest{Subject: usher.Entity{Type: "user", ID: "alice", Properties: properties}, Resource: usher.Entity{Type: "document", ID: "d", Properties: properties},
-		Action: "read", ActionProperties: properties, Context: properties, Now: time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)}
+	properties := map[string]any{"level": json.Number("3"), "teams": []any{"a", "b", 1.5, nil, true, map[string]any{"id": "x"}},
+		"at": "2026-03-10T12:00:00Z", "vip": true, "many": many, "owner": "alice"}
+	r := &usher.AccessRequest{Subject: usher.Entity{Type: "user", ID: "alice", Properties: properties},
+		Resource: usher.Entity{Type: "document", ID: "d", Properties: properties},
+		Action:   "read", ActionProperties: properties, Context: properties, Now: time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)}
 	f.Fuzz(func(t *testing.T, when string) {
 		if len(when) > MaxWhen {
 			return

@@ -354,7 +354,8 @@ func facets(f *usher.Feature, e *usher.Entitlement) []facet {
 	if f == nil {
 		f = &usher.Feature{}
 	}
-	all := []facet{{}, {name: "overage"}, {name: "rollover"}, {name: "priority"}, {name: "caps"}, {name: "mode"}, {name: "fail"}, {name: "on_change"}}
+	all := []facet{{}, {name: "overage"}, {name: "rollover"}, {name: "priority"}, {name: "caps"}, {name: "mode"}, {name: "fail"},
+		{name: "on_change"}}
 	switch f.Kind {
 	case usher.Switch:
 		all[0].text = "off"

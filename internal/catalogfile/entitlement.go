@@ -189,7 +189,7 @@ func (p *parser) seats(f *usher.Feature, n *node, e *usher.Entitlement) {
 	e.Allowances = []usher.Allowance{a}
 }
 
-// seatFields returns fields for seats, and says why some fields are not there.
+// seatFields is fields for seats; it also explains why windows have no place there.
 func (p *parser) seatFields(n *node) bool {
 	for _, key := range n.keys {
 		switch key.text {
@@ -396,7 +396,8 @@ func (p *parser) counted(f *usher.Feature, m *usher.Meter, n *node, e *usher.Ent
 		p.fields(n, countedFields)
 		p.withoutLimit(f, n)
 	}
-	e.Mode, e.Fail, e.OnChange = optional(p, n.get("mode"), modes), optional(p, n.get("fail"), fails), optional(p, n.get("on_change"), onChanges)
+	e.Mode, e.Fail, e.OnChange = optional(p, n.get("mode"), modes), optional(p, n.get("fail"), fails),
+		optional(p, n.get("on_change"), onChanges)
 	if caps := n.get("caps"); caps != nil {
 		e.Caps = p.caps(f, m, caps)
 	}

@@ -154,7 +154,8 @@ func TestGoldenFormat(t *testing.T) {
 func TestHashIgnoresCommentsOrderAndDefaults(t *testing.T) {
 	t.Parallel()
 	a := mustParse(t, "usher: 1\nplans: {a: {}, b: {title: B}}\n")
-	b := mustParse(t, "# x\nplans:\n  b: {title: 'B', family: main, default: false, period: month, past_due: {grace: 7 days}}\n  a: {entitlements: {}}\ntimezone: UTC\nusher: 1\n")
+	b := mustParse(t, "# x\nplans:\n  b: {title: 'B', family: main, default: false, period: month, past_due: {grace: 7 days}}\n  a: "+
+		"{entitlements: {}}\ntimezone: UTC\nusher: 1\n")
 	if Hash(a) != Hash(b) {
 		t.Errorf("got %s and %s, want one hash:\n%s\n%s", Hash(a), Hash(b), Format(a), Format(b))
 	}
@@ -331,7 +332,8 @@ func TestMixedTokens(t *testing.T) {
 		}
 		tokens = append(tokens, token.FindAllString(string(src), -1)...)
 	}
-	tokens = append(tokens, "0", "1", "5", "0.5", "none", "true", "false", "null", "[]", "{}", "month", "unlimited", "calendar", `""`, "-1", "[a]", "~")
+	tokens = append(tokens, "0", "1", "5", "0.5", "none", "true", "false", "null", "[]", "{}", "month", "unlimited", "calendar", `""`, "-1",
+		"[a]", "~")
 	everything, err := os.ReadFile("testdata/good/everything.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,8 @@ func TestHostileFiles(t *testing.T) {
 		{"deep block", deepBlock(2000), "nested deeper than 32"},
 		{"deep lists", "usher: 1\nplans: \n" + strings.Repeat("- ", 500_000), "nested deeper than 32"},
 		{"a little too deep", "usher: 1\nplans: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), "nested deeper than 32"},
-		{"block and flow together", "usher: 1\n" + strings.TrimPrefix(deepBlock(20), "usher: 1\n") + strings.Repeat(" ", 25) + strings.Repeat("[", 30) + strings.Repeat("]", 30), "nested deeper than 32"},
+		{"block and flow together", "usher: 1\n" + strings.TrimPrefix(deepBlock(20), "usher: 1\n") + strings.Repeat(" ", 25) + strings.Repeat(
+			"[", 30) + strings.Repeat("]", 30), "nested deeper than 32"},
 		{"deep JSON", `{"plans":` + strings.Repeat("[", 2_000_000), "nested deeper than 32"},
 		{"deep JSON maps", strings.Repeat(`{"a":`, 800_000), "nested deeper than 32"},
 		{"many nodes", "usher: 1\nplans: [" + strings.Repeat("a,", MaxNodes) + "a]", "at most 200000 keys and values"},

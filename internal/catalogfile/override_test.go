@@ -45,14 +45,17 @@ func TestS03_ParseOverride(t *testing.T) {
 		{"calls", `"unlimited"`, `{"unlimited":true}`},
 		{"calls", `{"limit":5}`, `{"limit":50}`},
 		{"calls", `{"limit":"unlimited"}`, `{"unlimited":true}`},
-		{"calls", `{"limit":0.5,"per":"day","anchor":"subscription","priority":0,"overage":"none","rollover":{"max":0},"caps":[],"mode":"enforce","fail":"closed"}`,
-			`{"limit":5,"per":{"every":1,"unit":"day"},"anchor":"subscription","priority":0,"overage":{},"rollover":{"max":0,"windows":1},"caps":[],"mode":"enforce","fail":"closed"}`},
+		{"calls", `{"limit":0.5,"per":"day","anchor":"subscription","priority":0,"overage":"none","rollover":{"max":0},"caps":[],` +
+			`"mode":"enforce","fail":"closed"}`,
+			`{"limit":5,"per":{"every":1,"unit":"day"},"anchor":"subscription","priority":0,"overage":{},"rollover":{"max":0,"windows":1},` +
+				`"caps":[],"mode":"enforce","fail":"closed"}`},
 		{"calls", `{"caps":[{"limit":5,"per":"minute"}]}`, `{"caps":[{"limit":50,"per":{"every":1,"unit":"minute"}}]}`},
 		{"calls", `{"mode":"warn"}`, `{"mode":"warn"}`},
 		{"calls", `{"add":500}`, `add 5000`},
 		{"calls", `{"add":-0.5}`, `add -5`},
 		{"calls", `{"add":"-500.0"}`, `add -5000`},
-		{"calls", `{"add":9223372036854775807}`, `value.add: is beyond what can be counted (at most 922337203685477580.7), got 9223372036854775807`},
+		{"calls", `{"add":9223372036854775807}`, `value.add: is beyond what can be counted (at most 922337203685477580.7), got ` +
+			`9223372036854775807`},
 		{"calls", `{"deny":true}`, `deny`},
 		{"gauge", `{"limit":5,"per":"day"}`, `{"limit":5,"per":{"every":1,"unit":"day"}}`},
 		{"pool", `{"limit":"0.001"}`, `{"limit":1}`},
@@ -76,7 +79,8 @@ func TestS03_ParseOverride(t *testing.T) {
 		{"calls", `5`, `value: must be a map: write {"limit": 5}, and "per" if no plan gives one`},
 		{"calls", `true`, `value: must be "unlimited", {"limit": 1000, "per": "month"}, {"add": 500} or {"deny": true}, got true`},
 		{"calls", `{}`, `value: must name what it sets, such as {"limit": 1000}`},
-		{"calls", `{"limit":-1,"per":"months","priority":300}`, `value.limit: must be a number or unlimited, got -1 (for no limit write unlimited, for none at all 0)
+		{"calls", `{"limit":-1,"per":"months","priority":300}`,
+			`value.limit: must be a number or unlimited, got -1 (for no limit write unlimited, for none at all 0)
 value.per: must be minute, hour, day, week, month, quarter, year or lifetime, got "months" (did you mean "month"?)
 value.priority: must be a whole number from 0 to 255, got 300`},
 		{"calls", `{"limit":0.25}`, `value.limit: must have at most 1 digits after the point, got 0.25`},
@@ -89,7 +93,8 @@ value.priority: must be a whole number from 0 to 255, got 300`},
 		{"calls", `{"deny":true,"reason":"x"}`, `value: deny must be the only field: remove "reason"`},
 		{"calls", `{"deny":false}`, `value.deny: must be true; delete the override to end a denial`},
 		{"calls", `{"add":"many"}`, `value.add: must be a number such as 10 or "1.5", got "many"`},
-		{"calls", `{"per":"lifetime","anchor":"calendar"}`, `value.anchor: a lifetime window is never renewed, so it has no anchor: leave anchor out`},
+		{"calls", `{"per":"lifetime","anchor":"calendar"}`,
+			`value.anchor: a lifetime window is never renewed, so it has no anchor: leave anchor out`},
 		{"calls", `{"caps":[{"limit":5}]}`, `value.caps[0]: per is missing: how often the cap is renewed, such as per: minute`},
 		{"gauge", `{"caps":[{"limit":5,"per":"day"}]}`, `value.caps: caps need a meter that counts or sums; g takes the last value`},
 		{"gauge", `{"rollover":{"max":5}}`, `value.rollover: rollover needs a meter that counts or sums; g takes the last value`},
@@ -138,7 +143,8 @@ func override(f *usher.Feature, m *usher.Meter, value string) string {
 
 func FuzzParseOverride(f *testing.F) {
 	c := mustParse(f, overrideFeatures)
-	for _, value := range []string{`true`, `{"limit":5,"per":"day"}`, `{"add":-5}`, `{"deny":true}`, `"unlimited"`, `{"caps":[{"limit":1,"per":{"every":2,"unit":"hour"}}]}`, `[1,"a"]`} {
+	for _, value := range []string{`true`, `{"limit":5,"per":"day"}`, `{"add":-5}`, `{"deny":true}`, `"unlimited"`,
+		`{"caps":[{"limit":1,"per":{"every":2,"unit":"hour"}}]}`, `[1,"a"]`} {
 		f.Add(value)
 	}
 	f.Fuzz(func(t *testing.T, value string) {

@@ -91,7 +91,8 @@ func section[T any](p *parser, n *node, what string, most int, read func(key str
 	all := make(map[string]*T, len(n.keys))
 	for i, key := range n.keys {
 		if !usher.ValidKey(key.text) {
-			p.bad(key, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey, keyHint(key.text))
+			p.bad(key, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey,
+				keyHint(key.text))
 		}
 		if t := read(key.text, n.items[i]); t != nil {
 			all[key.text] = t

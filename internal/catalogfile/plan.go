@@ -70,7 +70,8 @@ func (p *parser) plan(key string, n *node) *usher.Plan {
 	if family := n.get("family"); family != nil {
 		s, ok := p.text(family, maxTitle)
 		if ok && !usher.ValidKey(s) {
-			p.bad(family, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(s), usher.MaxKey, keyHint(s))
+			p.bad(family, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(s), usher.MaxKey,
+				keyHint(s))
 		}
 		plan.Family = s
 	}

@@ -86,7 +86,8 @@ func (r *reader) readYAML(src []byte) *node {
 		}
 	}
 	if marks > maxMarks {
-		r.badAt(0, 0, fmt.Sprintf("a catalogue may hold at most %d keys and values, and %d separators (lines, commas, colons, dashes, brackets): this file has %d separators", MaxNodes, maxMarks, marks))
+		r.badAt(0, 0, fmt.Sprintf("a catalogue may hold at most %d keys and values, and %d separators (lines, commas, colons, dashes, "+
+			"brackets): this file has %d separators", MaxNodes, maxMarks, marks))
 		return nil
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithV4Defaults(),

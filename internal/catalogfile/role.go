@@ -134,7 +134,8 @@ func (p *parser) pattern(item *node, s string) bool {
 		return true
 	}
 	if !usher.ValidPattern(s) {
-		p.bad(item, `%s is neither a permission nor a pattern: in a pattern, * stands for one whole part between dots, as in "report.*", and ** at the end for one or more%s`, quote(s), p.permissionHint(s))
+		p.bad(item, `%s is neither a permission nor a pattern: in a pattern, * stands for one whole part between dots, as in "report.*", and `+
+			`** at the end for one or more%s`, quote(s), p.permissionHint(s))
 		return false
 	}
 	if !usher.IsPattern(s) {
@@ -345,7 +346,8 @@ func (p *parser) visit(g *roleGraph, key string, at map[string]*node) {
 		p.bad(includes, "includes %d roles in all, and may include at most %d", len(reach), MaxIncludes)
 		is = broken
 	case len(ways) > MaxWays:
-		p.bad(includes, "depends on more than %d different combinations of conditions and seats: put conditions on fewer of the roles that it includes", MaxWays)
+		p.bad(includes, "depends on more than %d different combinations of conditions and seats: put conditions on fewer of the roles that it "+
+			"includes", MaxWays)
 		is = broken
 	}
 	g.path = g.path[:len(g.path)-1]
@@ -433,13 +435,15 @@ func (p *parser) checkSeparation(g *roleGraph, s *usher.Separation, at, roles *n
 			continue
 		}
 		if apart[key.text] {
-			p.bad(itemOf(list, key.text), "%s includes %s, so that nobody could hold %s: separated roles may not include each other", key.text, two[1], key.text)
+			p.bad(itemOf(list, key.text), "%s includes %s, so that nobody could hold %s: separated roles may not include each other", key.text,
+				two[1], key.text)
 			continue
 		}
 		r := g.roles[key.text]
 		if slices.ContainsFunc(r.Includes, func(name string) bool { return len(has(name)) > 1 }) {
 			continue // the problem is reported at the role that it includes
 		}
-		p.bad(byKey[key.text].get("includes"), "gives both %s and %s, which separation %s keeps apart, so that nobody could hold %s", two[0], two[1], s.Key, key.text)
+		p.bad(byKey[key.text].get("includes"), "gives both %s and %s, which separation %s keeps apart, so that nobody could hold %s", two[0],
+			two[1], s.Key, key.text)
 	}
 }

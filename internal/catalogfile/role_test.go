@@ -61,10 +61,12 @@ permissions:
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	c := mustParse(t, accessFile)
-	equal(t, "analyst", c.Roles["analyst"], &usher.Role{Key: "analyst", Title: "Analyst", Includes: []string{"viewer"}, Permissions: []string{"report.*"}, Seat: "members"})
+	equal(t, "analyst", c.Roles["analyst"], &usher.Role{Key: "analyst", Title: "Analyst", Includes: []string{"viewer"},
+		Permissions: []string{"report.*"}, Seat: "members"})
 	equal(t, "editor", c.Roles["editor"].When, "resource.properties.owner == subject.id")
 	equal(t, "ceiling", c.CustomRoles, &usher.CustomRoles{Ceiling: "analyst"})
-	equal(t, "separation", c.Separation["four-eyes"], &usher.Separation{Key: "four-eyes", Title: "Pay or approve", Roles: []string{"approver", "payer"}})
+	equal(t, "separation", c.Separation["four-eyes"], &usher.Separation{Key: "four-eyes", Title: "Pay or approve",
+		Roles: []string{"approver", "payer"}})
 	none := mustParse(t, "usher: 1\npermissions: {}\nroles: null\ncustom_roles:\nseparation: {}\n")
 	if none.Permissions != nil || none.Roles != nil || none.CustomRoles != nil || none.Separation != nil {
 		t.Errorf("got %+v of empty sections", none)
@@ -93,7 +95,8 @@ func TestA04_NothingIsCutSilently(t *testing.T) {
 		var b strings.Builder
 		b.WriteString("usher: 1\npermissions: {x: {}}\nroles:\n  r0: {permissions: [x]}\n")
 		for i := 1; i <= n; i++ {
-			fmt.Fprintf(&b, "  a%d: {includes: [r%d], when: \"subject.id == 'a%d'\"}\n  b%d: {includes: [r%d], when: \"subject.id == 'b%d'\"}\n  r%d: {includes: [a%d, b%d]}\n", i, i-1, i, i, i-1, i, i, i, i)
+			fmt.Fprintf(&b, "  a%d: {includes: [r%d], when: \"subject.id == 'a%d'\"}\n  b%d: {includes: [r%d], when: \"subject.id == 'b%d'\"}\n  "+
+				"r%d: {includes: [a%d, b%d]}\n", i, i-1, i, i, i-1, i, i, i, i)
 		}
 		return b.String()
 	}
@@ -188,7 +191,8 @@ func TestDiffOfAccess(t *testing.T) {
 		want    string
 	}{
 		{"order and notation", []string{`[viewer, editor, payer]`, `[payer, "editor", viewer]`, "risk: high", `risk: "high"`}, ""},
-		{"a new permission that a pattern means", []string{"  document.update: {}", "  document.update: {}\n  report.delete: {feature: [sso, exports], features: any, risk: medium}"},
+		{"a new permission that a pattern means", []string{"  document.update: {}",
+			"  document.update: {}\n  report.delete: {feature: [sso, exports], features: any, risk: medium}"},
 			"add permissions.report.delete: new permission report.delete\n" +
 				"add permissions.report.delete.feature: permission report.delete: asks the plan for exports or sso\n" +
 				"add permissions.report.delete.risk: permission report.delete: risk medium\n" +
@@ -196,19 +200,22 @@ func TestDiffOfAccess(t *testing.T) {
 		{"a permission less", []string{"  report.export: {feature: exports, risk: high}\n", ""},
 			"remove permissions.report.export: permission report.export removed\n" +
 				"remove roles.analyst.permissions: role analyst: loses report.export (custom roles lose it too)"},
-		{"a permission's fields", []string{"{feature: exports, risk: high}", "{feature: [exports, sso], title: Export}", "invoice.pay: {}", "invoice.pay: {feature: sso}"},
+		{"a permission's fields", []string{"{feature: exports, risk: high}", "{feature: [exports, sso], title: Export}", "invoice.pay: {}",
+			"invoice.pay: {feature: sso}"},
 			"add permissions.invoice.pay.feature: permission invoice.pay: asks the plan for sso\n" +
 				"add permissions.report.export.title: permission report.export: title \"Export\"\n" +
 				"change permissions.report.export.feature: permission report.export: asks the plan for exports → exports and sso\n" +
 				"change permissions.report.export.risk: permission report.export: risk high → low"},
 		{"nothing of the plan", []string{"{feature: exports, risk: high}", "{risk: high}"},
 			"remove permissions.report.export.feature: permission report.export: no longer asks the plan for exports"},
-		{"a role less", []string{"  payer: {permissions: [invoice.pay]}\n", "", ", payer]", "]", "separation:\n  four-eyes: {title: Pay or approve, roles: [payer, approver]}\n", ""},
+		{"a role less", []string{"  payer: {permissions: [invoice.pay]}\n", "", ", payer]", "]",
+			"separation:\n  four-eyes: {title: Pay or approve, roles: [payer, approver]}\n", ""},
 			"change roles.chief.includes: role chief: includes editor, payer, viewer → editor, viewer\n" +
 				"remove roles.chief.permissions: role chief: loses invoice.pay\n" +
 				"remove roles.payer: role payer removed: who holds it loses invoice.pay\n" +
 				"remove separation.four-eyes: separation four-eyes removed"},
-		{"a new role", []string{"custom_roles:", "  boss: {includes: [chief], permissions: [report.export], seat: members, when: \"subject.id == 'b'\"}\ncustom_roles:"},
+		{"a new role", []string{"custom_roles:", "  boss: {includes: [chief], permissions: [report.export], seat: members, when: \"subject.id " +
+			"== 'b'\"}\ncustom_roles:"},
 			"add roles.boss: new role boss\n" +
 				"add roles.boss.includes: role boss: includes chief\n" +
 				"add roles.boss.seat: role boss: needs a seat of members\n" +
@@ -221,9 +228,11 @@ func TestDiffOfAccess(t *testing.T) {
 				"change roles.chief.permissions: role chief: gives document.update without a condition or seat from now on\n" +
 				"change roles.viewer.permissions: role viewer: lists report.read → document.update, report.read\n" +
 				"add roles.viewer.permissions: role viewer: gains document.update"},
-		{"a condition", []string{"viewer: {permissions: [report.read]}", "viewer: {permissions: [report.read], when: \"now < timestamp('2030-01-01T00:00:00Z')\"}", "== subject.id", "!= subject.id"},
+		{"a condition", []string{"viewer: {permissions: [report.read]}",
+			"viewer: {permissions: [report.read], when: \"now < timestamp('2030-01-01T00:00:00Z')\"}", "== subject.id", "!= subject.id"},
 			"change roles.chief.permissions: role chief: gives report.read only under a condition or with a seat from now on\n" +
-				"change roles.editor.when: role editor: only when resource.properties.owner == subject.id → resource.properties.owner != subject.id (included by chief)\n" +
+				"change roles.editor.when: role editor: only when resource.properties.owner == subject.id → resource.properties.owner != subject.id " +
+				"(included by chief)\n" +
 				"add roles.viewer.when: role viewer: only when now < timestamp('2030-01-01T00:00:00Z') (included by analyst, chief)"},
 		{"no condition, no seat", []string{`, when: "resource.properties.owner == subject.id"`, "", ", seat: members, title: Analyst", ""},
 			"remove roles.analyst.title: role analyst: title \"Analyst\" removed\n" +
@@ -231,10 +240,12 @@ func TestDiffOfAccess(t *testing.T) {
 				"change roles.chief.permissions: role chief: gives document.update without a condition or seat from now on\n" +
 				"remove roles.editor.when: role editor: always, no longer only when resource.properties.owner == subject.id (included by chief)"},
 		{"another ceiling", []string{"ceiling: analyst", "ceiling: chief"},
-			"change custom_roles.ceiling: custom roles: ceiling analyst → chief: they lose report.export, they may give document.update, invoice.pay"},
+			"change custom_roles.ceiling: custom roles: ceiling analyst → chief: they lose report.export, they may give document.update, " +
+				"invoice.pay"},
 		{"no custom roles", []string{"custom_roles: {ceiling: analyst}\n", ""},
 			"remove custom_roles.ceiling: custom roles: customers may make none, and those that they made give nothing (the ceiling was analyst)"},
-		{"separation", []string{"title: Pay or approve, roles: [payer, approver]", "roles: [payer, approver, viewer]", "[viewer, editor, payer]", "[editor, payer]"},
+		{"separation", []string{"title: Pay or approve, roles: [payer, approver]", "roles: [payer, approver, viewer]", "[viewer, editor, payer]",
+			"[editor, payer]"},
 			"change roles.chief.includes: role chief: includes editor, payer, viewer → editor, payer\n" +
 				"remove roles.chief.permissions: role chief: loses report.read\n" +
 				"remove separation.four-eyes.title: separation four-eyes: title \"Pay or approve\" removed\n" +
@@ -257,8 +268,10 @@ func TestDiffOfAccess(t *testing.T) {
 		}
 	}
 	added := lines(Diff(nil, old))
-	for _, want := range []string{"add custom_roles.ceiling: custom roles: customers may make roles of what role analyst gives", "add separation.four-eyes: new separation four-eyes",
-		"add separation.four-eyes.roles: separation four-eyes: keeps apart approver, payer", "add roles.analyst.permissions: role analyst: gives report.export, report.read"} {
+	for _, want := range []string{"add custom_roles.ceiling: custom roles: customers may make roles of what role analyst gives",
+		"add separation.four-eyes: new separation four-eyes",
+		"add separation.four-eyes.roles: separation four-eyes: keeps apart approver, payer",
+		"add roles.analyst.permissions: role analyst: gives report.export, report.read"} {
 		if !strings.Contains(added+"\n", want+"\n") {
 			t.Errorf("got\n%s\nwithout %q", added, want)
 		}
@@ -268,7 +281,8 @@ func TestDiffOfAccess(t *testing.T) {
 			t.Errorf("got %+v of removing everything", change)
 		}
 	}
-	loop := &usher.Catalog{Roles: map[string]*usher.Role{"a": {Key: "a", Includes: []string{"b"}}, "b": {Key: "b", Includes: []string{"a"}, When: "true"}}}
+	loop := &usher.Catalog{Roles: map[string]*usher.Role{"a": {Key: "a", Includes: []string{"b"}},
+		"b": {Key: "b", Includes: []string{"a"}, When: "true"}}}
 	Diff(loop, old) // made by hand: it must end
 	Diff(old, loop)
 }

@@ -30,15 +30,17 @@ func TestAPIExample(t *testing.T) {
 	t.Parallel()
 	c := api(t)
 	if len(c.Meters) != 6 || len(c.Features) != 8 || len(c.Plans) != 3 || len(c.Addons) != 3 || c.Timezone != "" {
-		t.Errorf("got %d meters, %d features, %d plans, %d add-ons, zone %q", len(c.Meters), len(c.Features), len(c.Plans), len(c.Addons), c.Timezone)
+		t.Errorf("got %d meters, %d features, %d plans, %d add-ons, zone %q", len(c.Meters), len(c.Features), len(c.Plans), len(c.Addons),
+			c.Timezone)
 	}
 	equal(t, "uploads", c.Meters["uploads"], &usher.Meter{Key: "uploads", Event: "file.uploaded", Aggregation: usher.Sum, Field: "data.bytes",
 		Where: map[string][]string{"data.kind": {"image", "video"}}})
 	equal(t, "support", c.Features["support"], &usher.Feature{Key: "support", Kind: usher.Config, Type: usher.TypeEnum,
 		Values: []string{"community", "email", "priority"}, Combine: usher.CombineMax})
 	equal(t, "api_calls", c.Plans["pro"].Entitlements["api_calls"], &usher.Entitlement{
-		Allowances: []usher.Allowance{{Limit: 100_000, Per: month, Priority: 100, Overage: usher.Overage{Max: 10_000}, Rollover: &usher.Rollover{Max: 50_000, Windows: 1}}},
-		Caps:       []usher.Cap{{Limit: 600, Per: usher.Period{Every: 1, Unit: usher.Minute}}},
+		Allowances: []usher.Allowance{{Limit: 100_000, Per: month, Priority: 100, Overage: usher.Overage{Max: 10_000},
+			Rollover: &usher.Rollover{Max: 50_000, Windows: 1}}},
+		Caps: []usher.Cap{{Limit: 600, Per: usher.Period{Every: 1, Unit: usher.Minute}}},
 	})
 	equal(t, "support of pro", c.Plans["pro"].Entitlements["support"], &usher.Entitlement{Value: &usher.Value{Int: 1, Text: "email"}})
 	equal(t, "trial", c.Plans["pro"].Trial, usher.Span{N: 14, Unit: usher.Day})
@@ -75,8 +77,10 @@ plans: {p: {entitlements: {a: unlimited, b: {limit: 0, per: month}, s: 0}}}`)
 	if e["c"] != nil {
 		t.Errorf("absent: got %+v", e["c"])
 	}
-	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: null}}}", "must be unlimited or a map such as {limit: 1000, per: month}")
-	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: {limit: null, per: month}}}}", "for no limit write unlimited, for none at all 0")
+	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: null}}}",
+		"must be unlimited or a map such as {limit: 1000, per: month}")
+	refused(t, "usher: 1\nfeatures: {a: {kind: metered}}\nplans: {p: {entitlements: {a: {limit: null, per: month}}}}",
+		"for no limit write unlimited, for none at all 0")
 }
 
 func TestS04_CombineDefaultsByType(t *testing.T) {
@@ -98,7 +102,8 @@ features:
 func TestS24_QuantitiesAreReadAsText(t *testing.T) {
 	t.Parallel()
 	parse := func(limit string) (int64, error) {
-		c, err := Parse("x", []byte("usher: 1\nfeatures: {a: {kind: metered, precision: 3}}\nplans: {p: {entitlements: {a: {limit: "+limit+", per: month}}}}"))
+		c, err := Parse("x", []byte("usher: 1\nfeatures: {a: {kind: metered, precision: 3}}\nplans: {p: {entitlements: {a: {limit: "+limit+
+			", per: month}}}}"))
 		if err != nil {
 			return 0, err
 		}
@@ -111,7 +116,8 @@ func TestS24_QuantitiesAreReadAsText(t *testing.T) {
 			t.Errorf("%s: got %d, %v, want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"0.0001", "9223372036854775.808", "1e3", "0x10", "1_000", "010", "-1", "+1", ".5", "1.", "1:30", "NaN", ".nan", "true", "''", "[1]"} {
+	for _, text := range []string{"0.0001", "9223372036854775.808", "1e3", "0x10", "1_000", "010", "-1", "+1", ".5", "1.", "1:30", "NaN",
+		".nan", "true", "''", "[1]"} {
 		if got, err := parse(text); err == nil {
 			t.Errorf("%s: got %d, want an error", text, got)
 		}
@@ -152,7 +158,8 @@ func TestS25_DrawsRate(t *testing.T) {
 		{`0`, "", 0, 3, 0},
 		{`9223372036`, "9223372036", 0, 9, 9223372036_000_000_000},
 	} {
-		src := fmt.Sprintf("usher: 1\nfeatures: {pool: {kind: credits, precision: %d}, f: {kind: metered, precision: %d, draws: {credits: pool, per_unit: %s}}}", tt.pool, tt.feature, tt.perUnit)
+		src := fmt.Sprintf("usher: 1\nfeatures: {pool: {kind: credits, precision: %d}, f: {kind: metered, precision: %d, draws: {credits: "+
+			"pool, per_unit: %s}}}", tt.pool, tt.feature, tt.perUnit)
 		c, err := Parse("x", []byte(src))
 		if (err != nil) != (tt.want == 0) {
 			t.Errorf("%+v: got %v", tt, err)
@@ -193,7 +200,8 @@ func TestS29_ResolveExtendsAndWithout(t *testing.T) {
 usher: 1
 features: {a: {kind: metered}, b: {kind: switch}, c: {kind: switch}, d: {kind: switch}}
 plans:
-  free: {title: Free, default: true, trial: 14 days, period: year, past_due: {then: suspend}, entitlements: {a: {limit: 5, per: month, overage: {max: 3}, caps: [{limit: 1, per: day}]}, b: true, c: true}}
+  free: {title: Free, default: true, trial: 14 days, period: year, past_due: {then: suspend},
+    entitlements: {a: {limit: 5, per: month, overage: {max: 3}, caps: [{limit: 1, per: day}]}, b: true, c: true}}
   pro: {extends: free, without: [c], family: other, entitlements: {a: {limit: 9, per: month}}}
   top: {extends: pro, entitlements: {c: false, d: true}}`)
 	pro := Resolve(c, "pro")
@@ -233,11 +241,15 @@ plans:
 addons:
   more: {entitlements: {a: {limit: 5, per: {every: 1, unit: day}, anchor: calendar}}}`)
 	day := usher.Period{Every: 1, Unit: usher.Day}
-	equal(t, "big", c.Plans["big"].Entitlements["a"].Allowances, []usher.Allowance{{Unlimited: true, Per: day, Anchor: usher.AnchorCalendar, Priority: 100}})
-	equal(t, "huge", c.Plans["huge"].Entitlements["a"].Allowances, []usher.Allowance{{Unlimited: true, Per: day, Anchor: usher.AnchorCalendar, Priority: 5}})
-	equal(t, "without any window", c.Plans["big"].Entitlements["b"].Allowances, []usher.Allowance{{Unlimited: true, Per: lifetime, Priority: 100}})
+	equal(t, "big", c.Plans["big"].Entitlements["a"].Allowances,
+		[]usher.Allowance{{Unlimited: true, Per: day, Anchor: usher.AnchorCalendar, Priority: 100}})
+	equal(t, "huge", c.Plans["huge"].Entitlements["a"].Allowances,
+		[]usher.Allowance{{Unlimited: true, Per: day, Anchor: usher.AnchorCalendar, Priority: 5}})
+	equal(t, "without any window", c.Plans["big"].Entitlements["b"].Allowances,
+		[]usher.Allowance{{Unlimited: true, Per: lifetime, Priority: 100}})
 	const head = "usher: 1\nmeters: {m: {event: x, unique: data.n}}\nfeatures: {p: {kind: credits}, a: {kind: metered, meter: m}}\n"
-	refused(t, head+"plans: {x: {entitlements: {a: {limit: 5, per: day}}}}\naddons: {y: {entitlements: {a: {limit: 5, per: month}}}}", "all plans and add-ons must have one window for a: here it is per month, on line 4 per day")
+	refused(t, head+"plans: {x: {entitlements: {a: {limit: 5, per: day}}}}\naddons: {y: {entitlements: {a: {limit: 5, per: month}}}}",
+		"all plans and add-ons must have one window for a: here it is per month, on line 4 per day")
 	refused(t, head+"plans: {x: {entitlements: {a: {limit: 5, per: day, rollover: {max: 1}}}}}", "rollover needs a meter that counts or sums")
 	refused(t, strings.Replace(head, "meter: m}", "meter: m, draws: {credits: p, per_unit: 1}}", 1), "draws needs a meter that counts or sums")
 	refused(t, head+"plans: {x: {entitlements: {a: {limit: 5, per: day, anchor: first_use}}}}", "first_use needs a meter that counts or sums")

@@ -80,12 +80,12 @@ func (l *lexer) next() (token, error) {
 				l.i++
 				var text string
 				if err := json.Unmarshal([]byte(l.s[at:l.i]), &text); err != nil {
-					return token{}, errorf(l.kind, "at character %d: the text in quotes is not a JSON string", at+1)
+					return token{}, errorf(l.kind, "at character %d: the text in quotes must be a JSON string", at+1)
 				}
 				return token{'s', text, at}, nil
 			}
 		}
-		return token{}, errorf(l.kind, "at character %d: a quote is opened and not closed", at+1)
+		return token{}, errorf(l.kind, "at character %d: a closing quote is missing", at+1)
 	}
 	for l.i < len(l.s) && !strings.ContainsRune(" \t()[]\"", rune(l.s[l.i])) {
 		l.i++
@@ -117,7 +117,7 @@ func (p *parser) advance() (err error) {
 func (p *parser) word(s string) bool { return p.tok.kind == 'w' && strings.EqualFold(p.tok.text, s) }
 
 func (p *parser) unexpected(want string) error {
-	return errorf(p.kind, "at character %d: got %s where %s is due", p.tok.at+1, p.tok, want)
+	return errorf(p.kind, "at character %d: expected %s, got %s", p.tok.at+1, want, p.tok)
 }
 
 // ParseFilter reads a filter on resources of a type: at most MaxFilter bytes.
@@ -167,7 +167,7 @@ func (p *parser) chain(op string, part func() (*Filter, error)) (*Filter, error)
 
 func (p *parser) nested(close byte, within *attrPath) (*Filter, error) {
 	if p.depth++; p.depth > maxFilterDepth {
-		return nil, errorf(p.kind, "it is nested deeper than %d", maxFilterDepth)
+		return nil, errorf(p.kind, "it is nested deeper than %d levels", maxFilterDepth)
 	}
 	defer func() { p.depth-- }()
 	if err := p.advance(); err != nil {

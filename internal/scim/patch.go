@@ -41,7 +41,8 @@ func ParsePatch(t *Type, body Document) ([]Operation, error) {
 		return nil, errorf(InvalidSyntax, "Operations must be a list of at least one operation")
 	}
 	if len(list) > MaxOperations {
-		return nil, errorf(InvalidValue, "there are %d operations, of which one request may have %d: one operation can have a list of many values", len(list), MaxOperations)
+		return nil, errorf(InvalidValue, "there are %d operations, at most %d are allowed: put many values in the list of one operation",
+			len(list), MaxOperations)
 	}
 	ops := make([]Operation, 0, len(list))
 	for i, v := range list {
@@ -164,7 +165,7 @@ type patcher struct {
 
 func (w *patcher) look(n int) error {
 	if w.steps += n; w.steps > maxSteps {
-		return errorf(InvalidValue, "the operations have too much to look through: send fewer in one request, or values in one list")
+		return errorf(InvalidValue, "the operations take too long: send fewer in one request, or put the values in one list")
 	}
 	return nil
 }
@@ -198,7 +199,7 @@ func (w *patcher) at(doc Document, o Operation, p path, named bool) error {
 	for _, a := range []*Attribute{p.attr.def, p.attr.subDef} {
 		if a != nil && a.Mutability == "readOnly" {
 			if named {
-				return errorf(Mutability, "%s is not a client's to change", p.text)
+				return errorf(Mutability, "%s is read-only", p.text)
 			}
 			return nil
 		}
@@ -536,7 +537,7 @@ func (w *patcher) filtered(home Document, key string, o Operation, p path) error
 	}
 	made := Document{}
 	if !p.filter.fill(made) {
-		return errorf(NoTarget, "%s finds nothing to change", p.text)
+		return errorf(NoTarget, "%s matches nothing that could be changed", p.text)
 	}
 	if p.attr.def != nil {
 		v, err := formOne(p.attr.def, p.text, made)
@@ -555,7 +556,8 @@ func (w *patcher) filtered(home Document, key string, o Operation, p path) error
 	return nil
 }
 
-// fill returns doc what f is true of, where f says nothing but what equals what.
+// fill sets attributes of doc so that f is true of it. It reports whether it
+// could: f must consist of equalities only.
 func (f *Filter) fill(doc Document) bool {
 	switch f.op {
 	case "and":

@@ -14,7 +14,7 @@ type Projection struct {
 func ParseProjection(t *Type, attributes, excluded string) (p Projection, err error) {
 	read := func(list string) (paths []attrPath, err error) {
 		if len(list) > MaxFilter {
-			return nil, errorf(InvalidValue, "attributes and excludedAttributes have at most %d bytes", MaxFilter)
+			return nil, errorf(InvalidValue, "attributes and excludedAttributes must be at most %d bytes", MaxFilter)
 		}
 		for name := range strings.SplitSeq(list, ",") {
 			if name = strings.TrimSpace(name); name == "" {
@@ -35,7 +35,7 @@ func ParseProjection(t *Type, attributes, excluded string) (p Projection, err er
 	return p, err
 }
 
-// always returns the attributes that every answer has.
+// always reports whether every answer has the attribute.
 func always(name string) bool { return name == "schemas" || name == "id" }
 
 // Has reports whether an answer has an attribute, or a part of it.

@@ -80,24 +80,32 @@ var common = []Attribute{
 	attr("externalId", "string", "The client's own id", exact),
 	attr("meta", "complex", "About the resource", readOnly, with(
 		attr("resourceType", "string", "The type", readOnly, exact), attr("created", "dateTime", "When it was made", readOnly),
-		attr("lastModified", "dateTime", "When it was last changed through SCIM", readOnly), attr("location", "reference", "Where it is", readOnly, exact),
+		attr("lastModified", "dateTime", "When it was last changed through SCIM", readOnly),
+		attr("location", "reference", "Where it is", readOnly, exact),
 		attr("version", "string", "Its ETag", readOnly, exact))),
 }
 
 var userSchema = &Schema{ID: UserURN, Name: "User", Description: "A member of the customer", Attributes: []Attribute{
 	attr("userName", "string", "The name to log in with; no two users have one that differs only in case", required, unique),
 	attr("name", "complex", "The parts of the name", with(
-		attr("formatted", "string", "The whole name"), attr("familyName", "string", "The family name"), attr("givenName", "string", "The given name"),
-		attr("middleName", "string", "The middle name"), attr("honorificPrefix", "string", "A title before the name"), attr("honorificSuffix", "string", "A title after the name"))),
-	attr("displayName", "string", "The name to show"), attr("nickName", "string", "A casual name"), attr("profileUrl", "reference", "A page about the user", refersTo("external")),
+		attr("formatted", "string", "The whole name"), attr("familyName", "string", "The family name"),
+		attr("givenName", "string", "The given name"),
+		attr("middleName", "string", "The middle name"), attr("honorificPrefix", "string", "A title before the name"),
+		attr("honorificSuffix", "string", "A title after the name"))),
+	attr("displayName", "string", "The name to show"), attr("nickName", "string", "A casual name"),
+	attr("profileUrl", "reference", "A page about the user", refersTo("external")),
 	attr("title", "string", "A job title"), attr("userType", "string", "Such as employee or contractor"),
-	attr("preferredLanguage", "string", "Such as en-US"), attr("locale", "string", "Such as en-US"), attr("timezone", "string", "Such as Europe/Berlin"),
+	attr("preferredLanguage", "string", "Such as en-US"), attr("locale", "string", "Such as en-US"),
+	attr("timezone", "string", "Such as Europe/Berlin"),
 	attr("active", "boolean", "Whether the user may do anything at all; one that is not holds no seat"),
-	attr("password", "string", "Taken and thrown away: usher knows no passwords of users", func(a *Attribute) { a.Mutability, a.Returned = "writeOnly", "never" }),
-	plural("emails", "Addresses of electronic mail"), plural("phoneNumbers", "Telephone numbers"), plural("ims", "Addresses of instant messages"),
+	attr("password", "string", "Taken and thrown away: usher knows no passwords of users",
+		func(a *Attribute) { a.Mutability, a.Returned = "writeOnly", "never" }),
+	plural("emails", "Addresses of electronic mail"), plural("phoneNumbers", "Telephone numbers"),
+	plural("ims", "Addresses of instant messages"),
 	plural("photos", "Addresses of pictures"),
 	attr("addresses", "complex", "Postal addresses", many, with(
-		attr("formatted", "string", "The whole address"), attr("streetAddress", "string", "Street and number"), attr("locality", "string", "City"),
+		attr("formatted", "string", "The whole address"), attr("streetAddress", "string", "Street and number"),
+		attr("locality", "string", "City"),
 		attr("region", "string", "State or region"), attr("postalCode", "string", "Postal code"), attr("country", "string", "Country"),
 		attr("type", "string", "What it is for, such as work"), attr("primary", "boolean", "Whether it is the preferred one"))),
 	attr("groups", "complex", "The groups that the user is directly in", many, readOnly, with(
@@ -108,12 +116,15 @@ var userSchema = &Schema{ID: UserURN, Name: "User", Description: "A member of th
 	plural("x509Certificates", "Certificates"),
 }}
 
-var enterpriseSchema = &Schema{ID: EnterpriseURN, Name: "EnterpriseUser", Description: "What a company knows of a user", Attributes: []Attribute{
-	attr("employeeNumber", "string", "A number given by the company"), attr("costCenter", "string", "A cost centre"), attr("organization", "string", "An organization"),
-	attr("division", "string", "A division"), attr("department", "string", "A department"),
-	attr("manager", "complex", "Whom the user reports to", with(
-		attr("value", "string", "The manager's id", exact), attr("$ref", "reference", "Where the manager is", refersTo("User")), attr("displayName", "string", "The manager's name"))),
-}}
+var enterpriseSchema = &Schema{ID: EnterpriseURN, Name: "EnterpriseUser", Description: "What a company knows of a user",
+	Attributes: []Attribute{
+		attr("employeeNumber", "string", "A number given by the company"), attr("costCenter", "string", "A cost centre"),
+		attr("organization", "string", "An organization"),
+		attr("division", "string", "A division"), attr("department", "string", "A department"),
+		attr("manager", "complex", "Whom the user reports to", with(
+			attr("value", "string", "The manager's id", exact), attr("$ref", "reference", "Where the manager is", refersTo("User")),
+			attr("displayName", "string", "The manager's name"))),
+	}}
 
 var groupSchema = &Schema{ID: GroupURN, Name: "Group", Description: "A set of users and of other groups", Attributes: []Attribute{
 	attr("displayName", "string", "The name", required),
@@ -139,10 +150,13 @@ func counted(what string) []Attribute {
 
 // The types of resources.
 var (
-	User        = &Type{Name: "User", Endpoint: "/Users", Schema: userSchema, Extensions: []*Schema{enterpriseSchema}}
-	Group       = &Type{Name: "Group", Endpoint: "/Groups", Schema: groupSchema}
-	Role        = &Type{Name: "Role", Endpoint: "/Roles", Schema: &Schema{ID: RoleURN, Name: "Role", Description: "A role that users of the customer may be given", Attributes: counted("role")}}
-	Entitlement = &Type{Name: "Entitlement", Endpoint: "/Entitlements", Schema: &Schema{ID: EntitlementURN, Name: "Entitlement", Description: "What the customer's plan may entitle it to", Attributes: counted("entitlement")}}
+	User  = &Type{Name: "User", Endpoint: "/Users", Schema: userSchema, Extensions: []*Schema{enterpriseSchema}}
+	Group = &Type{Name: "Group", Endpoint: "/Groups", Schema: groupSchema}
+	Role  = &Type{Name: "Role", Endpoint: "/Roles",
+		Schema: &Schema{ID: RoleURN, Name: "Role", Description: "A role that users of the customer may be given", Attributes: counted("role")}}
+	Entitlement = &Type{Name: "Entitlement", Endpoint: "/Entitlements",
+		Schema: &Schema{ID: EntitlementURN, Name: "Entitlement", Description: "What the customer's plan may entitle it to",
+			Attributes: counted("entitlement")}}
 )
 
 // Types lists every type of resource.
@@ -169,8 +183,10 @@ func ResourceTypes(base string) (all []Document) {
 		for _, s := range t.Extensions {
 			extensions = append(extensions, Document{"schema": s.ID, "required": false})
 		}
-		all = append(all, Document{"schemas": []any{typeURN}, "id": t.Name, "name": t.Name, "endpoint": t.Endpoint, "description": t.Schema.Description,
-			"schema": t.Schema.ID, "schemaExtensions": extensions, "meta": Document{"resourceType": "ResourceType", "location": base + "/ResourceTypes/" + t.Name}})
+		all = append(all, Document{"schemas": []any{typeURN}, "id": t.Name, "name": t.Name, "endpoint": t.Endpoint,
+			"description": t.Schema.Description,
+			"schema":      t.Schema.ID, "schemaExtensions": extensions,
+			"meta": Document{"resourceType": "ResourceType", "location": base + "/ResourceTypes/" + t.Name}})
 	}
 	return all
 }
@@ -387,7 +403,7 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// View returns what a type of resource shows of properties that came another way too:
+// View returns the properties that a type of resource shows, however they were set:
 // in their right form, without those that the schemas know and that do not fit.
 // It shares what no schema knows.
 func (t *Type) View(properties map[string]any) Document {

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-const ann = `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:User"],"id":"u1","externalId":"Ext-1","userName":"Ann@Example.com","active":true,
+const ann = `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:User"],"id":"u1","externalId":"Ext-1",
+  "userName":"Ann@Example.com","active":true,
 "name":{"familyName":"Lee","givenName":"Ann"},"title":"Guide","shoe":43,"meta":{"created":"2026-01-02T03:04:05Z","resourceType":"User"},
 "emails":[{"value":"ann@work.example","type":"work","primary":true},{"value":"ann@home.example","type":"home"}],
 "roles":[{"value":"admin","primary":true}],"groups":[{"value":"g1","display":"Staff"}],
@@ -87,9 +88,12 @@ func TestFilter(t *testing.T) {
 
 func TestFilterRefuses(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"", " ", "userName", "userName eq", `userName eq "a`, `userName eq a`, `userName like "a"`, `userName eq "a" and`, `userName eq "a" "b"`, `(userName pr`, `userName pr)`,
-		`emails[type eq "work"`, `emails[]`, `emails[emails[type pr]]`, `"a" eq "b"`, `and`, `userName co true`, `active gt true`, `a.b.c pr`, `urn:x pr`, `urn: pr`, `a..b pr`, `a! pr`, `userName eq 1x`, `userName eq Infinity`, `userName eq 0x10`,
-		`userName eq "\q"`, `emails[type eq "work"] .value pr`, strings.Repeat("(", 33) + "a pr" + strings.Repeat(")", 33), "a eq \"" + strings.Repeat("x", MaxFilter) + `"`} {
+	for _, text := range []string{"", " ", "userName", "userName eq", `userName eq "a`, `userName eq a`, `userName like "a"`,
+		`userName eq "a" and`, `userName eq "a" "b"`, `(userName pr`, `userName pr)`,
+		`emails[type eq "work"`, `emails[]`, `emails[emails[type pr]]`, `"a" eq "b"`, `and`, `userName co true`, `active gt true`, `a.b.c pr`,
+		`urn:x pr`, `urn: pr`, `a..b pr`, `a! pr`, `userName eq 1x`, `userName eq Infinity`, `userName eq 0x10`,
+		`userName eq "\q"`, `emails[type eq "work"] .value pr`, strings.Repeat("(", 33) + "a pr" + strings.Repeat(")", 33),
+		"a eq \"" + strings.Repeat("x", MaxFilter) + `"`} {
 		_, err := ParseFilter(User, text)
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != InvalidFilter || !strings.HasPrefix(e.Detail, "the filter: ") {
@@ -137,58 +141,93 @@ func TestPatch(t *testing.T) {
 		t                 *Type
 		before, ops, want string // want: the resource, or the kind of the error
 	}{
-		"Okta deactivates":      {User, user, `[{"op":"replace","value":{"active":false}}]`, `{"userName":"ann","active":false,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":true}]}`},
-		"Entra deactivates":     {User, user, `[{"op":"Replace","path":"active","value":"False"}]`, `{"userName":"ann","active":false,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":true}]}`},
-		"Entra sets an address": {User, user, `[{"op":"Replace","path":"emails[type eq \"work\"].value","value":"x"}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x","type":"work","primary":true}]}`},
-		"a value filter creates": {User, `{"userName":"ann"}`, `[{"op":"Add","path":"emails[type eq \"work\"].value","value":"x"},{"op":"Replace","path":"phoneNumbers[type eq \"mobile\" and primary eq \"True\"].value","value":"1"}]`,
+		"Okta deactivates": {User, user, `[{"op":"replace","value":{"active":false}}]`,
+			`{"userName":"ann","active":false,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":true}]}`},
+		"Entra deactivates": {User, user, `[{"op":"Replace","path":"active","value":"False"}]`,
+			`{"userName":"ann","active":false,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":true}]}`},
+		"Entra sets an address": {User, user, `[{"op":"Replace","path":"emails[type eq \"work\"].value","value":"x"}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x","type":"work","primary":true}]}`},
+		"a value filter creates": {User, `{"userName":"ann"}`,
+			`[{"op":"Add","path":"emails[type eq \"work\"].value","value":"x"},{"op":"Replace","path":"phoneNumbers[type eq \"mobile\" and ` +
+				`primary eq \"True\"].value","value":"1"}]`,
 			`{"userName":"ann","emails":[{"value":"x","type":"work"}],"phoneNumbers":[{"value":"1","type":"mobile","primary":true}]}`},
 		"a filter that cannot create": {User, user, `[{"op":"replace","path":"emails[type ne \"work\"].value","value":"x"}]`, "noTarget"},
-		"paths as names in a value": {User, user, `[{"op":"Add","value":{"name.givenName":"Ann","emails[type eq \"home\"].value":"h","` + enterprise + `:department":"Sales","TITLE":"T"}}]`,
-			`{"userName":"ann","active":true,"title":"T","name":{"familyName":"Lee","givenName":"Ann"},"emails":[{"value":"w","type":"work","primary":true},{"value":"h","type":"home"}],"` + enterprise + `":{"department":"Sales"}}`},
-		"an extension as an object":   {User, `{"userName":"a"}`, `[{"op":"add","value":{"` + enterprise + `":{"department":"D","manager":"m"}}}]`, `{"userName":"a","` + enterprise + `":{"department":"D","manager":{"value":"m"}}}`},
-		"a manager as text":           {User, `{"userName":"a"}`, `[{"op":"Add","path":"` + enterprise + `:manager","value":"m1"},{"op":"Replace","path":"` + enterprise + `:manager","value":"m2"}]`, `{"userName":"a","` + enterprise + `":{"manager":{"value":"m2"}}}`},
-		"the last of an extension":    {User, `{"userName":"a","` + enterprise + `":{"department":"D"}}`, `[{"op":"remove","path":"` + enterprise + `:department"}]`, `{"userName":"a"}`},
-		"an extension goes":           {User, `{"userName":"a","` + enterprise + `":{"department":"D"}}`, `[{"op":"remove","path":"` + enterprise + `"}]`, `{"userName":"a"}`},
-		"parts that are not named":    {User, user, `[{"op":"replace","path":"name","value":{"givenName":"Ann"}},{"op":"remove","path":"name.familyName"}]`, `{"userName":"ann","active":true,"name":{"givenName":"Ann"},"emails":[{"value":"w","type":"work","primary":true}]}`},
-		"null is none":                {User, user, `[{"op":"replace","path":"name","value":null},{"op":"replace","value":{"emails":null}}]`, `{"userName":"ann","active":true}`},
-		"a part that is null":         {User, user, `[{"op":"replace","path":"name","value":{"familyName":null,"givenName":"A"}}]`, `{"userName":"ann","active":true,"name":{"givenName":"A"},"emails":[{"value":"w","type":"work","primary":true}]}`},
-		"one primary":                 {User, user, `[{"op":"add","path":"emails","value":[{"value":"x","primary":"true"}]}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":false},{"value":"x","primary":true}]}`},
-		"what is unknown is kept":     {User, `{"userName":"a"}`, `[{"op":"add","path":"badge","value":{"n":[1]}},{"op":"add","path":"urn:acme:2.0:User:floor","value":3}]`, `{"userName":"a","badge":{"n":[1]},"urn:acme:2.0:User":{"floor":3}}`},
-		"a list of nothing":           {User, user, `[{"op":"replace","path":"emails","value":[]}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[]}`},
-		"all values of a list":        {User, user, `[{"op":"replace","path":"emails.value","value":"x"}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x","type":"work","primary":true}]}`},
-		"a filtered value replaced":   {User, user, `[{"op":"replace","path":"emails[type eq \"work\"]","value":{"value":"x"}}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x"}]}`},
-		"a filtered value added to":   {User, user, `[{"op":"add","path":"emails[type eq \"work\"]","value":{"display":"x"}}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":true,"display":"x"}]}`},
-		"the last value goes":         {User, user, `[{"op":"remove","path":"emails[type eq \"work\"]"}]`, `{"userName":"ann","active":true,"name":{"familyName":"Lee"}}`},
-		"a role by its primary flag":  {User, `{"userName":"a","roles":[{"value":"admin","primary":true}]}`, `[{"op":"Replace","path":"roles[primary eq \"True\"].value","value":"viewer"}]`, `{"userName":"a","roles":[{"value":"viewer","primary":true}]}`},
-		"members added, one twice":    {Group, group, `[{"op":"Add","path":"members","value":[{"value":"b"},{"$ref":null,"value":"c"}]}]`, `{"displayName":"G","members":[{"value":"a","type":"User"},{"value":"b","type":"User"},{"value":"c"}]}`},
-		"one member, not in a list":   {Group, group, `[{"op":"add","path":"members","value":{"value":"c"}}]`, `{"displayName":"G","members":[{"value":"a","type":"User"},{"value":"b","type":"User"},{"value":"c"}]}`},
-		"removed by a list of values": {Group, group, `[{"op":"Remove","path":"members","value":[{"$ref":null,"value":"a"},{"value":"z"}]}]`, `{"displayName":"G","members":[{"value":"b","type":"User"}]}`},
-		"removed by a filter":         {Group, group, `[{"op":"remove","path":"members[value eq \"b\"]"},{"op":"remove","path":"members[value eq \"z\"]"}]`, `{"displayName":"G","members":[{"value":"a","type":"User"}]}`},
-		"removed by two filters":      {Group, group, `[{"op":"remove","path":"members[value eq \"a\" or value eq \"b\"]"}]`, `{"displayName":"G"}`},
-		"all removed":                 {Group, group, `[{"op":"remove","path":"members"}]`, `{"displayName":"G"}`},
-		"nothing removed":             {Group, group, `[{"op":"remove","path":"members","value":[]}]`, group},
-		"Okta renames":                {Group, group, `[{"op":"replace","value":{"id":"other","displayName":"H"}}]`, `{"displayName":"H","members":[{"value":"a","type":"User"},{"value":"b","type":"User"}]}`},
-		"Okta replaces all members":   {Group, group, `[{"op":"replace","path":"members","value":[{"value":"z","display":"Z"}]}]`, `{"displayName":"G","members":[{"value":"z","display":"Z"}]}`},
-		"a malformed removal":         {Group, group, `[{"op":"remove","path":"members","value":[{}]}]`, "invalidValue"},
-		"a removal of a number":       {Group, group, `[{"op":"remove","path":"members","value":[1]}]`, "invalidValue"},
-		"remove without a path":       {User, user, `[{"op":"remove"}]`, "noTarget"},
-		"add without a value":         {User, user, `[{"op":"add","path":"title"}]`, "invalidValue"},
-		"no path and no object":       {User, user, `[{"op":"add","value":"x"}]`, "invalidValue"},
-		"read only":                   {User, user, `[{"op":"replace","path":"id","value":"x"}]`, "mutability"},
-		"read only, deep":             {User, user, `[{"op":"replace","path":"meta.created","value":"x"}]`, "mutability"},
-		"read only, a list":           {User, user, `[{"op":"add","path":"groups","value":[{"value":"x"}]}]`, "mutability"},
-		"a wrong type":                {User, user, `[{"op":"replace","path":"userName","value":5}]`, "invalidValue"},
-		"no boolean":                  {User, user, `[{"op":"replace","path":"active","value":"perhaps"}]`, "invalidValue"},
-		"an object for a text":        {User, user, `[{"op":"replace","path":"title","value":{}}]`, "invalidValue"},
-		"a bad path":                  {User, user, `[{"op":"replace","path":"emails[type eq","value":1}]`, "invalidPath"},
-		"a path after a filter":       {User, user, `[{"op":"replace","path":"emails[type pr].a.b","value":1}]`, "invalidPath"},
-		"a bad name in a value":       {User, user, `[{"op":"replace","value":{"a b":1}}]`, "invalidPath"},
-		"a part of a text":            {User, `{"userName":"a","badge":"b"}`, `[{"op":"add","path":"badge.x","value":1}]`, "invalidPath"},
-		"no op":                       {User, user, `[{"path":"title","value":"x"}]`, "invalidSyntax"},
-		"an unknown op":               {User, user, `[{"op":"move","path":"title","value":"x"}]`, "invalidSyntax"},
-		"a path that is no text":      {User, user, `[{"op":"add","path":1,"value":"x"}]`, "invalidPath"},
-		"no operations":               {User, user, `[]`, "invalidSyntax"},
-		"no object":                   {User, user, `["add"]`, "invalidSyntax"},
+		"paths as names in a value": {User, user, `[{"op":"Add","value":{"name.givenName":"Ann","emails[type eq \"home\"].value":"h","` +
+			enterprise + `:department":"Sales","TITLE":"T"}}]`,
+			`{"userName":"ann","active":true,"title":"T","name":{"familyName":"Lee","givenName":"Ann"},"emails":[{"value":"w","type":"work",` +
+				`"primary":true},{"value":"h","type":"home"}],"` + enterprise + `":{"department":"Sales"}}`},
+		"an extension as an object": {User, `{"userName":"a"}`,
+			`[{"op":"add","value":{"` + enterprise + `":{"department":"D","manager":"m"}}}]`,
+			`{"userName":"a","` + enterprise + `":{"department":"D","manager":{"value":"m"}}}`},
+		"a manager as text": {User, `{"userName":"a"}`,
+			`[{"op":"Add","path":"` + enterprise + `:manager","value":"m1"},{"op":"Replace","path":"` + enterprise + `:manager","value":"m2"}]`,
+			`{"userName":"a","` + enterprise + `":{"manager":{"value":"m2"}}}`},
+		"the last of an extension": {User, `{"userName":"a","` + enterprise + `":{"department":"D"}}`,
+			`[{"op":"remove","path":"` + enterprise + `:department"}]`, `{"userName":"a"}`},
+		"an extension goes": {User, `{"userName":"a","` + enterprise + `":{"department":"D"}}`,
+			`[{"op":"remove","path":"` + enterprise + `"}]`, `{"userName":"a"}`},
+		"parts that are not named": {User, user, `[{"op":"replace","path":"name","value":{"givenName":"Ann"}},{"op":"remove",` +
+			`"path":"name.familyName"}]`, `{"userName":"ann","active":true,"name":{"givenName":"Ann"},"emails":[{"value":"w","type":"work",` +
+			`"primary":true}]}`},
+		"null is none": {User, user, `[{"op":"replace","path":"name","value":null},{"op":"replace","value":{"emails":null}}]`,
+			`{"userName":"ann","active":true}`},
+		"a part that is null": {User, user, `[{"op":"replace","path":"name","value":{"familyName":null,"givenName":"A"}}]`,
+			`{"userName":"ann","active":true,"name":{"givenName":"A"},"emails":[{"value":"w","type":"work","primary":true}]}`},
+		"one primary": {User, user, `[{"op":"add","path":"emails","value":[{"value":"x","primary":"true"}]}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":false},{"value":"x",` +
+				`"primary":true}]}`},
+		"what is unknown is kept": {User, `{"userName":"a"}`,
+			`[{"op":"add","path":"badge","value":{"n":[1]}},{"op":"add","path":"urn:acme:2.0:User:floor","value":3}]`,
+			`{"userName":"a","badge":{"n":[1]},"urn:acme:2.0:User":{"floor":3}}`},
+		"a list of nothing": {User, user, `[{"op":"replace","path":"emails","value":[]}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[]}`},
+		"all values of a list": {User, user, `[{"op":"replace","path":"emails.value","value":"x"}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x","type":"work","primary":true}]}`},
+		"a filtered value replaced": {User, user, `[{"op":"replace","path":"emails[type eq \"work\"]","value":{"value":"x"}}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x"}]}`},
+		"a filtered value added to": {User, user, `[{"op":"add","path":"emails[type eq \"work\"]","value":{"display":"x"}}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"w","type":"work","primary":true,"display":"x"}]}`},
+		"the last value goes": {User, user, `[{"op":"remove","path":"emails[type eq \"work\"]"}]`,
+			`{"userName":"ann","active":true,"name":{"familyName":"Lee"}}`},
+		"a role by its primary flag": {User, `{"userName":"a","roles":[{"value":"admin","primary":true}]}`,
+			`[{"op":"Replace","path":"roles[primary eq \"True\"].value","value":"viewer"}]`,
+			`{"userName":"a","roles":[{"value":"viewer","primary":true}]}`},
+		"members added, one twice": {Group, group, `[{"op":"Add","path":"members","value":[{"value":"b"},{"$ref":null,"value":"c"}]}]`,
+			`{"displayName":"G","members":[{"value":"a","type":"User"},{"value":"b","type":"User"},{"value":"c"}]}`},
+		"one member, not in a list": {Group, group, `[{"op":"add","path":"members","value":{"value":"c"}}]`,
+			`{"displayName":"G","members":[{"value":"a","type":"User"},{"value":"b","type":"User"},{"value":"c"}]}`},
+		"removed by a list of values": {Group, group, `[{"op":"Remove","path":"members","value":[{"$ref":null,"value":"a"},{"value":"z"}]}]`,
+			`{"displayName":"G","members":[{"value":"b","type":"User"}]}`},
+		"removed by a filter": {Group, group, `[{"op":"remove","path":"members[value eq \"b\"]"},{"op":"remove","path":"members[value ` +
+			`eq \"z\"]"}]`, `{"displayName":"G","members":[{"value":"a","type":"User"}]}`},
+		"removed by two filters": {Group, group, `[{"op":"remove","path":"members[value eq \"a\" or value eq \"b\"]"}]`,
+			`{"displayName":"G"}`},
+		"all removed":     {Group, group, `[{"op":"remove","path":"members"}]`, `{"displayName":"G"}`},
+		"nothing removed": {Group, group, `[{"op":"remove","path":"members","value":[]}]`, group},
+		"Okta renames": {Group, group, `[{"op":"replace","value":{"id":"other","displayName":"H"}}]`,
+			`{"displayName":"H","members":[{"value":"a","type":"User"},{"value":"b","type":"User"}]}`},
+		"Okta replaces all members": {Group, group, `[{"op":"replace","path":"members","value":[{"value":"z","display":"Z"}]}]`,
+			`{"displayName":"G","members":[{"value":"z","display":"Z"}]}`},
+		"a malformed removal":    {Group, group, `[{"op":"remove","path":"members","value":[{}]}]`, "invalidValue"},
+		"a removal of a number":  {Group, group, `[{"op":"remove","path":"members","value":[1]}]`, "invalidValue"},
+		"remove without a path":  {User, user, `[{"op":"remove"}]`, "noTarget"},
+		"add without a value":    {User, user, `[{"op":"add","path":"title"}]`, "invalidValue"},
+		"no path and no object":  {User, user, `[{"op":"add","value":"x"}]`, "invalidValue"},
+		"read only":              {User, user, `[{"op":"replace","path":"id","value":"x"}]`, "mutability"},
+		"read only, deep":        {User, user, `[{"op":"replace","path":"meta.created","value":"x"}]`, "mutability"},
+		"read only, a list":      {User, user, `[{"op":"add","path":"groups","value":[{"value":"x"}]}]`, "mutability"},
+		"a wrong type":           {User, user, `[{"op":"replace","path":"userName","value":5}]`, "invalidValue"},
+		"no boolean":             {User, user, `[{"op":"replace","path":"active","value":"perhaps"}]`, "invalidValue"},
+		"an object for a text":   {User, user, `[{"op":"replace","path":"title","value":{}}]`, "invalidValue"},
+		"a bad path":             {User, user, `[{"op":"replace","path":"emails[type eq","value":1}]`, "invalidPath"},
+		"a path after a filter":  {User, user, `[{"op":"replace","path":"emails[type pr].a.b","value":1}]`, "invalidPath"},
+		"a bad name in a value":  {User, user, `[{"op":"replace","value":{"a b":1}}]`, "invalidPath"},
+		"a part of a text":       {User, `{"userName":"a","badge":"b"}`, `[{"op":"add","path":"badge.x","value":1}]`, "invalidPath"},
+		"no op":                  {User, user, `[{"path":"title","value":"x"}]`, "invalidSyntax"},
+		"an unknown op":          {User, user, `[{"op":"move","path":"title","value":"x"}]`, "invalidSyntax"},
+		"a path that is no text": {User, user, `[{"op":"add","path":1,"value":"x"}]`, "invalidPath"},
+		"no operations":          {User, user, `[]`, "invalidSyntax"},
+		"no object":              {User, user, `["add"]`, "invalidSyntax"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -249,7 +288,8 @@ func TestPatchBounds(t *testing.T) {
 
 func TestDecode(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"", "x", "[]", "1", `{"a":1`, `{"a":1}{}`, `{"a":1,"A":2}`, `{"a":{"b":1,"B":1}}`, "{\"a\":\"\xff\"}", `{"a":1e999}`,
+	for _, text := range []string{"", "x", "[]", "1", `{"a":1`, `{"a":1}{}`, `{"a":1,"A":2}`, `{"a":{"b":1,"B":1}}`, "{\"a\":\"\xff\"}",
+		`{"a":1e999}`,
 		`{"a":` + strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth) + `}`} {
 		_, err := Decode([]byte(text))
 		var e *Error
@@ -261,12 +301,15 @@ func TestDecode(t *testing.T) {
 
 func TestNormalizeAndView(t *testing.T) {
 	t.Parallel()
-	got, err := User.Normalize(document(t, `{"username":"a","ACTIVE":"TRUE","emails":"x","roles":["admin",null],"name":{"FAMILYNAME":"L","x":1},"title":null,"other":{"A":1}}`))
-	want := document(t, `{"userName":"a","active":true,"emails":[{"value":"x"}],"roles":[{"value":"admin"}],"name":{"familyName":"L","x":1},"other":{"A":1}}`)
+	got, err := User.Normalize(document(t, `{"username":"a","ACTIVE":"TRUE","emails":"x","roles":["admin",null],"name":{"FAMILYNAME":"L",`+
+		`"x":1},"title":null,"other":{"A":1}}`))
+	want := document(t, `{"userName":"a","active":true,"emails":[{"value":"x"}],"roles":[{"value":"admin"}],"name":{"familyName":"L",`+
+		`"x":1},"other":{"A":1}}`)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v %v, want %v", got, err, want)
 	}
-	for _, text := range []string{`{"name":"x"}`, `{"userName":[]}`, `{"emails":[1]}`, `{"active":1}`, `{"emails":[{"primary":"x"}]}`, `{"` + EnterpriseURN + `":1}`, `{"` + EnterpriseURN + `":{"department":1}}`} {
+	for _, text := range []string{`{"name":"x"}`, `{"userName":[]}`, `{"emails":[1]}`, `{"active":1}`, `{"emails":[{"primary":"x"}]}`,
+		`{"` + EnterpriseURN + `":1}`, `{"` + EnterpriseURN + `":{"department":1}}`} {
 		if _, err := User.Normalize(document(t, text)); err == nil {
 			t.Errorf("%s is taken", text)
 		}
@@ -281,11 +324,15 @@ func TestProjection(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ only, but, want string }{
 		{"userName", "", `{"schemas":["` + UserURN + `"],"id":"u1","userName":"Ann@Example.com"}`},
-		{"NAME.familyname,emails.type", "", `{"schemas":["` + UserURN + `"],"id":"u1","name":{"familyName":"Lee"},"emails":[{"type":"work"},{"type":"home"}]}`},
-		{"emails.type,emails.value", "", `{"schemas":["` + UserURN + `"],"id":"u1","emails":[{"type":"work","value":"ann@work.example"},{"type":"home","value":"ann@home.example"}]}`},
+		{"NAME.familyname,emails.type", "", `{"schemas":["` + UserURN +
+			`"],"id":"u1","name":{"familyName":"Lee"},"emails":[{"type":"work"},{"type":"home"}]}`},
+		{"emails.type,emails.value", "", `{"schemas":["` + UserURN +
+			`"],"id":"u1","emails":[{"type":"work","value":"ann@work.example"},{"type":"home","value":"ann@home.example"}]}`},
 		{EnterpriseURN + ":department", "", `{"schemas":["` + UserURN + `"],"id":"u1","` + EnterpriseURN + `":{"department":"Sales"}}`},
-		{"", "id,schemas,emails,meta,name,groups,roles,shoe,title,externalId,active," + EnterpriseURN, `{"schemas":["` + UserURN + `"],"id":"u1","userName":"Ann@Example.com"}`},
-		{"emails," + EnterpriseURN, "emails.value,emails.primary," + EnterpriseURN + ":manager", `{"schemas":["` + UserURN + `"],"id":"u1","emails":[{"type":"work"},{"type":"home"}],"` + EnterpriseURN + `":{"department":"Sales"}}`},
+		{"", "id,schemas,emails,meta,name,groups,roles,shoe,title,externalId,active," + EnterpriseURN,
+			`{"schemas":["` + UserURN + `"],"id":"u1","userName":"Ann@Example.com"}`},
+		{"emails," + EnterpriseURN, "emails.value,emails.primary," + EnterpriseURN + ":manager",
+			`{"schemas":["` + UserURN + `"],"id":"u1","emails":[{"type":"work"},{"type":"home"}],"` + EnterpriseURN + `":{"department":"Sales"}}`},
 		{"nothing", "", `{"schemas":["` + UserURN + `"],"id":"u1"}`},
 	} {
 		p, err := ParseProjection(User, c.only, c.but)
@@ -335,7 +382,8 @@ func TestSchemas(t *testing.T) {
 		}
 	}
 	b, err := json.Marshal(List(nil, 1, 0))
-	if want := `{"schemas":["` + ListURN + `"],"totalResults":0,"startIndex":1,"itemsPerPage":0,"Resources":[]}`; err != nil || string(b) != want {
+	if want := `{"schemas":["` + ListURN + `"],"totalResults":0,"startIndex":1,"itemsPerPage":0,"Resources":[]}`; err != nil ||
+		string(b) != want {
 		t.Errorf("got %s %v, want %s", b, err, want)
 	}
 	b, err = json.Marshal(Respond(409, Uniqueness, "x"))
@@ -346,7 +394,8 @@ func TestSchemas(t *testing.T) {
 
 // FuzzFilter: any text is a filter or an error, and any filter has an answer.
 func FuzzFilter(f *testing.F) {
-	for _, seed := range []string{`userName eq "a"`, `emails[type eq "work" and value co "@"].value ne "x" or not (active eq true)`, `a.b pr and urn:x:y:z.q gt 1e3`, `((`, `"`, `a eq "\`, `x[y[z pr]]`, `not not (a pr)`} {
+	for _, seed := range []string{`userName eq "a"`, `emails[type eq "work" and value co "@"].value ne "x" or not (active eq true)`,
+		`a.b pr and urn:x:y:z.q gt 1e3`, `((`, `"`, `a eq "\`, `x[y[z pr]]`, `not not (a pr)`} {
 		f.Add(seed)
 	}
 	doc := document(f, ann)
@@ -369,7 +418,8 @@ func FuzzFilter(f *testing.F) {
 // FuzzPath: any path of any operation changes the resource or is an error; the
 // result is still a resource.
 func FuzzPath(f *testing.F) {
-	for _, seed := range []string{`emails[type eq "work"].value`, `name.familyName`, EnterpriseURN + `:manager`, EnterpriseURN, `members[value eq "x"]`, `a[`, `a].b`, `urn:a:b:c.d`, `roles[primary eq "True"].value`} {
+	for _, seed := range []string{`emails[type eq "work"].value`, `name.familyName`, EnterpriseURN + `:manager`, EnterpriseURN,
+		`members[value eq "x"]`, `a[`, `a].b`, `urn:a:b:c.d`, `roles[primary eq "True"].value`} {
 		f.Add("add", seed, `"x"`)
 		f.Add("remove", seed, `[{"value":"x"}]`)
 		f.Add("replace", seed, `{"value":"x","a":[1]}`)
@@ -379,7 +429,8 @@ func FuzzPath(f *testing.F) {
 		if json.Unmarshal([]byte(value), &v) != nil {
 			return
 		}
-		ops, err := ParsePatch(User, Document{"Operations": []any{Document{"op": op, "path": path, "value": v}, Document{"op": "add", "value": Document{path: v}}}})
+		ops, err := ParsePatch(User, Document{"Operations": []any{Document{"op": op, "path": path, "value": v},
+			Document{"op": "add", "value": Document{path: v}}}})
 		var e *Error
 		var got Document
 		if err == nil {

@@ -140,12 +140,12 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			h := tlog.RecordHash(leaf(t, db, 4))
 			write(t, db, `UPDATE audit_hash SET hash = $1 WHERE i = $2`, h[:], audit.First(4))
 		}, []string{"tree: the stored hash of leaves 4 to 5 is not that of the hashes below it",
-			"root: the first 10 leaves do not come to the root"}, false, false},
+			"root: the first 10 leaves do not have the root hash"}, false, false},
 		"alter with all hashes": {func(t *testing.T, db *DB, _ AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
 			write(t, db, `UPDATE audit SET actor = 'key:evil' WHERE n = 4`)
 			rebuild(t, db, nil)
-		}, []string{"root: the first 10 leaves do not come to the root that the checkpoint names", "column: audit_head says root"},
+		}, []string{"root: the first 10 leaves do not have the root hash of the checkpoint", "column: audit_head says root"},
 			false, false},
 		"re-sign with another key": {func(t *testing.T, db *DB, _ AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
@@ -176,7 +176,7 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 				write(t, db, `UPDATE audit SET n = $1 WHERE n = $2`, n-1, n)
 			}
 			rebuild(t, db, nil)
-		}, []string{"order: leaf 7 stands at place 6", "missing: leaves 9 to 9 are missing at the end"}, false, false},
+		}, []string{"order: leaf 7 is in place 6", "missing: leaves 9 to 9 are missing at the end"}, false, false},
 		"delete a hash": {func(t *testing.T, db *DB, _ AuditHead) { write(t, db, `DELETE FROM audit_hash WHERE i = 2`) },
 			[]string{"tree: the stored hash of leaves 0 to 1 is missing"}, false, false},
 		"alter a hash": {func(t *testing.T, db *DB, _ AuditHead) {
@@ -186,8 +186,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			write(t, db, `UPDATE audit SET n = 100 WHERE n = 3`)
 			write(t, db, `UPDATE audit SET n = 3 WHERE n = 7`)
 			write(t, db, `UPDATE audit SET n = 7 WHERE n = 100`)
-		}, []string{"altered: leaf 3 was altered", "altered: leaf 7 was altered", "order: leaf 7 stands at place 3",
-			"order: leaf 3 stands at place 7"}, false, false},
+		}, []string{"altered: leaf 3 was altered", "altered: leaf 7 was altered", "order: leaf 7 is in place 3",
+			"order: leaf 3 is in place 7"}, false, false},
 		"truncate": {func(t *testing.T, db *DB, _ AuditHead) { drop(t, db, 8) },
 			[]string{"missing: leaf 8 is missing", "missing: leaf 9 is missing"}, false, false},
 		"truncate with hashes": {func(t *testing.T, db *DB, _ AuditHead) {
@@ -225,7 +225,7 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			}
 			write(t, db, `INSERT INTO audit SELECT 5, leaf, at, env, actor, action, customer, object FROM audit WHERE n = 4`)
 			rebuild(t, db, nil)
-		}, []string{"order: leaf 4 stands at place 5", "forged: leaf 10 is beyond the signed checkpoint", "root: the first 10 leaves"},
+		}, []string{"order: leaf 4 is in place 5", "forged: leaf 10 is beyond the signed checkpoint", "root: the first 10 leaves"},
 			false, false},
 		"nonsense": {func(t *testing.T, db *DB, _ AuditHead) {
 			write(t, db, `UPDATE audit SET leaf = $1 WHERE n = 2`, []byte("nonsense"))

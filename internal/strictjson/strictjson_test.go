@@ -37,7 +37,8 @@ func FuzzStrictJSON(f *testing.F) {
 		}
 		if len(problems) > 0 && valid && utf8.Valid(b) {
 			m := problems[0].Message
-			if !strings.Contains(m, "twice") && !strings.Contains(m, "deeper") && !strings.Contains(m, "surrogate") && !strings.Contains(m, `\u0000`) {
+			if !strings.Contains(m, "twice") && !strings.Contains(m, "deeper") && !strings.Contains(m, "surrogate") &&
+				!strings.Contains(m, `\u0000`) {
 				t.Fatalf("%q was refused: %v", b, problems)
 			}
 		}
@@ -119,7 +120,8 @@ func TestSyntax(t *testing.T) {
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	var r strictjson.Reader
-	r.Reset([]byte(`{"name":5, "size":-1, "amount":"x", "at":"monday", "tags":"a", "about":[1], "x":{"deep":[1,2]}, "limit":9007199254740993, "more":{"n":1.10}}`))
+	r.Reset([]byte(`{"name":5, "size":-1, "amount":"x", "at":"monday", "tags":"a", "about":[1], "x":{"deep":[1,2]}, ` +
+		`"limit":9007199254740993, "more":{"n":1.10}}`))
 	var limit int64
 	var more map[string]any
 	r.Object("item", func(name []byte) {
