@@ -259,7 +259,7 @@ addons:
 func TestTypeOfError(t *testing.T) {
 	t.Parallel()
 	_, err := Parse("catalog.yaml", []byte("usher: 1\nplans: {free: {titel: x}}\n"))
-	want := "catalog.yaml has 1 problem\n  catalog.yaml:2:16: plans.free: unknown field \"titel\": did you mean \"title\"?"
+	want := "catalog.yaml has 1 problem\n  catalog.yaml:2:16: plans.free: unknown field \"titel\"; did you mean \"title\"?"
 	if err == nil || err.Error() != want || usher.ErrorCode(err) != usher.Invalid {
 		t.Errorf("got %v, want %s", err, want)
 	}

@@ -156,7 +156,7 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			edit(t, db, 0, old.Key, stranger.Public())
 			write(t, db, `UPDATE audit SET object = $1 WHERE n = 0`, stranger.Public())
 			rebuild(t, db, stranger)
-		}, []string{"key: the log says that usher-audit+"}, false, true},
+		}, []string{"key: the log names the key usher-audit+"}, false, true},
 		"the same, against a kept checkpoint": {func(t *testing.T, db *DB, old AuditHead) {
 			edit(t, db, 0, old.Key, stranger.Public())
 			edit(t, db, 0, old.Key, stranger.Public())
