@@ -7,9 +7,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Book is one catalogue revision as decisions read it: feature definitions and
-// every published plan and add-on version. It is shared by all customers of an
-// environment and never changes.
+// Book is one catalogue revision as decisions read it: the feature definitions and
+// every published plan and add-on version. All customers of an environment share
+// it, and it never changes.
 type Book struct {
 	Timezone string // the environment's zone; "" is UTC
 	Features map[string]*usher.Feature
@@ -21,12 +21,12 @@ type Book struct {
 	newAddon map[string]usher.Ref // by add-on key, of the add-ons in the file
 	defaults []usher.Ref          // newest version of each family's default plan, by family
 	byEvent  map[string][]*usher.Feature
-	rolls    map[string]bool // by feature: an allowance of some version rolls over
+	rolls    map[string]bool // by feature: some allowance of some version rolls over
 }
 
-// NewBook compiles a catalogue and its published versions. Versions of plans
-// that the catalogue no longer sells stay readable, because subscriptions stay
-// on theirs (S29), but are no longer found by Newest.
+// NewBook compiles a catalogue and its published versions. Plan finds versions that
+// the catalogue no longer sells, because subscriptions stay on theirs (S29); Newest
+// does not. The arguments must not change afterwards.
 func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVersion) *Book {
 	b := &Book{
 		Timezone: c.Timezone, Features: c.Features, Meters: c.Meters,
@@ -72,7 +72,7 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 	return b
 }
 
-// noteRollovers notes the features that an entitlement lets roll over.
+// noteRollovers notes the features of which something rolls over.
 func (b *Book) noteRollovers(ents map[string]*usher.Entitlement) {
 	for key, e := range ents {
 		if slices.ContainsFunc(e.Allowances, func(a usher.Allowance) bool { return a.Rollover != nil }) {
@@ -108,11 +108,11 @@ func (b *Book) Addon(ref usher.Ref) (*usher.AddonVersion, bool) {
 // Reading returns the features whose meters read events of a type, by key.
 func (b *Book) Reading(eventType string) []*usher.Feature { return b.byEvent[eventType] }
 
-// Meter returns the meter of a feature, nil where it has none.
+// Meter returns the meter of a feature, nil if it has none.
 func (b *Book) Meter(f *usher.Feature) *usher.Meter { return b.Meters[f.Meter] }
 
-// Gauge reports whether the feature's meter neither counts nor sums, so that
-// its use is a level, not a total (S33).
+// Gauge reports whether the feature's meter keeps a level and not a total: last, max
+// or unique (S33).
 func (b *Book) Gauge(f *usher.Feature) bool {
 	m := b.Meters[f.Meter]
 	return m != nil && !m.Aggregation.Adds()

@@ -4,23 +4,26 @@ package engine
 // windows follow, and the window's start.
 type BucketKey struct {
 	Feature string
-	Clock   string // a name that the engine makes: one per distinct period and anchor, one per grant (S34)
+	Clock   string // a name that the engine makes; README.md lists the forms
 	Start   int64  // microseconds since 1970 UTC
 }
 
-// Bucket is what is used of one clock of one feature in one window. Quantities
-// are in smallest units and never negative.
+// Bucket is the stored count of one clock of one feature in one window. Quantities
+// are in smallest units and never negative. Limit, Opening, Overage and Excess are
+// copies of what the rules said at the last change; the database uses them to check
+// that no bucket holds more than is permitted (I1). Decisions read only Used,
+// Reserved and the window.
 type Bucket struct {
 	BucketKey
 	End       int64 // microseconds since 1970 UTC, exclusive; math.MaxInt64 is open
 	Unlimited bool
-	Limit     int64 // 0 where Unlimited
-	Opening   int64 // use that was carried in when the window opened (S18, S34)
+	Limit     int64 // 0 if Unlimited
+	Opening   int64 // use that the window began with (S18, S34); not part of Used
 	Used      int64 // includes Overage and Excess
 	Reserved  int64
 	Overage   int64
 	Excess    int64
-	At        int64 // event time of the last gauge value in microseconds; 0: none
+	At        int64 // time of the newest value of a gauge, in microseconds since 1970 UTC; 0: none
 }
 
 // ClockNone is the clock of use that nothing entitles (S14).
@@ -28,20 +31,23 @@ const ClockNone = "none"
 
 // shelf is the buckets of one feature in a snapshot. nil is empty.
 //
-// Most shelves are short and are searched from end to end. One of a customer
-// with thousands of grants is long, so above shortShelf it is indexed: by index,
-// which clones share and nobody changes, and by added, which is its own.
+// Most shelves are short and are searched from end to end. A customer with
+// thousands of grants has long ones, so above shortShelf a shelf has an index:
+// index, which clones share and nobody changes, and added, which belongs to this
+// shelf alone.
 type shelf struct {
 	list         []Bucket
 	index, added map[place]int // positions in list; nil on a short shelf
 }
 
-// place is what one bucket of a shelf is found by.
+// place identifies a bucket on its shelf.
 type place struct {
 	clock string
 	start int64
 }
 
+// shortShelf is the greatest number of buckets that are searched one by one. Up to
+// there a search is faster than a map.
 const shortShelf = 16
 
 // find returns the position of a bucket, -1 without one.
@@ -103,13 +109,13 @@ func (sh *shelf) put(b Bucket) {
 // clone returns a shelf that may be changed without being seen through sh.
 func (sh *shelf) clone() *shelf {
 	c := &shelf{list: append(make([]Bucket, 0, len(sh.list)+2), sh.list...), index: sh.index}
-	if len(sh.added) > 0 { // so that the clone's clones have no index to make
+	if len(sh.added) > 0 { // index them now, and the clone's clones share the index
 		c.index = places(c.list)
 	}
 	return c
 }
 
-// places indexes a list.
+// places returns the positions of all buckets of a list.
 func places(list []Bucket) map[place]int {
 	m := make(map[place]int, len(list))
 	for i := range list {

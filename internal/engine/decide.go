@@ -13,8 +13,8 @@ type Query struct {
 	Customer string // as asked; echoed in the answer
 	Feature  string
 	Amount   int64 // smallest units, not negative; ignored by switch and config
-	// Buf is memory for the answer's lists, reused between calls so that
-	// deciding allocates nothing; nil allocates where a list is needed.
+	// Buf is memory for the answer's lists. A caller that reuses it between calls
+	// decides without allocating; nil allocates what is needed.
 	Buf *Buf
 }
 
@@ -24,19 +24,23 @@ type Buf struct {
 	Allowances []usher.AllowanceUse
 	Caps       []usher.CapUse
 	Deductions []usher.Deduction
-	Legs       usher.Legs // not the engine's: whoever asks about members fills them in
+	Legs       usher.Legs // not used here: room for a caller that asks about members
 	window     usher.Window
 	rows       []figures
 	pool       []figures
 	caps       []capFigures
 }
 
-// capFigures are a cap's figures at an instant.
+// capFigures are what a cap has counted and what it still lets through.
 type capFigures struct{ used, left int64 }
 
 // Decide answers q at an instant. The same arguments give the same answer,
-// anywhere and at any time (S01-S05, S09, S10, S20, S34, S37).
+// anywhere and at any time (S01-S05, S09, S10, S20, S34, S37). q.Amount must not
+// be negative.
 func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
+	if q.Amount < 0 {
+		panic("engine: Decide: Query.Amount must not be negative")
+	}
 	d := usher.Decision{Customer: q.Customer, Feature: q.Feature, Revision: s.Revision}
 	f := s.World.features[q.Feature]
 	if f != nil {
@@ -93,7 +97,7 @@ func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
 	}
 }
 
-// resolve computes the figures of a frame's rows.
+// resolve appends to out the figures of a frame's rows at an instant.
 func (s *Snapshot) resolve(out []figures, list *shelf, f *feature, fr *frame, at int64) []figures {
 	out = slices.Grow(out, len(fr.rows))
 	for i := range fr.rows {
@@ -103,6 +107,8 @@ func (s *Snapshot) resolve(out []figures, list *shelf, f *feature, fr *frame, at
 	return out
 }
 
+// resolveRow computes the figures of one row: it finds the row's bucket, adds what
+// the window began with, and divides the sum over the limit.
 func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at int64) {
 	n.window, n.start, n.unlimited, n.limit = r.window, r.key.Start, r.unlimited, r.limit
 	b := -1
@@ -115,7 +121,7 @@ func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at in
 			b = -1
 		}
 	case f.gauge == usher.Last:
-		b = list.latest(r.key.Clock, r.key.Start) // keeps its value (S33)
+		b = list.latest(r.key.Clock, r.key.Start) // a level stays until a new one is reported (S33)
 	default:
 		b = list.find(r.key.Clock, r.key.Start)
 	}
@@ -130,8 +136,8 @@ func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at in
 	}
 	own := n.used
 	switch f.gauge {
-	case usher.Last: // the value itself carries over
-	case usher.Max:
+	case usher.Last: // found above, so nothing has to be carried
+	case usher.Max: // the highest of all, also of what came before
 		n.opening = satAdd(n.opening, highest(list, r.carry))
 		n.used = max(n.used, n.opening)
 		n.opening = n.used - own
@@ -141,13 +147,14 @@ func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at in
 		}
 		n.used = satAdd(n.used, n.opening)
 	}
-	if r.roll != nil {
+	if r.roll != nil { // not below what was burned of it, or a late event would turn that into excess
 		n.limit = max(satAdd(own, n.reserved), s.rolledOver(list, r.roll, at))
 	}
 	n.settle(r.overage)
 }
 
-// rolledOver is what an earlier window left for later ones (S21).
+// rolledOver returns what one slot of an earlier window left for later ones (S21):
+// its limit, less the window's use beyond the slots before it, at most max.
 func (s *Snapshot) rolledOver(list *shelf, r *roll, at int64) int64 {
 	used := s.total(list, r.source, at)
 	if r.opening != nil {
@@ -157,7 +164,8 @@ func (s *Snapshot) rolledOver(list *shelf, r *roll, at int64) int64 {
 	return min(left, r.max)
 }
 
-// total is what buckets hold together, without what they opened with.
+// total returns what buckets count together, used and reserved, without what they
+// opened with.
 func (s *Snapshot) total(list *shelf, keys []BucketKey, at int64) (n int64) {
 	for i := range keys {
 		if b := list.find(keys[i].Clock, keys[i].Start); b >= 0 {
@@ -167,7 +175,7 @@ func (s *Snapshot) total(list *shelf, keys []BucketKey, at int64) (n int64) {
 	return n
 }
 
-// holds is what a bucket holds at an instant, used and reserved.
+// holds returns what a bucket counts at an instant, used and reserved.
 func (s *Snapshot) holds(b *Bucket, at int64) int64 {
 	if len(s.lapses) == 0 {
 		return satAdd(b.Used, b.Reserved)
@@ -175,7 +183,7 @@ func (s *Snapshot) holds(b *Bucket, at int64) int64 {
 	return satAdd(s.lapsed(b, at))
 }
 
-// highest is the largest use of any of the buckets.
+// highest returns the largest use of any of the buckets.
 func highest(list *shelf, keys []BucketKey) (n int64) {
 	for i := range keys {
 		if b := list.find(keys[i].Clock, keys[i].Start); b >= 0 {
@@ -185,20 +193,24 @@ func highest(list *shelf, keys []BucketKey) (n int64) {
 	return n
 }
 
-// verdict is what a take of an amount would come to.
+// verdict says whether an amount may be taken, and how it would divide.
 type verdict struct {
 	allowed bool
 	reason  usher.Reason
-	would   usher.Reason // what denies, whatever the mode; "" where nothing does
-	// How the amount divides: own included, pool included, own overage, pool
-	// overage, and what nothing holds. Pool figures are in units of the feature.
+	would   usher.Reason // what denies before the mode softens it; "" if nothing does
+	// own, pool, over, poolOver and beyond add up to the amount, all in units of the
+	// feature: included in own allowances, included in the pool, own overage, the
+	// pool's overage, and what nothing permits.
 	own, pool, over, poolOver, beyond int64
-	poolHeld                          int64 // what the pool includes, in its own units
+	poolHeld                          int64 // what is included in the pool, in credits
 	capped                            bool
 	poolFrame                         *frame
 }
 
-// judge decides an amount against resolved rows. It changes nothing.
+// judge decides an amount against the figures in buf and changes nothing. The
+// order is included amounts, credits, overage, the pool's overage (S15, S25); caps
+// must let all of it through. The mode softens a refusal that is due to amounts,
+// and never one that is due to a missing entitlement (S26).
 func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verdict {
 	v := verdict{reason: usher.WithinLimit}
 	included, room, unlimited := sums(buf.rows)
@@ -213,7 +225,7 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 	switch {
 	case unlimited:
 		v.own, rest, v.reason = rest, 0, usher.ReasonUnlimited
-		for i := range buf.rows { // beyond what can be counted is refused (S24)
+		for i := range buf.rows { // unlimited, but only as far as int64 can count (S24)
 			if n := &buf.rows[i]; n.unlimited {
 				if n.used > math.MaxInt64-amount {
 					v.own, rest, v.reason = 0, amount, usher.LimitReached
@@ -258,7 +270,7 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 	return v
 }
 
-// refusal is the reason where too little is left (S37).
+// refusal returns the reason when too little is left (S37).
 func (f *feature) refusal() usher.Reason {
 	switch {
 	case f.def.Draws != nil:
@@ -269,8 +281,10 @@ func (f *feature) refusal() usher.Reason {
 	return usher.LimitReached
 }
 
-// judgePool divides what own allowances do not hold over the pool (S25). It
-// leaves in v.poolOver what the pool's overage could hold.
+// judgePool takes from the pool what own allowances do not hold (S25), in whole
+// units of the feature: included credits are divided by the rate, rounded down. It
+// returns what is then left of rest. In v.poolOver it leaves what the pool's
+// overage could still hold; judge takes that after the feature's own overage.
 func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) int64 {
 	pf := f.pool
 	v.poolFrame = s.World.frameAt(pf, at)
@@ -281,7 +295,7 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 	buf.pool = s.resolve(buf.pool[:0], list, pf, v.poolFrame, at)
 	included, room, unlimited := sums(buf.pool)
 	rate := f.def.Draws.Rate
-	if unlimited { // up to what can be counted (S24)
+	if unlimited { // as far as int64 can count (S24)
 		included, room = math.MaxInt64, 0
 		for i := range buf.pool {
 			if n := &buf.pool[i]; n.unlimited {
@@ -300,7 +314,8 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 	return rest - v.pool
 }
 
-// capUse is what a cap has counted and what it still lets through.
+// capUse returns what a cap has counted in its window and what it still lets
+// through, both not negative.
 func (s *Snapshot) capUse(list *shelf, c *capRow, at int64) (used, left int64) {
 	if c.cap.Sliding {
 		used = s.slidingUse(list, c, at)
@@ -313,7 +328,10 @@ func (s *Snapshot) capUse(list *shelf, c *capRow, at int64) (used, left int64) {
 	return used, max(0, c.cap.Limit-used)
 }
 
-// answer writes the figures of a decision about amounts.
+// answer writes the figures of a decision about amounts. Figures of several rows
+// are summed; the window is the one that ends soonest. Rows and caps are listed
+// only if the sums hide something: several rows, several caps, or a cap that
+// denies.
 func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at int64, v verdict) {
 	d.Allowed, d.Reason = v.allowed, v.reason
 	d.Plan, d.Sources = fr.plan, fr.sources
@@ -367,7 +385,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	}
 }
 
-// listRows appends the rows that an answer lists.
+// listRows appends the rows that an answer shows.
 func listRows(out []usher.AllowanceUse, fr *frame, rows []figures) []usher.AllowanceUse {
 	out = slices.Grow(out, len(fr.rows))
 	for i := range fr.rows {
@@ -385,6 +403,7 @@ func listRows(out []usher.AllowanceUse, fr *frame, rows []figures) []usher.Allow
 	return out
 }
 
+// listCaps appends the caps that an answer shows.
 func listCaps(out []usher.CapUse, fr *frame, caps []capFigures) []usher.CapUse {
 	for i := range fr.caps {
 		out = append(out, fr.caps[i].use)
@@ -394,6 +413,6 @@ func listCaps(out []usher.CapUse, fr *frame, caps []capFigures) []usher.CapUse {
 	return out
 }
 
-// shown reports whether a row is listed: what nothing holds only where there is
-// something of it.
+// shown reports whether an answer shows a row. The row for use that nothing
+// entitles is shown only if there is such use.
 func (r *row) shown(n *figures) bool { return len(r.ids) > 0 || n.used > 0 }

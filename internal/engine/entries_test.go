@@ -154,7 +154,7 @@ func TestS22_OneHolderOneSeat(t *testing.T) {
 	seats := map[string]*engine.Seat{}
 	sit := func(holder string, pending bool) bool {
 		want := engine.Seat{Holder: holder, Pending: pending, At: opened}
-		e := engine.Sit(s, "acme", "members", seats[holder], want, opened)
+		e := engine.TakeSeat(s, "acme", "members", seats[holder], want, opened)
 		if e.Seated {
 			seats[holder] = &want
 		}
@@ -172,7 +172,7 @@ func TestS22_OneHolderOneSeat(t *testing.T) {
 		t.Error("a holder was refused the seat that it has")
 	}
 	stands(t, "asked again", s, "members", opened, 2, 0)
-	engine.Leave(s, "acme", "members", *seats["ann"], opened)
+	engine.FreeSeat(s, "acme", "members", *seats["ann"], opened)
 	delete(seats, "ann")
 	if !sit("cy", false) {
 		t.Error("a freed seat is not free")

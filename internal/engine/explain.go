@@ -9,9 +9,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Explain answers q and says why: the same evaluation as Decide's, with a
-// record of every source it considered (S04) and of what would change the
-// answer.
+// Explain answers q and says why. It evaluates the same rules as Decide, and records
+// every source that it considered (S04) and what would change the answer.
 func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	q.Buf = new(Buf)
 	x := usher.Explanation{Decision: Decide(s, q, at), Considered: []usher.SourceTrace{}, Changes: []usher.WhatWouldChange{}}
@@ -39,15 +38,15 @@ func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	return x
 }
 
-// changesFor lists what would make a "no" a "yes", or a "yes" a "no", nearest
-// in time first, then what an operator could do.
+// changesFor returns what would turn a "no" into a "yes", or a "yes" into a "no":
+// first what happens by itself, then what an operator could do.
 func (w *World) changesFor(s *Snapshot, f *feature, fr *frame, x *usher.Explanation, amount, at int64) []usher.WhatWouldChange {
 	var out []usher.WhatWouldChange
 	d := &x.Decision
 	when := func(t int64, format string, args ...any) {
 		out = append(out, usher.WhatWouldChange{What: fmt.Sprintf(format, args...), At: stamp(t)})
 	}
-	// What comes by itself: a window that ends, a source that begins or ends.
+	// What happens by itself: a source begins or ends, a window ends.
 	for _, t := range w.changesIn(at, maxMicro) {
 		if len(out) == 3 {
 			break
@@ -136,7 +135,7 @@ func (w *World) better(f *feature, ent *usher.Entitlement, fr *frame) bool {
 	return give > have
 }
 
-// amount is a quantity in words: "1000 calls".
+// amount writes a quantity with its unit: "1000 calls".
 func (w *World) amount(f *feature, n int64) string {
 	s := usher.FormatQuantity(n, f.def.Precision)
 	if f.def.Unit != "" {
@@ -145,7 +144,7 @@ func (w *World) amount(f *feature, n int64) string {
 	return s
 }
 
-// describe is an entitlement in words.
+// describe writes what an entitlement gives, n times.
 func (w *World) describe(f *feature, ent *usher.Entitlement, n int64) string {
 	switch f.def.Kind {
 	case usher.Switch:
@@ -185,6 +184,7 @@ func (w *World) describe(f *feature, ent *usher.Entitlement, n int64) string {
 	return strings.Join(parts, "; ")
 }
 
+// describeOverride writes what an override does.
 func (w *World) describeOverride(f *feature, o *usher.Override) string {
 	switch {
 	case o.Deny:
@@ -215,6 +215,7 @@ func (w *World) describeOverride(f *feature, o *usher.Override) string {
 	return "set terms"
 }
 
+// value writes a config's value.
 func (w *World) value(f *feature, v *usher.Value) string {
 	switch f.def.Type {
 	case usher.TypeInteger, usher.TypeDecimal:

@@ -8,30 +8,30 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Hold is an open reservation (S23): Amount of Feature is out of reach of
-// others from At until it is settled, released, or Expires.
+// Hold is an open reservation (S23): Amount of Feature is out of reach for others
+// from At until it is settled or released, or until Expires.
 type Hold struct {
 	ID          string
 	Customer    string
 	Feature     string
 	Amount      int64 // smallest units
 	At, Expires time.Time
-	Entries     []Entry // what it holds of which bucket, in the order of burning
+	Entries     []Entry // what it holds of which bucket, in burn order
 }
 
-// Lapse is one posting that ends by itself (S10): of a reservation, or the seat
-// of a holder with an end. From Expires on it no longer counts, whether or not
-// anything has run.
+// Lapse is one posting that stops counting by itself (S10): a reservation's, or a
+// seat that has an end. From Expires on it does not count, whether or not any job
+// has run.
 type Lapse struct {
 	ID      string // of the reservation; of a seat, its holder
 	Bucket  BucketKey
-	Used    bool // it is counted in Used; else in Reserved
+	Used    bool // it counts in the bucket's Used; else in Reserved
 	Amount  int64
 	At      int64 // when it began, microseconds since 1970 UTC
 	Expires int64 // microseconds since 1970 UTC
 }
 
-// Lapses are the postings of an open reservation.
+// Lapses returns the postings of an open reservation.
 func (h *Hold) Lapses() []Lapse {
 	out := make([]Lapse, len(h.Entries))
 	for i, e := range h.Entries {
@@ -40,8 +40,8 @@ func (h *Hold) Lapses() []Lapse {
 	return out
 }
 
-// SetLapses says what in the buckets ends by itself. Only for a snapshot that
-// nobody else reads yet.
+// SetLapses sets what in the buckets stops counting by itself. Nobody else may read
+// the snapshot yet.
 func (s *Snapshot) SetLapses(list []Lapse) {
 	s.lapses = slices.Clone(list)
 	slices.SortFunc(s.lapses, func(x, y Lapse) int {
@@ -52,12 +52,13 @@ func (s *Snapshot) SetLapses(list []Lapse) {
 	})
 }
 
-// Lapses are the postings that will end by themselves, soonest first.
+// Lapses returns the postings that will stop counting by themselves, soonest first.
 func (s *Snapshot) Lapses() []Lapse { return s.lapses }
 
-// Expire gives back what ended by an instant, once, on a clone; operations that
-// follow on the clone count what is still held as held. It reports whether
-// anything ended. The buckets of what ended must be in memory.
+// Expire gives back, once, what has expired by an instant, and reports whether
+// anything has. It changes a clone; what comes after on that clone takes every
+// lapse that is left as still held, whatever its time. The buckets of what expired
+// must be in memory.
 func (s *Snapshot) Expire(now time.Time) bool {
 	at, n := now.UnixMicro(), 0
 	for n < len(s.lapses) && s.lapses[n].Expires <= at {
@@ -74,19 +75,20 @@ func (s *Snapshot) Expire(now time.Time) bool {
 	return n > 0
 }
 
-// forget drops the lapses of a reservation, or of a holder of a feature.
+// forget drops the lapses of a reservation, or of a seat's holder.
 func (s *Snapshot) forget(id, feature string, seat bool) {
 	s.lapses = slices.DeleteFunc(slices.Clone(s.lapses), func(l Lapse) bool {
 		return l.ID == id && (l.Bucket.Clock == ClockSeats) == seat && (!seat || l.Bucket.Feature == feature)
 	})
 }
 
-// remember adds lapses to those that there are.
+// remember adds lapses.
 func (s *Snapshot) remember(list ...Lapse) {
 	s.SetLapses(append(slices.Clone(s.lapses), list...))
 }
 
-// lapsed is what a bucket still shows and what has ended by at.
+// lapsed returns a bucket's use and holds without what has expired by at and is
+// still in the bucket. After Expire nothing is.
 func (s *Snapshot) lapsed(b *Bucket, at int64) (used, reserved int64) {
 	used, reserved = b.Used, b.Reserved
 	if s.held {
@@ -108,8 +110,9 @@ func (s *Snapshot) lapsed(b *Bucket, at int64) (used, reserved int64) {
 	return used, reserved
 }
 
-// heldIn is what is held, at an instant, of the span that an opening sums: what
-// was taken by clocks that are gone, and may yet become use (S34).
+// heldIn returns what is still held of the span that an opening sums: it was
+// reserved from clocks that are gone, and may yet become use (S34). The sums know
+// only use.
 func (s *Snapshot) heldIn(o *Opening, at int64) (n int64) {
 	for i := range s.lapses {
 		l := &s.lapses[i]
@@ -123,7 +126,7 @@ func (s *Snapshot) heldIn(o *Opening, at int64) (n int64) {
 	return n
 }
 
-// opened is what a window opens with.
+// opened returns what a window opens with.
 func (s *Snapshot) opened(o *Opening, at int64) int64 {
 	n := s.openings[o.Key()]
 	if len(s.lapses) > 0 {
@@ -132,8 +135,8 @@ func (s *Snapshot) opened(o *Opening, at int64) int64 {
 	return n
 }
 
-// reopen adds what entries posted at an earlier instant to the sums that the
-// windows of now open with: those were read before (S34).
+// reopen adds entries that were posted at an earlier instant to the sums that
+// today's windows open with, because those sums were read before (S34).
 func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
 	f := s.World.features[feature]
 	if f == nil || !s.World.Known() {
@@ -170,17 +173,20 @@ func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
 	s.Open(sums)
 }
 
+// isCap reports whether a clock is a cap's.
 func isCap(clock string) bool { return len(clock) > 4 && clock[:4] == "cap:" }
 
-// adjust changes a bucket's use and holds by themselves, in whatever window it
-// counts. What lies beyond its limit shrinks from the far end: excess first,
-// then overage (S14, S20). Nothing grows but use that was held before.
+// adjust adds to a bucket's use and holds, usually negative amounts, without asking
+// what is in force now: the bucket may be of a window or a plan that is over. What
+// is beyond its limit shrinks from the far end, excess before overage (S14, S20).
+// used is positive only if as much is taken from reserved. A bucket that is not in
+// memory is left alone.
 func (s *Snapshot) adjust(k BucketKey, used, reserved int64) {
 	b, ok := s.Bucket(k)
 	if !ok {
 		return
 	}
-	b.Used, b.Reserved = b.Used+used, b.Reserved+reserved // below zero is a bug, which the database refuses (I1)
+	b.Used, b.Reserved = b.Used+used, b.Reserved+reserved // the database refuses a negative count (I1)
 	if !b.Unlimited {
 		beyond := max(satAdd(satAdd(b.Used, b.Reserved), b.Opening)-b.Limit, 0)
 		b.Overage = min(b.Overage, beyond)
@@ -189,9 +195,9 @@ func (s *Snapshot) adjust(k BucketKey, used, reserved int64) {
 	s.write(b)
 }
 
-// part is the first n units of a take, in the order in which it burned: of its
+// partOf returns the entries of the first n units of a take, in burn order: of its
 // own feature, of the pool as far as those units were drawn from it, and of the
-// caps that counted them.
+// caps that counted them. entries must be net.
 func partOf(feature string, entries []Entry, n int64) (out []Entry) {
 	var drawn, drawnAll, poolAll int64
 	for _, e := range entries {
@@ -220,7 +226,7 @@ func partOf(feature string, entries []Entry, n int64) (out []Entry) {
 		}
 	}
 	var pool int64
-	if drawnAll > 0 {
+	if drawnAll > 0 { // poolAll is a multiple of drawnAll: the quotient is the rate of the take
 		pool = drawn * (poolAll / drawnAll)
 	}
 	left := pool
@@ -241,8 +247,8 @@ func partOf(feature string, entries []Entry, n int64) (out []Entry) {
 	return out
 }
 
-// net merges entries of one bucket and allowance, in the order of the first of
-// each, and leaves out what came to nothing.
+// net merges the entries of one bucket and allowance, in the order of the first of
+// each, and leaves out sums of 0.
 func net(entries []Entry) []Entry {
 	at := make(map[posting]int, len(entries)) // where each is in out
 	var out []Entry
@@ -258,13 +264,13 @@ func net(entries []Entry) []Entry {
 	return slices.DeleteFunc(out, func(e Entry) bool { return e.Amount == 0 })
 }
 
-// posting is what entries are merged by.
+// posting identifies the entries that net merges.
 type posting struct {
 	bucket    BucketKey
 	allowance string
 }
 
-// Taken is how many units of a feature entries come to.
+// Taken returns how many units of a feature entries come to.
 func Taken(feature string, entries []Entry) (n int64) {
 	for _, e := range entries {
 		if e.Bucket.Feature == feature && e.Allowance != EntryCap {
@@ -274,14 +280,17 @@ func Taken(feature string, entries []Entry) (n int64) {
 	return n
 }
 
-// Settle ends a reservation with the true amount (S23). What was held becomes
-// use in the window of the hold, in the order in which it was held; the rest is
-// given back. An amount beyond the hold, or all of it where the hold has
-// expired, is booked as an event of the hold's instant would be: from what is
-// still left there, then as overage, then as excess. The decision is that of
-// the feature now. Expire comes before it; at the hold's instant all that Needs
-// names must be in memory.
+// Settle ends a reservation with the amount actually used (S23). What was held
+// becomes use in the window of the hold, in the order in which it was held; the
+// rest is given back. An amount beyond the hold, or all of it if the hold has
+// expired, is booked as an event at the hold's instant would be: from what is still
+// left there, then as overage, then as excess. The decision is the feature's now.
+// Call Expire first. What Needs names at the hold's instant must be in memory.
+// amount must not be negative.
 func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
+	if amount < 0 {
+		panic("engine: Settle: amount must not be negative")
+	}
 	var e Effect
 	f := s.World.features[h.Feature]
 	rest := amount
@@ -311,8 +320,8 @@ func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 	return e
 }
 
-// Release ends a reservation and gives back all that it held. Where it has
-// expired that has happened already. Expire comes before it.
+// Release ends a reservation and gives back all that it held. If it has expired,
+// that has happened already. Call Expire first.
 func Release(s *Snapshot, h *Hold, now time.Time) Effect {
 	var e Effect
 	if now.Before(h.Expires) {
@@ -325,12 +334,15 @@ func Release(s *Snapshot, h *Hold, now time.Time) Effect {
 	return e
 }
 
-// Correct gives amount units of a take back to the allowances that it burned,
-// in the recorded order (S16). entries are the take's, followed by those of the
-// corrections that it has had; amount is at most what Taken says they come to;
-// at is the instant whose minute counts the take. The entries of the effect are
+// Correct gives amount units of a take back to the allowances that it burned, in
+// the recorded order (S16). entries are the take's, followed by those of earlier
+// corrections; amount must not be negative and is at most Taken(feature, entries);
+// at is the instant whose minute counts the take. The effect's entries are
 // negative. The buckets must be in memory.
 func Correct(s *Snapshot, customer, feature string, entries []Entry, amount int64, at, now time.Time) Effect {
+	if amount < 0 {
+		panic("engine: Correct: amount must not be negative")
+	}
 	var e Effect
 	for _, en := range partOf(feature, net(entries), amount) {
 		s.adjust(en.Bucket, -en.Amount, 0)
@@ -342,12 +354,12 @@ func Correct(s *Snapshot, customer, feature string, entries []Entry, amount int6
 	return e
 }
 
-// after decides the feature as it stands now, without an amount.
+// after sets the effect's decision: the feature's now, without an amount.
 func (e *Effect) after(s *Snapshot, customer, feature string, now time.Time) {
 	e.Decision = Decide(s, Query{Customer: customer, Feature: feature, Buf: new(Buf)}, now)
 }
 
-// deduct lists the entries of allowances as the decision's deductions.
+// deduct sets the decision's deductions: the entries that an allowance paid for.
 func (e *Effect) deduct(s *Snapshot, feature string) {
 	for _, en := range e.Entries {
 		if en.Allowance == EntryExcess || en.Allowance == EntryDrawn || en.Allowance == EntryCap {

@@ -9,7 +9,7 @@ import (
 	"github.com/usher-sh/usher/internal/calendar"
 )
 
-// Facts is what decides for one customer: the input of NewWorld.
+// Facts is everything that decides for one customer, except its use.
 type Facts struct {
 	Book          *Book
 	Customer      *usher.Customer // nil: unknown (S01)
@@ -21,22 +21,22 @@ type Facts struct {
 // State is what a subscription is at an instant.
 type State struct {
 	Status    usher.Status
-	Since     time.Time    // when the status began, where it was set; else zero
+	Since     time.Time    // when the status began, if it was set; else zero
 	Live      bool         // gives its plan's and add-ons' entitlements
-	Dead      usher.Reason // why it gives nothing, where it does not
+	Dead      usher.Reason // why it gives nothing; "" if Live
 	Holds     bool         // keeps its family from falling to the default plan (S28)
 	Plan      usher.Ref    // what it gives, or would give
 	Began     time.Time    // when Plan began to be held
 	Addons    []usher.HeldAddon
-	TrialEnds time.Time // zero: no trial governs
+	TrialEnds time.Time // zero: no trial decides about the status
 }
 
-// FirstStart returns when the customer's first subscription of a family
-// started: trials count from there, once ever (S35). One that was replaced
-// before it began has used up no trial, and counts only where no other did.
+// FirstStart returns when the customer's first subscription of a family started:
+// trials count from there, once (S35). A subscription that was replaced before it
+// began used up no trial, so it counts only if there is no other.
 func FirstStart(subs []usher.Subscription, family string) time.Time { return firstStarts(subs)[family] }
 
-// firstStarts is FirstStart of every family.
+// firstStarts returns FirstStart of every family.
 func firstStarts(subs []usher.Subscription) map[string]time.Time {
 	first, never := map[string]time.Time{}, map[string]time.Time{}
 	for i := range subs {
@@ -57,16 +57,18 @@ func firstStarts(subs []usher.Subscription) map[string]time.Time {
 	return first
 }
 
-// StateAt is the subscription at t: the fold of its phases, its trial and the
-// unpaid policy of its plan (S10, S27, S35). first is FirstStart of its family,
-// loc the customer's zone.
+// StateAt returns what a subscription is at t, from its phases, its trial and its
+// plan's policy for unpaid ones (S10, S27, S35). first is FirstStart of its family,
+// loc the customer's zone. boundaries must list every instant at which the result
+// may change.
 func (b *Book) StateAt(s *usher.Subscription, t, first time.Time, loc *time.Location) State {
 	var (
 		st         State
 		status     usher.Status
 		trialEnded bool
 	)
-	// endTrial applies a trial that ends before until while no status is set.
+	// endTrial ends a trial that is over by until, unless a status was set: a status
+	// that the operator or the provider set decides alone.
 	endTrial := func(until time.Time) {
 		if status != "" || st.Began.IsZero() {
 			return
@@ -79,7 +81,7 @@ func (b *Book) StateAt(s *usher.Subscription, t, first time.Time, loc *time.Loca
 	for _, p := range s.Phases {
 		if p.At.After(t) {
 			if p.At.Equal(s.StartsAt) || st.Began.IsZero() {
-				// Not begun: what it would give is the first phase's.
+				// It has not begun; it would give what its first phase says.
 				if p.Plan != nil {
 					st.Plan = p.Plan.Ref
 				}
@@ -110,7 +112,7 @@ func (b *Book) StateAt(s *usher.Subscription, t, first time.Time, loc *time.Loca
 	case t.Before(s.StartsAt):
 		st.Status, st.Dead = usher.Scheduled, usher.NotStarted
 		return st
-	case trialEnded: // which comes before subscription_ended (S37)
+	case trialEnded: // the more helpful reason than subscription_ended (S37)
 		st.Status, st.Dead = usher.Ended, usher.TrialEnded
 		return st
 	case ended:
@@ -144,7 +146,7 @@ func (b *Book) StateAt(s *usher.Subscription, t, first time.Time, loc *time.Loca
 			if p, ok := b.Newest(policy.Then); ok {
 				st.Plan, st.Addons = p.Ref(), nil
 				st.Began = calendar.Add(st.Since, policy.Grace, loc)
-			} else { // no longer sold: what is missing gives nothing (S01)
+			} else { // no such plan any more, and missing data gives nothing (S01)
 				st.Live, st.Holds, st.Dead = false, false, usher.ReasonSuspended
 			}
 		}
@@ -152,6 +154,8 @@ func (b *Book) StateAt(s *usher.Subscription, t, first time.Time, loc *time.Loca
 	return st
 }
 
+// trialEnd returns when a subscription's trial ends, zero without one. The end that
+// the subscription names beats the length that its plan gives.
 func (b *Book) trialEnd(s *usher.Subscription, plan usher.Ref, first time.Time, loc *time.Location) time.Time {
 	switch {
 	case s.TrialEndsAt != nil:
@@ -165,6 +169,7 @@ func (b *Book) trialEnd(s *usher.Subscription, plan usher.Ref, first time.Time, 
 	return time.Time{}
 }
 
+// pastDue returns the policy of a plan for unpaid subscriptions.
 func (b *Book) pastDue(plan usher.Ref) usher.PastDue {
 	if p := b.plans[plan]; p != nil && p.PastDue != nil {
 		return *p.PastDue
@@ -207,15 +212,14 @@ func (b *Book) boundaries(s *usher.Subscription, first time.Time, loc *time.Loca
 	return at
 }
 
-// holding is one thing held over a span of time: a plan or an add-on, alive, or
-// dead with the reason why.
+// holding is one plan or add-on that a customer has, either live or dead.
 type holding struct {
 	kind  sourceKind
 	id    string // "plan:pro@1"
 	ref   usher.Ref
 	times int64 // quantity of an add-on; 1 for a plan
 	began int64
-	dead  usher.Reason // "" is alive
+	dead  usher.Reason // why it gives nothing; "" if it is live
 	ents  map[string]*usher.Entitlement
 }
 
@@ -229,14 +233,14 @@ type stay struct {
 	held   []holding // its plan, then its add-ons
 }
 
-// era is a span [from, until) in which the same things are held.
+// era is a span [from, until) in which the customer holds the same things.
 type era struct {
 	from, until int64
-	held        []*stay // of each family at most one, in the order of World.subs; defaults last
+	held        []*stay // at most one of each family, in the order of World.subs; default plans last
 }
 
-// knownAt notes when the change at t was made, where it is dated back: until
-// then use followed what held before.
+// knownAt notes when a change at t was made, if it is dated back. Use that came in
+// between followed the rules of before.
 func (w *World) knownAt(t int64, made time.Time) {
 	if m := made.UnixMicro(); m > t {
 		if w.known == nil {
@@ -246,9 +250,10 @@ func (w *World) knownAt(t int64, made time.Time) {
 	}
 }
 
+// sourceKind says what gives an entitlement.
 type sourceKind uint8
 
-// In the order of precedence of CombineOverride, weakest first.
+// The kinds of sources in the order of usher.CombineOverride, weakest first.
 const (
 	fromPlan sourceKind = iota
 	fromAddon
@@ -256,8 +261,9 @@ const (
 	fromGrant
 )
 
-// eras cuts the customer's time at every change of a subscription. Where two
-// subscriptions of one family overlap, the one that began last holds.
+// eras cuts the customer's time at every change of a subscription. Plans of one
+// family exclude each other: if several subscriptions of it overlap, the one that
+// began last counts, and if there is none, the family's default plan.
 func (w *World) eras(f Facts) []era {
 	b := f.Book
 	created := f.Customer.CreatedAt.UnixMicro()
@@ -320,8 +326,8 @@ func (w *World) eras(f Facts) []era {
 	return out
 }
 
-// stays folds a subscription into spans of one state each; together they cover
-// all of time.
+// stays returns the spans in which a subscription's state does not change. They
+// follow each other and cover all of time.
 func (b *Book) stays(s *usher.Subscription, order int, bounds []int64, first time.Time, loc *time.Location) []stay {
 	bounds = append(slices.Clip(bounds), minMicro)
 	slices.Sort(bounds)
@@ -347,8 +353,8 @@ func (b *Book) stays(s *usher.Subscription, order int, bounds []int64, first tim
 	return out
 }
 
-// defaultStays are the default plans of all families, from the customer's
-// creation on.
+// defaultStays returns the default plans of all families, which the customer may
+// have from its creation on.
 func (w *World) defaultStays(created int64) []stay {
 	out := make([]stay, 0, len(w.book.defaults))
 	for i, ref := range w.book.defaults {
@@ -359,15 +365,15 @@ func (w *World) defaultStays(created int64) []stay {
 	return out
 }
 
-// familyLine walks along the stays that hold one family.
+// familyLine walks through time along the stays of one family.
 type familyLine struct {
 	stays []*stay
-	turns []turn // of stays
-	next  int    // the turn that comes next
-	now   *stay  // nil: the family falls to its default plan
+	turns []turn // which of the stays counts when
+	next  int    // index of the next turn
+	now   *stay  // nil: the family has its default plan
 }
 
-// advance moves to an instant and reports whether another stay holds now.
+// advance moves to an instant and reports whether another stay counts now.
 func (l *familyLine) advance(at int64) bool {
 	was := l.now
 	for ; l.next < len(l.turns) && l.turns[l.next].from <= at; l.next++ {
@@ -379,12 +385,11 @@ func (l *familyLine) advance(at int64) bool {
 	return l.now != was
 }
 
-// families lists the families that have subscriptions, each with what holds it
-// when.
+// families returns a line for each family that the customer has subscribed to.
 func (w *World) families() []familyLine {
 	at := map[string]int{}
 	var lines []familyLine
-	for i := len(w.subs) - 1; i >= 0; i-- { // what began last goes on top
+	for i := len(w.subs) - 1; i >= 0; i-- { // what began last goes on top, so it comes last
 		for k := range w.subs[i] {
 			s := &w.subs[i][k]
 			if !s.holds {
@@ -409,9 +414,9 @@ func (w *World) families() []familyLine {
 	return lines
 }
 
-// dead calls see for each thing that the customer has and that gives nothing at
-// an instant. What another subscription of its family takes the place of is not
-// among them.
+// dead calls see for each plan and add-on that the customer has and that gives
+// nothing at an instant. It leaves out subscriptions that another one of their
+// family replaces. It reads every subscription.
 func (w *World) dead(e *era, at int64, see func(*holding)) {
 	for i := range w.subs {
 		list := w.subs[i]

@@ -439,7 +439,7 @@ func (m *model) sit() {
 	}
 	allowed, reason := m.ref.sit(n, m.now)
 	c := m.writer("members", []int64{m.now})
-	e := engine.Sit(c, "acme", "members", was, want, minuteTime(m.now))
+	e := engine.TakeSeat(c, "acme", "members", was, want, minuteTime(m.now))
 	if e.Seated != allowed {
 		m.fail("seated %v, want %v", e.Seated, allowed)
 	}
@@ -465,7 +465,7 @@ func (m *model) leave() {
 	}
 	m.note("leave", "%s", holder)
 	c := m.writer("members", []int64{m.now})
-	e := engine.Leave(c, "acme", "members", *was, minuteTime(m.now))
+	e := engine.FreeSeat(c, "acme", "members", *was, minuteTime(m.now))
 	m.ledger.seats["members"] = slices.Delete(m.ledger.seats["members"], i, i+1)
 	m.ref.seats = slices.DeleteFunc(m.ref.seats, func(s *refSeat) bool { return s.holder == holder })
 	m.ledger.keep(c, e, minuteTime(m.now))

@@ -433,7 +433,8 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 		for _, a := range g.ent.Allowances {
 			r.slots = append(r.slots, slot{
 				id: g.id, kind: g.kind, unlimited: a.Unlimited, limit: satMul(a.Limit, g.times), overage: times(a.Overage, g.times),
-				rollover: timesRollover(a.Rollover, g.times), per: a.Per, anchor: a.Anchor, priority: a.Priority, began: g.began, onChange: onChange(g.ent),
+				rollover: timesRollover(a.Rollover, g.times), per: a.Per, anchor: a.Anchor, priority: a.Priority, began: g.began,
+				onChange: onChange(g.ent),
 			})
 		}
 		for _, c := range g.ent.Caps {

@@ -6,23 +6,23 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// ClockSeats is the clock under which a feature's holders are counted. Seats
-// have no windows: who sits, sits, whatever the seats came from.
+// ClockSeats is the clock under which a feature's seats are counted. Seats have no
+// windows: a holder keeps the seat, whatever plan it came from.
 const ClockSeats = "seats"
 
 // Seat is one holder's place (S22).
 type Seat struct {
 	Holder  string
-	Pending bool      // invited, not yet active; it counts
+	Pending bool      // invited and not yet active; it takes a seat all the same
 	Expires time.Time // zero: it does not end by itself
-	At      time.Time // since when
+	At      time.Time // when the holder got it
 }
 
-// Sit gives a holder a seat, or changes the one that it has (S22). was is the
-// holder's open seat, nil without one: its holder is never refused a change.
-// The decision's amount is 1 for a new seat and 0 otherwise; a denied one
-// changes nothing. Expire comes before it.
-func Sit(s *Snapshot, customer, feature string, was *Seat, want Seat, at time.Time) Effect {
+// TakeSeat gives a holder a seat, or changes the one that it has (S22). was is the
+// holder's seat, nil without one; a holder that has a seat is never refused a
+// change of it, also beyond the limit. A new seat counts 1 and a change 0. A denied
+// one changes nothing. Call Expire first.
+func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at time.Time) Effect {
 	amount := int64(1)
 	if was != nil {
 		amount = 0
@@ -53,8 +53,8 @@ func Sit(s *Snapshot, customer, feature string, was *Seat, want Seat, at time.Ti
 	return e
 }
 
-// Leave frees a holder's seat at once. Expire comes before it.
-func Leave(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect {
+// FreeSeat frees a holder's seat at once. Call Expire first.
+func FreeSeat(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect {
 	var e Effect
 	if f := s.World.features[feature]; f != nil {
 		s.seat(f, was, -1)
@@ -63,7 +63,7 @@ func Leave(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect
 			fr := s.World.frameAt(f, now)
 			s.figures(f, fr, buf, now)
 			s.bound(f, fr, buf, now)
-		} else { // nobody knows its sources any more: what was beyond them shrinks
+		} else { // its sources are unknown now, so only what was beyond them shrinks
 			s.adjust(BucketKey{f.def.Key, ClockSeats, 0}, 0, 0)
 		}
 	}
@@ -71,7 +71,7 @@ func Leave(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect
 	return e
 }
 
-// seat counts a seat in (1) or out (-1).
+// seat counts a seat in (n is 1) or out (n is -1), and keeps its end.
 func (s *Snapshot) seat(f *feature, seat Seat, n int64) {
 	key := BucketKey{f.def.Key, ClockSeats, 0}
 	b, _ := s.Bucket(key)
@@ -85,11 +85,13 @@ func (s *Snapshot) seat(f *feature, seat Seat, n int64) {
 	if n < 0 {
 		s.forget(seat.Holder, f.def.Key, true)
 	} else if !seat.Expires.IsZero() {
-		s.remember(Lapse{ID: seat.Holder, Bucket: key, Used: !seat.Pending, Amount: 1, At: seat.At.UnixMicro(), Expires: seat.Expires.UnixMicro()})
+		s.remember(Lapse{ID: seat.Holder, Bucket: key, Used: !seat.Pending, Amount: 1,
+			At: seat.At.UnixMicro(), Expires: seat.Expires.UnixMicro()})
 	}
 }
 
-// bound writes into the bucket what the seats' sources permit together.
+// bound writes into the bucket what the seats' sources permit together, because the
+// database holds each bucket to its own limit (I1).
 func (s *Snapshot) bound(f *feature, fr *frame, buf *Buf, at int64) {
 	s.figures(f, fr, buf, at)
 	b, ok := s.Bucket(BucketKey{f.def.Key, ClockSeats, 0})
@@ -110,8 +112,9 @@ func (s *Snapshot) bound(f *feature, fr *frame, buf *Buf, at int64) {
 	s.write(b)
 }
 
-// seatRows lays the holders over the sources' rows: active ones first, included
-// amounts in burn order, then overage, then excess.
+// seatRows divides the holders over the rows of the sources. One bucket counts them
+// all, so rows have no use of their own until here. Active holders come before
+// pending ones; they fill included seats in burn order, then overage, then excess.
 func (s *Snapshot) seatRows(f *feature, fr *frame, rows []figures, list *shelf, at int64) {
 	i := list.find(ClockSeats, 0)
 	if i < 0 {

@@ -7,9 +7,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Snapshot is all that decides for one customer at one revision: the world and
-// the use of it. Decide and Explain only read it; Take changes the clone that
-// the writer made.
+// Snapshot is all that decides for one customer at one revision: its world and its
+// use. Decide and Explain only read it, so many goroutines may share one. Take
+// changes a clone that the writer made for itself.
 type Snapshot struct {
 	World    *World
 	Revision int64
@@ -17,13 +17,13 @@ type Snapshot struct {
 	use      map[string]*shelf // by feature
 	openings map[BucketKey]int64
 	lapses   []Lapse            // soonest first
-	held     bool               // a clone after Expire: what is in lapses counts
+	held     bool               // Expire has run on this clone, so all of lapses still counts
 	dirty    []BucketKey        // changed by Take, in the order of the first change
-	changed  map[BucketKey]bool // the same as a set, once they are many
+	changed  map[BucketKey]bool // dirty as a set, once it is long
 }
 
-// NewSnapshot joins a world with use: the buckets that Needs named, as far as
-// they exist, and the sums that its openings asked for.
+// NewSnapshot joins a world with its use: those of the buckets named by Needs that
+// exist, and the sums that its openings ask for.
 func NewSnapshot(w *World, revision int64, buckets []Bucket, openings map[BucketKey]int64) *Snapshot {
 	s := &Snapshot{World: w, Revision: revision, use: make(map[string]*shelf), openings: openings}
 	for _, b := range buckets {
@@ -32,7 +32,8 @@ func NewSnapshot(w *World, revision int64, buckets []Bucket, openings map[Bucket
 	return s
 }
 
-// Clone returns a snapshot that Take may change without being seen through s.
+// Clone returns a copy that Take may change while others read s. It shares the world
+// and copies the buckets.
 func (s *Snapshot) Clone() *Snapshot {
 	c := &Snapshot{World: s.World, Revision: s.Revision, use: make(map[string]*shelf, len(s.use)), openings: s.openings, lapses: s.lapses}
 	for f, list := range s.use {
@@ -42,7 +43,7 @@ func (s *Snapshot) Clone() *Snapshot {
 }
 
 // Open adds sums that windows open with, for instants that the snapshot was not
-// loaded for. Only a clone that nobody else reads may be opened.
+// loaded for. Nobody else may read the snapshot yet.
 func (s *Snapshot) Open(sums map[BucketKey]int64) {
 	if len(sums) == 0 {
 		return
@@ -62,7 +63,7 @@ func (s *Snapshot) Opened(k BucketKey) bool {
 // Has reports whether the bucket is in memory.
 func (s *Snapshot) Has(k BucketKey) bool { return s.use[k.Feature].find(k.Clock, k.Start) >= 0 }
 
-// Put adds or replaces one bucket of a snapshot that nobody else reads yet.
+// Put adds or replaces one bucket. Nobody else may read the snapshot yet.
 func (s *Snapshot) Put(b Bucket) {
 	sh := s.use[b.Feature]
 	if sh == nil {
@@ -72,7 +73,8 @@ func (s *Snapshot) Put(b Bucket) {
 	sh.put(b)
 }
 
-// Bucket returns one bucket and whether it exists.
+// Bucket returns one bucket and whether it is in memory. If not, the bucket has its
+// key and no use.
 func (s *Snapshot) Bucket(k BucketKey) (Bucket, bool) {
 	list := s.use[k.Feature]
 	if i := list.find(k.Clock, k.Start); i >= 0 {
@@ -91,8 +93,8 @@ func (s *Snapshot) Dirty() []Bucket {
 	return out
 }
 
-// Prune drops buckets that ended before t and that no decision from then on
-// reads, so that a long-lived snapshot stays small.
+// Prune drops buckets that ended before t and that no decision from then on reads,
+// so that a snapshot which lives long stays small. It leaves short lists alone.
 func (s *Snapshot) Prune(t time.Time) {
 	at := t.UnixMicro()
 	for f, sh := range s.use {
@@ -122,9 +124,9 @@ func (s *Snapshot) Prune(t time.Time) {
 	}
 }
 
-// Needs names the buckets and sums that decisions at t read: of one feature and
-// its pool, or of all where feature is "". A key stands for the bucket of its
-// feature and clock with the latest start not after the key's.
+// Needs returns the buckets and sums that decisions at t read: of one feature and
+// its pool, or of all features if feature is "". A key stands for the bucket of its
+// feature and clock that started last, at or before the key's start.
 func (w *World) Needs(feature string, t time.Time) (keys []BucketKey, openings []Opening) {
 	at := t.UnixMicro()
 	if feature != "" {
@@ -144,6 +146,7 @@ func (w *World) Needs(feature string, t time.Time) (keys []BucketKey, openings [
 	return keys, openings
 }
 
+// needs is Needs of one feature. openings may be nil.
 func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 	if !f.def.Kind.Counts() || w.customer == nil {
 		return nil
@@ -192,12 +195,11 @@ func (w *World) needs(f *feature, at int64, openings *[]Opening) []BucketKey {
 	return keys
 }
 
-// Key is the name under which NewSnapshot expects an opening's sum. It tells
-// apart what one window opens with at different instants: a clock may go and
-// come back.
+// Key returns the key under which NewSnapshot expects an opening's sum. It contains
+// the opening's end, because a clock that goes and comes back has several openings.
 func (o Opening) Key() BucketKey { return BucketKey{o.Feature, o.Clock, o.Until} }
 
-// window is the span as times; both zero without bounds.
+// window returns the span as times; a bound that it does not have is zero.
 func (s span) window() usher.Window {
 	var w usher.Window
 	if s.start > 0 {

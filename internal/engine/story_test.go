@@ -745,7 +745,7 @@ func (r *stage) seat(l story.Line, who string, f *usher.Feature) {
 		if was != nil {
 			want.At = was.At
 		}
-		e = engine.Sit(c, who, feature, was, want, r.now)
+		e = engine.TakeSeat(c, who, feature, was, want, r.now)
 		switch {
 		case !e.Seated:
 		case was == nil:
@@ -761,7 +761,7 @@ func (r *stage) seat(l story.Line, who string, f *usher.Feature) {
 			}
 		}
 	case was != nil:
-		e = engine.Leave(c, who, feature, *was, r.now)
+		e = engine.FreeSeat(c, who, feature, *was, r.now)
 		u.seats[feature] = slices.Delete(u.seats[feature], i, i+1)
 	}
 	u.keep(c, e, r.now)

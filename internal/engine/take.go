@@ -14,35 +14,35 @@ type OpKind uint8
 // The kinds of operations.
 const (
 	Consume OpKind = iota // decide, then take all or nothing (S12)
-	Record                // use that has happened: always booked (S14)
+	Record                // use that has happened already: always booked (S14)
 	Level                 // a gauge's value: last, max, or one more distinct value (S33)
 	Reserve               // as Consume, but held until it is settled (S23)
 )
 
-// Op is one change of use.
+// Op is one operation: a change of use.
 type Op struct {
 	Kind     OpKind
 	Customer string // echoed in the decision
 	Feature  string
-	Amount   int64     // smallest units; of a Level, the value (for unique: 1 if it is new in the window, else 0)
+	Amount   int64     // smallest units, not negative; of a Level, the value (for unique: 1 if it is new in the window, else 0)
 	Hold     string    // of a Reserve: its id
 	Until    time.Time // of a Reserve: when it expires
 }
 
-// Entry is one posting of the ledger: Amount of Feature went to a bucket under
-// the name of an allowance. The entries of a take add up to its amount, and each
-// pool's to its draw.
+// Entry is one posting of the ledger: an amount that went to a bucket, and the
+// allowance that paid for it. The entries of a take's own feature add up to its
+// amount, and those of a pool to what was drawn from it.
 type Entry struct {
 	Bucket    BucketKey
 	Allowance string // "plan:pro@1", "overage:plan:pro@1", EntryExcess, EntryDrawn
 	Amount    int64
 }
 
-// The names of entries that no allowance holds.
+// The names of entries that no allowance paid for.
 const (
 	EntryExcess = "excess" // beyond what anything permits (S14)
 	EntryDrawn  = "drawn"  // paid for by a pool's credits (S25)
-	EntryCap    = "cap"    // counted by a cap as well; no part of the take's sum
+	EntryCap    = "cap"    // counted by a cap as well; not part of the take's sum
 )
 
 // ClockDrawn is the clock under which use that credits paid for is counted.
@@ -53,15 +53,18 @@ type Effect struct {
 	Decision usher.Decision
 	Entries  []Entry
 	Overflow bool         // it could not be booked: use would pass int64 (S24)
-	Would    usher.Reason // what denies it, or would if the mode or the kind of operation let it (S14, S26); "" is nothing
-	Seated   bool         // of Sit: the holder has the seat as wanted
+	Would    usher.Reason // what denies it, or would deny it in mode enforce and as a Consume (S14, S26); "" is nothing
+	Seated   bool         // of TakeSeat: the holder has the seat as wanted
 }
 
-// Take applies an operation to a clone of a snapshot at an instant and says
-// what it did (S12-S15, S20, S21, S23, S25). A denied Consume or Reserve
-// changes nothing. The decision is the one after the take. Where something may
-// have expired, Expire comes before it.
+// Take applies an operation to a clone of a snapshot at an instant and returns
+// what it did (S12-S15, S20, S21, S23, S25). A denied Consume or Reserve changes
+// nothing. The decision is the one after the take. op.Amount must not be negative.
+// If a reservation or seat may have expired, call Expire first.
 func Take(s *Snapshot, op Op, at time.Time) Effect {
+	if op.Amount < 0 && op.Kind != Level {
+		panic("engine: Take: Op.Amount must not be negative; Correct gives back")
+	}
 	q := Query{Customer: op.Customer, Feature: op.Feature, Amount: op.Amount, Buf: new(Buf)}
 	f := s.World.features[op.Feature]
 	if f == nil || s.World.customer == nil || !f.def.Kind.Counts() {
@@ -111,7 +114,8 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	return e
 }
 
-// book takes amount as the verdict divides it.
+// book takes the amount as the verdict divides it: from the own rows, from the
+// pool, and as excess to the bookkeeper's row. Caps count all of it once more.
 func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at int64, e *Effect) {
 	hold := op.Kind == Reserve
 	s.burn(f, fr, buf.rows, v.own, v.over, at, hold, e)
@@ -139,7 +143,9 @@ func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at in
 	s.count(fr.caps, op.Amount, hold, e)
 }
 
-// burn takes included amounts and then overage, each in burn order (S15).
+// burn takes included amounts and then overage, each in burn order (S15). Both must
+// fit, as judge has seen to. What a part has left follows from its row's figures:
+// its limit, less what its row holds beyond the parts before it.
 func (s *Snapshot) burn(f *feature, fr *frame, rows []figures, included, over, at int64, hold bool, e *Effect) {
 	add := func(i int, id string, n int64) {
 		key := s.post(f, fr, rows, i, n, at, hold)
@@ -190,8 +196,9 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []figures, included, over, a
 	}
 }
 
-// post adds n to the use or the holds of a row's bucket and its figures, and
-// returns the bucket's key.
+// post adds n to a row's bucket and to its figures, as use or as a hold, and
+// returns the bucket's key. It updates the figures because later parts of the same
+// row are burned against them.
 func (s *Snapshot) post(f *feature, fr *frame, rows []figures, i int, n, at int64, hold bool) BucketKey {
 	r, num := &fr.rows[i], &rows[i]
 	if hold {
@@ -210,7 +217,8 @@ func (s *Snapshot) post(f *feature, fr *frame, rows []figures, i int, n, at int6
 	return b.BucketKey
 }
 
-// bucketOf is a row's bucket with the figures that follow from its numbers.
+// bucketOf returns a row's bucket with limit, opening, overage and excess as the
+// figures say. The first use of a first_use row begins its window here.
 func (s *Snapshot) bucketOf(f *feature, r *row, n *figures, at int64) Bucket {
 	key := BucketKey{f.def.Key, r.key.Clock, n.start}
 	b, _ := s.Bucket(key)
@@ -227,8 +235,8 @@ func (s *Snapshot) bucketOf(f *feature, r *row, n *figures, at int64) Bucket {
 	return b
 }
 
-// count adds n to the windows of caps. Caps of one clock share a bucket, which
-// counts once.
+// count adds n to the buckets of caps. Caps of the same clock share a bucket, which
+// counts n once.
 func (s *Snapshot) count(caps []capRow, n int64, hold bool, e *Effect) {
 	if n == 0 {
 		return
@@ -239,7 +247,7 @@ func (s *Snapshot) count(caps []capRow, n int64, hold bool, e *Effect) {
 			continue
 		}
 		b, _ := s.Bucket(c.key)
-		b.End, b.Unlimited = c.window.end, true // counts only; the cap is judged before the take
+		b.End, b.Unlimited = c.window.end, true // it only counts; judge has compared it with the cap
 		if hold {
 			b.Reserved = satAdd(b.Reserved, n)
 		} else {
@@ -270,9 +278,11 @@ func (s *Snapshot) write(b Bucket) {
 	s.dirty = append(s.dirty, b.BucketKey)
 }
 
-// level sets a gauge: last and max to a value, unique one up.
+// level applies a gauge's value: last takes it, max takes it if it is higher, unique
+// adds it. A level is always booked, to the bookkeeper's row.
 func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effect {
-	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Precision: f.def.Precision, Revision: s.Revision}}
+	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Precision: f.def.Precision,
+		Revision: s.Revision}}
 	i := bookkeeper(fr)
 	r, n := &fr.rows[i], &buf.rows[i]
 	key := BucketKey{f.def.Key, r.key.Clock, n.start}
@@ -281,7 +291,7 @@ func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effec
 	switch f.gauge {
 	case usher.Last:
 		if exists && at < stored.At {
-			return e // an older value: the newer one stays; ties go to the later arrival (S17)
+			return e // an older value than the one there is; of equal ones the later arrival counts (S17)
 		}
 		used = op.Amount
 	case usher.Max:
@@ -304,6 +314,7 @@ func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effec
 	return e
 }
 
+// entryName returns the name under which a gauge's value is posted.
 func (r *row) entryName() string {
 	if len(r.ids) == 0 {
 		return EntryExcess
@@ -311,8 +322,9 @@ func (r *row) entryName() string {
 	return r.ids[0]
 }
 
-// Fits reports whether an amount can still be counted for a feature at an
-// instant (S24).
+// Fits reports whether an amount can still be counted for a feature at an instant
+// without passing int64, here or in the pool (S24). An unknown feature counts
+// nothing, so anything fits.
 func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
 	f := s.World.features[feature]
 	if f == nil {
@@ -328,7 +340,8 @@ func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
 	return fits(buf, amount)
 }
 
-// GaugeWindow is the window in µs that a gauge's value at an instant counts in.
+// GaugeWindow returns the window in which a gauge's value at an instant counts, in
+// microseconds since 1970 UTC. The feature must be known and count.
 func GaugeWindow(s *Snapshot, feature string, at time.Time) (from, until int64) {
 	f := s.World.features[feature]
 	fr := s.World.frameAt(f, at.UnixMicro())

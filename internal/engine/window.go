@@ -7,19 +7,21 @@ import (
 	"github.com/usher-sh/usher/internal/calendar"
 )
 
-// span is a window in microseconds: [start, end).
+// span is [start, end) in microseconds since 1970 UTC. At the instant of its end
+// it no longer holds (S09).
 type span struct{ start, end int64 }
 
 var forever = span{0, maxMicro}
 
-// anchoring is one anchor and zone of the customer, in force over [from, until).
+// anchoring is one anchor and time zone of the customer, in force over
+// [from, until). A new one never changes windows that have ended.
 type anchoring struct {
 	from, until int64
 	anchor      time.Time
 	zone        *time.Location
 }
 
-// raw is the window of a clock by one anchoring alone.
+// raw returns the window of a clock as if this anchoring had always been in force.
 func (k *anchoring) raw(p usher.Period, a usher.Anchor, at int64) span {
 	anchor := k.anchor
 	if a == usher.AnchorCalendar {
@@ -29,9 +31,9 @@ func (k *anchoring) raw(p usher.Period, a usher.Anchor, at int64) span {
 	return span{w.Start.UnixMicro(), w.End.UnixMicro()}
 }
 
-// windowAt is the window of a clock that contains at. A new anchor or zone cuts
-// the open window that it moves, and only that one (S18). cut is the start of
-// the window that was cut where this one begins, or 0.
+// windowAt returns the window of a clock that contains an instant. A new anchor or
+// zone cuts the open window that it moves, and only that one (S18). cut is the
+// start of the window that was cut where this one begins, or 0.
 func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut int64) {
 	if p.Unit == usher.Lifetime {
 		return forever, 0
@@ -41,13 +43,14 @@ func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut 
 		i--
 	}
 	s = w.anchorings[i].raw(p, a, at)
-	// A window of the new anchor that begins right where the anchor takes effect
-	// carries as well, or a new anchor would mint an allowance.
+	// Looking back: did this window begin under an older anchoring? A window that
+	// begins exactly when the new anchor takes effect carries use as well;
+	// otherwise a new anchor would give an allowance twice.
 	for j := i; j > 0 && s.start <= w.anchorings[j].from; j-- {
 		from := w.anchorings[j].from
 		old := w.anchorings[j-1].raw(p, a, from)
 		if old.end == s.end {
-			s.start = old.start // its boundary does not move: nothing is cut
+			s.start = old.start // the boundary does not move, so nothing is cut
 			continue
 		}
 		s.start = from
@@ -57,6 +60,7 @@ func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut 
 		}
 		break
 	}
+	// Looking ahead: does a newer anchoring cut it before it ends?
 	for j := i + 1; j < len(w.anchorings) && s.end > w.anchorings[j].from; j++ {
 		if next := w.anchorings[j].raw(p, a, w.anchorings[j].from); next.end != s.end {
 			s.end = w.anchorings[j].from
@@ -66,8 +70,8 @@ func (w *World) windowAt(p usher.Period, a usher.Anchor, at int64) (s span, cut 
 	return s, cut
 }
 
-// addPeriod is the end of a window that begins at start and has no anchor but
-// its own beginning.
+// addPeriod returns the end of a window that begins with its first use: it has no
+// anchor but its own start.
 func addPeriod(start int64, p usher.Period, w *World, at int64) int64 {
 	t := time.UnixMicro(start).UTC()
 	win, ok := calendar.At(p, t, w.Zone(time.UnixMicro(at)), t)
@@ -77,8 +81,9 @@ func addPeriod(start int64, p usher.Period, w *World, at int64) int64 {
 	return win.End.UnixMicro()
 }
 
-// sliding caps count in steps of a sixtieth of their span. A step that lies
-// partly outside the span counts whole, so the cap is never exceeded.
+// slidingSpan returns the length of a sliding cap's span and of the steps in which
+// it counts, a sixtieth each, in microseconds. A step that lies partly outside the
+// span counts whole, so the cap is never exceeded.
 func slidingSpan(p usher.Period) (length, step int64) {
 	length = minuteµs * int64(p.Every)
 	switch p.Unit {
@@ -90,7 +95,8 @@ func slidingSpan(p usher.Period) (length, step int64) {
 	return length, length / 60
 }
 
-// slidingUse sums a sliding cap's steps that reach into the span before at.
+// slidingUse returns the use in all of a sliding cap's steps that reach into the
+// span that ends at at.
 func (s *Snapshot) slidingUse(list *shelf, c *capRow, at int64) (used int64) {
 	length, step := slidingSpan(c.cap.Per)
 	if list == nil {

@@ -1,6 +1,8 @@
 // Package engine is the arithmetic of entitlement: Decide answers, Explain says
-// why, Take applies use. It is pure: values in, values out. It refuses to read
-// a clock, a database or a network, and to return an error: a "no" is an answer.
+// why, Take applies use. It is pure: values in, values out. It reads no clock,
+// database or network, and returns no error: a "no" is an answer. It panics only
+// when a caller breaks its contract. README.md explains its words and follows one
+// example from facts to answer.
 package engine
 
 import (
@@ -13,40 +15,45 @@ import (
 	"github.com/usher-sh/usher/internal/calendar"
 )
 
-// World is one customer's deciding state, compiled. It holds no use and never
-// changes; what it computes on demand it keeps, so it may be shared freely.
+// World is the facts of one customer, compiled. It contains no use and never
+// changes, so it may be shared between goroutines; what it computes on demand it
+// keeps.
 type World struct {
 	book       *Book
 	customer   *usher.Customer // nil: unknown
-	zone       *time.Location  // in force last: for trials and grace
+	zone       *time.Location  // the newest one: trials and grace periods are counted in it
 	anchorings []anchoring
 	timeline   []era
 	subs       [][]stay // by subscription, the one that began last first; each covers all of time
 	features   map[string]*feature
 	changes    []int64         // every instant at which any source changes, ascending
-	known      map[int64]int64 // when a change that is dated in the past became known, by its instant
+	known      map[int64]int64 // by the instant of a change that is dated in the past: when it was made
 }
 
-// feature is what the world holds for one feature.
+// feature is what a world knows about one feature.
 type feature struct {
 	def       *usher.Feature
-	gauge     usher.Aggregation // "" where use adds up
-	rolls     bool              // something that may ever be held of it rolls over
-	overrides []*usher.Override // by creation
-	set       []turn            // of overrides: which one of the form counts when
+	gauge     usher.Aggregation // "" if use adds up
+	rolls     bool              // some allowance of it, in any plan, add-on or override, rolls over
+	overrides []*usher.Override // by creation, so that the latest is last
+	set       []turn            // which override of this form counts when
 	add       []turn
 	deny      []turn
 	grants    []*usher.Grant // by id
-	granted   []turn         // of grants: -1 while none of them is in force
-	granting  int64          // until then some grant is yet to begin
+	granted   []turn         // when any of the grants is in force
+	granting  int64          // the last instant at which a grant begins
 	pool      *feature       // of Draws
 	frame     atomic.Pointer[frame]
 	runs      atomic.Pointer[[]run]
 }
 
-// NewWorld compiles the facts of one customer. Zones that cannot be loaded
-// count as UTC; they are refused where they are written.
+// NewWorld compiles the facts of one customer, in about linear time. It keeps no
+// slice of f, but f.Book and f.Customer must not change afterwards. f.Book must be
+// set. A zone that cannot be loaded counts as UTC; writing one is refused.
 func NewWorld(f Facts) *World {
+	if f.Book == nil {
+		panic("engine: NewWorld: Facts.Book must be set")
+	}
 	w := &World{book: f.Book, customer: f.Customer, zone: time.UTC, features: make(map[string]*feature, len(f.Book.Features))}
 	for key, def := range f.Book.Features {
 		ft := &feature{def: def, rolls: f.Book.rolls[key], granting: minMicro}
@@ -85,7 +92,7 @@ func NewWorld(f Facts) *World {
 		w.anchorings = append(w.anchorings, k)
 		w.zone = zone
 	}
-	w.anchorings[0].from = minMicro
+	w.anchorings[0].from = minMicro // events may be dated before the customer was created
 	w.timeline = w.eras(f)
 	for _, e := range w.timeline {
 		w.changes = append(w.changes, e.from)
@@ -120,10 +127,11 @@ func NewWorld(f Facts) *World {
 	return w
 }
 
-// arrange computes which of the feature's overrides and grants count when.
+// arrange computes which of the feature's overrides and grants count when, so that
+// no question has to read them all.
 func (f *feature) arrange() {
 	if n := len(f.overrides); n > 0 {
-		set, add, deny := make([]span, n), make([]span, n), make([]span, n) // empty: of another form
+		set, add, deny := make([]span, n), make([]span, n), make([]span, n) // an override's span is empty in the forms that it does not have
 		for i, o := range f.overrides {
 			s := span{o.CreatedAt.UnixMicro(), micro(o.ExpiresAt, maxMicro)}
 			switch {
@@ -166,7 +174,7 @@ func (w *World) Features() []string {
 	return keys
 }
 
-// Zone is the customer's zone in force at t.
+// Zone returns the customer's zone at t.
 func (w *World) Zone(t time.Time) *time.Location {
 	at := t.UnixMicro()
 	for i := len(w.anchorings) - 1; i >= 0; i-- {
@@ -177,9 +185,9 @@ func (w *World) Zone(t time.Time) *time.Location {
 	return w.zone
 }
 
-// Stable returns the span around t in which no source begins or ends, as
-// instants; the zero time stands for no bound. Use that a snapshot was loaded
-// with answers for all of it.
+// Stable returns the span around t in which no source begins or ends. The zero
+// time means that there is no bound. A snapshot that was loaded at t answers for
+// all of the span.
 func (w *World) Stable(t time.Time) (from, until time.Time) {
 	at := t.UnixMicro()
 	i, found := slices.BinarySearch(w.changes, at)
@@ -204,7 +212,7 @@ func (w *World) eraAfter(at int64) int {
 	return i
 }
 
-// eraAt is the span that holds at.
+// eraAt returns the era at an instant.
 func (w *World) eraAt(at int64) *era {
 	i, found := slices.BinarySearchFunc(w.timeline, at, func(e era, at int64) int { return cmp.Compare(e.from, at) })
 	if !found {

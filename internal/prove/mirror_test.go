@@ -594,7 +594,7 @@ func (m *mirror) seat(method, who string, path []string, b asked) (int, string) 
 	c := m.writer(who, feature, m.now)
 	if method == "DELETE" {
 		if was != nil {
-			e := engine.Leave(c, who, feature, *was, m.now)
+			e := engine.FreeSeat(c, who, feature, *was, m.now)
 			l.seats[feature] = slices.Delete(seats, i, i+1)
 			l.keep(c, e.Entries, m.now)
 		} else {
@@ -615,7 +615,7 @@ func (m *mirror) seat(method, who string, path []string, b asked) (int, string) 
 	if was != nil {
 		want.At = was.At
 	}
-	e := engine.Sit(c, who, feature, was, want, m.now)
+	e := engine.TakeSeat(c, who, feature, was, want, m.now)
 	shown := was
 	if e.Seated {
 		shown = &want

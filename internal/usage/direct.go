@@ -113,7 +113,7 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]mo
 	left := w.next.Clone()
 	for _, m := range all {
 		if m.free {
-			engine.Leave(left, h.Customer, m.feature, *m.was, w.now)
+			engine.FreeSeat(left, h.Customer, m.feature, *m.was, w.now)
 		}
 	}
 	refused := map[string]bool{} // the plan gives no seats: whoever sits stays as it is
@@ -156,7 +156,7 @@ func (b *batchRun) move(h store.Holder, w *world, moves []move) error {
 	for _, m := range moves {
 		w.seated = true
 		if m.free {
-			engine.Leave(w.next, h.Customer, m.feature, *m.was, w.now)
+			engine.FreeSeat(w.next, h.Customer, m.feature, *m.was, w.now)
 			if err := b.tx.CloseSeat(h, m.feature, m.member, w.now); err != nil {
 				return err
 			}
@@ -166,7 +166,7 @@ func (b *batchRun) move(h store.Holder, w *world, moves []move) error {
 		if m.was != nil {
 			want.At = m.was.At
 		}
-		if e := engine.Sit(w.next, h.Customer, m.feature, m.was, want, w.now); !e.Seated {
+		if e := engine.TakeSeat(w.next, h.Customer, m.feature, m.was, want, w.now); !e.Seated {
 			return fmt.Errorf("usage: a seat of %s that was free is not (%s)", m.feature, e.Decision.Reason)
 		}
 		if m.was != nil {

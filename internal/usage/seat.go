@@ -57,7 +57,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 		if was != nil {
 			want.At = was.At
 		}
-		e := engine.Sit(w.next, t.customer, t.feature, was, want, w.now)
+		e := engine.TakeSeat(w.next, t.customer, t.feature, was, want, w.now)
 		shown := was
 		if e.Seated {
 			w.seated = true
@@ -108,7 +108,7 @@ func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer,
 			return engine.Effect{Decision: engine.Decide(w.next, engine.Query{Customer: customer, Feature: feature}, w.now)}, nil
 		}
 		w.seated = true
-		e := engine.Leave(w.next, customer, feature, *was, w.now)
+		e := engine.FreeSeat(w.next, customer, feature, *was, w.now)
 		return e, b.tx.CloseSeat(h, feature, holder, w.now)
 	}
 	return u.take(ctx, t)
