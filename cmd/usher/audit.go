@@ -12,6 +12,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
+	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -84,30 +85,30 @@ func (f *auditFilter) query(environment string) (q store.AuditQuery, err error) 
 	return q, nil
 }
 
-// closeEvery is how often the use of ended hours is noted in the audit log, and
-// how long after its end nobody writes use of an hour any more.
-const closeEvery = 10 * time.Minute
+// auditHours notes the use of ended hours in the audit log.
+type auditHours struct {
+	db   *store.DB
+	live *live.Live
+	// ended is the time of each environment at the run before. Nobody writes use
+	// of an hour any more that had ended then.
+	ended map[usher.Environment]time.Time
+}
 
-// auditHours notes at each tick the hours in the audit log that had ended in
-// each environment at the tick before. Nodes do so at once; the log has each
-// hour one time.
-func (s *server) auditHours(ctx context.Context, ticks <-chan time.Time) {
-	ended := map[usher.Environment]time.Time{} // at the tick before, which is long enough ago
-	for {
-		for _, env := range usher.Environments {
-			if until := ended[env]; !until.IsZero() {
-				if _, err := s.db.AuditHours(ctx, env, until); err != nil && ctx.Err() == nil {
-					s.log.Warn("the use of ended hours was not noted in the audit log; tried again later", "env", env, "error", err)
-				}
+// note adds the hours that had ended at the run before. The log has each hour
+// once, even if two nodes do so at the same time.
+func (a *auditHours) note(ctx context.Context) error {
+	var all []error
+	for _, env := range usher.Environments {
+		now := a.live.Now(env)
+		if until := a.ended[env]; !until.IsZero() {
+			if _, err := a.db.AuditHours(ctx, env, until); err != nil {
+				all = append(all, fmt.Errorf("%s: %w", env, err))
+				continue
 			}
-			ended[env] = s.live.Now(env)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticks:
-		}
+		a.ended[env] = now
 	}
+	return errors.Join(all...)
 }
 
 type auditVerifyCmd struct {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"database/sql"
 	"log/slog"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// TestAuditHours: a server notes the use of ended hours at its ticks, each hour
+// TestAuditHours: a server notes the use of ended hours, each hour
 // once, and not that of an hour that may still be written to.
 func TestAuditHours(t *testing.T) {
 	t.Parallel()
@@ -42,10 +41,7 @@ func TestAuditHours(t *testing.T) {
 	take("b", usher.Production, hour.Add(-2*time.Hour))
 	take("c", usher.Sandbox, hour.Add(-2*time.Hour))
 	take("d", usher.Production, time.Now().Add(time.Hour)) // goes on
-	ticks := make(chan time.Time)
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { s.auditHours(ctx, ticks); close(done) }()
+	hours := &auditHours{db: s.db, live: s.live, ended: map[usher.Environment]time.Time{}}
 	noted := func() []string {
 		t.Helper()
 		rows, err := s.db.Audit(t.Context(), store.AuditQuery{Action: audit.ActionHour}, 10)
@@ -58,14 +54,18 @@ func TestAuditHours(t *testing.T) {
 		}
 		return list
 	}
+	note := func() {
+		t.Helper()
+		if err := hours.note(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	note()
 	if got := noted(); len(got) != 0 {
-		t.Errorf("before a tick: got %q, want none: what runs may not be written yet", got)
+		t.Errorf("after the first run: got %q, want none: what runs may not be written yet", got)
 	}
-	for range 3 { // a tick is taken when what the one before began is done
-		ticks <- time.Now()
-	}
-	stop()
-	<-done
+	note()
+	note()
 	if got := noted(); len(got) != 3 || !strings.Contains(strings.Join(got, "\n"), "production "+hour.Add(-3*time.Hour).Format(time.RFC3339)) {
 		t.Errorf("got %q, want production's two hours and the sandbox's one", got)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,7 @@ import (
 	"github.com/usher-sh/usher/internal/doors/authzen"
 	"github.com/usher-sh/usher/internal/doors/ofrep"
 	"github.com/usher-sh/usher/internal/doors/scim"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -136,6 +138,7 @@ type server struct {
 	catalog   *catalog.Service
 	handler   *door.Door
 	flags     *ofrep.OFREP
+	jobs      *job.Runner
 	log       *slog.Logger
 	stopping  atomic.Bool
 
@@ -195,7 +198,7 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 	name := usher.NewID("node_", time.Now(), nil)
-	l, err := live.New(ctx, live.Config{DB: db, PollInterval: c.Poll, Node: name, Log: log})
+	l, err := live.New(ctx, live.Config{DB: db, PollInterval: c.Poll, Node: name})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -204,22 +207,17 @@ func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
 	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL, OIDC: c.OIDC, RateLimit: c.RateLimit})
 	s.customers = customers.New(customers.Config{DB: db, Live: l})
 	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
+	s.jobs = job.New(job.Config{DB: db, Node: name, Log: log}, slices.Concat(l.Jobs(), s.usage.Jobs(), jobsOf(db, l))...)
 	d, people := decide.New(l), directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct})
 	s.handler = door.New(door.Config{Auth: s.auth, Ready: db.Ping, Log: log, Version: versionText(), PublicURL: c.PublicURL, Proxies: c.Proxies,
-		Metrics: gauges(s.usage, l, db)})
+		Metrics: append(gauges(s.usage, l, db), s.jobs)})
 	api.Register(s.handler, api.Config{DB: db, Live: l, Decide: d, Usage: s.usage, Auth: s.auth, Customers: s.customers, Catalog: s.catalog, Directory: people})
 	authzen.Register(s.handler, authzen.Config{Live: l, Decide: d, PublicURL: c.PublicURL})
 	s.flags = ofrep.Register(s.handler, ofrep.Config{Live: l, Decide: d, Auth: s.auth, PublicURL: c.PublicURL, Origins: c.CORSOrigins, Log: log})
 	scim.Register(s.handler, scim.Config{Live: l, Decide: d, Directory: people, PublicURL: c.PublicURL})
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	s.background.Go(func() { l.Run(run) })
-	s.background.Go(func() { s.prune(run) })
-	s.background.Go(func() {
-		t := time.NewTicker(closeEvery)
-		defer t.Stop()
-		s.auditHours(run, t.C)
-	})
+	s.background.Go(func() { s.jobs.Run(run) })
 	return s, nil
 }
 
@@ -246,25 +244,17 @@ func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
 	return all
 }
 
-// pruneEvery and keepBatches bound what nodes keep to tell each other.
-const (
-	pruneEvery  = 10 * time.Minute
-	keepBatches = time.Hour
-)
+// keepBatches is how long nodes keep what they tell each other about use.
+const keepBatches = time.Hour
 
-// prune drops what every node has long read.
-func (s *server) prune(ctx context.Context) {
-	t := time.NewTicker(pruneEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		if err := s.db.PruneUsageBatches(ctx, time.Now().Add(-keepBatches)); err != nil && ctx.Err() == nil {
-			s.log.Warn("old usage batches were not dropped; tried again later", "error", err)
-		}
+// jobsOf are the server's own jobs.
+func jobsOf(db *store.DB, l *live.Live) []job.Job {
+	hours := &auditHours{db: db, live: l, ended: map[usher.Environment]time.Time{}}
+	return []job.Job{
+		{Name: "prune_usage_batches", Every: 10 * time.Minute, First: 10 * time.Minute, Run: func(ctx context.Context) error {
+			return db.PruneUsageBatches(ctx, time.Now().Add(-keepBatches)) // what every node has long read
+		}},
+		{Name: "audit_hours", Every: 10 * time.Minute, Run: hours.note},
 	}
 }
 

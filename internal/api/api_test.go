@@ -109,7 +109,7 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	w.db, err = store.Open(ctx, store.Config{DSN: dsn, MaxConns: 4})
 	must(err)
 	t.Cleanup(func() { w.db.Close() })
-	l, err := live.New(ctx, live.Config{DB: w.db, Now: w.now, Log: log})
+	l, err := live.New(ctx, live.Config{DB: w.db, Now: w.now})
 	must(err)
 	var made atomic.Int64
 	u := usage.New(usage.Config{DB: w.db, Live: l, Log: log, NewID: func(prefix string) string { return prefix + strconv.FormatInt(made.Add(1), 10) }})

@@ -18,6 +18,7 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/testpg"
 )
@@ -548,7 +549,7 @@ func TestOFREP_EventsOfManyNodes(t *testing.T) {
 		}
 		ctx, stop := context.WithCancel(context.Background())
 		done := make(chan struct{})
-		go func() { l.Run(ctx); close(done) }()
+		go func() { job.New(job.Config{}, l.Jobs()...).Run(ctx); close(done) }()
 		keys := auth.New(auth.Config{DB: w.db})
 		t.Cleanup(func() { stop(); <-done; keys.Close() })
 		return serve(setup{API: Config{DB: w.db, Live: l, Decide: decide.New(l), Auth: keys}, Door: door.Config{Auth: keys, Version: "test"}})

@@ -23,6 +23,7 @@ import (
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -73,7 +74,7 @@ func open(b testing.TB, dsn string) *world {
 	var err error
 	w.db, err = store.Open(ctx, store.Config{DSN: dsn})
 	must(b, err)
-	w.live, err = live.New(ctx, live.Config{DB: w.db, Node: node, Log: log})
+	w.live, err = live.New(ctx, live.Config{DB: w.db, Node: node})
 	must(b, err)
 	w.usage = usage.New(usage.Config{DB: w.db, Live: w.live, Node: node, Log: log})
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
@@ -85,7 +86,7 @@ func open(b testing.TB, dsn string) *world {
 		Directory: w.directory})
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	go func() { w.live.Run(running); close(done) }()
+	go func() { job.New(job.Config{}, w.live.Jobs()...).Run(running); close(done) }()
 	stopped := false
 	w.stop = func() {
 		if stopped {

@@ -9,6 +9,7 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -106,7 +107,7 @@ func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
 	s, l, rev := serviceOn(t, dsn)
 	running, stop := context.WithCancel(t.Context())
 	defer stop()
-	go l.Run(running)
+	go job.New(job.Config{}, l.Jobs()...).Run(running)
 	check := func(customer, feature string) usher.Decision {
 		t.Helper()
 		d, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: customer, Feature: feature}, nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -66,7 +67,7 @@ func newNode(t *testing.T, dsn, name string) *node {
 	u := usage.New(usage.Config{DB: db, Live: l, Node: name})
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { l.Run(ctx); close(done) }()
+	go func() { job.New(job.Config{}, l.Jobs()...).Run(ctx); close(done) }()
 	t.Cleanup(func() {
 		u.Close(context.Background())
 		stop()

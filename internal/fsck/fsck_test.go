@@ -712,7 +712,7 @@ func TestI4_AFoldedLifeIsClean(t *testing.T) {
 		}
 		before := l.clean("before")
 		l.c.set(half.Add(ledger.Kept + time.Hour))
-		folder := usage.New(usage.Config{DB: l.db, Live: l.live, Node: "folder", Folding: usage.Folding{Now: l.c.now, First: 24 * time.Hour, Pause: time.Millisecond}})
+		folder := usage.New(usage.Config{DB: l.db, Live: l.live, Node: "folder", Folding: usage.Folding{Now: l.c.now, Pause: time.Millisecond}})
 		t.Cleanup(func() {
 			if err := folder.Close(context.Background()); err != nil {
 				t.Error(err)

@@ -5,9 +5,6 @@ package live
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +15,7 @@ import (
 	"github.com/usher-sh/usher/internal/access"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -36,8 +34,6 @@ type Config struct {
 	MaxMembers int
 	// Node is this process's name among the nodes of one database.
 	Node string
-	// Log takes what goes wrong in the background; nil is slog.Default().
-	Log *slog.Logger
 }
 
 // Live is the loaded world of all environments. Its methods are safe for
@@ -46,7 +42,8 @@ type Live struct {
 	cfg  Config
 	envs map[usher.Environment]*environment
 
-	batches map[string]int64 // newest usage batch seen, by node; owned by Run
+	batches map[string]int64 // newest usage batch seen, by node; owned by Poll
+	polled  time.Time        // when Poll last succeeded; New counts
 	asOf    atomic.Int64     // when other nodes' changes were last read, in µs, while they cannot be; else 0
 }
 
@@ -119,10 +116,7 @@ func New(ctx context.Context, cfg Config) (*Live, error) {
 	if cfg.MaxMembers <= 0 {
 		cfg.MaxMembers = 500_000
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
-	}
-	l := &Live{cfg: cfg, envs: map[usher.Environment]*environment{}}
+	l := &Live{cfg: cfg, envs: map[usher.Environment]*environment{}, polled: cfg.Now()}
 	if cfg.DB.Dialect() == store.Postgres {
 		nodes, err := cfg.DB.UsageNodes(ctx)
 		if err != nil {
@@ -517,53 +511,36 @@ func (l *Live) Customers(env usher.Environment) int { return l.envs[env].custome
 // pollFor bounds how long reading other nodes' changes may take.
 const pollFor = 2 * time.Second
 
-// Run takes in other nodes' changes until ctx ends: revisions, clocks, and whose
-// usage changed. An error is logged once per outage and tried again.
-func (l *Live) Run(ctx context.Context) {
+// Jobs returns the work that keeps this node's memory up to date: reading other
+// nodes' changes. On SQLite there is none, because one process owns the file and
+// all changes are its own.
+func (l *Live) Jobs() []job.Job {
 	if l.cfg.DB.Dialect() == store.SQLite {
-		<-ctx.Done() // one process per file: all changes are its own
-		return
+		return nil
 	}
-	t := time.NewTicker(l.cfg.PollInterval)
-	defer t.Stop()
-	down, good := false, l.cfg.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		began, err := l.pollOnce(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			l.asOf.Store(good.UnixMicro())
-		} else {
-			l.asOf.Store(0)
-			good = began
-		}
-		if err != nil && !down {
-			l.cfg.Log.Error("cannot read other nodes' changes; answers may be old until this works again", "error", err)
-		} else if err == nil && down {
-			l.cfg.Log.Info("reads other nodes' changes again")
-		}
-		down = err != nil
-	}
+	return []job.Job{{Name: "read_changes", Every: l.cfg.PollInterval, First: l.cfg.PollInterval, PerNode: true, Run: l.Poll}}
 }
 
-// pollOnce polls and returns when it began. A panic is an error like another:
-// the next poll reads the same changes again.
-func (l *Live) pollOnce(ctx context.Context) (began time.Time, err error) {
+// Poll takes in other nodes' changes: revisions, clocks, and whose usage changed.
+// After an error or a panic, answers carry the time of the last success until Poll
+// succeeds: the next one reads the same changes again. Only one call may run at a
+// time.
+func (l *Live) Poll(ctx context.Context) error {
+	done := false
 	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("live: panic: %v\n%s", v, debug.Stack())
+		if !done && ctx.Err() == nil {
+			l.asOf.Store(l.polled.UnixMicro())
 		}
 	}()
-	began = l.cfg.Now()
-	ctx, cancel := context.WithTimeout(ctx, pollFor)
+	began := l.cfg.Now()
+	asking, cancel := context.WithTimeout(ctx, pollFor)
 	defer cancel()
-	return began, l.poll(ctx)
+	if err := l.poll(asking); err != nil {
+		return err
+	}
+	l.asOf.Store(0)
+	l.polled, done = began, true
+	return nil
 }
 
 func (l *Live) poll(ctx context.Context) error {

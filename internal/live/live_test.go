@@ -12,6 +12,7 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -36,7 +37,7 @@ func open(t *testing.T, dsn string, max int) (*store.DB, *live.Live) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { l.Run(ctx); close(done) }()
+	go func() { job.New(job.Config{}, l.Jobs()...).Run(ctx); close(done) }()
 	t.Cleanup(func() { stop(); <-done; db.Close() })
 	return db, l
 }
@@ -209,7 +210,7 @@ func TestS06_ReadingChangesGoesOnAfterAPanic(t *testing.T) {
 	}
 	db, _ := open(t, dsn, 0)
 	var broken atomic.Bool
-	two, err := live.New(t.Context(), live.Config{DB: db, PollInterval: time.Millisecond, Node: "two", Log: slog.New(slog.DiscardHandler),
+	two, err := live.New(t.Context(), live.Config{DB: db, PollInterval: time.Millisecond, Node: "two",
 		Now: func() time.Time {
 			if broken.Load() {
 				panic("no clock")
@@ -221,7 +222,7 @@ func TestS06_ReadingChangesGoesOnAfterAPanic(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { two.Run(ctx); close(done) }()
+	go func() { job.New(job.Config{Log: slog.New(slog.DiscardHandler)}, two.Jobs()...).Run(ctx); close(done) }()
 	t.Cleanup(func() { stop(); <-done })
 	wait := func(what string, ok func() bool) {
 		t.Helper()

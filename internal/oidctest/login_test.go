@@ -169,7 +169,7 @@ func newWorld(t *testing.T, claim string, roles map[string]string) *world {
 	w.db, err = store.Open(ctx, store.Config{DSN: filepath.Join(t.TempDir(), "usher.db")})
 	must(err)
 	t.Cleanup(func() { w.db.Close() })
-	l, err := live.New(ctx, live.Config{DB: w.db, Log: logger})
+	l, err := live.New(ctx, live.Config{DB: w.db})
 	must(err)
 	u := usage.New(usage.Config{DB: w.db, Live: l, Log: logger})
 	t.Cleanup(func() { u.Close(ctx) })

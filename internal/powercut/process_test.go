@@ -114,7 +114,7 @@ func boot(ctx context.Context, d *Disk, dir string, c *clock, p pragmas) (*proce
 	if err != nil {
 		return nil, err
 	}
-	l, err := live.New(ctx, live.Config{DB: db, Now: c.now, Node: "node", Log: quiet})
+	l, err := live.New(ctx, live.Config{DB: db, Now: c.now, Node: "node"})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

@@ -6,15 +6,14 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher/internal/engine"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Folding says when old answers are forgotten. A zero field is what is usual.
+// Folding says how old answers are forgotten. A zero field is what is usual.
 type Folding struct {
 	Now   func() time.Time // the real clock: time.Now
-	First time.Duration    // from New to the first walk: 5 minutes
-	Every time.Duration    // from one walk to the next: a day
 	Pause time.Duration    // after each chunk of a walk, so that takes go on: 100 ms
 }
 
@@ -25,25 +24,15 @@ const (
 	foldWrites = 500
 )
 
-// foldDaily walks now and then until ctx ends.
-func (u *Usage) foldDaily(ctx context.Context) {
-	for wait := u.cfg.Folding.First; ; wait = u.cfg.Folding.Every {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		var n int64
-		err := guarded(func() (err error) { n, err = u.Fold(ctx); return err })
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil: // the next walk takes what is left
-			u.cfg.Log.Error("old answers could not be folded", "error", err)
-		case n > 0:
+// Jobs returns the work that forgets old answers, once a day.
+func (u *Usage) Jobs() []job.Job {
+	return []job.Job{{Name: "fold_answers", Every: 24 * time.Hour, First: 5 * time.Minute, Run: func(ctx context.Context) error {
+		n, err := u.Fold(ctx)
+		if n > 0 {
 			u.cfg.Log.Info("old answers were folded", "answers", n)
 		}
-	}
+		return err // the next walk takes what is left
+	}}}
 }
 
 // Fold walks over all stored answers once, forgets those older than ledger.Kept, and

@@ -3,6 +3,7 @@ package usage_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/fsck"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/ledger"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
@@ -32,7 +34,7 @@ func (n *node) folder(t *testing.T, c *clock, f usage.Folding) *usage.Usage {
 
 // slow is a folder that only folds when it is told to.
 func (n *node) slow(t *testing.T, c *clock) *usage.Usage {
-	return n.folder(t, c, usage.Folding{First: 24 * time.Hour, Pause: time.Millisecond})
+	return n.folder(t, c, usage.Folding{Pause: time.Millisecond})
 }
 
 func (n *node) answers(t *testing.T) (count int64) {
@@ -215,32 +217,37 @@ func TestS13_TwoNodesFoldOnce(t *testing.T) {
 	})
 }
 
-// Nobody has to ask: a room folds by itself, again and again, and ends when it
-// is closed, in the middle of a walk too.
-func TestS13_FoldingGoesOnByItself(t *testing.T) {
+// A server folds once a day by the job that the room declares, and a walk that is
+// stopped in the middle ends at once.
+func TestS13_FoldingIsADailyJob(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, dsn string) {
 		c := &clock{}
 		c.set(at(t, "2026-01-05T10:00:00Z"))
 		n := start(t, dsn, c)
 		n.found(t, c, "acme")
-		n.folder(t, c, usage.Folding{First: time.Millisecond, Every: time.Millisecond, Pause: time.Millisecond})
-		until := time.Now().Add(time.Minute)
+		jobs := job.New(job.Config{DB: n.db, Node: "folder", Now: c.now}, n.slow(t, c).Jobs()...)
+		due := func() {
+			t.Helper()
+			if err := jobs.Due(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		due() // the first walk is due in five minutes
 		for round := range 3 {
 			n.consume(t, "api_calls", fmt.Sprint("k", round), 1)
 			c.set(c.now().Add(ledger.Kept + time.Hour))
-			for n.answers(t) > 0 {
-				if time.Now().After(until) {
-					t.Fatalf("round %d: the answer is still there", round)
-				}
-				time.Sleep(time.Millisecond)
+			due()
+			if k := n.answers(t); k != 0 {
+				t.Fatalf("round %d: %d answers are still there", round, k)
 			}
 		}
-		asleep := usage.New(usage.Config{DB: n.db, Live: n.live, Folding: usage.Folding{Now: c.now, First: time.Nanosecond, Pause: 24 * time.Hour}})
 		n.consume(t, "api_calls", "last", 1)
-		time.Sleep(5 * time.Millisecond)
-		if err := asleep.Close(t.Context()); err != nil {
-			t.Error(err)
+		asleep := n.folder(t, c, usage.Folding{Pause: 24 * time.Hour})
+		ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer stop()
+		if _, err := asleep.Fold(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v from a walk that was stopped, want that it was", err)
 		}
 	})
 }

@@ -29,7 +29,7 @@ type Config struct {
 	// Queue is how many requests may wait; one more is told to come back. 0 is
 	// 4,096.
 	Queue int
-	// Folding says when old answers are forgotten.
+	// Folding says how old answers are forgotten.
 	Folding Folding
 	// Log takes faults; nil is slog.Default().
 	Log *slog.Logger
@@ -45,8 +45,6 @@ type Usage struct {
 	replays *replays
 	retries int // how many batches more are looked through for stored keys first; owned by the writer
 	waiting atomic.Int64
-	folding sync.WaitGroup
-	unfold  context.CancelFunc // ends folding
 }
 
 // The most that one transaction takes.
@@ -74,7 +72,7 @@ func New(cfg Config) *Usage {
 		cfg.NewID = func(prefix string) string { return usher.NewID(prefix, time.Now(), nil) }
 	}
 	f := &cfg.Folding
-	f.First, f.Every, f.Pause = cmp.Or(f.First, 5*time.Minute), cmp.Or(f.Every, 24*time.Hour), cmp.Or(f.Pause, 100*time.Millisecond)
+	f.Pause = cmp.Or(f.Pause, 100*time.Millisecond)
 	if f.Now == nil {
 		f.Now = time.Now
 	}
@@ -83,9 +81,6 @@ func New(cfg Config) *Usage {
 	}
 	u := &Usage{cfg: cfg, queue: make(chan *request, cfg.Queue), done: make(chan struct{}), replays: newReplays(8192)}
 	go u.write()
-	ctx, cancel := context.WithCancel(context.Background())
-	u.unfold = cancel
-	u.folding.Go(func() { u.foldDaily(ctx) })
 	return u
 }
 
@@ -98,10 +93,8 @@ func (u *Usage) Close(ctx context.Context) error {
 		close(u.queue)
 	}
 	u.closing.Unlock()
-	u.unfold()
 	select {
 	case <-u.done:
-		u.folding.Wait() // its transactions are short, and have ended with their context
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

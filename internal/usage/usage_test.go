@@ -13,6 +13,7 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalogfile"
 	"github.com/usher-sh/usher/internal/decide"
+	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
@@ -103,7 +104,7 @@ func start(t testing.TB, dsn string, c *clock) *node {
 	}
 	running, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { l.Run(running); close(done) }()
+	go func() { job.New(job.Config{}, l.Jobs()...).Run(running); close(done) }()
 	n := &node{db, l, usage.New(usage.Config{DB: db, Live: l, Node: name}), decide.New(l)}
 	t.Cleanup(func() {
 		if err := n.usage.Close(context.Background()); err != nil {
