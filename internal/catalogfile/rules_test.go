@@ -255,7 +255,7 @@ addons:
 	refused(t, head+"plans: {x: {entitlements: {a: {limit: 5, per: day, anchor: first_use}}}}", "first_use needs a meter that counts or sums")
 }
 
-// TestTypeOfError returns what the doors rely on.
+// TestTypeOfError checks what the doors rely on.
 func TestTypeOfError(t *testing.T) {
 	t.Parallel()
 	_, err := Parse("catalog.yaml", []byte("usher: 1\nplans: {free: {titel: x}}\n"))
