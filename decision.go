@@ -86,8 +86,9 @@ type Decision struct {
 
 	Consumed   int64       `json:"consumed,omitempty" quantity:"true" keep:"26" doc:"What this call took. Only in answers of consume and settle"`
 	Deductions []Deduction `json:"deductions,omitempty" keep:"27" doc:"What this call took from each allowance. Only in answers of consume and settle"`
-	Taken      bool        `json:"-" keep:"28"`                                                                                               // the decision is of a take: Consumed and Deductions are shown
-	Replayed   bool        `json:"replayed,omitempty" keep:"29" doc:"Whether this is the stored answer of an earlier call with the same key"` // S13
+	// the decision is of a take: Consumed and Deductions are shown
+	Taken    bool `json:"-" keep:"28"`
+	Replayed bool `json:"replayed,omitempty" keep:"29" doc:"Whether this is the stored answer of an earlier call with the same key"` // S13
 
 	Reservation *Reservation `json:"reservation,omitempty" keep:"30" doc:"What is held, or how that ended. Only in answers about reservations"`
 	Seat        *Seat        `json:"seat,omitempty" keep:"31" doc:"The holder's seat, if any. Only in answers about seats"`

@@ -21,15 +21,19 @@ func TestDecisionJSON(t *testing.T) {
 		"as in the contract": {
 			Decision{Allowed: true, Reason: WithinLimit, Customer: "acme", Feature: "api_calls", Kind: Metered, Counted: true,
 				Limit: 100000, Used: 42, Remaining: 99958, Window: &Window{day(1), day(30)}, Plan: Ref{"pro", 1}, Revision: 17},
-			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z","end":"2026-03-30T00:00:00Z"},"plan":"pro@1","revision":17}`,
+			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,"used":42,` +
+				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",` +
+				`"end":"2026-03-30T00:00:00Z"},"plan":"pro@1","revision":17}`,
 		},
 		"unknown": {
 			Decision{Reason: UnknownFeature, Customer: "a\"\\\n\x01\xff<&>é\u2028", Feature: "x"},
 			`{"allowed":false,"reason":"unknown_feature","customer":"a\"\\\n\u0001�<&>é` + "\u2028" + `","feature":"x","revision":0}`,
 		},
 		"switch of several sources": {
-			Decision{Allowed: true, Reason: Granted, Customer: "a", Feature: "sso", Kind: Switch, Rule: CombineUnion, Sources: []string{"plan:a@1", "addon:b@2"}, Revision: 1},
-			`{"allowed":true,"reason":"granted","customer":"a","feature":"sso","kind":"switch","rule":"union","sources":["plan:a@1","addon:b@2"],"revision":1}`,
+			Decision{Allowed: true, Reason: Granted, Customer: "a", Feature: "sso", Kind: Switch, Rule: CombineUnion,
+				Sources: []string{"plan:a@1", "addon:b@2"}, Revision: 1},
+			`{"allowed":true,"reason":"granted","customer":"a","feature":"sso","kind":"switch","rule":"union","sources":["plan:a@1","addon:b@2"],` +
+				`"revision":1}`,
 		},
 		"integer": {
 			Decision{Allowed: true, Reason: Granted, Kind: Config, Type: TypeInteger, Value: &Value{Int: -7}},
@@ -49,26 +53,39 @@ func TestDecisionJSON(t *testing.T) {
 		},
 		"a take with everything": {
 			Decision{Allowed: true, Reason: ReasonOverage, Customer: "a", Feature: "c", Kind: Credits, Precision: 3, Counted: true,
-				Limit: 1500, Used: 2005, Reserved: 1, Overage: 5, Excess: 500, Window: &Window{End: day(2)}, Rule: CombineSum, Sources: []string{"plan:p@1"},
+				Limit: 1500, Used: 2005, Reserved: 1, Overage: 5, Excess: 500, Window: &Window{End: day(2)}, Rule: CombineSum,
+				Sources: []string{"plan:p@1"},
 				Allowances: []AllowanceUse{
-					{ID: "plan:p@1", Sources: []string{"plan:p@1", "addon:x@1"}, Limit: 1500, Used: 2005, Reserved: 1, Overage: 5, Excess: 500, Window: Window{day(1).In(berlin), day(2)}},
+					{ID: "plan:p@1", Sources: []string{"plan:p@1", "addon:x@1"}, Limit: 1500, Used: 2005, Reserved: 1, Overage: 5, Excess: 500,
+						Window: Window{day(1).In(berlin), day(2)}},
 					{ID: "grant:g", Sources: []string{"grant:g"}, Unlimited: true},
 				},
-				Caps:  []CapUse{{ID: "plan:p@1", Per: Period{1, Minute}, Sliding: true, Limit: 10, Used: 4, Remaining: 6, Window: Window{Start: day(1)}}, {ID: "plan:p@1", Per: Period{6, Hour}}},
-				Taken: true, Consumed: 1250, Deductions: []Deduction{{Allowance: "plan:p@1", Amount: 1250}, {Allowance: "grant:g", Feature: "pool", Precision: 1, Amount: 3}},
+				Caps: []CapUse{{ID: "plan:p@1", Per: Period{1, Minute}, Sliding: true, Limit: 10, Used: 4, Remaining: 6,
+					Window: Window{Start: day(1)}}, {ID: "plan:p@1", Per: Period{6, Hour}}},
+				Taken: true, Consumed: 1250, Deductions: []Deduction{{Allowance: "plan:p@1", Amount: 1250},
+					{Allowance: "grant:g", Feature: "pool", Precision: 1, Amount: 3}},
 				Replayed: true, Degraded: true, AsOf: day(3).Add(1500 * time.Microsecond), Revision: 9},
-			`{"allowed":true,"reason":"overage","customer":"a","feature":"c","kind":"credits","limit":"1.500","used":"2.005","reserved":"0.001","remaining":"0.000","unlimited":false,"overage":"0.005","excess":"0.500","window":{"end":"2026-03-02T00:00:00Z"},"rule":"sum","sources":["plan:p@1"],` +
-				`"allowances":[{"allowance":"plan:p@1","sources":["plan:p@1","addon:x@1"],"limit":"1.500","used":"2.005","reserved":"0.001","remaining":"0.000","overage":"0.005","excess":"0.500","window":{"start":"2026-03-01T00:00:00Z","end":"2026-03-02T00:00:00Z"}},{"allowance":"grant:g","used":"0.000","reserved":"0.000","unlimited":true,"overage":"0.000"}],` +
-				`"caps":[{"cap":"plan:p@1","per":"minute","sliding":true,"limit":"0.010","used":"0.004","remaining":"0.006","window":{"start":"2026-03-01T00:00:00Z"}},{"cap":"plan:p@1","per":{"every":6,"unit":"hour"},"limit":"0.000","used":"0.000","remaining":"0.000"}],` +
-				`"consumed":"1.250","deductions":[{"allowance":"plan:p@1","amount":"1.250"},{"allowance":"grant:g","feature":"pool","amount":"0.3"}],"replayed":true,"degraded":true,"as_of":"2026-03-03T00:00:00.0015Z","revision":9}`,
+			`{"allowed":true,"reason":"overage","customer":"a","feature":"c","kind":"credits","limit":"1.500","used":"2.005","reserved":"0.001",` +
+				`"remaining":"0.000","unlimited":false,"overage":"0.005","excess":"0.500","window":{"end":"2026-03-02T00:00:00Z"},"rule":"sum",` +
+				`"sources":["plan:p@1"],` +
+				`"allowances":[{"allowance":"plan:p@1","sources":["plan:p@1","addon:x@1"],"limit":"1.500","used":"2.005","reserved":"0.001",` +
+				`"remaining":"0.000","overage":"0.005","excess":"0.500","window":{"start":"2026-03-01T00:00:00Z","end":"2026-03-02T00:00:00Z"}},` +
+				`{"allowance":"grant:g","used":"0.000","reserved":"0.000","unlimited":true,"overage":"0.000"}],` +
+				`"caps":[{"cap":"plan:p@1","per":"minute","sliding":true,"limit":"0.010","used":"0.004","remaining":"0.006",` +
+				`"window":{"start":"2026-03-01T00:00:00Z"}},{"cap":"plan:p@1","per":{"every":6,"unit":"hour"},"limit":"0.000","used":"0.000",` +
+				`"remaining":"0.000"}],` +
+				`"consumed":"1.250","deductions":[{"allowance":"plan:p@1","amount":"1.250"},{"allowance":"grant:g","feature":"pool",` +
+				`"amount":"0.3"}],"replayed":true,"degraded":true,"as_of":"2026-03-03T00:00:00.0015Z","revision":9}`,
 		},
 		"a refused take": {
 			Decision{Reason: NotEntitled, Customer: "a", Feature: "b", Kind: Metered, Counted: true, Taken: true},
-			`{"allowed":false,"reason":"not_entitled","customer":"a","feature":"b","kind":"metered","limit":0,"used":0,"reserved":0,"remaining":0,"unlimited":false,"overage":0,"consumed":0,"deductions":[],"revision":0}`,
+			`{"allowed":false,"reason":"not_entitled","customer":"a","feature":"b","kind":"metered","limit":0,"used":0,"reserved":0,` +
+				`"remaining":0,"unlimited":false,"overage":0,"consumed":0,"deductions":[],"revision":0}`,
 		},
 		"unlimited": {
 			Decision{Allowed: true, Reason: ReasonUnlimited, Kind: Seats, Counted: true, Unlimited: true, Used: 3, Window: &Window{}},
-			`{"allowed":true,"reason":"unlimited","customer":"","feature":"","kind":"seats","used":3,"reserved":0,"unlimited":true,"overage":0,"revision":0}`,
+			`{"allowed":true,"reason":"unlimited","customer":"","feature":"","kind":"seats","used":3,"reserved":0,"unlimited":true,"overage":0,` +
+				`"revision":0}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,15 +137,19 @@ func TestDecisionJSONRefusesOther(t *testing.T) {
 func TestExplanationJSON(t *testing.T) {
 	t.Parallel()
 	e := Explanation{
-		Decision:   Decision{Reason: LimitReached, Customer: "a", Feature: "f", Kind: Metered, Counted: true, Limit: 1, Used: 1, Plan: Ref{"pro", 1}, Revision: 4},
+		Decision: Decision{Reason: LimitReached, Customer: "a", Feature: "f", Kind: Metered, Counted: true, Limit: 1, Used: 1,
+			Plan: Ref{"pro", 1}, Revision: 4},
 		Considered: []SourceTrace{{"plan:pro@1", "1 per month", true, ""}, {"grant:g", "5", false, "expired"}},
 		Combined:   CombineSum, Mode: Enforce,
 		Allowances: []AllowanceUse{{ID: "plan:pro@1", Limit: 1, Used: 1}},
 		Changes:    []WhatWouldChange{{"the window ends", "2026-04-01T00:00:00Z"}, {"a grant", ""}},
 	}
-	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","limit":1,"used":1,"reserved":0,"remaining":0,"unlimited":false,"overage":0,"plan":"pro@1","rule":"sum",` +
+	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","limit":1,"used":1,"reserved":0,` +
+		`"remaining":0,"unlimited":false,"overage":0,"plan":"pro@1","rule":"sum",` +
 		`"allowances":[{"allowance":"plan:pro@1","limit":1,"used":1,"reserved":0,"remaining":0,"overage":0}],"revision":4,"mode":"enforce",` +
-		`"considered":[{"id":"plan:pro@1","gives":"1 per month","used":true},{"id":"grant:g","gives":"5","used":false,"why":"expired"}],"would_change":[{"what":"the window ends","at":"2026-04-01T00:00:00Z"},{"what":"a grant"}]}`
+		`"considered":[{"id":"plan:pro@1","gives":"1 per ` +
+		`month","used":true},{"id":"grant:g","gives":"5","used":false,"why":"expired"}],"would_change":[{"what":"the window ` +
+		`ends","at":"2026-04-01T00:00:00Z"},{"what":"a grant"}]}`
 	got, err := json.Marshal(e)
 	if err != nil || string(got) != want {
 		t.Errorf("got %v\n%s\nwant\n%s", err, got, want)

@@ -54,7 +54,8 @@ func TestDocsSecurity(t *testing.T) {
 			return
 		}
 		for _, d := range f.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && (strings.HasPrefix(fn.Name.Name, "Test") || strings.HasPrefix(fn.Name.Name, "Fuzz")) {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil &&
+				(strings.HasPrefix(fn.Name.Name, "Test") || strings.HasPrefix(fn.Name.Name, "Fuzz")) {
 				tests[room+"."+fn.Name.Name] = true
 			}
 		}
@@ -101,7 +102,8 @@ func TestDocsSecurity(t *testing.T) {
 			return strings.HasPrefix(proof, s) && len(proof) > len(s)+10
 		})
 		if !reason && (len(names) == 0 || cells[2] == "" || strings.TrimSpace(named.ReplaceAllString(proof, "")) != "") {
-			t.Errorf("%s has neither tests alone, and how they show it, nor a reason (not applicable: …, not met: …, no test: …): %s", cells[0], proof)
+			t.Errorf("%s has neither tests alone, and how they show it, nor a reason (not applicable: …, not met: …, no test: …): %s", cells[0],
+				proof)
 		}
 	}
 	if len(seen) < 100 {
@@ -118,7 +120,8 @@ func TestDocsSecurity(t *testing.T) {
 // and no room that exists for tests and benchmarks.
 func shipped(room, name string) bool {
 	first, _, _ := strings.Cut(room, "/")
-	return !strings.HasSuffix(name, "_test.go") && !slices.Contains([]string{"testpg", "powercut", "prove", "bench", "oracles", "oidctest", "story", "ushertest", "examples"}, first)
+	return !strings.HasSuffix(name, "_test.go") && !slices.Contains(
+		[]string{"testpg", "powercut", "prove", "bench", "oracles", "oidctest", "story", "ushertest", "examples"}, first)
 }
 
 // TestNoDangerousImports: what usher never does needs no defence: it starts no
@@ -126,8 +129,10 @@ func shipped(room, name string) bool {
 // has no weak hash, cipher or random number. demo invents a company by chance.
 func TestNoDangerousImports(t *testing.T) {
 	t.Parallel()
-	banned := []string{"os/exec", "html/template", "text/template", "encoding/xml", "encoding/gob", "plugin", "unsafe", "C", "net/http/pprof", "expvar", "net/http/cgi", "net/rpc",
-		"math/rand", "math/rand/v2", "crypto/md5", "crypto/sha1", "crypto/des", "crypto/rc4", "crypto/dsa", "crypto/elliptic", "golang.org/x/crypto/md4", "golang.org/x/crypto/ripemd160"}
+	banned := []string{"os/exec", "html/template", "text/template", "encoding/xml", "encoding/gob", "plugin", "unsafe", "C", "net/http/pprof",
+		"expvar", "net/http/cgi", "net/rpc",
+		"math/rand", "math/rand/v2", "crypto/md5", "crypto/sha1", "crypto/des", "crypto/rc4", "crypto/dsa", "crypto/elliptic",
+		"golang.org/x/crypto/md4", "golang.org/x/crypto/ripemd160"}
 	files := 0
 	sources(t, parser.ImportsOnly, func(room, name string, f *ast.File) {
 		if !shipped(room, name) {
@@ -166,7 +171,8 @@ func TestOutboundCalls(t *testing.T) {
 				switch pkg.Name + "." + n.Sel.Name {
 				case "http.Client", "http.DefaultTransport":
 					clients[name] = true
-				case "http.Get", "http.Post", "http.PostForm", "http.Head", "http.DefaultClient", "net.Dial", "net.DialTimeout", "net.Dialer", "tls.Dial", "smtp.SendMail":
+				case "http.Get", "http.Post", "http.PostForm", "http.Head", "http.DefaultClient", "net.Dial", "net.DialTimeout", "net.Dialer",
+					"tls.Dial", "smtp.SendMail":
 					t.Errorf("%s uses %s.%s", name, pkg.Name, n.Sel.Name)
 				}
 			case *ast.CompositeLit:

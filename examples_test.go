@@ -171,16 +171,20 @@ func (w *world) step(l story.Line) (d usher.Decision, err error) {
 				s.EndsAt = &end
 			}
 		}
-		w.facts.Subscriptions = append(w.facts.Subscriptions, usher.Subscription{ID: fmt.Sprintf("sub_%d", len(w.facts.Subscriptions)+1), Customer: l.Args[0],
-			Family: p.Family, StartsAt: w.now, CreatedAt: w.now, Phases: []usher.Phase{{At: w.now, Plan: &usher.HeldPlan{Ref: p.Ref()}, Addons: &held}}})
+		w.facts.Subscriptions = append(w.facts.Subscriptions,
+			usher.Subscription{ID: fmt.Sprintf("sub_%d", len(w.facts.Subscriptions)+1), Customer: l.Args[0],
+				Family: p.Family, StartsAt: w.now, CreatedAt: w.now,
+				Phases: []usher.Phase{{At: w.now, Plan: &usher.HeldPlan{Ref: p.Ref()}, Addons: &held}}})
 	case "patch":
 		s := &w.facts.Subscriptions[len(w.facts.Subscriptions)-1]
 		s.Phases = append(s.Phases, usher.Phase{At: w.now, Status: usher.Status(l.Opts["status"])})
 	case "grant":
 		var n int64
 		n, err = usher.ParseQuantity(l.Args[2], w.book.Features[l.Args[1]].Precision)
-		w.facts.Grants = append(w.facts.Grants, usher.Grant{ID: fmt.Sprintf("gr_%d", len(w.facts.Grants)+1), Customer: l.Args[0], Feature: l.Args[1],
-			Amount: n, Kind: usher.GrantKind(l.Opts["kind"]), Priority: usher.DefaultPriority, EffectiveAt: w.now, ExpiresAt: when("expires_at"), CreatedAt: w.now})
+		w.facts.Grants = append(w.facts.Grants, usher.Grant{ID: fmt.Sprintf("gr_%d", len(w.facts.Grants)+1), Customer: l.Args[0],
+			Feature: l.Args[1],
+			Amount:  n, Kind: usher.GrantKind(l.Opts["kind"]), Priority: usher.DefaultPriority, EffectiveAt: w.now, ExpiresAt: when("expires_at"),
+			CreatedAt: w.now})
 	case "record", "consume", "check":
 		f := w.book.Features[l.Args[1]]
 		amount := int64(0)

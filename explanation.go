@@ -67,9 +67,10 @@ type AssignmentTrace struct {
 	ResourceID   string     `json:"resource_id,omitempty"`
 	From         time.Time  `json:"from"`
 	Until        *time.Time `json:"until,omitempty"`
-	Outcome      string     `json:"outcome"` // gives, seat_missing, condition_failed, not_started, ended, out_of_scope, not_given, unknown_role
-	Conditions   []string   `json:"conditions,omitempty"`
-	Seats        []string   `json:"seats,omitempty"`
+	// gives, seat_missing, condition_failed, not_started, ended, out_of_scope, not_given, unknown_role
+	Outcome    string   `json:"outcome"`
+	Conditions []string `json:"conditions,omitempty"`
+	Seats      []string `json:"seats,omitempty"`
 }
 
 // SourceTrace is one source that an evaluation considered.

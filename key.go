@@ -50,7 +50,8 @@ func CheckID(what, id string) error {
 // printable ASCII characters (S13).
 func CheckIdempotencyKey(key string) error {
 	if key == "" {
-		return Errorf(Invalid, `an idempotency key is required: send "key" in the body or an Idempotency-Key header, a new one for each operation and the same one for its retries`)
+		return Errorf(Invalid, `an idempotency key is required: send "key" in the body or an Idempotency-Key header, a new one for each `+
+			`operation and the same one for its retries`)
 	}
 	if len(key) > 255 {
 		return Errorf(Invalid, "the idempotency key must be at most 255 characters, this one has %d", len(key))

@@ -24,8 +24,9 @@ type Reservation struct {
 	Amount    int64            `json:"amount" quantity:"true" keep:"2" doc:"The amount that is held"`
 	ExpiresAt time.Time        `json:"expires_at" keep:"3" doc:"When the reservation expires"`
 	State     ReservationState `json:"state,omitempty" keep:"4" doc:"What became of the reservation. Absent in a decision: open"`
-	Settled   int64            `json:"settled,omitempty" quantity:"true" keep:"5" doc:"The amount actually used, once settled"` // 0 until it is settled
-	Late      bool             `json:"late,omitempty" keep:"6" doc:"Whether it was settled after it had expired; the use is recorded all the same"`
+	// 0 until it is settled
+	Settled int64 `json:"settled,omitempty" quantity:"true" keep:"5" doc:"The amount actually used, once settled"`
+	Late    bool  `json:"late,omitempty" keep:"6" doc:"Whether it was settled after it had expired; the use is recorded all the same"`
 }
 
 func (r *Reservation) appendJSON(b []byte, precision int) []byte {
