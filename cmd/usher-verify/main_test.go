@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
@@ -24,7 +25,7 @@ func TestAnotherMachine(t *testing.T) {
 	write := func(id string) store.AuditHead {
 		t.Helper()
 		if err := db.CreateKey(t.Context(), store.APIKey{ID: id, Env: usher.Production, Hash: []byte("h")},
-			store.Meta{Actor: "cli"}); err != nil {
+			usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		head, err := db.AuditHead(t.Context())

@@ -133,15 +133,15 @@ const demoEnv = usher.Sandbox
 // make puts in all that there is and says how many events that was.
 func (d *demo) make() (int, error) {
 	actor := usher.Actor{Kind: "system"}
-	if _, err := d.catalog.Apply(d.ctx, demoEnv, catalog.Meta{Actor: actor}, demoCatalog, catalog.Options{}); err != nil {
+	if _, err := d.catalog.Apply(d.ctx, demoEnv, usher.By{Actor: actor}, demoCatalog, catalog.Options{}); err != nil {
 		return 0, err
 	}
 	if err := d.live.Refresh(d.ctx, demoEnv); err != nil {
 		return 0, err
 	}
-	meta := customers.Meta{Actor: actor}
+	by := usher.By{Actor: actor}
 	for i := range demoCustomers {
-		if err := d.customer(meta, &demoCustomers[i]); err != nil {
+		if err := d.customer(by, &demoCustomers[i]); err != nil {
 			return 0, fmt.Errorf("demo customer %s: %w", demoCustomers[i].id, err)
 		}
 	}
@@ -165,15 +165,15 @@ func (d *demo) make() (int, error) {
 
 func (d *demo) days(n int) *time.Time { t := d.now.AddDate(0, 0, n); return &t }
 
-func (d *demo) customer(meta customers.Meta, c *demoCustomer) error {
-	if _, _, err := d.customers.PutCustomer(d.ctx, demoEnv, meta, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone}); err != nil || c.plan == "" {
+func (d *demo) customer(by usher.By, c *demoCustomer) error {
+	if _, _, err := d.customers.PutCustomer(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone}); err != nil || c.plan == "" {
 		return err
 	}
 	in := customers.NewSubscription{Plan: c.plan, StartsAt: d.days(-c.began), Addons: c.addons, TrialEnd: customers.MaybeTime{Given: true}}
 	if c.trial > 0 {
 		in.TrialEnd.At = d.days(c.trial)
 	}
-	sub, err := d.customers.Subscribe(d.ctx, demoEnv, meta, c.id, in)
+	sub, err := d.customers.Subscribe(d.ctx, demoEnv, by, customers.Guard{}, c.id, in)
 	if err != nil {
 		return err
 	}
@@ -181,20 +181,20 @@ func (d *demo) customer(meta customers.Meta, c *demoCustomer) error {
 		return err
 	}
 	if c.status != "" {
-		if _, err := d.customers.PatchSubscription(d.ctx, demoEnv, meta, sub.ID, customers.SubscriptionPatch{Status: c.status}); err != nil {
+		if _, err := d.customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Status: c.status}); err != nil {
 			return err
 		}
 	}
 	switch c.id {
 	case "exception":
-		_, err = d.customers.AddOverride(d.ctx, demoEnv, meta, c.id, customers.NewOverride{Feature: "retention", Value: json.RawMessage("180"),
+		_, err = d.customers.AddOverride(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewOverride{Feature: "retention", Value: json.RawMessage("180"),
 			Reason: "promised while the contract is negotiated", ExpiresAt: d.days(60)})
 	case "grant-ends":
-		_, err = d.customers.AddGrant(d.ctx, demoEnv, meta, c.id, customers.NewGrant{Feature: "api_calls", Amount: "10000",
+		_, err = d.customers.AddGrant(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewGrant{Feature: "api_calls", Amount: "10000",
 			Reason: "sorry for the outage", ExpiresAt: d.days(1)})
 	case "downgrade":
 		plan := "free"
-		_, err = d.customers.PatchSubscription(d.ctx, demoEnv, meta, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
+		_, err = d.customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
 	}
 	return err
 }
@@ -230,7 +230,7 @@ func (d *demo) people(actor usher.Actor) error {
 		c.Assign = append(c.Assign, usher.Assignment{Holder: usher.Holder{ID: m.id}, Role: m.role, Reason: "the demo"})
 	}
 	s := directory.New(directory.Config{DB: d.db, Live: d.live, Direct: d.usage.Direct})
-	_, err := s.Apply(d.ctx, demoEnv, directory.Meta{Actor: actor, Action: "directory.change", Reason: "the demo"}, "acme", c)
+	_, err := s.Apply(d.ctx, demoEnv, usher.By{Actor: actor, Reason: "the demo"}, "acme", c)
 	return err
 }
 

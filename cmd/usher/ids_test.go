@@ -39,11 +39,11 @@ func TestIDsHaveOneForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scim, _, err := s.auth.CreateKey(t.Context(), auth.By{Actor: actorCLI}, usher.Sandbox, auth.NewKey{Role: auth.RoleSCIM, Customer: "acme"})
+	scim, _, err := s.auth.CreateKey(t.Context(), usher.By{Actor: actorCLI}, usher.Sandbox, auth.NewKey{Role: auth.RoleSCIM, Customer: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, _, err := s.auth.OwnerToken(t.Context(), auth.By{Actor: actorCLI})
+	token, _, err := s.auth.OwnerToken(t.Context(), usher.By{Actor: actorCLI})
 	if err != nil {
 		t.Fatal(err)
 	}

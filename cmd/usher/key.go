@@ -86,7 +86,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 		if err := s.CustomerThere(a, env, c.Customer); err != nil {
 			return err
 		}
-		key, k, err := s.CreateKey(a, auth.By{Actor: actorCLI}, env, n)
+		key, k, err := s.CreateKey(a, usher.By{Actor: actorCLI}, env, n)
 		return a.newKey(key, k, err)
 	})
 }
@@ -124,7 +124,7 @@ func (c *keyRotateCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		key, k, err := s.RotateKey(a, auth.By{Actor: actorCLI}, env, id, c.Grace, expires)
+		key, k, err := s.RotateKey(a, usher.By{Actor: actorCLI}, env, id, c.Grace, expires)
 		return a.newKey(key, k, err)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 )
 
@@ -17,7 +18,7 @@ type operatorTokenCmd struct{ keyDB }
 
 func (c *operatorTokenCmd) Run(a *app) error {
 	return c.with(a, func(s *auth.Service) error {
-		token, expires, err := s.OwnerToken(a, auth.By{Actor: actorCLI})
+		token, expires, err := s.OwnerToken(a, usher.By{Actor: actorCLI})
 		if err != nil {
 			return err
 		}

@@ -369,7 +369,7 @@ func firstKeys(a *app, s *auth.Service) error {
 	for _, env := range usher.Environments {
 		fmt.Fprintf(a.out, "  %-11s %s\n", env, keys[env])
 	}
-	token, _, err := s.OwnerToken(a, auth.By{Actor: actorCLI})
+	token, _, err := s.OwnerToken(a, usher.By{Actor: actorCLI})
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 		if role == auth.RoleSCIM {
 			n.Customer = "acme"
 		}
-		w.keys[role], _, err = w.auth.CreateKey(ctx, auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, n)
+		w.keys[role], _, err = w.auth.CreateKey(ctx, usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, n)
 		must(err)
 	}
 	w.keys["sandbox"], _, err = w.auth.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
@@ -132,14 +132,14 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	for _, p := range cat.Plans {
 		plans = append(plans, usher.PlanVersion{Version: 1, Plan: *p})
 	}
-	meta := store.Meta{Actor: "system", Action: "test", Object: "test", RequestID: "test", At: start.AddDate(0, -1, 0)}
-	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Meta: meta, Source: catalogue, Canonical: catalogue, Hash: "sha256:test", Plans: plans})
+	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}, RequestID: "test"}, Action: "test", Object: "test", At: start.AddDate(0, -1, 0)}
+	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Note: note, Source: catalogue, Canonical: catalogue, Hash: "sha256:test", Plans: plans})
 	must(err)
 	anchor := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	e, err := w.db.Environment(ctx, usher.Production)
 	must(err)
 	for _, id := range []string{"acme", "odd/näme ?&%"} {
-		_, err = w.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Production, Meta: meta, BasisCatalog: e.CatalogRevision, Customer: id,
+		_, err = w.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Production, Note: note, BasisCatalog: e.CatalogRevision, Customer: id,
 			Put: &usher.Customer{ID: id, CreatedAt: anchor, Anchor: &anchor, Clocks: []usher.Clock{{From: anchor, Anchor: anchor}}}})
 		must(err)
 	}

@@ -274,7 +274,7 @@ func TestAuthZEN_Customer(t *testing.T) {
 	same("two have her", ask(``), no)
 	same("named", ask(`,"context":{"customer":"records"}`), yes)
 	same("named, the other", ask(`,"context":{"customer":"other"}`), no)
-	key, _, err := w.auth.CreateKey(t.Context(), auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "pdp", Role: auth.RoleAuthZEN, Customer: "records"})
+	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "pdp", Role: auth.RoleAuthZEN, Customer: "records"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func TestAuthZEN_Customer(t *testing.T) {
 func TestAuthZEN_NoProperties(t *testing.T) {
 	t.Parallel()
 	w := records(t)
-	key, _, err := w.auth.CreateKey(t.Context(), auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "pep", Role: auth.RoleAuthZEN, NoProperties: true})
+	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "pep", Role: auth.RoleAuthZEN, NoProperties: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (a *api) catalogRoutes(d *door.Door) {
 }
 
 func (a *api) putCatalog(ctx context.Context, c *door.Call, in *catalogIn) (*catalogResultOut, error) {
-	r, err := a.Catalog.Apply(ctx, c.Env, catalog.Meta{Actor: c.Actor, RequestID: c.RequestID}, in.RawBody,
+	r, err := a.Catalog.Apply(ctx, c.Env, c.By(), in.RawBody,
 		catalog.Options{DryRun: in.DryRun, Migrate: in.Migrate, IfMatch: in.IfMatch})
 	if err != nil {
 		return nil, err

@@ -6,7 +6,6 @@ import (
 
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type clockIn struct {
@@ -39,7 +38,7 @@ func (a *api) putClock(ctx context.Context, c *door.Call, in *clockIn) (*clockOu
 	if t == nil {
 		return nil, door.Invalid("body.now", "must be a time")
 	}
-	err = a.DB.SetClock(ctx, c.Env, *t, store.Meta{Actor: c.Actor.String(), Action: "clock.set", Object: "clock", RequestID: c.RequestID, At: a.Live.Now(c.Env)})
+	err = a.DB.SetClock(ctx, c.Env, *t, c.By(), a.Live.Now(c.Env))
 	if err != nil {
 		return nil, err
 	}

@@ -23,18 +23,16 @@ type madeOut[T any] struct {
 	Body     T
 }
 
-func meta(c *door.Call) customers.Meta {
-	return customers.Meta{Actor: c.Actor, RequestID: c.RequestID, IfMatch: c.IfMatch}
-}
+func guard(c *door.Call) customers.Guard { return customers.Guard{IfMatch: c.IfMatch} }
 
 // once runs a management call under its idempotency key, if it has one (S13):
 // the first answer is stored with its effect, the same call again gets it, and
 // another call under that key is refused. object is the id in the path, body
 // what was asked.
-func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, body any, do func(m customers.Meta) (T, error)) (*madeOut[T], error) {
-	m := meta(c)
+func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, body any, do func(g customers.Guard) (T, error)) (*madeOut[T], error) {
+	g := guard(c)
 	if key == "" {
-		made, err := do(m)
+		made, err := do(g)
 		return &madeOut[T]{Body: made}, err
 	}
 	hash, err := bodyHash(c.Route.ID, object, body)
@@ -57,8 +55,8 @@ func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, 
 		if status == 0 {
 			status = http.StatusOK
 		}
-		m.Answer = &store.StoredAnswer{Key: key, Route: c.Route.ID, BodyHash: hash, Status: status}
-		made, err := do(m)
+		g.Answer = &store.StoredAnswer{Key: key, Route: c.Route.ID, BodyHash: hash, Status: status}
+		made, err := do(g)
 		if !errors.Is(err, store.ErrKeyTaken) {
 			return &madeOut[T]{Body: made}, err
 		}
@@ -179,7 +177,7 @@ func (a *api) putCustomer(ctx context.Context, c *door.Call, in *customerIn) (*c
 	if err != nil {
 		return nil, err
 	}
-	got, created, err := a.Customers.PutCustomer(ctx, c.Env, meta(c), in.ID, customers.CustomerInput{
+	got, created, err := a.Customers.PutCustomer(ctx, c.Env, c.By(), guard(c), in.ID, customers.CustomerInput{
 		Name: in.Body.Name, Timezone: in.Body.Timezone, Anchor: anchor, Metadata: in.Body.Metadata})
 	out := &customerOut{http.StatusOK, got}
 	if created {
@@ -203,5 +201,5 @@ func (a *api) listCustomers(ctx context.Context, c *door.Call, in *door.PageIn) 
 }
 
 func (a *api) deleteCustomer(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
-	return nil, a.Customers.DeleteCustomer(ctx, c.Env, meta(c), in.ID)
+	return nil, a.Customers.DeleteCustomer(ctx, c.Env, c.By(), guard(c), in.ID)
 }

@@ -21,10 +21,6 @@ func (a *api) directoryRoutes(d *door.Door) {
 		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20}, a.changeDirectory)
 }
 
-func (a *api) directoryMeta(c *door.Call, action, object, reason string) directory.Meta {
-	return directory.Meta{Actor: c.Actor, RequestID: c.RequestID, Action: action, Object: object, Reason: reason}
-}
-
 // located gives the problems of one thing the places of a request about it alone.
 func located(err error, list string) error {
 	e, ok := err.(*usher.Error)
@@ -67,7 +63,10 @@ type revisionOut struct {
 }
 
 func (a *api) apply(ctx context.Context, c *door.Call, action, object, reason, customer string, change directory.Change) (*revisionOut, error) {
-	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, action, object, reason), customer, change)
+	by := c.By()
+	by.Reason = reason
+	change.Action, change.Object = action, object
+	revision, err := a.Directory.Apply(ctx, c.Env, by, customer, change)
 	out := &revisionOut{}
 	out.Body.Revision = revision
 	return out, err

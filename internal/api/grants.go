@@ -60,13 +60,13 @@ func (a *api) addGrant(ctx context.Context, c *door.Call, in *grantIn) (*madeOut
 	}
 	body := in.Body
 	body.Key = ""
-	return once(ctx, a, c, key, in.ID, body, func(m customers.Meta) (customers.Grant, error) {
-		return a.Customers.AddGrant(ctx, c.Env, m, in.ID, ask)
+	return once(ctx, a, c, key, in.ID, body, func(g customers.Guard) (customers.Grant, error) {
+		return a.Customers.AddGrant(ctx, c.Env, c.By(), g, in.ID, ask)
 	})
 }
 
 func (a *api) deleteGrant(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
-	return nil, a.Customers.VoidGrant(ctx, c.Env, meta(c), in.ID)
+	return nil, a.Customers.VoidGrant(ctx, c.Env, c.By(), guard(c), in.ID)
 }
 
 func (a *api) listGrants(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[customers.Grant], error) {

@@ -119,7 +119,7 @@ func (a *api) putGroup(ctx context.Context, c *door.Call, in *groupIn) (*groupOu
 		}
 		return nil
 	}
-	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "group.put", in.Group, ""), in.ID, directory.Change{Merge: merge})
+	revision, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "group.put", Object: in.Group, Merge: merge})
 	if err != nil {
 		return nil, located(err, "groups")
 	}
@@ -152,7 +152,7 @@ func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *groupPath) (*st
 	if _, err := a.Directory.Read(c.Env, in.ID).Group(ctx, in.Group); err != nil {
 		return nil, err
 	}
-	_, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "group.delete", in.Group, ""), in.ID, directory.Change{DropGroups: []string{in.Group}})
+	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "group.delete", Object: in.Group, DropGroups: []string{in.Group}})
 	return nil, err
 }
 

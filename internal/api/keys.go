@@ -74,8 +74,6 @@ type rotateKeyIn struct {
 
 type nothingOut struct{}
 
-func by(c *door.Call) auth.By { return auth.By{Actor: c.Actor, RequestID: c.RequestID} }
-
 // inBody puts the problems of an error into the body.
 func inBody(err error) error {
 	var e *usher.Error
@@ -147,7 +145,7 @@ func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*ke
 	if err := a.mayMake(ctx, c, n); err != nil {
 		return nil, err
 	}
-	key, k, err := a.Auth.CreateKey(ctx, by(c), c.Env, n)
+	key, k, err := a.Auth.CreateKey(ctx, c.By(), c.Env, n)
 	if err != nil {
 		return nil, inBody(err)
 	}
@@ -182,7 +180,7 @@ func (a *api) rotateKey(ctx context.Context, c *door.Call, in *rotateKeyIn) (*ke
 	if err := a.mayMake(ctx, c, n); err != nil {
 		return nil, err
 	}
-	key, k, err := a.Auth.RotateKey(ctx, by(c), c.Env, in.ID, grace, n.ExpiresAt)
+	key, k, err := a.Auth.RotateKey(ctx, c.By(), c.Env, in.ID, grace, n.ExpiresAt)
 	if err != nil {
 		return nil, inBody(err)
 	}
@@ -193,5 +191,5 @@ func (a *api) revokeKey(ctx context.Context, c *door.Call, in *door.PathID) (*no
 	if _, err := a.Auth.Key(ctx, c.Env, in.ID); err != nil {
 		return nil, err
 	}
-	return nil, a.Auth.RevokeKey(ctx, by(c), in.ID)
+	return nil, a.Auth.RevokeKey(ctx, c.By(), in.ID)
 }

@@ -121,7 +121,7 @@ type caller struct {
 // keys that let nobody in.
 func callers(t *testing.T, w *world) (good, bad []caller) {
 	t.Helper()
-	cli := auth.By{Actor: usher.Actor{Kind: "cli"}}
+	cli := usher.By{Actor: usher.Actor{Kind: "cli"}}
 	from := 0
 	add := func(to *[]caller, name string, env usher.Environment, role, header string) {
 		*to = append(*to, caller{name, env, role, func(method, path, contentType, body string) *httptest.ResponseRecorder {
@@ -206,7 +206,7 @@ func TestLaw_OperatorsTimesRoutes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ctx := t.Context()
-	cli := auth.By{Actor: usher.Actor{Kind: "cli"}}
+	cli := usher.By{Actor: usher.Actor{Kind: "cli"}}
 	admin, err := w.auth.Authenticate(ctx, "Bearer "+w.keys[auth.RoleAdmin])
 	if err != nil {
 		t.Fatal(err)

@@ -82,7 +82,7 @@ func (a *api) putMember(ctx context.Context, c *door.Call, in *memberIn) (*membe
 		change.Members, out.Body.Member = []usher.Member{now}, now
 		return nil
 	}
-	revision, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "member.put", in.Member, ""), in.ID, directory.Change{Merge: merge})
+	revision, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "member.put", Object: in.Member, Merge: merge})
 	if err != nil {
 		return nil, located(err, "members")
 	}
@@ -124,6 +124,6 @@ func (a *api) deleteMember(ctx context.Context, c *door.Call, in *memberPath) (*
 	if _, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err != nil {
 		return nil, err
 	}
-	_, err := a.Directory.Apply(ctx, c.Env, a.directoryMeta(c, "member.delete", in.Member, ""), in.ID, directory.Change{DropMembers: []string{in.Member}})
+	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "member.delete", Object: in.Member, DropMembers: []string{in.Member}})
 	return nil, err
 }

@@ -268,7 +268,7 @@ func TestOFREP_BulkAndETag(t *testing.T) {
 func TestOFREP_KeyOfOneCustomer(t *testing.T) {
 	t.Parallel()
 	w := newFlagWorld(t)
-	key, _, err := w.auth.CreateKey(t.Context(), auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleOFREP, Customer: "acme"})
+	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleOFREP, Customer: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -171,7 +171,7 @@ func (a *api) createOperator(ctx context.Context, c *door.Call, in *createOperat
 		}
 		n.Subject = *as
 	}
-	o, err := a.Auth.CreateOperator(ctx, by(c), n)
+	o, err := a.Auth.CreateOperator(ctx, c.By(), n)
 	return &operatorOut{o}, inBody(err)
 }
 
@@ -183,12 +183,12 @@ func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperator
 	if err != nil {
 		return nil, err
 	}
-	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, by(c), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
+	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
 	return &operatorOut{o}, inBody(err)
 }
 
 func (a *api) deleteOperator(ctx context.Context, c *door.Call, in *door.PathID) (*nothingOut, error) {
-	return nil, a.Auth.DeleteOperator(ctx, &c.Identity, by(c), in.ID)
+	return nil, a.Auth.DeleteOperator(ctx, &c.Identity, c.By(), in.ID)
 }
 
 func (a *api) putRole(ctx context.Context, c *door.Call, in *putRoleIn) (*operatorOut, error) {
@@ -206,12 +206,12 @@ func (a *api) putRole(ctx context.Context, c *door.Call, in *putRoleIn) (*operat
 	if n.Until, err = door.When("body.until", in.Body.Until); err != nil {
 		return nil, err
 	}
-	o, err := a.Auth.PutRole(ctx, &c.Identity, by(c), in.ID, n)
+	o, err := a.Auth.PutRole(ctx, &c.Identity, c.By(), in.ID, n)
 	return &operatorOut{o}, inBody(err)
 }
 
 func (a *api) deleteRole(ctx context.Context, c *door.Call, in *deleteRoleIn) (*nothingOut, error) {
-	return nil, inBody(a.Auth.DeleteRole(ctx, &c.Identity, by(c), in.ID, in.Role, in.Environment))
+	return nil, inBody(a.Auth.DeleteRole(ctx, &c.Identity, c.By(), in.ID, in.Role, in.Environment))
 }
 
 func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevationOut, error) {
@@ -222,7 +222,7 @@ func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevat
 	if err != nil {
 		return nil, door.Invalid("body.duration", `must be a span such as "30m", got %q`, door.Clip(in.Body.Duration))
 	}
-	e, err := a.Auth.RequestElevation(ctx, &c.Identity, by(c), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment, Reason: in.Body.Reason,
+	e, err := a.Auth.RequestElevation(ctx, &c.Identity, c.By(), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment, Reason: in.Body.Reason,
 		Duration: d, BreakGlass: in.Body.BreakGlass})
 	return &elevationOut{e}, inBody(err)
 }
@@ -239,7 +239,7 @@ func (a *api) decideElevation(ctx context.Context, c *door.Call, in *decideEleva
 	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
-	e, err := a.Auth.DecideElevation(ctx, &c.Identity, by(c), in.ID, approve, in.Body.Note)
+	e, err := a.Auth.DecideElevation(ctx, &c.Identity, c.By(), in.ID, approve, in.Body.Note)
 	return &elevationOut{e}, inBody(err)
 }
 
@@ -247,7 +247,7 @@ func (a *api) reviewElevation(ctx context.Context, c *door.Call, in *reviewEleva
 	if err := door.NoNulls(in.RawBody); err != nil {
 		return nil, err
 	}
-	e, err := a.Auth.ReviewElevation(ctx, &c.Identity, by(c), in.ID, in.Body.Outcome, in.Body.Note)
+	e, err := a.Auth.ReviewElevation(ctx, &c.Identity, c.By(), in.ID, in.Body.Outcome, in.Body.Note)
 	return &elevationOut{e}, inBody(err)
 }
 

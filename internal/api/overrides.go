@@ -50,14 +50,14 @@ func (a *api) addOverride(ctx context.Context, c *door.Call, in *overrideIn) (*m
 	}
 	body := in.Body
 	body.Value = raw.Value
-	return once(ctx, a, c, c.Key, in.ID, body, func(m customers.Meta) (customers.Override, error) {
-		return a.Customers.AddOverride(ctx, c.Env, m, in.ID, customers.NewOverride{
+	return once(ctx, a, c, c.Key, in.ID, body, func(g customers.Guard) (customers.Override, error) {
+		return a.Customers.AddOverride(ctx, c.Env, c.By(), g, in.ID, customers.NewOverride{
 			Feature: body.Feature, Value: raw.Value, Reason: body.Reason, ExpiresAt: expires, Expires: body.Expires})
 	})
 }
 
 func (a *api) deleteOverride(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
-	return nil, a.Customers.RemoveOverride(ctx, c.Env, meta(c), in.ID)
+	return nil, a.Customers.RemoveOverride(ctx, c.Env, c.By(), guard(c), in.ID)
 }
 
 func (a *api) listOverrides(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[customers.Override], error) {

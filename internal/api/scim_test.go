@@ -63,7 +63,7 @@ func scimWorld(t testing.TB, dsn string) *world {
 		t.Fatalf("got %d %s", got.Code, got.Body)
 	}
 	var err error
-	w.keys["globex"], _, err = w.auth.CreateKey(t.Context(), auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "globex", Role: auth.RoleSCIM, Customer: "globex"})
+	w.keys["globex"], _, err = w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "globex", Role: auth.RoleSCIM, Customer: "globex"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func (w *world) exchange(t *testing.T, step string) {
 // assign gives a role as the vendor's product does.
 func (w *world) assign(h usher.Holder, role string) {
 	w.t.Helper()
-	_, err := w.api.setup.API.Directory.Apply(w.t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme",
+	_, err := w.api.setup.API.Directory.Apply(w.t.Context(), usher.Production, usher.By{Actor: usher.Actor{Kind: "cli"}}, "acme",
 		directory.Change{Assign: []usher.Assignment{{Holder: h, Role: role}}})
 	if err != nil {
 		w.t.Fatal(err)
@@ -460,7 +460,7 @@ func TestSCIM_Traps(t *testing.T) {
 func TestSCIM_ManualMembers(t *testing.T) {
 	t.Parallel()
 	onBothSCIM(t, func(t *testing.T, w *world) {
-		_, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}, "acme", directory.Change{Members: []usher.Member{
+		_, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, usher.By{Actor: usher.Actor{Kind: "cli"}}, "acme", directory.Change{Members: []usher.Member{
 			{ID: "eve@x", Type: "user", Active: true, Properties: map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no"}}}})
 		if err != nil {
 			t.Fatal(err)
@@ -501,8 +501,8 @@ func TestSCIM_ManyAtOnce(t *testing.T) {
 		c.Members = append(c.Members, usher.Member{ID: id, Active: true, Properties: map[string]any{"userName": id}})
 		values = append(values, `{"value":"`+id+`"}`)
 	}
-	meta := directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test"}
-	if _, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, meta, "acme", c); err != nil {
+	by := usher.By{Actor: usher.Actor{Kind: "cli"}}
+	if _, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, by, "acme", c); err != nil {
 		t.Fatal(err)
 	}
 	w.scim("POST", "/scim/v2/Groups", `{"displayName":"All","externalId":"all"}`)

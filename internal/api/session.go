@@ -297,6 +297,6 @@ func (a *api) redirect(w http.ResponseWriter, c *door.Call, to string) {
 }
 
 func (a *api) endSessions(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {
-	_, err := a.Auth.EndSessions(ctx, &c.Identity, by(c), in.ID)
+	_, err := a.Auth.EndSessions(ctx, &c.Identity, c.By(), in.ID)
 	return nil, err
 }

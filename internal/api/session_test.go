@@ -77,7 +77,7 @@ func (o *office) send(method, target, body, cookie string, headers ...string) *h
 
 func (o *office) token() string {
 	o.t.Helper()
-	token, _, err := o.auth.OwnerToken(context.Background(), auth.By{Actor: usher.Actor{Kind: "cli"}})
+	token, _, err := o.auth.OwnerToken(context.Background(), usher.By{Actor: usher.Actor{Kind: "cli"}})
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestWrongKeysAreCounted(t *testing.T) {
 func TestRateOfAKey(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, nil)
-	key, _, err := o.auth.CreateKey(context.Background(), auth.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleApp, Rate: store.Rate{PerSecond: 1, Burst: 3}})
+	key, _, err := o.auth.CreateKey(context.Background(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleApp, Rate: store.Rate{PerSecond: 1, Burst: 3}})
 	if err != nil {
 		t.Fatal(err)
 	}

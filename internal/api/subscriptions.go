@@ -101,8 +101,8 @@ func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*ma
 	if ask.Anchor, err = door.When("body.anchor", in.Body.Anchor); err != nil {
 		return nil, err
 	}
-	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
-		return a.Customers.Subscribe(ctx, c.Env, m, in.ID, ask)
+	return once(ctx, a, c, c.Key, in.ID, in.Body, func(g customers.Guard) (customers.Subscription, error) {
+		return a.Customers.Subscribe(ctx, c.Env, c.By(), g, in.ID, ask)
 	})
 }
 
@@ -122,8 +122,8 @@ func (a *api) patchSubscription(ctx context.Context, c *door.Call, in *patchIn) 
 	if err := door.NoNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
 		return nil, err
 	}
-	return once(ctx, a, c, c.Key, in.ID, in.Body, func(m customers.Meta) (customers.Subscription, error) {
-		return a.Customers.PatchSubscription(ctx, c.Env, m, in.ID, in.Body.patch())
+	return once(ctx, a, c, c.Key, in.ID, in.Body, func(g customers.Guard) (customers.Subscription, error) {
+		return a.Customers.PatchSubscription(ctx, c.Env, c.By(), g, in.ID, in.Body.patch())
 	})
 }
 

@@ -27,6 +27,7 @@ type Entry struct {
 	Customer  string          `json:"customer,omitempty"`
 	Object    string          `json:"object,omitempty"` // id or key of what was changed
 	Reason    string          `json:"reason,omitempty"` // why, in the actor's words
+	Cause     string          `json:"cause,omitempty"`  // id of the event, change set, review or job that led to it
 	Before    json.RawMessage `json:"before,omitempty"` // what it was; absent: nothing
 	After     json.RawMessage `json:"after,omitempty"`  // what it is now; absent: nothing
 	Revision  int64           `json:"revision,omitempty"`

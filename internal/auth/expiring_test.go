@@ -40,7 +40,7 @@ func TestAKeyHandsOnNothingForLongerThanItLives(t *testing.T) {
 	if err := short.MayMake(n); err != nil {
 		t.Errorf("a key for as long: %v", err)
 	}
-	by := By{Actor: short.Actor}
+	by := usher.By{Actor: short.Actor}
 	_, err = m.PutRole(ctx, &short, by, deputy, NewRole{Role: RoleOwner})
 	code(t, "its maker an owner for good", err, usher.Forbidden)
 	_, err = m.PutRole(ctx, &short, by, deputy, NewRole{Role: RoleOwner, Until: &late})

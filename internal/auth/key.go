@@ -109,16 +109,6 @@ const (
 	MaxGrace     = 90 * 24 * time.Hour
 )
 
-// By is who makes a change, and in which request.
-type By struct {
-	usher.Actor
-	RequestID string
-}
-
-func (b By) meta(now time.Time) store.Meta {
-	return store.Meta{Actor: b.Actor.String(), RequestID: b.RequestID, At: now}
-}
-
 // Now is real time, as the service knows it.
 func (s *Service) Now() time.Time { return s.now() }
 
@@ -127,7 +117,7 @@ func (s *Service) now() time.Time { return s.c.Now().UTC().Truncate(time.Microse
 
 // Create makes a key of which only a name and a role are said.
 func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k store.APIKey, err error) {
-	return s.CreateKey(ctx, By{Actor: by}, env, NewKey{Name: name, Role: role, ExpiresAt: expires})
+	return s.CreateKey(ctx, usher.By{Actor: by}, env, NewKey{Name: name, Role: role, ExpiresAt: expires})
 }
 
 // CustomerThere is NotFound unless a customer that a key is to belong to is
@@ -141,7 +131,7 @@ func (s *Service) CustomerThere(ctx context.Context, env usher.Environment, cust
 }
 
 // CreateKey makes and stores a key. This is the only time that it is seen.
-func (s *Service) CreateKey(ctx context.Context, by By, env usher.Environment, n NewKey) (key string, k store.APIKey, err error) {
+func (s *Service) CreateKey(ctx context.Context, by usher.By, env usher.Environment, n NewKey) (key string, k store.APIKey, err error) {
 	if !slices.Contains(usher.Environments, env) {
 		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
 	}
@@ -154,7 +144,7 @@ func (s *Service) CreateKey(ctx context.Context, by By, env usher.Environment, n
 		return "", k, err
 	}
 	k.Name, k.Role, k.ExpiresAt, k.Customer, k.NoProperties, k.Rate = n.Name, n.Role, cut(n.ExpiresAt), n.Customer, n.NoProperties, n.Rate
-	if err := s.c.DB.CreateKey(ctx, k, by.meta(now)); err != nil {
+	if err := s.c.DB.CreateKey(ctx, k, by, now); err != nil {
 		return "", store.APIKey{}, err
 	}
 	s.keys.forget(k.ID)
@@ -218,7 +208,7 @@ func (s *Service) freshKey(env usher.Environment, now time.Time) (string, store.
 // RotateKey makes a key like another, which ends after grace. The new one
 // expires at expires; zero is never. NotFound where env has no such key; Refused
 // where it has ended; Conflict where it was rotated already and both live.
-func (s *Service) RotateKey(ctx context.Context, by By, env usher.Environment, id string, grace time.Duration, expires time.Time) (key string, k store.APIKey, err error) {
+func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environment, id string, grace time.Duration, expires time.Time) (key string, k store.APIKey, err error) {
 	now := s.now()
 	switch {
 	case grace < 0 || grace > MaxGrace:
@@ -231,7 +221,7 @@ func (s *Service) RotateKey(ctx context.Context, by By, env usher.Environment, i
 		return "", k, err
 	}
 	next.ExpiresAt = cut(expires)
-	k, err = s.c.DB.RotateKey(ctx, env, id, next, now.Add(grace), by.meta(now))
+	k, err = s.c.DB.RotateKey(ctx, env, id, next, now.Add(grace), by, now)
 	if err != nil {
 		return "", store.APIKey{}, err
 	}
@@ -262,12 +252,12 @@ func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]store.APIK
 // Revoke ends a key for good, whatever its environment: at once on this node,
 // within a second on others. NotFound where there is no such key.
 func (s *Service) Revoke(ctx context.Context, by usher.Actor, id string) error {
-	return s.RevokeKey(ctx, By{Actor: by}, id)
+	return s.RevokeKey(ctx, usher.By{Actor: by}, id)
 }
 
 // RevokeKey is Revoke within a request.
-func (s *Service) RevokeKey(ctx context.Context, by By, id string) error {
-	err := s.c.DB.RevokeKey(ctx, id, by.meta(s.now()))
+func (s *Service) RevokeKey(ctx context.Context, by usher.By, id string) error {
+	err := s.c.DB.RevokeKey(ctx, id, by, s.now())
 	s.keys.forget(id)
 	return err
 }

@@ -297,7 +297,7 @@ func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 		return cookie, out, string(path), notTwice(err)
 	}
 	id := store.SignIn{Issuer: s.c.OIDC.Issuer, Subject: who.subject, Name: who.name, Email: who.email, Roles: who.roles, NewID: s.id}
-	op, err := s.c.DB.SignIn(ctx, id, store.Meta{RequestID: v.RequestID, At: now})
+	op, err := s.c.DB.SignIn(ctx, id, v.RequestID, now)
 	if err != nil {
 		return "", nil, "", err
 	}

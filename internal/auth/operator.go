@@ -249,7 +249,7 @@ func validText(s string) bool {
 
 // CreateOperator makes an operator, who has no role yet. Conflict where another
 // has the address, or is who is named at the identity provider.
-func (s *Service) CreateOperator(ctx context.Context, by By, n NewOperator) (Operator, error) {
+func (s *Service) CreateOperator(ctx context.Context, by usher.By, n NewOperator) (Operator, error) {
 	o, err := s.newOperator(n)
 	if err != nil {
 		return Operator{}, err
@@ -260,7 +260,7 @@ func (s *Service) CreateOperator(ctx context.Context, by By, n NewOperator) (Ope
 		}
 		o.Linked = true
 	}
-	if err := s.c.DB.CreateOperator(ctx, o, n.Subject, by.meta(o.CreatedAt)); err != nil {
+	if err := s.c.DB.CreateOperator(ctx, o, n.Subject, by, o.CreatedAt); err != nil {
 		return Operator{}, err
 	}
 	return o, nil
@@ -310,7 +310,7 @@ func (s *Service) Operator(ctx context.Context, id string) (Operator, error) {
 // UpdateOperator changes an operator. Forbidden where it may do more than the
 // caller; Conflict as CreateOperator; Refused where it is the last owner and would
 // not be active.
-func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by By, id string, u store.OperatorUpdate) (Operator, error) {
+func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By, id string, u store.OperatorUpdate) (Operator, error) {
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {
 		return Operator{}, err
@@ -338,7 +338,7 @@ func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by By, id s
 		}
 		u.Subject = &as
 	}
-	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by.meta(now))
+	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by, now)
 	s.operators.forget(id)
 	if err != nil {
 		return Operator{}, err
@@ -348,7 +348,7 @@ func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by By, id s
 
 // DeleteOperator erases an operator. Forbidden where it may do more than the
 // caller; Refused where it is the last owner.
-func (s *Service) DeleteOperator(ctx context.Context, who *Identity, by By, id string) error {
+func (s *Service) DeleteOperator(ctx context.Context, who *Identity, by usher.By, id string) error {
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {
 		return err
@@ -357,7 +357,7 @@ func (s *Service) DeleteOperator(ctx context.Context, who *Identity, by By, id s
 	if err := who.mayTouch(o, now); err != nil {
 		return err
 	}
-	err = s.c.DB.DeleteOperator(ctx, id, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by.meta(now))
+	err = s.c.DB.DeleteOperator(ctx, id, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by, now)
 	s.operators.forget(id)
 	return err
 }
@@ -385,7 +385,7 @@ func checkRole(role string, env usher.Environment) error {
 // PutRole gives an operator a role, in place of what it was given of that role
 // in that environment. Nobody gives to themselves, nor what they do not hold:
 // Forbidden. Refused where the last owner would be one until a date.
-func (s *Service) PutRole(ctx context.Context, who *Identity, by By, id string, n NewRole) (Operator, error) {
+func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id string, n NewRole) (Operator, error) {
 	if err := checkRole(n.Role, n.Environment); err != nil {
 		return Operator{}, err
 	}
@@ -418,7 +418,7 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by By, id string, 
 		return Operator{}, err
 	}
 	r.ID = s.id("oas_")
-	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by.meta(now))
+	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by, now)
 	s.operators.forget(id)
 	if err != nil {
 		return Operator{}, err
@@ -429,7 +429,7 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by By, id string, 
 // DeleteRole takes a role in an environment ("" is both) from an operator,
 // whatever gave it. Forbidden where it gives what the caller does not hold;
 // Refused where it is the last owner's.
-func (s *Service) DeleteRole(ctx context.Context, who *Identity, by By, id, role string, env usher.Environment) error {
+func (s *Service) DeleteRole(ctx context.Context, who *Identity, by usher.By, id, role string, env usher.Environment) error {
 	if err := checkRole(role, env); err != nil {
 		return err
 	}
@@ -437,7 +437,7 @@ func (s *Service) DeleteRole(ctx context.Context, who *Identity, by By, id, role
 	if err := who.MayGive(role, env, &now); err != nil {
 		return err
 	}
-	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(role, env, &now) }), by.meta(now))
+	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(role, env, &now) }), by, now)
 	s.operators.forget(id)
 	return err
 }
@@ -450,7 +450,7 @@ const TokenFor = 24 * time.Hour
 
 // OwnerToken makes a one-time token that makes its holder an owner. This is the
 // only time that it is seen. Whoever may open the database may make one.
-func (s *Service) OwnerToken(ctx context.Context, by By) (token string, expires time.Time, err error) {
+func (s *Service) OwnerToken(ctx context.Context, by usher.By) (token string, expires time.Time, err error) {
 	raw, err := s.random(secretBytes)
 	if err != nil {
 		return "", expires, err
@@ -460,7 +460,7 @@ func (s *Service) OwnerToken(ctx context.Context, by By) (token string, expires 
 	now := s.now()
 	expires = now.Add(TokenFor)
 	h := sha256.Sum256([]byte(token))
-	return token, expires, s.c.DB.AddOwnerToken(ctx, h[:], expires, by.meta(now))
+	return token, expires, s.c.DB.AddOwnerToken(ctx, h[:], expires, by, now)
 }
 
 // RedeemOwnerToken makes an operator who is an owner from now on, for the
@@ -474,7 +474,7 @@ func (s *Service) RedeemOwnerToken(ctx context.Context, token string, op NewOper
 	r := store.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system", Reason: "the holder of an owner token"}
 	r.ID = s.id("oas_")
 	h := sha256.Sum256([]byte(token))
-	if err := s.c.DB.RedeemOwnerToken(ctx, h[:], o, r, store.Meta{Actor: "operator:" + o.ID, At: o.CreatedAt}); err != nil {
+	if err := s.c.DB.RedeemOwnerToken(ctx, h[:], o, r, usher.By{Actor: usher.Actor{Kind: "operator", ID: o.ID}}, o.CreatedAt); err != nil {
 		return Operator{}, err
 	}
 	s.operators.forget(o.ID)
@@ -502,7 +502,7 @@ type NewElevation struct {
 // RequestElevation asks for a role for the caller, an operator; in an emergency
 // it gives it at once, what hands out rights apart. Refused for a key, and where
 // the caller's last emergency waits for its review.
-func (s *Service) RequestElevation(ctx context.Context, who *Identity, by By, n NewElevation) (e store.Elevation, err error) {
+func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.By, n NewElevation) (e store.Elevation, err error) {
 	if err := onlyOperators(who); err != nil {
 		return e, err
 	}
@@ -529,7 +529,7 @@ func (s *Service) RequestElevation(ctx context.Context, who *Identity, by By, n 
 		role = s.elevated(e, now, usher.SourceBreakGlass, by.Actor.String())
 		e.Until = role.Until
 	}
-	if err := s.c.DB.RequestElevation(ctx, e, role, by.meta(now)); err != nil {
+	if err := s.c.DB.RequestElevation(ctx, e, role, by, now); err != nil {
 		return store.Elevation{}, err
 	}
 	if n.BreakGlass {
@@ -556,7 +556,7 @@ func (s *Service) elevated(e store.Elevation, now time.Time, source usher.Source
 // DecideElevation approves a request or denies it. The caller is another
 // operator than who asked, and to approve holds what the role gives for as long:
 // Forbidden else. Conflict where it is decided already.
-func (s *Service) DecideElevation(ctx context.Context, who *Identity, by By, id string, approve bool, note string) (e store.Elevation, err error) {
+func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.By, id string, approve bool, note string) (e store.Elevation, err error) {
 	if e, err = s.othersElevation(ctx, who, id, note, false); err != nil {
 		return store.Elevation{}, err
 	}
@@ -568,7 +568,7 @@ func (s *Service) DecideElevation(ctx context.Context, who *Identity, by By, id 
 			return store.Elevation{}, err
 		}
 	}
-	err = s.c.DB.DecideElevation(ctx, id, who.Actor.ID, note, now.Add(-requestFor), role, by.meta(now))
+	err = s.c.DB.DecideElevation(ctx, id, note, now.Add(-requestFor), role, by, now)
 	s.operators.forget(e.Operator)
 	if err != nil {
 		return store.Elevation{}, err
@@ -599,14 +599,14 @@ const (
 
 // ReviewElevation ends the review of an emergency. The caller is another
 // operator than who took the role: Forbidden else. Conflict where none is due.
-func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by By, id, outcome, note string) (store.Elevation, error) {
+func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by usher.By, id, outcome, note string) (store.Elevation, error) {
 	if outcome != ReviewJustified && outcome != ReviewUnjustified {
 		return store.Elevation{}, problems([]usher.Problem{{Location: "outcome", Message: "is justified or unjustified"}})
 	}
 	if _, err := s.othersElevation(ctx, who, id, note, true); err != nil {
 		return store.Elevation{}, err
 	}
-	if err := s.c.DB.ReviewElevation(ctx, id, who.Actor.ID, outcome, note, by.meta(s.now())); err != nil {
+	if err := s.c.DB.ReviewElevation(ctx, id, outcome, note, by, s.now()); err != nil {
 		return store.Elevation{}, err
 	}
 	return s.c.DB.Elevation(ctx, id)

@@ -12,7 +12,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-func by() By { return By{Actor: usher.Actor{Kind: "cli"}} }
+func by() usher.By { return usher.By{Actor: usher.Actor{Kind: "cli"}} }
 
 // team is a house with an owner, made the way that the first one is.
 type team struct {
@@ -43,7 +43,7 @@ func (m *team) who(t *testing.T, id string, env usher.Environment) *Identity {
 	return &i
 }
 
-func (m *team) of(id string) By { return By{Actor: usher.Actor{Kind: "operator", ID: id}} }
+func (m *team) of(id string) usher.By { return usher.By{Actor: usher.Actor{Kind: "operator", ID: id}} }
 
 // hire makes an operator with roles, "role" or "role/environment".
 func (m *team) hire(t *testing.T, roles ...string) string {
@@ -196,7 +196,7 @@ func TestNobodyRaisesTheirOwnRights(t *testing.T) {
 	m := newTeam(t)
 	ctx := t.Context()
 	give := func(from *Identity, to, role string, env usher.Environment, until *time.Time) error {
-		_, err := m.PutRole(ctx, from, By{Actor: from.Actor}, to, NewRole{Role: role, Environment: env, Until: until})
+		_, err := m.PutRole(ctx, from, usher.By{Actor: from.Actor}, to, NewRole{Role: role, Environment: env, Until: until})
 		return err
 	}
 	code(t, "an owner to itself", give(m.who(t, m.owner, usher.Production), m.owner, RoleSales, "", nil), usher.Forbidden)
@@ -217,10 +217,10 @@ func TestNobodyRaisesTheirOwnRights(t *testing.T) {
 	code(t, "a sandbox key for both", give(&sandbox, friend, RoleSupport, "", nil), usher.Forbidden)
 	support := m.who(t, m.hire(t, RoleSupport), usher.Production)
 	code(t, "support makes an owner", give(support, friend, RoleOwner, "", nil), usher.Forbidden)
-	_, err = m.UpdateOperator(ctx, support, By{}, m.owner, store.OperatorUpdate{Email: new(string)})
+	_, err = m.UpdateOperator(ctx, support, usher.By{}, m.owner, store.OperatorUpdate{Email: new(string)})
 	code(t, "support takes an owner's address", err, usher.Forbidden)
-	code(t, "support deletes an owner", m.DeleteOperator(ctx, support, By{}, m.owner), usher.Forbidden)
-	code(t, "support takes an owner's role", m.DeleteRole(ctx, support, By{}, m.owner, RoleOwner, ""), usher.Forbidden)
+	code(t, "support deletes an owner", m.DeleteOperator(ctx, support, usher.By{}, m.owner), usher.Forbidden)
+	code(t, "support takes an owner's role", m.DeleteRole(ctx, support, usher.By{}, m.owner, RoleOwner, ""), usher.Forbidden)
 
 	// What is held for a while is not handed on for longer.
 	until := m.clock.now().Add(time.Hour)
@@ -457,7 +457,6 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 	t.Parallel()
 	m := newTeam(t)
 	ctx, now := t.Context(), m.clock.now()
-	meta := m.of(m.owner).meta(now)
 	key := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, perms: gives(RoleSecurity, usher.Production) | setOf(PermOperatorsWrite)}
 	target := m.hire(t, RoleSecurity)
 	o, err := m.Operator(ctx, target)
@@ -472,8 +471,8 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 	}
 	touch := func(i *Identity, o Operator) error { return i.mayTouch(o, now) }
 	no := false
-	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, store.OperatorUpdate{Active: &no}, key.inside(now, target, touch), meta), usher.Forbidden)
-	code(t, "deleted", m.c.DB.DeleteOperator(ctx, target, key.inside(now, target, touch), meta), usher.Forbidden)
+	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, store.OperatorUpdate{Active: &no}, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
+	code(t, "deleted", m.c.DB.DeleteOperator(ctx, target, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
 
 	// What the caller was when the call came is not what it is now.
 	boss := m.hire(t, RoleOwner)
@@ -546,7 +545,7 @@ func TestSubjectsOfOperators(t *testing.T) {
 		t.Errorf("the same once more: got %+v, %v", o, err)
 	}
 	// Another in its place: the one before is nobody, and its sessions end.
-	if err := m.c.DB.StartSession(ctx, store.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: MethodOIDC, CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, by().meta(m.clock.now())); err != nil {
+	if err := m.c.DB.StartSession(ctx, store.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: MethodOIDC, CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, store.Note{By: by(), At: m.clock.now()}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := set(grace.ID, "00u2-grace"); err != nil {

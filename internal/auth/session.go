@@ -186,16 +186,19 @@ func (s *Service) follow(ctx context.Context, v Visit, old *Session, login strin
 	return cookie, &Session{next}, nil
 }
 
+// system is usher itself.
+var system = usher.Actor{Kind: "system"}
+
 // note is an audit row of a session, with opaque ids only.
-func (s *Service) note(v Visit, op, action, object string, at time.Time, after any) store.Meta {
-	m := store.Meta{Actor: usher.Actor{Kind: "operator", ID: op}.String(), Action: action, Object: object, RequestID: v.RequestID, At: at}
+func (s *Service) note(v Visit, op, action, object string, at time.Time, after any) store.Note {
+	n := store.Note{By: usher.By{Actor: usher.Actor{Kind: "operator", ID: op}, RequestID: v.RequestID}, Action: action, Object: object, At: at}
 	if op == "" {
-		m.Actor = "system"
+		n.Actor = system
 	}
 	if after != nil {
-		m.After, _ = json.Marshal(after) // numbers and words
+		n.After, _ = json.Marshal(after) // numbers and words
 	}
-	return m
+	return n
 }
 
 // Owner makes the first owner, or a further one, for the holder of a one-time
@@ -302,22 +305,22 @@ func (s *Service) try(ctx context.Context, v Visit, account, op, stored, passwor
 // wait; those of accounts that there are not are counted together, once a
 // minute. So nobody can fill the log by guessing.
 func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, now time.Time) {
-	var m store.Meta
+	var note store.Note
 	switch {
 	case op == "":
 		n := s.refused.another(now)
 		if n == 0 {
 			return
 		}
-		m = s.note(v, "", "session.refuse", "", now, map[string]int{"failures": n})
+		note = s.note(v, "", "session.refuse", "", now, map[string]int{"failures": n})
 	case wait > 0:
-		m = s.note(v, op, "session.lockout", op, now, map[string]int64{"failures": int64(n), "seconds": int64(wait / time.Second)})
+		note = s.note(v, op, "session.lockout", op, now, map[string]int64{"failures": int64(n), "seconds": int64(wait / time.Second)})
 	case n == 1:
-		m = s.note(v, op, "session.refuse", op, now, map[string]int32{"failures": n})
+		note = s.note(v, op, "session.refuse", op, now, map[string]int32{"failures": n})
 	default:
 		return
 	}
-	s.noteBeside(m)
+	s.noteBeside(note)
 }
 
 // noteTurnedAway puts logins at the identity provider that came to nothing into
@@ -330,12 +333,12 @@ func (s *Service) noteTurnedAway(v Visit) {
 }
 
 // noteBeside writes a row about somebody who is not known, beside the call.
-func (s *Service) noteBeside(m store.Meta) {
-	m.Actor = "system" // whoever it was, it was not the operator
+func (s *Service) noteBeside(note store.Note) {
+	note.Actor = system // whoever it was, it was not the operator
 	s.running.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, askFor)
 		defer cancel()
-		if err := s.c.DB.NoteSession(ctx, m); err != nil {
+		if err := s.c.DB.NoteSession(ctx, note); err != nil {
 			s.c.Log.Warn("failed logins were not noted in the audit log", "error", err)
 		}
 	})
@@ -370,7 +373,7 @@ func (s *Service) Logout(ctx context.Context, v Visit, old *Session) error {
 // EndSessions ends all sessions of an operator and says how many there were.
 // NotFound where there is no such operator; Forbidden where it is another who
 // may do more than the caller.
-func (s *Service) EndSessions(ctx context.Context, who *Identity, by By, op string) (int64, error) {
+func (s *Service) EndSessions(ctx context.Context, who *Identity, by usher.By, op string) (int64, error) {
 	o, err := s.c.DB.Operator(ctx, op)
 	if err != nil {
 		return 0, err
@@ -381,9 +384,7 @@ func (s *Service) EndSessions(ctx context.Context, who *Identity, by By, op stri
 			return 0, err
 		}
 	}
-	m := by.meta(now)
-	m.Action, m.Object = "session.end_all", op
-	return s.c.DB.EndSessions(ctx, op, m)
+	return s.c.DB.EndSessions(ctx, op, store.Note{By: by, Action: "session.end_all", Object: op, At: now})
 }
 
 // Visitor is who calls with a cookie, in an environment. Unauthenticated where

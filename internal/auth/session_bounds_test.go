@@ -38,7 +38,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	gone(t, other, cookies[1], "the one that was used longest ago, on another node")
 	there(t, h.Service, cookies[2], "the one after that")
 	there(t, h.Service, cookies[len(cookies)-1], "the new one")
-	if n, err := h.EndSessions(t.Context(), &Identity{Actor: usher.Actor{Kind: "operator", ID: bob.Operator}}, By{}, bob.Operator); err != nil || n != 1 {
+	if n, err := h.EndSessions(t.Context(), &Identity{Actor: usher.Actor{Kind: "operator", ID: bob.Operator}}, usher.By{}, bob.Operator); err != nil || n != 1 {
 		t.Errorf("bob has %d sessions, %v, want the one that he had", n, err)
 	}
 }
@@ -59,22 +59,22 @@ func TestEndSessions(t *testing.T) {
 	}
 	_, bob := h.owner(t, "bob@example.com")
 	owner := who(ann.Operator)
-	if _, err := h.PutRole(t.Context(), owner, By{Actor: owner.Actor}, bob.Operator, NewRole{Role: RoleSecurity}); err != nil {
+	if _, err := h.PutRole(t.Context(), owner, usher.By{Actor: owner.Actor}, bob.Operator, NewRole{Role: RoleSecurity}); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.DeleteRole(t.Context(), owner, By{Actor: owner.Actor}, bob.Operator, RoleOwner, ""); err != nil {
+	if err := h.DeleteRole(t.Context(), owner, usher.By{Actor: owner.Actor}, bob.Operator, RoleOwner, ""); err != nil {
 		t.Fatal(err)
 	}
 	less := who(bob.Operator)
-	if _, err := h.EndSessions(t.Context(), less, By{Actor: less.Actor}, ann.Operator); usher.ErrorCode(err) != usher.Forbidden {
+	if _, err := h.EndSessions(t.Context(), less, usher.By{Actor: less.Actor}, ann.Operator); usher.ErrorCode(err) != usher.Forbidden {
 		t.Errorf("an owner's sessions, by security: got %v, want Forbidden", err)
 	}
 	there(t, h.Service, cookie, "the owner's session")
-	if _, err := h.EndSessions(t.Context(), owner, By{Actor: owner.Actor}, "opr_nobody"); usher.ErrorCode(err) != usher.NotFound {
+	if _, err := h.EndSessions(t.Context(), owner, usher.By{Actor: owner.Actor}, "opr_nobody"); usher.ErrorCode(err) != usher.NotFound {
 		t.Errorf("nobody's sessions: got %v, want NotFound", err)
 	}
 	for _, by := range []*Identity{less, owner} { // himself, and then there is none
-		if _, err := h.EndSessions(t.Context(), by, By{Actor: by.Actor}, bob.Operator); err != nil {
+		if _, err := h.EndSessions(t.Context(), by, usher.By{Actor: by.Actor}, bob.Operator); err != nil {
 			t.Errorf("the sessions of security, by %s: %v", by.Actor.ID, err)
 		}
 	}

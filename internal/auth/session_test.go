@@ -58,7 +58,7 @@ func (h *hall) node(t *testing.T) *Service {
 
 func (h *hall) owner(t *testing.T, email string) (cookie string, s *Session) {
 	t.Helper()
-	token, _, err := h.OwnerToken(t.Context(), By{Actor: usher.Actor{Kind: "cli"}})
+	token, _, err := h.OwnerToken(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func sessionStory(t *testing.T, h *hall) {
 
 	// Somebody ends them all.
 	one, two := login(""), login("")
-	if n, err := other.EndSessions(ctx, &Identity{Actor: usher.Actor{Kind: "operator", ID: s.Operator}}, By{Actor: usher.Actor{Kind: "operator", ID: s.Operator}, RequestID: "r"}, s.Operator); err != nil || n < 2 {
+	if n, err := other.EndSessions(ctx, &Identity{Actor: usher.Actor{Kind: "operator", ID: s.Operator}}, usher.By{Actor: usher.Actor{Kind: "operator", ID: s.Operator}, RequestID: "r"}, s.Operator); err != nil || n < 2 {
 		t.Errorf("ended %d, %v, want at least the 2", n, err)
 	}
 	gone(t, h.Service, one, "after all were ended")
@@ -183,7 +183,7 @@ func sessionStory(t *testing.T, h *hall) {
 	cookie = login("")
 	h.owner(t, "bob@example.com") // another owner, so that ann may go
 	no := false
-	if err := h.db.UpdateOperator(ctx, s.Operator, store.OperatorUpdate{Active: &no}, nil, store.Meta{Actor: "system", At: h.clock.now()}); err != nil {
+	if err := h.db.UpdateOperator(ctx, s.Operator, store.OperatorUpdate{Active: &no}, nil, usher.By{Actor: usher.Actor{Kind: "system"}}, h.clock.now()); err != nil {
 		t.Fatal(err)
 	}
 	h.clock.pass(time.Second)
@@ -238,7 +238,7 @@ func TestNoAccountIsTold(t *testing.T) {
 	h := newHall(t)
 	ctx := t.Context()
 	h.owner(t, "ann@example.com")
-	bare, err := h.CreateOperator(ctx, By{Actor: usher.Actor{Kind: "cli"}}, NewOperator{Email: "bare@example.com"}) // comes by identity provider
+	bare, err := h.CreateOperator(ctx, usher.By{Actor: usher.Actor{Kind: "cli"}}, NewOperator{Email: "bare@example.com"}) // comes by identity provider
 	if err != nil || bare.ID == "" {
 		t.Fatal(err)
 	}
@@ -455,7 +455,7 @@ func TestOwnerToken(t *testing.T) {
 	t.Parallel()
 	h := newHall(t)
 	ctx := t.Context()
-	token, _, err := h.OwnerToken(ctx, By{Actor: usher.Actor{Kind: "cli"}})
+	token, _, err := h.OwnerToken(ctx, usher.By{Actor: usher.Actor{Kind: "cli"}})
 	if err != nil {
 		t.Fatal(err)
 	}

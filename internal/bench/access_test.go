@@ -59,7 +59,7 @@ func (w *world) company(b testing.TB, assignments int) {
 		}
 		text = append(text, "}\n"...)
 	}
-	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, catalog.Meta{}, text, catalog.Options{})
+	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, usher.By{}, text, catalog.Options{})
 	must(b, err)
 	w.customer(b, customer(0))
 	var c directory.Change
@@ -112,13 +112,13 @@ func folder(n int) string { return fmt.Sprintf("f%03d", n) }
 func (w *world) customer(b testing.TB, id string) {
 	b.Helper()
 	w.founding = id
-	_, _, err := w.customers.PutCustomer(context.Background(), env, customers.Meta{}, id, customers.CustomerInput{Name: id})
+	_, _, err := w.customers.PutCustomer(context.Background(), env, usher.By{}, customers.Guard{}, id, customers.CustomerInput{Name: id})
 	must(b, err)
 }
 
 func (w *world) change(b testing.TB, c directory.Change) {
 	b.Helper()
-	_, err := w.directory.Apply(context.Background(), env, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "bench", RequestID: "bench"}, customer(0), c)
+	_, err := w.directory.Apply(context.Background(), env, usher.By{Actor: usher.Actor{Kind: "cli"}, RequestID: "bench"}, customer(0), c)
 	must(b, err)
 }
 

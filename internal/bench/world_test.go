@@ -115,14 +115,14 @@ func customer(n int) string { return fmt.Sprintf("c%07d", n) }
 func (w *world) found(b testing.TB, n int) {
 	b.Helper()
 	ctx := context.Background()
-	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, catalog.Meta{}, []byte(catalogue), catalog.Options{})
+	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, usher.By{}, []byte(catalogue), catalog.Options{})
 	must(b, err)
 	since := time.Now().UTC().Add(-10 * 24 * time.Hour).Truncate(time.Minute)
 	for i := range n {
 		w.founding = customer(i)
-		_, _, err := w.customers.PutCustomer(ctx, env, customers.Meta{}, customer(i), customers.CustomerInput{Name: "Company " + customer(i), Anchor: &since})
+		_, _, err := w.customers.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, customer(i), customers.CustomerInput{Name: "Company " + customer(i), Anchor: &since})
 		must(b, err)
-		_, err = w.customers.Subscribe(ctx, env, customers.Meta{}, customer(i), customers.NewSubscription{Plan: "pro", StartsAt: &since})
+		_, err = w.customers.Subscribe(ctx, env, usher.By{}, customers.Guard{}, customer(i), customers.NewSubscription{Plan: "pro", StartsAt: &since})
 		must(b, err)
 	}
 }

@@ -34,12 +34,6 @@ type Service struct{ cfg Config }
 // New makes the service. It starts nothing.
 func New(cfg Config) *Service { return &Service{cfg} }
 
-// Meta says who applies a catalogue.
-type Meta struct {
-	Actor     usher.Actor
-	RequestID string
-}
-
 // Options say how to apply.
 type Options struct {
 	DryRun bool // compute everything, change nothing
@@ -86,7 +80,7 @@ func (s *Service) Validate(src []byte) error {
 // Apply puts a file in force. A file that says the same as the one in force
 // makes no revision. The errors: Invalid lists all that is wrong with the file;
 // PreconditionFailed; InUse lists what the change would break, and whom.
-func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, src []byte, o Options) (Result, error) {
+func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By, src []byte, o Options) (Result, error) {
 	next, err := catalogfile.Parse(fileName, src)
 	if err != nil {
 		return Result{}, err
@@ -95,7 +89,7 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, src 
 		return Result{}, usher.Errorf(usher.Invalid, "migrate: the file has no plan %.80q; name one of its plans, or all", o.Migrate)
 	}
 	for range attempts {
-		p, err := s.plan(ctx, env, m, src, next, o)
+		p, err := s.plan(ctx, env, by, src, next, o)
 		if err != nil {
 			return Result{}, err
 		}
@@ -125,7 +119,7 @@ func (p *plan) audit() (err error) {
 		Migrated int      `json:"migrated,omitempty"` // subscriptions
 	}
 	if p.oldHash != "" {
-		if p.change.Meta.Before, err = json.Marshal(catalogue{Hash: p.oldHash}); err != nil {
+		if p.change.Note.Before, err = json.Marshal(catalogue{Hash: p.oldHash}); err != nil {
 			return err
 		}
 	}
@@ -133,7 +127,7 @@ func (p *plan) audit() (err error) {
 	for _, c := range p.result.Changes {
 		after.Changes = append(after.Changes, c.Text)
 	}
-	p.change.Meta.After, err = json.Marshal(after)
+	p.change.Note.After, err = json.Marshal(after)
 	return err
 }
 
@@ -158,7 +152,7 @@ type plan struct {
 	result  Result
 }
 
-func (s *Service) plan(ctx context.Context, env usher.Environment, m Meta, src []byte, next *usher.Catalog, o Options) (*plan, error) {
+func (s *Service) plan(ctx context.Context, env usher.Environment, by usher.By, src []byte, next *usher.Catalog, o Options) (*plan, error) {
 	db := s.cfg.DB
 	st, err := db.Environment(ctx, env)
 	if err != nil {
@@ -192,7 +186,7 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, m Meta, src [
 	}
 	p.book = engine.NewBook(cmp.Or(p.old, &usher.Catalog{}), p.plans, p.addons)
 	p.change = store.CatalogChange{Env: env, Basis: st.Revision, Source: string(src), Canonical: string(catalogfile.Format(next)), Hash: catalogfile.Hash(next),
-		Meta: store.Meta{Actor: m.Actor.String(), Action: "catalog.apply", Object: "catalog", RequestID: m.RequestID, At: p.now}}
+		Note: store.Note{By: by, Action: "catalog.apply", Object: "catalog", At: p.now}}
 	p.result = Result{Revision: st.Revision, Hash: p.change.Hash, Changes: catalogfile.Diff(p.old, next), DryRun: o.DryRun,
 		Plans: map[string]string{}, Addons: map[string]string{}, Impact: []Impact{}, LeftPinned: []string{}}
 	if p.result.Changes == nil {

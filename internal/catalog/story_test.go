@@ -79,7 +79,7 @@ func worldOn(t testing.TB, dsn string) *world {
 var actor = usher.Actor{Kind: "key", ID: "k1"}
 
 func (w *world) try(file string, o Options) (Result, error) {
-	return w.s.Apply(w.t.Context(), env, Meta{Actor: actor, RequestID: "r"}, []byte(file), o)
+	return w.s.Apply(w.t.Context(), env, usher.By{Actor: actor, RequestID: "r"}, []byte(file), o)
 }
 
 func (w *world) apply(file string, o Options) Result {
@@ -93,14 +93,14 @@ func (w *world) apply(file string, o Options) Result {
 
 func (w *world) subscribe(id, plan string, addons ...string) customers.Subscription {
 	w.t.Helper()
-	if _, _, err := w.c.PutCustomer(w.t.Context(), env, customers.Meta{Actor: actor}, id, customers.CustomerInput{}); err != nil {
+	if _, _, err := w.c.PutCustomer(w.t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, id, customers.CustomerInput{}); err != nil {
 		w.t.Fatal(err)
 	}
 	in := customers.NewSubscription{Plan: plan}
 	for _, a := range addons {
 		in.Addons = append(in.Addons, customers.AddonInput{Addon: a})
 	}
-	s, err := w.c.Subscribe(w.t.Context(), env, customers.Meta{Actor: actor}, id, in)
+	s, err := w.c.Subscribe(w.t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, id, in)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestS29_VersionsOfWhatChanged(t *testing.T) {
 	}
 	w.subscribe("acme", "pro", "pack")
 	w.subscribe("pin", "pro@1")
-	if _, _, err := w.c.PutCustomer(t.Context(), env, customers.Meta{Actor: actor}, "default", customers.CustomerInput{}); err != nil {
+	if _, _, err := w.c.PutCustomer(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "default", customers.CustomerInput{}); err != nil {
 		t.Fatal(err)
 	}
 	before := w.l.Revision(env)
@@ -210,7 +210,7 @@ func TestS29_MigratesWhatIsToCome(t *testing.T) {
 	w.apply(base, Options{})
 	s := w.subscribe("acme", "free")
 	plan := "pro"
-	if _, err := w.c.PatchSubscription(t.Context(), env, customers.Meta{Actor: actor}, s.ID, customers.SubscriptionPatch{Plan: &plan, When: "2026-05-01T00:00:00Z"}); err != nil {
+	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, s.ID, customers.SubscriptionPatch{Plan: &plan, When: "2026-05-01T00:00:00Z"}); err != nil {
 		t.Fatal(err)
 	}
 	if r := w.apply(edit(base, "api: {limit: 100", "api: {limit: 200"), Options{Migrate: "pro"}); r.Migrated != 1 {
@@ -243,7 +243,7 @@ func TestS29_FixedOnceUsed(t *testing.T) {
 	w.apply(edit(base, "api: {kind: metered, meter: api}", "api: {kind: metered, meter: api, mode: warn, unit: call}", "event: llm", "event: llm.done"), Options{})
 
 	// A grant is use as well.
-	if _, err := w.c.AddGrant(t.Context(), env, customers.Meta{Actor: actor}, "acme", customers.NewGrant{Feature: "tokens", Amount: "5", Reason: "r"}); err != nil {
+	if _, err := w.c.AddGrant(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme", customers.NewGrant{Feature: "tokens", Amount: "5", Reason: "r"}); err != nil {
 		t.Fatal(err)
 	}
 	w.inUse(edit(base, "tokens: {kind: metered, meter: tokens}", "tokens: {kind: credits}"), Options{}, "features.tokens")
@@ -254,7 +254,7 @@ func TestS29_FixedByRecordedUse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.apply(base, Options{})
-	if _, _, err := w.c.PutCustomer(t.Context(), env, customers.Meta{Actor: actor}, "acme", customers.CustomerInput{}); err != nil {
+	if _, _, err := w.c.PutCustomer(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme", customers.CustomerInput{}); err != nil {
 		t.Fatal(err)
 	}
 	u := usage.New(usage.Config{DB: w.db, Live: w.l})
@@ -289,24 +289,24 @@ func TestS31_RemovingWhatIsInUse(t *testing.T) {
 		t.Errorf("got %s", js(r))
 	}
 	// What was only held in the past is free to go, and so is what is canceled.
-	if _, err := w.c.PatchSubscription(t.Context(), env, customers.Meta{Actor: actor}, s.ID, customers.SubscriptionPatch{Addons: &[]customers.AddonInput{}}); err != nil {
+	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, s.ID, customers.SubscriptionPatch{Addons: &[]customers.AddonInput{}}); err != nil {
 		t.Fatal(err)
 	}
 	noPack := edit(noSSO, "addons:\n  pack: {entitlements: {api: {limit: 5, per: month}}}\n", "")
 	w.apply(noPack, Options{})
-	if _, err := w.c.PatchSubscription(t.Context(), env, customers.Meta{Actor: actor}, "sub_002", customers.SubscriptionPatch{Status: usher.Canceled}); err != nil {
+	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "sub_002", customers.SubscriptionPatch{Status: usher.Canceled}); err != nil {
 		t.Fatal(err)
 	}
 	noTeam := edit(noPack, "  team: {entitlements: {seats: 5}}\n", "")
 	w.apply(noTeam, Options{})
 	// An override keeps its feature.
-	o, err := w.c.AddOverride(t.Context(), env, customers.Meta{Actor: actor}, "acme", customers.NewOverride{Feature: "seats", Value: json.RawMessage(`3`), Reason: "r", Expires: "never"})
+	o, err := w.c.AddOverride(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme", customers.NewOverride{Feature: "seats", Value: json.RawMessage(`3`), Reason: "r", Expires: "never"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	noSeats := edit(noTeam, "  seats: {kind: seats}\n", "")
 	w.inUse(noSeats, Options{}, "features.seats")
-	if err := w.c.RemoveOverride(t.Context(), env, customers.Meta{Actor: actor}, o.ID); err != nil {
+	if err := w.c.RemoveOverride(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, o.ID); err != nil {
 		t.Fatal(err)
 	}
 	w.apply(noSeats, Options{})
@@ -430,7 +430,7 @@ custom_roles: {ceiling: boss}
 `
 	r := w.apply(duties, Options{})
 	w.subscribe("acme", "pro")
-	_, err := w.db.ChangeDirectory(t.Context(), &store.DirectoryChange{Env: env, Customer: "acme", Catalog: r.Revision, Meta: store.Meta{Actor: "test", Action: "test", At: noon},
+	_, err := w.db.ChangeDirectory(t.Context(), &store.DirectoryChange{Env: env, Customer: "acme", Catalog: r.Revision, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "test"}}, Action: "test", At: noon},
 		Members:     []usher.Member{{ID: "ann", Type: "user", Active: true}},
 		Roles:       []usher.Role{{Key: "both", Includes: []string{"approver", "payer"}}},
 		Assignments: []usher.Assignment{{ID: "a", Holder: usher.Holder{ID: "ann"}, Role: "both", From: noon}}})

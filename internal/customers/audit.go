@@ -84,7 +84,7 @@ func (h *held) audit(c *store.CustomerChange) (err error) {
 	}
 	for i := range c.Overrides {
 		after.Overrides = append(after.Overrides, h.showOverride(&c.Overrides[i], h.Revision))
-		c.Meta.Reason = c.Overrides[i].Reason
+		c.Note.Reason = c.Overrides[i].Reason
 	}
 	for i := range h.Grants {
 		g := &h.Grants[i]
@@ -95,11 +95,11 @@ func (h *held) audit(c *store.CustomerChange) (err error) {
 	for i := range c.Grants {
 		after.Grants = append(after.Grants, h.showGrant(&c.Grants[i], h.Revision))
 		if c.Grants[i].VoidedAt == nil {
-			c.Meta.Reason = c.Grants[i].Reason
+			c.Note.Reason = c.Grants[i].Reason
 		}
 	}
-	if c.Meta.Before, err = before.json(); err == nil {
-		c.Meta.After, err = after.json()
+	if c.Note.Before, err = before.json(); err == nil {
+		c.Note.After, err = after.json()
 	}
 	return err
 }

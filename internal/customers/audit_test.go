@@ -17,27 +17,27 @@ func TestAudit_WhatChanged(t *testing.T) {
 	w := newWorld(t)
 	put := func(in CustomerInput) {
 		t.Helper()
-		if _, _, err := w.s.PutCustomer(t.Context(), env, who, "acme", in); err != nil {
+		if _, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "acme", in); err != nil {
 			t.Fatal(err)
 		}
 	}
 	put(CustomerInput{Name: "Acme"})
 	put(CustomerInput{Name: "Acme Inc", Timezone: "Europe/Berlin", Metadata: map[string]string{"owner": "Jane"}})
-	o, err := w.s.AddOverride(t.Context(), env, who, "acme", NewOverride{Feature: "retention", Value: json.RawMessage(`90`), Reason: "ticket 7", Expires: "never"})
+	o, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "acme", NewOverride{Feature: "retention", Value: json.RawMessage(`90`), Reason: "ticket 7", Expires: "never"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.s.RemoveOverride(t.Context(), env, who, o.ID); err != nil {
+	if err := w.s.RemoveOverride(t.Context(), env, who, Guard{}, o.ID); err != nil {
 		t.Fatal(err)
 	}
-	g, err := w.s.AddGrant(t.Context(), env, who, "acme", NewGrant{Feature: "api_calls", Amount: "5", Reason: "sorry"})
+	g, err := w.s.AddGrant(t.Context(), env, who, Guard{}, "acme", NewGrant{Feature: "api_calls", Amount: "5", Reason: "sorry"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.s.VoidGrant(t.Context(), env, who, g.ID); err != nil {
+	if err := w.s.VoidGrant(t.Context(), env, who, Guard{}, g.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.s.Subscribe(t.Context(), env, who, "acme", NewSubscription{Plan: "pro"}); err != nil {
+	if _, err := w.s.Subscribe(t.Context(), env, who, Guard{}, "acme", NewSubscription{Plan: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	rows, err := w.db.Audit(t.Context(), store.AuditQuery{Customer: "acme"}, 100)
@@ -78,17 +78,17 @@ func TestAudit_ErasureLeavesTheLogWhole(t *testing.T) {
 	w := newWorld(t)
 	personal := []string{"Jane Doe", "jane@example.com", "crm_owner_key"}
 	in := CustomerInput{Name: personal[0], Metadata: map[string]string{personal[2]: personal[1]}}
-	if _, _, err := w.s.PutCustomer(t.Context(), env, who, "c-81", in); err != nil {
+	if _, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "c-81", in); err != nil {
 		t.Fatal(err)
 	}
 	in.Name += " 2"
-	if _, _, err := w.s.PutCustomer(t.Context(), env, who, "c-81", in); err != nil {
+	if _, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "c-81", in); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.s.Subscribe(t.Context(), env, who, "c-81", NewSubscription{Plan: "pro"}); err != nil {
+	if _, err := w.s.Subscribe(t.Context(), env, who, Guard{}, "c-81", NewSubscription{Plan: "pro"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.s.DeleteCustomer(t.Context(), env, who, "c-81"); err != nil {
+	if err := w.s.DeleteCustomer(t.Context(), env, who, Guard{}, "c-81"); err != nil {
 		t.Fatal(err)
 	}
 	var all bytes.Buffer

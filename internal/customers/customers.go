@@ -49,17 +49,17 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, seed: maphash.MakeSeed()}
 }
 
-// Meta says who makes a change, and under which idempotency key.
-type Meta struct {
-	Actor     usher.Actor
-	RequestID string
+// Guard keeps a change from being made to the wrong state of a customer, or
+// twice. The zero Guard does neither.
+type Guard struct {
 	// IfMatch is an If-Match header: the customer's revision in double quotes,
-	// or *. A customer at another revision is PreconditionFailed. "": no matter.
+	// or *. The method returns PreconditionFailed for a customer at another
+	// revision. "" accepts any.
 	IfMatch string
-	// Answer is stored with the change (S13): key, route, body hash and status
-	// come from the caller, the rest is filled in, its body being the JSON of
-	// what the method returns. Nil: no key was given. A key that has an answer
-	// already makes the method return store.ErrKeyTaken.
+	// Answer is stored with the change (S13): the caller fills in key, route, body
+	// hash and status, the method the rest; the body is the JSON of what the method
+	// returns. The method returns store.ErrKeyTaken when the key has an answer
+	// already. nil stores nothing.
 	Answer *store.StoredAnswer
 }
 
@@ -138,7 +138,7 @@ func busy() error {
 // change reads, computes and applies, again where something came between.
 // compute fills in c and returns what the answer is at a revision; nil means
 // that there is nothing to change and found is the answer.
-func change[T any](ctx context.Context, s *Service, env usher.Environment, m Meta, customer, action string,
+func change[T any](ctx context.Context, s *Service, env usher.Environment, by usher.By, guard Guard, customer, action string,
 	compute func(h *held, c *store.CustomerChange) (found T, made func(revision int64) T, err error)) (T, error) {
 	var none T
 	lock := &s.locks[maphash.String(s.seed, string(env)+"/"+customer)%uint64(len(s.locks))]
@@ -149,11 +149,11 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, m Met
 		if err != nil {
 			return none, err
 		}
-		if tag := strconv.Quote(strconv.FormatInt(h.Revision, 10)); m.IfMatch != "" && m.IfMatch != tag && (m.IfMatch != "*" || h.Customer == nil) {
-			return none, usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", m.IfMatch, customer, tag)
+		if tag := strconv.Quote(strconv.FormatInt(h.Revision, 10)); guard.IfMatch != "" && guard.IfMatch != tag && (guard.IfMatch != "*" || h.Customer == nil) {
+			return none, usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", guard.IfMatch, customer, tag)
 		}
 		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,
-			Meta: store.Meta{Actor: m.Actor.String(), Action: action, Object: customer, RequestID: m.RequestID, At: h.now}}
+			Note: store.Note{By: by, Action: action, Object: customer, At: h.now}}
 		old := h.copied() // compute makes of h what will be
 		found, made, err := compute(h, &c)
 		if err != nil || made == nil {
@@ -162,8 +162,8 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, m Met
 		if err := old.audit(&c); err != nil {
 			return none, err
 		}
-		if m.Answer != nil {
-			a := *m.Answer
+		if guard.Answer != nil {
+			a := *guard.Answer
 			a.Customer, a.At = customer, h.now
 			a.BodyAt = func(revision int64) ([]byte, error) { return encode(made(revision)) }
 			c.Answer = &a

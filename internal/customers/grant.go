@@ -42,9 +42,9 @@ type NewGrant struct {
 // AddGrant gives a customer a one-off amount of a metered feature that adds up,
 // or of credits; of any other feature it is Refused. What a feature's grants
 // that are neither over nor void come to must be countable.
-func (s *Service) AddGrant(ctx context.Context, env usher.Environment, m Meta, customer string, in NewGrant) (Grant, error) {
+func (s *Service) AddGrant(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewGrant) (Grant, error) {
 	id := s.cfg.NewID("gr_")
-	return change(ctx, s, env, m, customer, "grant.create", func(h *held, c *store.CustomerChange) (none Grant, made func(int64) Grant, err error) {
+	return change(ctx, s, env, by, guard, customer, "grant.create", func(h *held, c *store.CustomerChange) (none Grant, made func(int64) Grant, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -55,9 +55,9 @@ func (s *Service) AddGrant(ctx context.Context, env usher.Environment, m Meta, c
 		if len(h.Grants) >= maxHeld {
 			return none, nil, usher.Errorf(usher.Refused, "the customer has had %d grants already: that is the most", maxHeld)
 		}
-		g.CreatedBy = m.Actor.String()
+		g.CreatedBy = by.Actor.String()
 		c.Grants = []usher.Grant{g}
-		c.Meta.Object = id
+		c.Note.Object = id
 		return none, func(revision int64) Grant { return h.showGrant(&g, revision) }, nil
 	})
 }
@@ -134,12 +134,12 @@ func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount
 
 // VoidGrant takes away what is left of a grant; use that burned it stays. A
 // grant that is void already stays as it is; NotFound where there is none.
-func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, m Meta, id string) error {
+func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string) error {
 	g, err := s.cfg.DB.Grant(ctx, env, id)
 	if err != nil {
 		return err
 	}
-	_, err = change(ctx, s, env, m, g.Customer, "grant.void", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	_, err = change(ctx, s, env, by, guard, g.Customer, "grant.void", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		i := slices.IndexFunc(h.Grants, func(g usher.Grant) bool { return g.ID == id })
 		if i < 0 {
 			return none, nil, usher.Errorf(usher.NotFound, "no grant %q", id)
@@ -150,7 +150,7 @@ func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, m Meta, 
 		}
 		g.VoidedAt = &h.now
 		c.Grants = []usher.Grant{g}
-		c.Meta.Object = id
+		c.Note.Object = id
 		return none, func(int64) struct{} { return none }, nil
 	})
 	return err

@@ -43,9 +43,9 @@ const MaxReason = 500
 const maxHeld = 10_000
 
 // AddOverride makes an exception for a customer, from now on.
-func (s *Service) AddOverride(ctx context.Context, env usher.Environment, m Meta, customer string, in NewOverride) (Override, error) {
+func (s *Service) AddOverride(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewOverride) (Override, error) {
 	id := s.cfg.NewID("ovr_")
-	return change(ctx, s, env, m, customer, "override.create", func(h *held, c *store.CustomerChange) (none Override, made func(int64) Override, err error) {
+	return change(ctx, s, env, by, guard, customer, "override.create", func(h *held, c *store.CustomerChange) (none Override, made func(int64) Override, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -56,9 +56,9 @@ func (s *Service) AddOverride(ctx context.Context, env usher.Environment, m Meta
 		if len(h.Overrides) >= maxHeld {
 			return none, nil, usher.Errorf(usher.Refused, "the customer has %d overrides already: that is the most, remove some", maxHeld)
 		}
-		o.CreatedBy = m.Actor.String()
+		o.CreatedBy = by.Actor.String()
 		c.Overrides = []usher.Override{o}
-		c.Meta.Object = id
+		c.Note.Object = id
 		return none, func(revision int64) Override { return h.showOverride(&o, revision) }, nil
 	})
 }
@@ -139,14 +139,14 @@ func (h *held) clocked(feature string) bool {
 }
 
 // RemoveOverride ends an override; NotFound where there is none.
-func (s *Service) RemoveOverride(ctx context.Context, env usher.Environment, m Meta, id string) error {
+func (s *Service) RemoveOverride(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string) error {
 	o, err := s.cfg.DB.Override(ctx, env, id)
 	if err != nil {
 		return err
 	}
-	_, err = change(ctx, s, env, m, o.Customer, "override.delete", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	_, err = change(ctx, s, env, by, guard, o.Customer, "override.delete", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		c.CloseOverrides = []string{id}
-		c.Meta.Object = id
+		c.Note.Object = id
 		return none, func(int64) struct{} { return none }, nil
 	})
 	return err

@@ -71,7 +71,7 @@ func at(s string) time.Time {
 
 func atp(s string) *time.Time { t := at(s); return &t }
 
-var who = Meta{Actor: usher.Actor{Kind: "key", ID: "k1"}, RequestID: "req_1"}
+var who = usher.By{Actor: usher.Actor{Kind: "key", ID: "k1"}, RequestID: "req_1"}
 
 func newWorld(t testing.TB) *world {
 	return worldOn(t, filepath.Join(t.TempDir(), "usher.db"))
@@ -96,7 +96,7 @@ func worldOn(t testing.TB, dsn string) *world {
 		t.Fatal(err)
 	}
 	c := store.CatalogChange{Env: env, Source: testCatalog, Canonical: testCatalog, Hash: "sha256:test", Basis: 1,
-		Meta: store.Meta{Actor: "system", Action: "test", Object: "test", At: noon}}
+		Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", Object: "test", At: noon}}
 	for key := range cat.Plans {
 		c.Plans = append(c.Plans, usher.PlanVersion{Version: 1, Plan: *catalogfile.Resolve(cat, key)})
 	}
@@ -119,7 +119,7 @@ func (w *world) refresh() {
 
 func (w *world) clock(t time.Time) {
 	w.t.Helper()
-	if err := w.db.SetClock(w.t.Context(), env, t, store.Meta{Actor: "system", Action: "clock.set", At: noon}); err != nil {
+	if err := w.db.SetClock(w.t.Context(), env, t, usher.By{Actor: usher.Actor{Kind: "system"}}, noon); err != nil {
 		w.t.Fatal(err)
 	}
 	w.refresh()
@@ -137,7 +137,7 @@ func must[T any](v T, err error) func(t testing.TB) T {
 
 func (w *world) put(id string, in CustomerInput) Customer {
 	w.t.Helper()
-	c, _, err := w.s.PutCustomer(w.t.Context(), env, who, id, in)
+	c, _, err := w.s.PutCustomer(w.t.Context(), env, who, Guard{}, id, in)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -146,12 +146,12 @@ func (w *world) put(id string, in CustomerInput) Customer {
 
 func (w *world) subscribe(id string, in NewSubscription) Subscription {
 	w.t.Helper()
-	return must(w.s.Subscribe(w.t.Context(), env, who, id, in))(w.t)
+	return must(w.s.Subscribe(w.t.Context(), env, who, Guard{}, id, in))(w.t)
 }
 
 func (w *world) patch(id string, in SubscriptionPatch) Subscription {
 	w.t.Helper()
-	return must(w.s.PatchSubscription(w.t.Context(), env, who, id, in))(w.t)
+	return must(w.s.PatchSubscription(w.t.Context(), env, who, Guard{}, id, in))(w.t)
 }
 
 func (w *world) decide(id, feature string, t time.Time) usher.Decision {
@@ -261,10 +261,10 @@ func TestCustomerInput(t *testing.T) {
 		"body.metadata":   {Metadata: long},
 		"body.metadata.k": {Metadata: map[string]string{"k": "a\x00"}},
 	} {
-		_, _, err := w.s.PutCustomer(t.Context(), env, who, "a", in)
+		_, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "a", in)
 		wantCode(t, err, usher.Invalid, location)
 	}
-	_, _, err := w.s.PutCustomer(t.Context(), env, who, "a\n", CustomerInput{})
+	_, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "a\n", CustomerInput{})
 	wantCode(t, err, usher.Invalid, "path.id")
 	for i := range 5 {
 		w.put(fmt.Sprint("c", i), CustomerInput{Metadata: map[string]string{"n": fmt.Sprint(i)}})
@@ -284,9 +284,9 @@ func TestS36_DeleteAndRevive(t *testing.T) {
 	w := newWorld(t)
 	w.put("a", CustomerInput{Name: "Acme", Anchor: atp("2026-01-31T00:00:00Z"), Metadata: map[string]string{"x": "y"}})
 	w.subscribe("a", NewSubscription{Plan: "pro"})
-	must(w.s.AddGrant(t.Context(), env, who, "a", NewGrant{Feature: "api_calls", Amount: "10", Reason: "r"}))(t)
+	must(w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "api_calls", Amount: "10", Reason: "r"}))(t)
 	w.clock(noon.AddDate(0, 0, 1))
-	if err := w.s.DeleteCustomer(t.Context(), env, who, "a"); err != nil {
+	if err := w.s.DeleteCustomer(t.Context(), env, who, Guard{}, "a"); err != nil {
 		t.Fatal(err)
 	}
 	if d := w.decide("a", "sso", noon); d.Reason != usher.UnknownCustomer {
@@ -294,12 +294,12 @@ func TestS36_DeleteAndRevive(t *testing.T) {
 	}
 	_, err := w.s.Customer(t.Context(), env, "a")
 	wantCode(t, err, usher.NotFound, "")
-	wantCode(t, w.s.DeleteCustomer(t.Context(), env, who, "a"), usher.NotFound, "")
-	_, err = w.s.Subscribe(t.Context(), env, who, "a", NewSubscription{Plan: "pro"})
+	wantCode(t, w.s.DeleteCustomer(t.Context(), env, who, Guard{}, "a"), usher.NotFound, "")
+	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "a", NewSubscription{Plan: "pro"})
 	wantCode(t, err, usher.NotFound, "")
 
 	w.clock(noon.AddDate(0, 1, 0))
-	c, created, err := w.s.PutCustomer(t.Context(), env, who, "a", CustomerInput{})
+	c, created, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "a", CustomerInput{})
 	if err != nil || !created || c.Name != "" || len(c.Metadata) != 0 || !c.Anchor.Equal(at("2026-01-31T00:00:00Z")) {
 		t.Errorf("got %s %t %v, want the anchor and nothing else", js(c), created, err)
 	}
@@ -334,14 +334,14 @@ func TestS05_AddonsAreInstances(t *testing.T) {
 		"body.addons[0].addon":    {{"api-pac", 1}},
 		"body.addons":             {{"huge", 2}},
 	} {
-		_, err := w.s.PatchSubscription(t.Context(), env, who, s.ID, SubscriptionPatch{Addons: &in})
+		_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Addons: &in})
 		wantCode(t, err, usher.Invalid, location)
 	}
-	_, err := w.s.Subscribe(t.Context(), env, who, "a", NewSubscription{Plan: "prro"})
+	_, err := w.s.Subscribe(t.Context(), env, who, Guard{}, "a", NewSubscription{Plan: "prro"})
 	wantCode(t, err, usher.Invalid, "body.plan")
-	_, err = w.s.Subscribe(t.Context(), env, who, "a", NewSubscription{Plan: "pro@2"})
+	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "a", NewSubscription{Plan: "pro@2"})
 	wantCode(t, err, usher.Invalid, "body.plan")
-	_, err = w.s.Subscribe(t.Context(), env, who, "nobody", NewSubscription{Plan: "pro"})
+	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "nobody", NewSubscription{Plan: "pro"})
 	wantCode(t, err, usher.NotFound, "")
 }
 
@@ -398,7 +398,7 @@ func TestS35_Trials(t *testing.T) {
 	if s.Status != usher.Ended || s.CurrentPeriod != nil {
 		t.Fatalf("got %s", js(s))
 	}
-	_, err := w.s.PatchSubscription(t.Context(), env, who, s.ID, SubscriptionPatch{Plan: str("yearly")})
+	_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Plan: str("yearly")})
 	wantCode(t, err, usher.Conflict, "")
 	if s = w.patch(s.ID, SubscriptionPatch{Status: usher.Active}); s.Status != usher.Active {
 		t.Fatalf("set to active later, got %s", js(s))
@@ -415,14 +415,14 @@ func TestS35_Trials(t *testing.T) {
 	if s = w.subscribe("c", NewSubscription{Plan: "yearly", TrialEnd: MaybeTime{true, atp("2026-06-01T00:00:00Z")}}); s.Status != usher.Trialing || !s.TrialEndsAt.Equal(at("2026-06-01T00:00:00Z")) {
 		t.Errorf("got %s", js(s))
 	}
-	_, err = w.s.Subscribe(t.Context(), env, who, "c", NewSubscription{Plan: "pro", TrialEnd: MaybeTime{true, atp("2026-01-01T00:00:00Z")}, EndsAt: atp("2026-01-01T00:00:00Z")})
+	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "c", NewSubscription{Plan: "pro", TrialEnd: MaybeTime{true, atp("2026-01-01T00:00:00Z")}, EndsAt: atp("2026-01-01T00:00:00Z")})
 	wantCode(t, err, usher.Invalid, "body.trial_ends_at")
 	wantCode(t, err, usher.Invalid, "body.ends_at")
 
 	// A subscription that never began has had no trial.
 	w.put("d", CustomerInput{})
 	w.subscribe("d", NewSubscription{Plan: "pro", StartsAt: atp("2026-05-01T00:00:00Z")})
-	if err := w.s.DeleteCustomer(t.Context(), env, who, "d"); err != nil {
+	if err := w.s.DeleteCustomer(t.Context(), env, who, Guard{}, "d"); err != nil {
 		t.Fatal(err)
 	}
 	w.put("d", CustomerInput{})
@@ -490,10 +490,10 @@ func TestPatch_When(t *testing.T) {
 		{SubscriptionPatch{Plan: str("support")}, usher.Refused, ""},
 		{SubscriptionPatch{EndsAt: MaybeTime{true, atp("2026-03-01T00:00:00Z")}}, usher.Invalid, "body.ends_at"},
 	} {
-		_, err := w.s.PatchSubscription(t.Context(), env, who, s.ID, c.in)
+		_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, c.in)
 		wantCode(t, err, c.code, c.location)
 	}
-	_, err := w.s.PatchSubscription(t.Context(), env, who, "sub_none", SubscriptionPatch{Status: usher.Active})
+	_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, "sub_none", SubscriptionPatch{Status: usher.Active})
 	wantCode(t, err, usher.NotFound, "")
 
 	// Ended by date: active revives it, unless another took its place.
@@ -503,7 +503,7 @@ func TestPatch_When(t *testing.T) {
 		t.Errorf("got %s", js(s))
 	}
 	w.subscribe("a", NewSubscription{Plan: "free"})
-	_, err = w.s.PatchSubscription(t.Context(), env, who, s.ID, SubscriptionPatch{Status: usher.Active})
+	_, err = w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Status: usher.Active})
 	wantCode(t, err, usher.Conflict, "")
 }
 
@@ -540,11 +540,11 @@ func TestConcurrentPatchesBothApply(t *testing.T) {
 	other := New(w.s.cfg) // another node's: no lock in common
 	errs := make(chan error, 2)
 	go func() {
-		_, err := w.s.PatchSubscription(t.Context(), env, who, s.ID, SubscriptionPatch{Plan: str("free")})
+		_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Plan: str("free")})
 		errs <- err
 	}()
 	go func() {
-		_, err := other.PatchSubscription(t.Context(), env, who, s.ID, SubscriptionPatch{Addons: &[]AddonInput{{"api-pack", 4}}})
+		_, err := other.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Addons: &[]AddonInput{{"api-pack", 4}}})
 		errs <- err
 	}()
 	for range 2 {
@@ -557,7 +557,7 @@ func TestConcurrentPatchesBothApply(t *testing.T) {
 	}
 	// A change that came between is seen: the plan is loaded, changed behind, stored.
 	once := false
-	_, err := change(t.Context(), other, env, who, "a", "test", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	_, err := change(t.Context(), other, env, who, Guard{}, "a", "test", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		if !once {
 			once = true
 			w.patch(s.ID, SubscriptionPatch{Status: usher.PastDueSt})
@@ -576,7 +576,7 @@ func TestS03_Overrides(t *testing.T) {
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
 	add := func(feature, value string) (Override, error) {
-		return w.s.AddOverride(t.Context(), env, who, "a", NewOverride{Feature: feature, Value: json.RawMessage(value), Reason: "beta", Expires: "never"})
+		return w.s.AddOverride(t.Context(), env, who, Guard{}, "a", NewOverride{Feature: feature, Value: json.RawMessage(value), Reason: "beta", Expires: "never"})
 	}
 	for _, c := range []struct{ feature, value, want string }{
 		{"sso", `true`, `true`},
@@ -613,7 +613,7 @@ func TestS03_Overrides(t *testing.T) {
 		wantCode(t, err, usher.Invalid, c.location)
 	}
 	w.put("b", CustomerInput{})
-	_, err := w.s.AddOverride(t.Context(), env, who, "b", NewOverride{Feature: "credits", Value: json.RawMessage(`{"limit": 5}`), Reason: "x", Expires: "never"})
+	_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "credits", Value: json.RawMessage(`{"limit": 5}`), Reason: "x", Expires: "never"})
 	wantCode(t, err, usher.Invalid, "body.value.per")
 	for location, in := range map[string]NewOverride{
 		"body.reason":     {Expires: "never"},
@@ -621,51 +621,51 @@ func TestS03_Overrides(t *testing.T) {
 		"body.expires":    {Reason: "x", Expires: "soon"},
 	} {
 		in.Feature, in.Value = "sso", json.RawMessage(`true`)
-		_, err := w.s.AddOverride(t.Context(), env, who, "b", in)
+		_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", in)
 		wantCode(t, err, usher.Invalid, location)
 	}
 	for _, in := range []NewOverride{{Expires: "never", ExpiresAt: atp("2027-01-01T00:00:00Z")}, {ExpiresAt: &noon}} {
 		in.Feature, in.Value, in.Reason = "sso", json.RawMessage(`true`), "x"
-		_, err := w.s.AddOverride(t.Context(), env, who, "b", in)
+		_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", in)
 		wantCode(t, err, usher.Invalid, "body.expires_at")
 	}
-	o := must(w.s.AddOverride(t.Context(), env, who, "b", NewOverride{Feature: "sso", Value: json.RawMessage(`true`), Reason: "x", ExpiresAt: atp("2026-03-11T00:00:00Z")}))(t)
+	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "sso", Value: json.RawMessage(`true`), Reason: "x", ExpiresAt: atp("2026-03-11T00:00:00Z")}))(t)
 	if !w.decide("b", "sso", noon).Allowed {
 		t.Error("the override gives nothing")
 	}
-	if err := w.s.RemoveOverride(t.Context(), env, who, o.ID); err != nil {
+	if err := w.s.RemoveOverride(t.Context(), env, who, Guard{}, o.ID); err != nil {
 		t.Fatal(err)
 	}
 	if w.decide("b", "sso", noon).Allowed {
 		t.Error("the override outlived its removal")
 	}
-	wantCode(t, w.s.RemoveOverride(t.Context(), env, who, o.ID), usher.NotFound, "")
+	wantCode(t, w.s.RemoveOverride(t.Context(), env, who, Guard{}, o.ID), usher.NotFound, "")
 }
 
 func TestGrants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
-	g := must(w.s.AddGrant(t.Context(), env, who, "a", NewGrant{Feature: "credits", Amount: "12.5", Reason: "welcome", Priority: str(0)}))(t)
+	g := must(w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "credits", Amount: "12.5", Reason: "welcome", Priority: str(0)}))(t)
 	if string(g.Amount) != `"12.500"` || g.Kind != usher.Promotion || g.Priority != 0 || !g.EffectiveAt.Equal(noon) {
 		t.Errorf("got %s", js(g))
 	}
 	if d := w.decide("a", "credits", noon); d.Limit != 12500 {
 		t.Errorf("got %+v", d)
 	}
-	if err := w.s.VoidGrant(t.Context(), env, who, g.ID); err != nil {
+	if err := w.s.VoidGrant(t.Context(), env, who, Guard{}, g.ID); err != nil {
 		t.Fatal(err)
 	}
 	before := w.load("a").Revision
-	if err := w.s.VoidGrant(t.Context(), env, who, g.ID); err != nil || w.load("a").Revision != before {
+	if err := w.s.VoidGrant(t.Context(), env, who, Guard{}, g.ID); err != nil || w.load("a").Revision != before {
 		t.Errorf("voiding again: %v", err)
 	}
 	if d := w.decide("a", "credits", noon); d.Allowed {
 		t.Error("a void grant gives")
 	}
-	wantCode(t, w.s.VoidGrant(t.Context(), env, who, "gr_none"), usher.NotFound, "")
+	wantCode(t, w.s.VoidGrant(t.Context(), env, who, Guard{}, "gr_none"), usher.NotFound, "")
 	for _, feature := range []string{"sso", "members", "storage"} {
-		_, err := w.s.AddGrant(t.Context(), env, who, "a", NewGrant{Feature: feature, Amount: "1", Reason: "r"})
+		_, err := w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: feature, Amount: "1", Reason: "r"})
 		wantCode(t, err, usher.Refused, "")
 	}
 	for location, in := range map[string]NewGrant{
@@ -679,11 +679,11 @@ func TestGrants(t *testing.T) {
 		if in.Reason == "" {
 			in.Reason = "r"
 		}
-		_, err := w.s.AddGrant(t.Context(), env, who, "a", in)
+		_, err := w.s.AddGrant(t.Context(), env, who, Guard{}, "a", in)
 		wantCode(t, err, usher.Invalid, location)
 	}
-	must(w.s.AddGrant(t.Context(), env, who, "a", NewGrant{Feature: "api_calls", Amount: "9223372036854775807", Reason: "r"}))(t)
-	_, err := w.s.AddGrant(t.Context(), env, who, "a", NewGrant{Feature: "api_calls", Amount: "1", Reason: "r"})
+	must(w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "api_calls", Amount: "9223372036854775807", Reason: "r"}))(t)
+	_, err := w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "api_calls", Amount: "1", Reason: "r"})
 	wantCode(t, err, usher.Invalid, "body.amount")
 	all, next, err := w.s.Grants(t.Context(), env, "a", "", 1)
 	if err != nil || len(all) != 1 || all[0].VoidedAt == nil || next != g.ID {
@@ -695,15 +695,14 @@ func TestS13_AnswerIsStoredWithTheChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
-	m := who
-	m.Answer = &store.StoredAnswer{Key: "k", Route: "POST /x", BodyHash: []byte{1}, Status: 201}
-	g := must(w.s.AddGrant(t.Context(), env, m, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"}))(t)
+	guard := Guard{Answer: &store.StoredAnswer{Key: "k", Route: "POST /x", BodyHash: []byte{1}, Status: 201}}
+	g := must(w.s.AddGrant(t.Context(), env, who, guard, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"}))(t)
 	a := must(w.db.Answer(t.Context(), env, "k"))(t)
 	var stored Grant
 	if err := json.Unmarshal(a.Body, &stored); err != nil || js(stored) != js(g) || stored.Revision != w.load("a").Revision {
 		t.Errorf("got %s %v, want %s", a.Body, err, js(g))
 	}
-	_, err := w.s.AddGrant(t.Context(), env, m, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"})
+	_, err := w.s.AddGrant(t.Context(), env, who, guard, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"})
 	if !errors.Is(err, store.ErrKeyTaken) || len(w.load("a").Grants) != 1 {
 		t.Errorf("got %v", err)
 	}
@@ -722,15 +721,15 @@ func TestPostgres(t *testing.T) {
 	w.put("Ärger/ä:%", CustomerInput{Name: "Acme", Anchor: atp("2026-01-31T00:00:00Z")})
 	s := w.subscribe("Ärger/ä:%", NewSubscription{Plan: "pro", Addons: []AddonInput{{"api-pack", 2}}})
 	w.patch(s.ID, SubscriptionPatch{Plan: str("free"), When: "period_end"})
-	o := must(w.s.AddOverride(t.Context(), env, who, "Ärger/ä:%", NewOverride{Feature: "retention", Value: json.RawMessage(`365`), Reason: "x", Expires: "never"}))(t)
-	g := must(w.s.AddGrant(t.Context(), env, who, "Ärger/ä:%", NewGrant{Feature: "api_calls", Amount: "5", Reason: "r"}))(t)
+	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "Ärger/ä:%", NewOverride{Feature: "retention", Value: json.RawMessage(`365`), Reason: "x", Expires: "never"}))(t)
+	g := must(w.s.AddGrant(t.Context(), env, who, Guard{}, "Ärger/ä:%", NewGrant{Feature: "api_calls", Amount: "5", Reason: "r"}))(t)
 	if d := w.decide("Ärger/ä:%", "api_calls", noon); d.Limit != 1105 {
 		t.Errorf("got %+v", d)
 	}
-	if err := w.s.RemoveOverride(t.Context(), env, who, o.ID); err != nil {
+	if err := w.s.RemoveOverride(t.Context(), env, who, Guard{}, o.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.s.VoidGrant(t.Context(), env, who, g.ID); err != nil {
+	if err := w.s.VoidGrant(t.Context(), env, who, Guard{}, g.ID); err != nil {
 		t.Fatal(err)
 	}
 	w.clock(at("2026-03-31T00:00:00Z"))
@@ -738,7 +737,7 @@ func TestPostgres(t *testing.T) {
 	if d := w.decide("Ärger/ä:%", "api_calls", at("2026-03-31T00:00:00Z")); d.Limit != 200 {
 		t.Errorf("got %+v", d)
 	}
-	if err := w.s.DeleteCustomer(t.Context(), env, who, "Ärger/ä:%"); err != nil {
+	if err := w.s.DeleteCustomer(t.Context(), env, who, Guard{}, "Ärger/ä:%"); err != nil {
 		t.Fatal(err)
 	}
 	w.put("Ärger/ä:%", CustomerInput{})

@@ -94,9 +94,9 @@ const maxPhases = 1000
 // Subscribe makes a subscription. It replaces one of the same family, live or
 // to come, which ends where the new one starts (S28). It may give the customer
 // its anchor (S18).
-func (s *Service) Subscribe(ctx context.Context, env usher.Environment, m Meta, customer string, in NewSubscription) (Subscription, error) {
+func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewSubscription) (Subscription, error) {
 	id := s.cfg.NewID("sub_")
-	return change(ctx, s, env, m, customer, "subscription.create", func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
+	return change(ctx, s, env, by, guard, customer, "subscription.create", func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -119,7 +119,7 @@ func (s *Service) Subscribe(ctx context.Context, env usher.Environment, m Meta, 
 		}
 		c.Subscriptions = append(c.Subscriptions, sub)
 		h.Subscriptions = append(all, sub)
-		c.Meta.Object = id
+		c.Note.Object = id
 		return none, func(revision int64) Subscription { return h.show(&sub, revision) }, nil
 	})
 }
@@ -246,18 +246,18 @@ func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 // PatchSubscription changes a subscription from an instant on. Later scheduled
 // changes of the same fields go. A subscription that is over changes only if
 // it becomes active again: Conflict.
-func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, m Meta, id string, in SubscriptionPatch) (Subscription, error) {
+func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string, in SubscriptionPatch) (Subscription, error) {
 	sub, err := s.cfg.DB.Subscription(ctx, env, id)
 	if err != nil {
 		return Subscription{}, err
 	}
-	return change(ctx, s, env, m, sub.Customer, "subscription.change", func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
+	return change(ctx, s, env, by, guard, sub.Customer, "subscription.change", func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
 		next, _, err := h.patch(id, in)
 		if err != nil {
 			return none, nil, err
 		}
 		c.Subscriptions = []usher.Subscription{next}
-		c.Meta.Object = id
+		c.Note.Object = id
 		h.put1(next)
 		return none, func(revision int64) Subscription { return h.show(&next, revision) }, nil
 	})

@@ -38,13 +38,13 @@ func serviceOn(t *testing.T, dsn string) (*decide.Service, *live.Live, int64) {
 		t.Fatal(err)
 	}
 	at := time.Now().Add(-time.Hour)
-	meta := store.Meta{Actor: "system", Action: "test", At: at}
-	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Meta: meta, Source: file, Canonical: string(catalogfile.Format(c)),
+	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", At: at}
+	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Note: note, Source: file, Canonical: string(catalogfile.Format(c)),
 		Hash: catalogfile.Hash(c), Plans: []usher.PlanVersion{{Version: 1, Plan: *catalogfile.Resolve(c, "free")}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	rev, err = db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Meta: meta, Customer: "acme", BasisCatalog: rev,
+	rev, err = db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Note: note, Customer: "acme", BasisCatalog: rev,
 		Put: &usher.Customer{ID: "acme", CreatedAt: at, Clocks: []usher.Clock{{From: at, Anchor: at}}}})
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestS06_RememberedIsNeverPassedOffAsNewer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	newer, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Meta: store.Meta{Actor: "system", Action: "test", At: time.Now()}, Customer: "acme", Basis: rev, BasisCatalog: l.CatalogRevision(usher.Sandbox),
+	newer, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", At: time.Now()}, Customer: "acme", Basis: rev, BasisCatalog: l.CatalogRevision(usher.Sandbox),
 		Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "docs", Deny: true, Reason: "fraud", CreatedBy: "test", CreatedAt: time.Now()}}})
 	if err != nil {
 		t.Fatal(err)

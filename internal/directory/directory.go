@@ -37,19 +37,15 @@ type Service struct {
 // New makes the service. It starts nothing.
 func New(cfg Config) *Service { return &Service{cfg: cfg, seed: maphash.MakeSeed()} }
 
-// Meta says who makes a change and why.
-type Meta struct {
-	Actor     usher.Actor
-	RequestID string
-	Reason    string
-	Action    string // "member.put", "scim.user.create"
-	Object    string // the id of what is changed; "" is the customer's
-}
-
 // Change is one change of a directory: all of it or none. Each of Members,
 // Groups, Roles, Assign and Resources becomes what it says, new or not; what is
 // dropped and was not there does not matter.
 type Change struct {
+	// Action and Object are what the audit log calls the change: "member.put" and
+	// the member's id. An empty Action is "directory.change", an empty Object the
+	// customer's id.
+	Action, Object string
+
 	Members       []usher.Member
 	DropMembers   []string
 	Groups        []usher.Group
@@ -100,13 +96,13 @@ func assignmentID(a *usher.Assignment) string {
 // Refused where a rule forbids it (a cycle, a ceiling, separated duties, no free
 // seat), InUse for a role that is dropped while somebody holds it, and
 // store.ErrStale where there is a Basis that is no longer so.
-func (s *Service) Apply(ctx context.Context, env usher.Environment, m Meta, customer string, c Change) (revision int64, err error) {
+func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change) (revision int64, err error) {
 	lock := &s.locks[maphash.String(s.seed, string(env)+"/"+customer)%uint64(len(s.locks))]
 	lock.Lock()
 	defer lock.Unlock()
 	for range attempts {
 		whole := c
-		w, err := s.work(ctx, env, m, customer, &whole)
+		w, err := s.work(ctx, env, by, customer, &whole)
 		if err != nil {
 			return 0, err
 		}

@@ -81,11 +81,11 @@ func newNode(t *testing.T, dsn, name string) *node {
 func (n *node) found(t *testing.T, members int) {
 	t.Helper()
 	ctx := t.Context()
-	if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(ctx, env, catalog.Meta{}, []byte(file), catalog.Options{}); err != nil {
+	if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(ctx, env, usher.By{}, []byte(file), catalog.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	c := customers.New(customers.Config{DB: n.db, Live: n.live, NewID: func(p string) string { return p }})
-	if _, _, err := c.PutCustomer(ctx, env, customers.Meta{}, "firm", customers.CustomerInput{}); err != nil {
+	if _, _, err := c.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, "firm", customers.CustomerInput{}); err != nil {
 		t.Fatal(err)
 	}
 	var change Change
@@ -97,7 +97,7 @@ func (n *node) found(t *testing.T, members int) {
 
 func (n *node) do(t *testing.T, c Change) int64 {
 	t.Helper()
-	revision, err := n.Apply(t.Context(), env, Meta{Actor: usher.Actor{Kind: "test"}, Action: "test"}, "firm", c)
+	revision, err := n.Apply(t.Context(), env, usher.By{Actor: usher.Actor{Kind: "test"}}, "firm", c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestA08_ExactlyTheSeats(t *testing.T) {
 				}
 				return err
 			}
-			_, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", Change{Assign: []usher.Assignment{give(fmt.Sprint("m", i), "analyst")}})
+			_, err := n.Apply(t.Context(), env, usher.By{}, "firm", Change{Assign: []usher.Assignment{give(fmt.Sprint("m", i), "analyst")}})
 			return err
 		})
 		if done, _ := count(t, errs, usher.Refused); done != 5 {
@@ -219,7 +219,7 @@ func TestA04_A12_AtOnce(t *testing.T) {
 				if j == 1 {
 					in, out = b, a
 				}
-				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, Meta{Action: "test"}, "firm", Change{Join: []usher.Membership{{Group: out, Holder: usher.Holder{Group: true, ID: in}}}})
+				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm", Change{Join: []usher.Membership{{Group: out, Holder: usher.Holder{Group: true, ID: in}}}})
 				return err
 			})
 			if done, refused := count(t, errs, usher.Refused); done != 1 || refused != 1 {
@@ -227,7 +227,7 @@ func TestA04_A12_AtOnce(t *testing.T) {
 			}
 			m := fmt.Sprint("m", i)
 			errs = all(2, func(j int) error {
-				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, Meta{Action: "test"}, "firm", Change{Assign: []usher.Assignment{give(m, []string{"payer", "approver"}[j])}})
+				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm", Change{Assign: []usher.Assignment{give(m, []string{"payer", "approver"}[j])}})
 				return err
 			})
 			if done, refused := count(t, errs, usher.Refused); done != 1 || refused != 1 {
@@ -278,7 +278,7 @@ func TestS30_ThePastIsAsItWasKnown(t *testing.T) {
 		pass := func() time.Time {
 			hour++
 			at := start.Add(time.Duration(hour) * time.Hour)
-			if err := n.db.SetClock(t.Context(), env, at, store.Meta{Actor: "test", Action: "clock", At: at}); err != nil {
+			if err := n.db.SetClock(t.Context(), env, at, usher.By{Actor: usher.Actor{Kind: "test"}}, at); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.live.Refresh(t.Context(), env); err != nil {
@@ -402,7 +402,7 @@ func TestSeatsEndWithRoles(t *testing.T) {
 	at := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	clock := func(at time.Time) {
 		t.Helper()
-		err := n.db.SetClock(t.Context(), env, at, store.Meta{Actor: "test", Action: "clock", At: at})
+		err := n.db.SetClock(t.Context(), env, at, usher.By{Actor: usher.Actor{Kind: "test"}}, at)
 		if err = errors.Join(err, n.live.Refresh(t.Context(), env)); err != nil {
 			t.Fatal(err)
 		}
@@ -452,7 +452,7 @@ func TestBasis(t *testing.T) {
 			stale := 0
 			for _, err := range all(4, func(j int) error {
 				c := Change{Basis: &basis, Groups: []usher.Group{{ID: fmt.Sprint("g", i, j)}}}
-				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, Meta{Action: "test"}, "firm", c)
+				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm", c)
 				return err
 			}) {
 				if errors.Is(err, store.ErrStale) {
@@ -504,7 +504,7 @@ func TestRolesInUse(t *testing.T) {
 	each(t, func(t *testing.T, dsn string) {
 		n := newNode(t, dsn, "a")
 		n.found(t, 150)
-		if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, catalog.Meta{}, []byte(file+"custom_roles: {ceiling: payer}\n"), catalog.Options{}); err != nil {
+		if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, usher.By{}, []byte(file+"custom_roles: {ceiling: payer}\n"), catalog.Options{}); err != nil {
 			t.Fatal(err)
 		}
 		soon := n.live.Now(env).Add(2 * time.Second)
@@ -525,7 +525,7 @@ func TestRolesInUse(t *testing.T) {
 		}
 		n.do(t, c)
 		time.Sleep(time.Until(soon))
-		if _, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", Change{DropRoles: []string{"own"}}); usher.ErrorCode(err) != usher.InUse {
+		if _, err := n.Apply(t.Context(), env, usher.By{}, "firm", Change{DropRoles: []string{"own"}}); usher.ErrorCode(err) != usher.InUse {
 			t.Errorf("got %v, want it in use", err)
 		}
 		n.do(t, Change{Unassign: []string{last}})

@@ -30,7 +30,7 @@ func (s span) within(t span) bool {
 
 // given checks that whoever gives has what it gives (A05), that roles exist, and
 // that nobody gives to itself on its own behalf (A12).
-func (w *work) given(m Meta) error {
+func (w *work) given(actor usher.Actor) error {
 	var p problems
 	for i := range w.change.Assignments {
 		a := &w.change.Assignments[i]
@@ -38,7 +38,7 @@ func (w *work) given(m Meta) error {
 			p.add(fmt.Sprintf("assignments[%d].role", i), "there is no role %.80q", a.Role)
 		}
 		if a.GrantedBy == "" {
-			a.GrantedBy = m.Actor.String()
+			a.GrantedBy = actor.String()
 			if w.c.By != "" {
 				a.GrantedBy = "member:" + w.c.By
 			}

@@ -168,7 +168,7 @@ func (w *work) normal() error {
 			p.id(fmt.Sprintf("%s[%d]", l.name, i), l.what, id)
 		}
 	}
-	p.text("reason", d.Meta.Reason, MaxReason)
+	p.text("reason", d.Note.Reason, MaxReason)
 	if c.By != "" {
 		p.id("by", "a member's id", c.By)
 	}

@@ -14,7 +14,7 @@ import (
 
 func (n *node) catalog(t *testing.T, pairs ...string) {
 	t.Helper()
-	if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, catalog.Meta{}, []byte(strings.NewReplacer(pairs...).Replace(file)), catalog.Options{}); err != nil {
+	if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, usher.By{}, []byte(strings.NewReplacer(pairs...).Replace(file)), catalog.Options{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -37,7 +37,7 @@ func TestA08_NoSwapBeyondThePlan(t *testing.T) {
 			{Unassign: []string{n.AssignmentID(gone)}, Assign: []usher.Assignment{give("m5", "analyst")}},
 			{DropMembers: []string{"m0", "m1"}, Assign: []usher.Assignment{give("m5", "analyst")}},
 		} {
-			_, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", c)
+			_, err := n.Apply(t.Context(), env, usher.By{}, "firm", c)
 			if usher.ErrorCode(err) != usher.Refused {
 				t.Errorf("got %v, want refused: 4 sit, or 3, and the plan gives 3", err)
 			}
@@ -55,7 +55,7 @@ func TestCatalogueBetween(t *testing.T) {
 		n := newNode(t, dsn, "a")
 		n.found(t, 2)
 		times := 0
-		_, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", Change{Merge: func(_ store.Directory, c *Change) error {
+		_, err := n.Apply(t.Context(), env, usher.By{}, "firm", Change{Merge: func(_ store.Directory, c *Change) error {
 			if times++; times == 1 {
 				n.catalog(t, "  viewer: {permissions: [report.read]}\n", "", "includes: [viewer], ", "")
 			}
@@ -85,7 +85,7 @@ func TestAnyTextIsKept(t *testing.T) {
 				t.Errorf("got %.100v %v", m, err)
 			}
 		}
-		_, err := n.Apply(t.Context(), env, Meta{Action: "test", Reason: "r"}, "firm", Change{Groups: []usher.Group{{ID: "g", Title: strings.Repeat("t", 300) + "\x00"}}})
+		_, err := n.Apply(t.Context(), env, usher.By{Reason: "r"}, "firm", Change{Groups: []usher.Group{{ID: "g", Title: strings.Repeat("t", 300) + "\x00"}}})
 		if usher.ErrorCode(err) != usher.Invalid {
 			t.Errorf("got %v, want invalid: a title with a NUL", err)
 		}
@@ -111,7 +111,7 @@ func TestRolesAreBounded(t *testing.T) {
 		return c
 	}
 	began := time.Now()
-	_, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", roles(600))
+	_, err := n.Apply(t.Context(), env, usher.By{}, "firm", roles(600))
 	if usher.ErrorCode(err) != usher.Invalid {
 		t.Errorf("got %v, want invalid: 179,700 includes", err)
 	}
@@ -123,7 +123,7 @@ func TestRolesAreBounded(t *testing.T) {
 		}
 		patterns.Roles = append(patterns.Roles, r)
 	}
-	if _, err := n.Apply(t.Context(), env, Meta{Action: "test"}, "firm", patterns); usher.ErrorCode(err) != usher.Invalid {
+	if _, err := n.Apply(t.Context(), env, usher.By{}, "firm", patterns); usher.ErrorCode(err) != usher.Invalid {
 		t.Errorf("got %v, want invalid: 1,002 patterns", err)
 	}
 	n.do(t, roles(140))

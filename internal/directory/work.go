@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,7 +34,7 @@ type work struct {
 	own map[string]span
 }
 
-func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, customer string, c *Change) (*work, error) {
+func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, customer string, c *Change) (*work, error) {
 	catalog := s.cfg.Live.CatalogRevision(env) // before the book: it may be older, never newer
 	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.Read(env, customer)}
 	basis, err := w.before.Revision(ctx)
@@ -49,10 +50,7 @@ func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, custo
 		}
 	}
 	w.change = store.DirectoryChange{Env: env, Customer: customer, Basis: basis, Catalog: catalog,
-		Meta: store.Meta{Actor: m.Actor.String(), Action: m.Action, Object: m.Object, RequestID: m.RequestID, Reason: m.Reason, At: w.now}}
-	if w.change.Meta.Object == "" {
-		w.change.Meta.Object = customer
-	}
+		Note: store.Note{By: by, Action: cmp.Or(c.Action, "directory.change"), Object: cmp.Or(c.Object, customer), At: w.now}}
 	if err := w.normal(); err != nil {
 		return nil, err
 	}
@@ -63,13 +61,13 @@ func (s *Service) work(ctx context.Context, env usher.Environment, m Meta, custo
 	if err := w.custom(old); err != nil {
 		return nil, err
 	}
-	if err := w.given(m); err != nil {
+	if err := w.given(by.Actor); err != nil {
 		return nil, err
 	}
 	if err := w.touched(old); err != nil {
 		return nil, err
 	}
-	w.change.Meta.After = w.summary()
+	w.change.Note.After = w.summary()
 	w.change.Check = w.check
 	return w, nil
 }

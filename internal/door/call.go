@@ -40,6 +40,9 @@ type Call struct {
 	id   [1]string
 }
 
+// By says who makes a change that the call asks for. Reason and Cause are empty.
+func (c *Call) By() usher.By { return usher.By{Actor: c.Actor, RequestID: c.RequestID} }
+
 type callKey struct{}
 
 // callOf is the call of a request that huma handles.

@@ -104,8 +104,8 @@ func newLife(t *testing.T, dsn string, seed uint64) *life {
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta := store.Meta{Actor: "system", Action: "catalog.apply", At: c.now()}
-	change := store.CatalogChange{Env: usher.Sandbox, Meta: meta, Source: lifeCatalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat)}
+	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: c.now()}
+	change := store.CatalogChange{Env: usher.Sandbox, Note: note, Source: lifeCatalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat)}
 	for _, p := range []string{"free", "pro"} {
 		change.Plans = append(change.Plans, usher.PlanVersion{Version: 1, Plan: *catalogfile.Resolve(cat, p)})
 	}
@@ -131,7 +131,7 @@ func (l *life) change(customer string, ch store.CustomerChange) {
 		l.t.Fatal(err)
 	}
 	ch.Env, ch.Customer, ch.Basis, ch.BasisCatalog = usher.Sandbox, customer, st.Revision, st.CatalogRevision
-	ch.Meta = store.Meta{Actor: "system", Action: "test", At: l.c.now()}
+	ch.Note = store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", At: l.c.now()}
 	if _, err := l.db.ChangeCustomer(l.t.Context(), ch); err != nil {
 		if l.shared && (errors.Is(err, store.ErrStale) || usher.ErrorCode(err) == usher.NotFound) {
 			return // another life was faster

@@ -545,7 +545,7 @@ func TestRolesFollowTheClaim(t *testing.T) {
 		}
 	}
 	if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_x", Role: "support", From: time.Now().Add(-time.Minute), Source: usher.SourceManual, GrantedBy: "cli"},
-		nil, store.Meta{Actor: "cli", At: time.Now()}); err != nil {
+		nil, usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if s, _ = login([]string{"eng"}); !slices.Equal(s.Roles["production"], []string{"developer", "support"}) {
@@ -566,11 +566,11 @@ func TestALinkedOperatorComesIn(t *testing.T) {
 		sub, _ = c["sub"].(string)
 		return p.sign(c, nil)
 	})
-	cli := auth.By{Actor: usher.Actor{Kind: "cli"}}
+	cli := usher.By{Actor: usher.Actor{Kind: "cli"}}
 	support := func(id, role string) {
 		t.Helper()
 		if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_" + role, Role: role, From: time.Now().Add(-time.Minute), Source: usher.SourceManual, GrantedBy: "cli"},
-			nil, store.Meta{Actor: "cli", At: time.Now()}); err != nil {
+			nil, usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -220,7 +220,7 @@ func TestFaultsAreNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.Break(Fault{Kind: kind, At: 1})
-		_, _, err = p.customers.PutCustomer(t.Context(), usher.Sandbox, customers.Meta{Actor: usher.Actor{Kind: "system"}}, "dora", customers.CustomerInput{})
+		_, _, err = p.customers.PutCustomer(t.Context(), usher.Sandbox, usher.By{Actor: usher.Actor{Kind: "system"}}, customers.Guard{}, "dora", customers.CustomerInput{})
 		if usher.ErrorCode(err) != usher.Unavailable || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: a change says %v, want code %q and %q", kind, err, usher.Unavailable, words)
 		}

@@ -127,11 +127,11 @@ func boot(ctx context.Context, d *Disk, dir string, c *clock, p pragmas) (*proce
 // found puts the catalogue in force and the customers in place; again is no harm.
 func (p *process) found(ctx context.Context) error {
 	system := usher.Actor{Kind: "system"}
-	if _, err := p.catalog.Apply(ctx, usher.Sandbox, catalog.Meta{Actor: system}, []byte(catalogue), catalog.Options{}); err != nil {
+	if _, err := p.catalog.Apply(ctx, usher.Sandbox, usher.By{Actor: system}, []byte(catalogue), catalog.Options{}); err != nil {
 		return err
 	}
 	for _, id := range people {
-		if _, _, err := p.customers.PutCustomer(ctx, usher.Sandbox, customers.Meta{Actor: system}, id, customers.CustomerInput{}); err != nil {
+		if _, _, err := p.customers.PutCustomer(ctx, usher.Sandbox, usher.By{Actor: system}, customers.Guard{}, id, customers.CustomerInput{}); err != nil {
 			return err
 		}
 	}

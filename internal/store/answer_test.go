@@ -34,13 +34,13 @@ func TestS13_OneKeyOneEffectOneAnswer(t *testing.T) {
 		before := dump(t, db)
 		s := load(t, db, env, "acme", 0)
 		for name, basis := range map[string]int64{"again": s.Revision, "again, and stale by its own first effect": s.Revision - 1} {
-			_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: basis,
+			_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Note: note("x", day(2)), Customer: "acme", Basis: basis,
 				Grants: []usher.Grant{grant("gr_2", "acme", "api", 5)}, Answer: answer(key)})
 			if !errors.Is(err, ErrKeyTaken) {
 				t.Errorf("%s: got %v, want ErrKeyTaken", name, err)
 			}
 		}
-		if _, err := db.ApplyCatalog(ctx, CatalogChange{Env: env, Meta: meta("x", day(2)), Basis: s.EnvRevision,
+		if _, err := db.ApplyCatalog(ctx, CatalogChange{Env: env, Note: note("x", day(2)), Basis: s.EnvRevision,
 			Answer: answer(key)}); !errors.Is(err, ErrKeyTaken) {
 			t.Errorf("for a catalogue: got %v, want ErrKeyTaken", err)
 		}
@@ -60,7 +60,7 @@ func TestS13_OneKeyOneEffectOneAnswer(t *testing.T) {
 		}
 		bad := answer("bad")
 		bad.Status = 503
-		_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: s.Revision,
+		_, err := db.ChangeCustomer(ctx, CustomerChange{Env: env, Note: note("x", day(2)), Customer: "acme", Basis: s.Revision,
 			Answer: bad})
 		wantCode(t, err, usher.Internal)
 	})
@@ -74,7 +74,7 @@ func TestS13_OneKeyFromManyAtOnce(t *testing.T) {
 		for i := range errs {
 			wg.Go(func() {
 				id := string(rune('a' + i)) // each another customer, so that only the key is in the way
-				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: id,
+				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("x", day(2)), Customer: id,
 					Put: customer(id), Answer: answer("key")})
 			})
 		}

@@ -18,7 +18,7 @@ type AuditEntry struct {
 	Env      usher.Environment // "": the installation: operators, sessions
 	Customer string            // "": none
 	Revision int64             // 0: the write makes none
-	Meta
+	Note
 }
 
 // sameClock is how far an environment's time may be from the server's and still
@@ -41,8 +41,8 @@ func (db *DB) audit(ctx context.Context, tx *sql.Tx, e AuditEntry) error {
 }
 
 func (db *DB) entry(e *AuditEntry) audit.Entry {
-	row := audit.Entry{At: db.now(), Env: string(e.Env), Actor: e.Actor, Action: e.Action, Customer: e.Customer, Object: e.Object,
-		Reason: e.Reason, Before: e.Before, After: e.After, Revision: e.Revision, RequestID: e.RequestID}
+	row := audit.Entry{At: db.now(), Env: string(e.Env), Actor: e.Actor.String(), Action: e.Action, Customer: e.Customer, Object: e.Object,
+		Reason: e.Reason, Cause: e.Cause, Before: e.Before, After: e.After, Revision: e.Revision, RequestID: e.RequestID}
 	if off := row.At.Sub(e.At); !e.At.IsZero() && (off > sameClock || off < -sameClock) {
 		at := e.At
 		row.Clock = &at

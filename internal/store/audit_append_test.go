@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
 )
 
@@ -32,7 +33,7 @@ func TestAudit_RememberedEnd(t *testing.T) {
 			rows := int64(1) // the key's own
 			key := func(db *DB, id string) error {
 				return db.CreateKey(t.Context(), APIKey{ID: id, Env: env, Hash: []byte("h"), CreatedAt: day(1)},
-					Meta{Actor: "cli", At: day(1)})
+					usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1))
 			}
 			whole := func(when string) {
 				t.Helper()
@@ -55,7 +56,7 @@ func TestAudit_RememberedEnd(t *testing.T) {
 			for i := range 3 {
 				err := a.tx(t.Context(), func(tx *sql.Tx) error {
 					for range i + 1 {
-						if err := a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.undone", day(1))}); err != nil {
+						if err := a.audit(t.Context(), tx, AuditEntry{Note: note("test.undone", day(1))}); err != nil {
 							return err
 						}
 					}
@@ -70,8 +71,8 @@ func TestAudit_RememberedEnd(t *testing.T) {
 			// Two rows of one transaction.
 			rows += 2
 			if err := a.tx(t.Context(), func(tx *sql.Tx) error {
-				return errors.Join(a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.one", day(1))}),
-					a.audit(t.Context(), tx, AuditEntry{Meta: meta("test.two", day(1))}))
+				return errors.Join(a.audit(t.Context(), tx, AuditEntry{Note: note("test.one", day(1))}),
+					a.audit(t.Context(), tx, AuditEntry{Note: note("test.two", day(1))}))
 			}); err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +102,7 @@ func TestAudit_AtOnce(t *testing.T) {
 	put(t, db, "two") // the key, made by the first, is remembered once it is read back
 	for i := range 3 {
 		err := db.tx(t.Context(), func(tx *sql.Tx) error {
-			done, err := db.auditAtOnce(context.WithoutCancel(t.Context()), tx, &AuditEntry{Meta: meta("test", day(1))})
+			done, err := db.auditAtOnce(context.WithoutCancel(t.Context()), tx, &AuditEntry{Note: note("test", day(1))})
 			if err == nil && !done {
 				t.Errorf("row %d took more than one statement", i)
 			}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+
+	"github.com/usher-sh/usher"
 )
 
 // BenchmarkAudit is the cost of a management write with its row, on a long log:
@@ -23,7 +25,7 @@ func BenchmarkAudit(b *testing.B) {
 			n := 0
 			for b.Loop() {
 				k := APIKey{ID: fmt.Sprintf("k%d", n), Env: env, Hash: []byte("h"), CreatedAt: day(1)}
-				if err := db.CreateKey(b.Context(), k, Meta{Actor: "cli", At: day(1)}); err != nil {
+				if err := db.CreateKey(b.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 					b.Fatal(err)
 				}
 				n++

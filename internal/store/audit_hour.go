@@ -255,7 +255,7 @@ func (db *DB) AuditHours(ctx context.Context, env usher.Environment, until time.
 				audit.ActionHour, string(env), k.object()).Scan(&done); err != nil || done {
 				return err
 			}
-			return a.append(ctx, tx, db.entry(&AuditEntry{Env: env, Meta: Meta{Actor: "system", Action: audit.ActionHour,
+			return a.append(ctx, tx, db.entry(&AuditEntry{Env: env, Note: Note{By: bySystem, Action: audit.ActionHour,
 				Object: k.object(), After: after}}))
 		})
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
 )
 
@@ -50,7 +51,7 @@ func TestAudit_RoleWithFewerRights(t *testing.T) {
 	put(t, db, "two")
 	apply(t, db, CatalogChange{Hash: "one"})
 	if err := db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
-		Meta{Actor: "cli", At: day(1)}); err != nil {
+		usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 		t.Error(err)
 	}
 	for _, s := range []string{

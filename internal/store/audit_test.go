@@ -15,19 +15,20 @@ func TestAudit_EveryWriteIsARow(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		put(t, db, "acme")
 		apply(t, db, CatalogChange{Hash: "one"})
-		if err := db.SetClock(t.Context(), usher.Sandbox, day(3), meta("clock.set", day(1))); err != nil {
+		by := usher.By{Actor: usher.Actor{Kind: "key", ID: "k9"}, RequestID: "req_9", Reason: "a trial run", Cause: "job_7"}
+		if err := db.SetClock(t.Context(), usher.Sandbox, day(3), by, day(1)); err != nil {
 			t.Fatal(err)
 		}
 		k := APIKey{ID: "k", Env: env, Name: "Jane's laptop", Role: "admin", Hash: []byte("h"), CreatedAt: day(1)}
-		if err := db.CreateKey(t.Context(), k, Meta{Actor: "cli", At: day(1)}); err != nil {
+		if err := db.CreateKey(t.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 { // the second changes nothing and says nothing
-			if err := db.RevokeKey(t.Context(), "k", Meta{Actor: "cli", At: day(2)}); err != nil {
+			if err := db.RevokeKey(t.Context(), "k", usher.By{Actor: usher.Actor{Kind: "cli"}}, day(2)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := db.CreateKey(t.Context(), k, Meta{Actor: "cli", At: day(1)}); usher.ErrorCode(err) != usher.Conflict {
+		if err := db.CreateKey(t.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); usher.ErrorCode(err) != usher.Conflict {
 			t.Errorf("got %v, want conflict", err)
 		}
 		rows, err := db.Audit(t.Context(), AuditQuery{}, 100)
@@ -45,6 +46,9 @@ func TestAudit_EveryWriteIsARow(t *testing.T) {
 			"production test acme", " audit.key "}
 		if g, w := mustJSON(t, got), mustJSON(t, want); g != w {
 			t.Errorf("got  %s\nwant %s", g, w)
+		}
+		if e := rows[2]; e.Actor != "key:k9" || e.RequestID != by.RequestID || e.Reason != by.Reason || e.Cause != by.Cause {
+			t.Errorf("got %+v, want who and why from %+v", e, by)
 		}
 		if r := verify(t, db, audit.Options{}); r.Total != 0 || r.Leaves != 6 {
 			t.Errorf("got %+v, want no faults in 6 leaves", r)

@@ -64,7 +64,7 @@ func (db *DB) CatalogRevisions(ctx context.Context, env usher.Environment, befor
 // CatalogChange is a catalogue to put in force, with everything that follows from it.
 type CatalogChange struct {
 	Env   usher.Environment
-	Meta  Meta
+	Note  Note
 	Basis int64 // the environment's revision that it was computed from
 
 	Source, Canonical, Hash string
@@ -108,7 +108,7 @@ func (db *DB) applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (i
 	}
 	_, err = exec(ctx, tx, `INSERT INTO catalog (env, revision, hash, source, canonical, applied_at, actor)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		string(c.Env), revision, c.Hash, c.Source, c.Canonical, micros(c.Meta.At), c.Meta.Actor)
+		string(c.Env), revision, c.Hash, c.Source, c.Canonical, micros(c.Note.At), c.Note.Actor)
 	if err != nil {
 		return 0, err
 	}
@@ -141,7 +141,7 @@ func (db *DB) applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (i
 	if err := storeAnswer(ctx, tx, c.Env, revision, c.Answer); err != nil {
 		return 0, err
 	}
-	return revision, db.record(ctx, tx, c.Env, revision, "", c.Meta)
+	return revision, db.record(ctx, tx, c.Env, revision, "", c.Note)
 }
 
 func publish(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, table string, ref usher.Ref, v any) error {

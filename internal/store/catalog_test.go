@@ -26,12 +26,12 @@ func TestS29_PublishedVersionsStay(t *testing.T) {
 		if c, err := db.Catalog(ctx, env); c != nil || err != nil {
 			t.Errorf("before the first: got %+v, %v, want nil", c, err)
 		}
-		first := CatalogChange{Meta: meta("catalog.apply", day(2)), Source: "usher: 1\n# ünï\n", Canonical: "{}", Hash: "sha256:1",
+		first := CatalogChange{Note: note("catalog.apply", day(2)), Source: "usher: 1\n# ünï\n", Canonical: "{}", Hash: "sha256:1",
 			Plans:  []usher.PlanVersion{planVersion("pro", 1), planVersion("free", 1)},
 			Addons: []usher.AddonVersion{addonVersion("pack", 1)}}
 		r1 := apply(t, db, first)
 		put(t, db, "acme")
-		r2 := apply(t, db, CatalogChange{Meta: meta("catalog.apply", day(3)), Source: "b", Canonical: "c", Hash: "sha256:2",
+		r2 := apply(t, db, CatalogChange{Note: note("catalog.apply", day(3)), Source: "b", Canonical: "c", Hash: "sha256:2",
 			Plans: []usher.PlanVersion{planVersion("pro", 2)}})
 
 		for asKnown, want := range map[int64][]usher.PlanVersion{
@@ -70,7 +70,7 @@ func TestS29_PublishedVersionsStay(t *testing.T) {
 		}
 
 		// The same version again is a fault, and leaves nothing.
-		_, err = db.ApplyCatalog(ctx, CatalogChange{Env: env, Meta: meta("x", day(4)), Basis: e.Revision, Hash: "sha256:3",
+		_, err = db.ApplyCatalog(ctx, CatalogChange{Env: env, Note: note("x", day(4)), Basis: e.Revision, Hash: "sha256:3",
 			Plans: []usher.PlanVersion{planVersion("new", 1), planVersion("pro", 2)}})
 		wantCode(t, err, usher.Internal)
 		if now, err := db.Environment(ctx, env); err != nil || now != e {

@@ -9,23 +9,24 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Meta says who does what; it is stored with every change, in its transaction.
-type Meta struct {
-	Actor     string // "key:…", "system", …
-	Action    string // "subscription.create", …
-	Object    string // the id or key of what was changed; opaque, no personal data
-	RequestID string
-	At        time.Time // in the environment's clock (S11)
+// Note describes a write. It is stored in the write's own transaction: in the
+// audit log, and for a change that makes a revision also in the history.
+type Note struct {
+	usher.By           // Reason and Cause are in the audit log only
+	Action   string    // "subscription.create", …
+	Object   string    // the id or key of what was changed; opaque, no personal data
+	At       time.Time // in the environment's clock (S11)
 
-	// What follows is in the audit log only.
-	Reason string // why, in the words of who did it; "" where nobody said
-	// Before and After are what changed, as JSON objects as the API shows them;
-	// nil is nothing. They never hold personal data: of names, metadata and
-	// properties they say only that they changed.
+	// Before and After are what changed, as JSON objects in the form that the API
+	// shows; nil is nothing. They are in the audit log only and never hold personal
+	// data: of names, metadata and properties they say only that they changed.
 	Before, After json.RawMessage
 
 	directory bool // the change is to a customer's directory
 }
+
+// bySystem is usher itself.
+var bySystem = usher.By{Actor: usher.Actor{Kind: "system"}}
 
 // Change is one step of an environment's revision (S06).
 type Change struct {
@@ -33,7 +34,11 @@ type Change struct {
 	Customer string // "": the environment itself: its catalogue or its clock
 	// Directory: only who the customer's people are and what they may do.
 	Directory bool
-	Meta
+	At        time.Time // in the environment's clock (S11)
+	Actor     string    // as usher.Actor writes it: "key:…", "system", …
+	Action    string    // "subscription.create", …
+	Object    string    // the id or key of what was changed
+	RequestID string    // "" outside a request
 }
 
 // maxChanges bounds one answer of ChangesSince.
@@ -64,11 +69,11 @@ func (db *DB) RevisionAt(ctx context.Context, env usher.Environment, t time.Time
 // record notes a change in the history and in the audit log. It is the only way
 // to either, so that no revision is without its audit row, and the last step of
 // a transaction, as audit is.
-func (db *DB) record(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string, m Meta) error {
+func (db *DB) record(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string, n Note) error {
 	_, err := exec(ctx, tx, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id, access)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, string(env), revision, micros(m.At), m.Actor, m.Action, customer, m.Object, m.RequestID, bit(m.directory))
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, string(env), revision, micros(n.At), n.Actor.String(), n.Action, customer, n.Object, n.RequestID, bit(n.directory))
 	if err != nil {
 		return err
 	}
-	return db.audit(ctx, tx, AuditEntry{Env: env, Customer: customer, Revision: revision, Meta: m})
+	return db.audit(ctx, tx, AuditEntry{Env: env, Customer: customer, Revision: revision, Note: n})
 }

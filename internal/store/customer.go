@@ -178,7 +178,7 @@ func scanCustomer(row *sql.Rows, v *usher.Customer) error {
 // CustomerChange is one atomic change of what one customer holds.
 type CustomerChange struct {
 	Env      usher.Environment
-	Meta     Meta
+	Note     Note
 	Customer string
 	// What it was computed from: CustomerState's Revision and CatalogRevision.
 	Basis, BasisCatalog int64
@@ -304,7 +304,7 @@ func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange)
 	if err := storeAnswer(ctx, tx, c.Env, revision, c.Answer); err != nil {
 		return 0, err
 	}
-	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Meta)
+	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Note)
 }
 
 func putCustomer(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, c *usher.Customer) error {
@@ -352,7 +352,7 @@ func closeClocks(ctx context.Context, tx *sql.Tx, env usher.Environment, id stri
 
 func deleteCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange, revision int64) error {
 	_, err := exec(ctx, tx, `UPDATE customer SET name = '', metadata = 'null', deleted_at = $3, revision = $4 WHERE env = $1 AND id = $2`,
-		string(c.Env), c.Customer, micros(c.Meta.At), revision)
+		string(c.Env), c.Customer, micros(c.Note.At), revision)
 	if err != nil {
 		return err
 	}

@@ -97,16 +97,16 @@ func TestS30_AsKnownThen(t *testing.T) {
 		free, pro := subscription("sub_1", "acme", "free@1"), subscription("sub_1", "acme", "pro@1")
 		moved := customer("acme")
 		moved.Clocks = append(slices.Clone(moved.Clocks), usher.Clock{From: day(5), Anchor: day(5)})
-		at := func(n int) Meta { return meta("test", day(n)) }
+		at := func(n int) Note { return note("test", day(n)) }
 
-		catalog := apply(t, db, CatalogChange{Hash: "one", Meta: at(2)})
-		r1 := change(t, db, CustomerChange{Customer: "acme", Meta: at(3), Put: customer("acme"), Subscriptions: []usher.Subscription{free},
+		catalog := apply(t, db, CatalogChange{Hash: "one", Note: at(2)})
+		r1 := change(t, db, CustomerChange{Customer: "acme", Note: at(3), Put: customer("acme"), Subscriptions: []usher.Subscription{free},
 			Overrides: []usher.Override{override("ov_1", "acme", "sso")}})
-		other := change(t, db, CustomerChange{Customer: "other", Meta: at(4), Put: customer("other")})
-		r2 := change(t, db, CustomerChange{Customer: "acme", Meta: at(5), Put: moved, Subscriptions: []usher.Subscription{pro},
+		other := change(t, db, CustomerChange{Customer: "other", Note: at(4), Put: customer("other")})
+		r2 := change(t, db, CustomerChange{Customer: "acme", Note: at(5), Put: moved, Subscriptions: []usher.Subscription{pro},
 			CloseOverrides: []string{"ov_1"}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}})
-		r3 := apply(t, db, CatalogChange{Hash: "two", Meta: at(6)})
-		r4 := change(t, db, CustomerChange{Customer: "acme", Meta: at(7), Delete: true})
+		r3 := apply(t, db, CatalogChange{Hash: "two", Note: at(6)})
+		r4 := change(t, db, CustomerChange{Customer: "acme", Note: at(7), Delete: true})
 
 		type known struct {
 			Clocks, Subscriptions, Overrides, Grants int
@@ -261,7 +261,7 @@ func TestS30_TwoWritersCannotBothCloseARow(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range errs {
 			wg.Go(func() {
-				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("race", day(2)), Customer: "acme",
+				_, errs[i] = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("race", day(2)), Customer: "acme",
 					Basis:         basis.Revision,
 					Subscriptions: []usher.Subscription{subscription("sub_1", "acme", fmt.Sprintf("pro@%d", i+1))}})
 			})
@@ -296,7 +296,7 @@ func TestErrStale(t *testing.T) {
 		put(t, db, "acme")
 		stale := load(t, db, env, "acme", 0)
 		try := func() error {
-			_, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(1)), Customer: "acme",
+			_, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("x", day(1)), Customer: "acme",
 				Basis: stale.Revision, BasisCatalog: stale.CatalogRevision, Overrides: []usher.Override{override("ov_1", "acme", "sso")}})
 			return err
 		}
@@ -314,7 +314,7 @@ func TestErrStale(t *testing.T) {
 		}
 		e, _ := db.Environment(t.Context(), env)
 		put(t, db, "other")
-		if _, err := db.ApplyCatalog(t.Context(), CatalogChange{Env: env, Meta: meta("x", day(1)), Basis: e.Revision}); !errors.Is(err,
+		if _, err := db.ApplyCatalog(t.Context(), CatalogChange{Env: env, Note: note("x", day(1)), Basis: e.Revision}); !errors.Is(err,
 			ErrStale) {
 			t.Errorf("a customer changed since a catalogue was computed: got %v, want ErrStale", err)
 		}
@@ -353,7 +353,7 @@ func TestChangesAreRefusedWhole(t *testing.T) {
 			"unknown customer, deleted": {CustomerChange{Customer: "nobody", Delete: true}, usher.NotFound},
 		} {
 			s := load(t, db, env, c.change.Customer, 0)
-			c.change.Env, c.change.Basis, c.change.Meta = env, s.Revision, meta(name, day(2))
+			c.change.Env, c.change.Basis, c.change.Note = env, s.Revision, note(name, day(2))
 			_, err := db.ChangeCustomer(t.Context(), c.change)
 			if usher.ErrorCode(err) != c.want || err == nil {
 				t.Errorf("%s: got %v, want code %s", name, err, c.want)
@@ -377,7 +377,7 @@ func TestS36_DeletedAndPutAgain(t *testing.T) {
 			Subscriptions: []usher.Subscription{ended, subscription("sub_2", "acme", "addon@1")},
 			Overrides:     []usher.Override{override("ov_1", "acme", "sso")}, Grants: []usher.Grant{grant("gr_1", "acme", "api", 5)}})
 		ended.EndsAt = new(day(4))
-		gone := change(t, db, CustomerChange{Customer: "acme", Meta: meta("customer.delete", day(4)), Delete: true,
+		gone := change(t, db, CustomerChange{Customer: "acme", Note: note("customer.delete", day(4)), Delete: true,
 			Subscriptions: []usher.Subscription{ended}})
 
 		s := load(t, db, env, "acme", 0)

@@ -24,7 +24,7 @@ type SeatNeeds struct {
 // DirectoryChange is one atomic change of a customer's directory.
 type DirectoryChange struct {
 	Env      usher.Environment
-	Meta     Meta
+	Note     Note
 	Customer string
 	// Basis and Catalog are what the change was computed from: Directory.Revision,
 	// and the revision of the catalogue in force (0: none).
@@ -95,8 +95,8 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 			return 0, fromOutside(err)
 		}
 	}
-	c.Meta.directory = true
-	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Meta)
+	c.Note.directory = true
+	return revision, db.record(ctx, tx, c.Env, revision, c.Customer, c.Note)
 }
 
 // ChangeDirectory makes the same change as DB.ChangeDirectory, within a batch. If

@@ -68,9 +68,9 @@ func environments(ctx context.Context, r reader) (map[usher.Environment]Environm
 // SetClock sets the test clock of a sandbox (S11). While the environment has no
 // catalogue and never had a customer, the first call may set any time. Otherwise a
 // time before the current one is a Conflict; the current one is the clock, or
-// meta.At if none is set. Production has no test clock: Refused. The change is
+// at if none is set. Production has no test clock: Refused. The change is
 // recorded at the new time.
-func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time, meta Meta) (err error) {
+func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "set clock")
 	if env == usher.Production {
 		return usher.Errorf(usher.Refused, "the clock of production cannot be set")
@@ -88,7 +88,7 @@ func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time
 				return err
 			}
 			if used || e.CatalogRevision > 0 {
-				earliest = meta.At
+				earliest = at
 			}
 		}
 		if now.Before(earliest) {
@@ -99,12 +99,11 @@ func (db *DB) SetClock(ctx context.Context, env usher.Environment, now time.Time
 		if _, err := exec(ctx, tx, `UPDATE environment SET clock_at = $2 WHERE env = $1`, string(env), micros(now)); err != nil {
 			return err
 		}
+		note := Note{By: by, Action: "clock.set", Object: "clock", At: now, After: clockShown(now)}
 		if !e.Clock.IsZero() {
-			meta.Before = clockShown(e.Clock)
+			note.Before = clockShown(e.Clock)
 		}
-		meta.After = clockShown(now)
-		meta.At = now
-		return db.record(ctx, tx, env, revision, "", meta)
+		return db.record(ctx, tx, env, revision, "", note)
 	})
 }
 

@@ -27,7 +27,7 @@ func TestS06_RevisionsAreDenseAndVisibleInOrder(t *testing.T) {
 			wg.Go(func() {
 				var basis int64
 				for range each {
-					revision, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("put", day(1)), Customer: id,
+					revision, err := db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("put", day(1)), Customer: id,
 						Basis: basis, Put: customer(id)})
 					if err != nil {
 						t.Error(err)
@@ -74,7 +74,7 @@ func TestS06_ChangesSayWhoAndWhat(t *testing.T) {
 		put(t, db, "acme")
 		apply(t, db, CatalogChange{Hash: "one"})
 		got, err := db.ChangesSince(t.Context(), env, 0)
-		want := []Change{{1, "acme", false, meta("test", day(1))}, {2, "", false, meta("catalog.apply", day(1))}}
+		want := []Change{{1, "acme", false, day(1), "key:test", "test", "it", "req_1"}, {2, "", false, day(1), "key:test", "catalog.apply", "it", "req_1"}}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
@@ -92,9 +92,9 @@ func TestS11_Clock(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		set := func(at time.Time) error {
-			return db.SetClock(t.Context(), usher.Sandbox, at, meta("clock.set", time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)))
+			return db.SetClock(t.Context(), usher.Sandbox, at, bySystem, time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC))
 		}
-		wantCode(t, db.SetClock(t.Context(), usher.Production, day(1), meta("clock.set", day(1))), usher.Refused)
+		wantCode(t, db.SetClock(t.Context(), usher.Production, day(1), bySystem, day(1)), usher.Refused)
 		epoch := time.Unix(0, 0).UTC()
 		if err := set(epoch); err != nil {
 			t.Fatalf("the first may be any instant: %v", err)
@@ -129,19 +129,19 @@ func TestS11_Clock(t *testing.T) {
 func TestS11_FirstClockOfAUsedSandbox(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
-		now := meta("clock.set", day(10))
+		now := day(10)
 		change(t, db, CustomerChange{Env: usher.Sandbox, Customer: "acme", Put: customer("acme")})
 		change(t, db, CustomerChange{Env: usher.Sandbox, Customer: "acme", Delete: true}) // it was there all the same
-		wantCode(t, db.SetClock(t.Context(), usher.Sandbox, day(9), now), usher.Conflict)
-		if err := db.SetClock(t.Context(), usher.Sandbox, day(10), now); err != nil {
+		wantCode(t, db.SetClock(t.Context(), usher.Sandbox, day(9), bySystem, now), usher.Conflict)
+		if err := db.SetClock(t.Context(), usher.Sandbox, day(10), bySystem, now); err != nil {
 			t.Error(err)
 		}
 	})
 	each(t, func(t *testing.T, db *DB) {
-		now := meta("clock.set", day(10))
+		now := day(10)
 		apply(t, db, CatalogChange{Env: usher.Sandbox})
-		wantCode(t, db.SetClock(t.Context(), usher.Sandbox, day(9), now), usher.Conflict)
-		if err := db.SetClock(t.Context(), usher.Sandbox, day(11), now); err != nil {
+		wantCode(t, db.SetClock(t.Context(), usher.Sandbox, day(9), bySystem, now), usher.Conflict)
+		if err := db.SetClock(t.Context(), usher.Sandbox, day(11), bySystem, now); err != nil {
 			t.Error(err)
 		}
 	})

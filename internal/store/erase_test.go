@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
 )
 
@@ -30,9 +31,9 @@ func TestWhatIsForgottenIsNotInTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := Meta{Actor: "cli", At: day(1)}
+	by := usher.By{Actor: usher.Actor{Kind: "cli"}}
 	o := Operator{ID: "opr_1", Name: "Grace Hopper", Email: "grace@example.com", CreatedAt: day(1)}
-	if err := db.CreateOperator(t.Context(), o, Subject{}, m); err != nil {
+	if err := db.CreateOperator(t.Context(), o, Subject{}, by, day(1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
@@ -48,7 +49,7 @@ func TestWhatIsForgottenIsNotInTheFile(t *testing.T) {
 	if db, err = Open(t.Context(), Config{DSN: path, AuditKey: key.Private()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.DeleteOperator(t.Context(), o.ID, nil, m); err != nil {
+	if err := db.DeleteOperator(t.Context(), o.ID, nil, by, day(1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

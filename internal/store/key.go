@@ -46,14 +46,14 @@ func scanKey(row *sql.Rows, k *APIKey) error {
 	return err
 }
 
-// CreateKey stores a new key; Conflict where its id is taken. Who makes it is in
-// m, whose action and object are filled in.
-func (db *DB) CreateKey(ctx context.Context, k APIKey, m Meta) error {
+// CreateKey stores a new key; Conflict where its id is taken. by
+// makes it at a time.
+func (db *DB) CreateKey(ctx context.Context, k APIKey, by usher.By, at time.Time) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if err := insertKey(ctx, tx, k); err != nil {
 			return err
 		}
-		return db.auditKey(ctx, tx, k, "key.create", m)
+		return db.auditKey(ctx, tx, k, "key.create", by, at)
 	})
 }
 
@@ -67,7 +67,7 @@ func insertKey(ctx context.Context, tx *sql.Tx, k APIKey) error {
 	return err
 }
 
-func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string, m Meta) (err error) {
+func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string, by usher.By, at time.Time) (err error) {
 	after := keyShown{Role: k.Role, Customer: k.Customer, NoProperties: k.NoProperties, Line: k.Line}
 	if k.Rate != (Rate{}) {
 		after.Rate = &k.Rate
@@ -75,8 +75,7 @@ func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string,
 	if !k.ExpiresAt.IsZero() {
 		after.ExpiresAt = &k.ExpiresAt
 	}
-	e := AuditEntry{Env: k.Env, Customer: k.Customer, Meta: m}
-	e.Action, e.Object = action, k.ID
+	e := AuditEntry{Env: k.Env, Customer: k.Customer, Note: Note{By: by, Action: action, Object: k.ID, At: at}}
 	if e.After, err = json.Marshal(after); err != nil {
 		return err
 	}
@@ -87,7 +86,7 @@ func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string,
 // it would have ended anyway. next gets what the old key has, but for its id,
 // hash and times. NotFound where env has no such key; Refused where it has
 // ended; Conflict where two keys of its line live.
-func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, next APIKey, until time.Time, m Meta) (made APIKey, err error) {
+func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, next APIKey, until time.Time, by usher.By, at time.Time) (made APIKey, err error) {
 	err = db.tx(ctx, func(tx *sql.Tx) error {
 		var old APIKey
 		var expires, revoked, bare int64
@@ -107,12 +106,12 @@ func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, n
 		if err := tx.QueryRowContext(ctx, `SELECT expires_at, revoked_at FROM api_key WHERE id = $1`, id).Scan(&expires, &revoked); err != nil {
 			return err
 		}
-		if revoked != 0 || expires != 0 && expires <= micros(m.At) {
+		if revoked != 0 || expires != 0 && expires <= micros(at) {
 			return usher.Errorf(usher.Refused, "the key %q has ended: make a new one", id)
 		}
 		var live int
 		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM api_key WHERE (line = $1 OR id = $1) AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2)`,
-			line, micros(m.At)).Scan(&live); err != nil {
+			line, micros(at)).Scan(&live); err != nil {
 			return err
 		}
 		if live >= 2 {
@@ -128,7 +127,7 @@ func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, n
 		if err := insertKey(ctx, tx, made); err != nil {
 			return err
 		}
-		return db.auditKey(ctx, tx, made, "key.rotate", m)
+		return db.auditKey(ctx, tx, made, "key.rotate", by, at)
 	})
 	return made, err
 }
@@ -157,13 +156,11 @@ type keyShown struct {
 	ExpiresAt    *time.Time `json:"expires_at,omitempty"`
 }
 
-// RevokeKey revokes a key for good at m.At; the first revocation's time stays,
-// and a second one changes nothing. NotFound where there is no such key. Who
-// does it is in m, whose action and object are filled in.
-func (db *DB) RevokeKey(ctx context.Context, id string, m Meta) error {
+// RevokeKey revokes a key for good; the first revocation's time stays, and a
+// second one changes nothing. NotFound where there is no such key.
+func (db *DB) RevokeKey(ctx context.Context, id string, by usher.By, at time.Time) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
-		e := AuditEntry{Meta: m}
-		e.Action, e.Object = "key.revoke", id
+		e := AuditEntry{Note: Note{By: by, Action: "key.revoke", Object: id, At: at}}
 		var revoked int64
 		err := tx.QueryRowContext(ctx, `UPDATE api_key SET last_used_at = last_used_at WHERE id = $1 RETURNING env, customer, revoked_at`, id).
 			Scan(&e.Env, &e.Customer, &revoked) // the row's lock, too
@@ -173,7 +170,7 @@ func (db *DB) RevokeKey(ctx context.Context, id string, m Meta) error {
 		case err != nil || revoked != 0:
 			return err
 		}
-		if _, err := exec(ctx, tx, `UPDATE api_key SET revoked_at = $2 WHERE id = $1`, id, micros(m.At)); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE api_key SET revoked_at = $2 WHERE id = $1`, id, micros(at)); err != nil {
 			return err
 		}
 		return db.audit(ctx, tx, e)

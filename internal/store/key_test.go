@@ -16,13 +16,13 @@ func TestKeys(t *testing.T) {
 		b := APIKey{ID: "b", Env: env, Role: "owner", Hash: []byte{2}, CreatedAt: day(1)}
 		c := APIKey{ID: "c", Env: usher.Sandbox, Role: "owner", Hash: []byte{3}, CreatedAt: day(1)}
 		for _, k := range []APIKey{a, b, c} {
-			if err := db.CreateKey(ctx, k, Meta{Actor: "cli", At: day(1)}); err != nil {
+			if err := db.CreateKey(ctx, k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		again := a
 		again.Env = usher.Sandbox // ids are one namespace
-		wantCode(t, db.CreateKey(ctx, again, Meta{Actor: "cli", At: day(1)}), usher.Conflict)
+		wantCode(t, db.CreateKey(ctx, again, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)), usher.Conflict)
 		if err := db.TouchKeys(ctx, map[string]time.Time{"a": day(4), "b": day(3), "nobody": day(3)}); err != nil {
 			t.Error(err)
 		}
@@ -31,12 +31,12 @@ func TestKeys(t *testing.T) {
 		}
 		a.LastUsedAt, b.LastUsedAt = day(4), day(3)
 		for _, at := range []time.Time{day(5), day(6)} {
-			if err := db.RevokeKey(ctx, "b", Meta{Actor: "cli", At: at}); err != nil {
+			if err := db.RevokeKey(ctx, "b", usher.By{Actor: usher.Actor{Kind: "cli"}}, at); err != nil {
 				t.Error(err)
 			}
 		}
 		b.RevokedAt = day(5)
-		wantCode(t, db.RevokeKey(ctx, "nobody", Meta{Actor: "cli", At: day(5)}), usher.NotFound)
+		wantCode(t, db.RevokeKey(ctx, "nobody", usher.By{Actor: usher.Actor{Kind: "cli"}}, day(5)), usher.NotFound)
 		if got, err := db.Key(ctx, "a"); err != nil || !reflect.DeepEqual(got, a) {
 			t.Errorf("got %+v, %v, want %+v", got, err, a)
 		}

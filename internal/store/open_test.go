@@ -103,7 +103,7 @@ func TestOneProcessOwnsAFile(t *testing.T) {
 		t.Fatalf("beside the owner: %v", err)
 	}
 	if err := beside.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
-		Meta{Actor: "cli", At: day(1)}); err != nil {
+		usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 		t.Errorf("a key beside the owner: %v", err)
 	}
 	beside.Close()

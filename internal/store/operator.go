@@ -254,9 +254,8 @@ type operatorShown struct {
 	Changed []string `json:"changed,omitempty"`
 }
 
-func (db *DB) auditOperators(ctx context.Context, tx *sql.Tx, m Meta, action, object string, before, after any) (err error) {
-	e := AuditEntry{Meta: m}
-	e.Action, e.Object = action, object
+func (db *DB) auditOperators(ctx context.Context, tx *sql.Tx, by usher.By, at time.Time, action, object string, before, after any) (err error) {
+	e := AuditEntry{Note: Note{By: by, Action: action, Object: object, At: at}}
 	for _, x := range []struct {
 		to *json.RawMessage
 		v  any
@@ -292,8 +291,8 @@ func insertOperatorRole(ctx context.Context, tx *sql.Tx, operator string, r Oper
 // CreateOperator stores a new operator, without roles, who comes from an
 // identity provider as as, or as nobody. Conflict where its address is
 // another's, or as is another operator.
-func (db *DB) CreateOperator(ctx context.Context, o Operator, as Subject, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) CreateOperator(ctx context.Context, o Operator, as Subject, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if err := insertOperator(ctx, tx, o); err != nil {
 			return err
 		}
@@ -302,15 +301,15 @@ func (db *DB) CreateOperator(ctx context.Context, o Operator, as Subject, m Meta
 				return err
 			}
 		}
-		return db.auditOperators(ctx, tx, m, "operator.create", o.ID, nil, operatorShown{Active: o.Active, Linked: as != (Subject{})})
+		return db.auditOperators(ctx, tx, by, at, "operator.create", o.ID, nil, operatorShown{Active: o.Active, Linked: as != (Subject{})})
 	})
 }
 
 // UpdateOperator changes an operator where may says so. NotFound where there is
 // none; Conflict as CreateOperator; Refused where it is the last owner and would
 // not be active.
-func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, may May, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, may May, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		o, err := operatorOf(ctx, tx, id)
 		if err == nil {
 			err = allowed(ctx, tx, may)
@@ -332,7 +331,7 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m
 			o.Active = *u.Active
 		}
 		if u.Subject != nil {
-			changed, err := relink(ctx, tx, id, *u.Subject, m.At)
+			changed, err := relink(ctx, tx, id, *u.Subject, at)
 			if err != nil {
 				return err
 			}
@@ -350,15 +349,15 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m
 		if _, err := exec(ctx, tx, `UPDATE operator SET name = $2, email = $3, active = $4 WHERE id = $1`, id, o.Name, o.Email, bit(o.Active)); err != nil {
 			return emailTaken(err)
 		}
-		return db.auditOperators(ctx, tx, m, "operator.update", id, before, after)
+		return db.auditOperators(ctx, tx, by, at, "operator.update", id, before, after)
 	})
 }
 
 // DeleteOperator erases an operator with its roles, sessions and what it logs in
 // with, where may says so. NotFound where there is none;
 // Refused where it is the last owner.
-func (db *DB) DeleteOperator(ctx context.Context, id string, may May, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		o, err := operatorOf(ctx, tx, id)
 		if err == nil {
 			err = allowed(ctx, tx, may)
@@ -372,7 +371,7 @@ func (db *DB) DeleteOperator(ctx context.Context, id string, may May, m Meta) er
 				return err
 			}
 		}
-		return db.auditOperators(ctx, tx, m, "operator.delete", id, operatorShown{Active: o.Active}, nil)
+		return db.auditOperators(ctx, tx, by, at, "operator.delete", id, operatorShown{Active: o.Active}, nil)
 	})
 }
 
@@ -392,8 +391,8 @@ func shownRole(r OperatorRole) roleShown {
 // PutOperatorRole gives an operator a role in place of those of the same role,
 // environment and source. NotFound where there is no such operator; Refused
 // where the last owner would be one until a date only. May is asked first.
-func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRole, may May, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRole, may May, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if _, err := operatorOf(ctx, tx, operator); err != nil {
 			return err
 		}
@@ -407,16 +406,16 @@ func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRo
 		if err := insertOperatorRole(ctx, tx, operator, r); err != nil {
 			return err
 		}
-		m.Reason = r.Reason
-		return db.auditOperators(ctx, tx, m, "operator.role.put", operator, nil, shownRole(r))
+		by.Reason = r.Reason
+		return db.auditOperators(ctx, tx, by, at, "operator.role.put", operator, nil, shownRole(r))
 	})
 }
 
 // DeleteOperatorRole takes a role in an environment ("" is both) from an
 // operator, whatever gave it, where may says so. NotFound where it has no such
 // role; Refused where it is the last owner's.
-func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if err := allowed(ctx, tx, may); err != nil {
 			return err
 		}
@@ -427,29 +426,29 @@ func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env
 		if err != nil {
 			return err
 		}
-		return db.auditOperators(ctx, tx, m, "operator.role.delete", operator, roleShown{Role: role, Environment: env}, nil)
+		return db.auditOperators(ctx, tx, by, at, "operator.role.delete", operator, roleShown{Role: role, Environment: env}, nil)
 	})
 }
 
 // AddOwnerToken stores the hash of a one-time token that makes an owner until
 // expires. It drops those that have expired.
-func (db *DB) AddOwnerToken(ctx context.Context, hash []byte, expires time.Time, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
-		if _, err := exec(ctx, tx, `DELETE FROM owner_token WHERE expires_at <= $1`, micros(m.At)); err != nil {
+func (db *DB) AddOwnerToken(ctx context.Context, hash []byte, expires time.Time, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
+		if _, err := exec(ctx, tx, `DELETE FROM owner_token WHERE expires_at <= $1`, micros(at)); err != nil {
 			return err
 		}
 		if _, err := exec(ctx, tx, `INSERT INTO owner_token (hash, expires_at) VALUES ($1, $2)`, hash, micros(expires)); err != nil {
 			return err
 		}
-		return db.auditOperators(ctx, tx, m, "operator.token", "owner", nil, nil)
+		return db.auditOperators(ctx, tx, by, at, "operator.token", "owner", nil, nil)
 	})
 }
 
 // RedeemOwnerToken uses a token up and stores a new operator with a role.
 // Unauthenticated where there is no such token, or it has expired.
-func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o Operator, r OperatorRole, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
-		n, err := exec(ctx, tx, `DELETE FROM owner_token WHERE hash = $1 AND expires_at > $2`, hash, micros(m.At))
+func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o Operator, r OperatorRole, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
+		n, err := exec(ctx, tx, `DELETE FROM owner_token WHERE hash = $1 AND expires_at > $2`, hash, micros(at))
 		if err == nil && n == 0 {
 			err = usher.Errorf(usher.Unauthenticated, "this is no owner token, or it was used, or it is older than a day: `usher operator token` makes another")
 		}
@@ -462,8 +461,8 @@ func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o Operator, r O
 		if err != nil {
 			return err
 		}
-		m.Reason = r.Reason
-		return db.auditOperators(ctx, tx, m, "operator.first_owner", o.ID, nil, shownRole(r))
+		by.Reason = r.Reason
+		return db.auditOperators(ctx, tx, by, at, "operator.first_owner", o.ID, nil, shownRole(r))
 	})
 }
 
@@ -561,8 +560,8 @@ func shownElevation(e Elevation) elevationShown {
 // RequestElevation stores a request, or an emergency with the role that it
 // gives at once. Refused where another emergency of the operator waits for its
 // review.
-func (db *DB) RequestElevation(ctx context.Context, e Elevation, role *OperatorRole, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) RequestElevation(ctx context.Context, e Elevation, role *OperatorRole, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		action := "elevation.request"
 		if e.BreakGlass {
 			action = "elevation.break_glass"
@@ -586,16 +585,16 @@ func (db *DB) RequestElevation(ctx context.Context, e Elevation, role *OperatorR
 			e.State, micros(e.RequestedAt), e.DecidedBy, decided, e.Review); err != nil {
 			return err
 		}
-		m.Reason = e.Reason
-		return db.auditOperators(ctx, tx, m, action, e.ID, nil, shownElevation(e))
+		by.Reason = e.Reason
+		return db.auditOperators(ctx, tx, by, at, action, e.ID, nil, shownElevation(e))
 	})
 }
 
 // DecideElevation approves a request, which gives role, or denies it: role is
 // nil. NotFound where there is none; Conflict where it is decided; Refused where
 // it was made before after.
-func (db *DB) DecideElevation(ctx context.Context, id, by, note string, after time.Time, role *OperatorRole, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.Time, role *OperatorRole, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		e, err := elevationOf(ctx, tx, id)
 		if err != nil {
 			return err
@@ -618,18 +617,18 @@ func (db *DB) DecideElevation(ctx context.Context, id, by, note string, after ti
 				return err
 			}
 		}
-		if _, err := exec(ctx, tx, `UPDATE elevation SET state = $2, decided_by = $3, decided_at = $4, note = $5 WHERE id = $1`, id, e.State, by, micros(m.At), note); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE elevation SET state = $2, decided_by = $3, decided_at = $4, note = $5 WHERE id = $1`, id, e.State, by.Actor.ID, micros(at), note); err != nil {
 			return err
 		}
-		m.Reason = note
-		return db.auditOperators(ctx, tx, m, action, id, before, shownElevation(e))
+		by.Reason = note
+		return db.auditOperators(ctx, tx, by, at, action, id, before, shownElevation(e))
 	})
 }
 
 // ReviewElevation notes what the review of an emergency came to. NotFound where
 // there is none; Conflict where none is due.
-func (db *DB) ReviewElevation(ctx context.Context, id, by, outcome, note string, m Meta) error {
-	return db.operators(ctx, m.At, func(tx *sql.Tx) error {
+func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		e, err := elevationOf(ctx, tx, id)
 		if err != nil {
 			return err
@@ -639,11 +638,11 @@ func (db *DB) ReviewElevation(ctx context.Context, id, by, outcome, note string,
 		}
 		before := shownElevation(e)
 		e.Review = outcome
-		if _, err := exec(ctx, tx, `UPDATE elevation SET review = $2, reviewed_by = $3, reviewed_at = $4, review_note = $5 WHERE id = $1`, id, outcome, by, micros(m.At), note); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE elevation SET review = $2, reviewed_by = $3, reviewed_at = $4, review_note = $5 WHERE id = $1`, id, outcome, by.Actor.ID, micros(at), note); err != nil {
 			return err
 		}
-		m.Reason = note
-		return db.auditOperators(ctx, tx, m, "elevation.review", id, before, shownElevation(e))
+		by.Reason = note
+		return db.auditOperators(ctx, tx, by, at, "elevation.review", id, before, shownElevation(e))
 	})
 }
 

@@ -20,7 +20,7 @@ func TestOperators(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		m := Meta{Actor: "cli", At: day(2)}
+		by, at := usher.By{Actor: usher.Actor{Kind: "cli"}}, day(2)
 		must := func(err error) {
 			t.Helper()
 			if err != nil {
@@ -31,15 +31,15 @@ func TestOperators(t *testing.T) {
 		b := Operator{ID: "opr_b", Active: true, CreatedAt: day(2), Roles: []OperatorRole{}}
 		c := Operator{ID: "opr_c", Active: true, CreatedAt: day(2), Roles: []OperatorRole{}} // no address either
 		for _, o := range []Operator{a, b, c} {
-			must(db.CreateOperator(ctx, o, Subject{}, m))
+			must(db.CreateOperator(ctx, o, Subject{}, by, at))
 		}
-		wantCode(t, db.CreateOperator(ctx, Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, Subject{}, m), usher.Conflict)
+		wantCode(t, db.CreateOperator(ctx, Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, Subject{}, by, at), usher.Conflict)
 		until := day(9)
 		sales := OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until,
 			Source: usher.SourceManual, GrantedBy: "key:k", Reason: "why"}
-		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, m))
+		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, by, at))
 		sales.ID, sales.Until = "oas_2", nil
-		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, m)) // in place of the first
+		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, by, at)) // in place of the first
 		b.Roles = []OperatorRole{sales}
 		if got, err := db.Operators(ctx); err != nil || !reflect.DeepEqual(got, []Operator{a, b, c}) {
 			t.Errorf("got %+v, %v, want %+v", got, err, []Operator{a, b, c})
@@ -49,18 +49,18 @@ func TestOperators(t *testing.T) {
 		}
 		_, err := db.OperatorByEmail(ctx, "")
 		wantCode(t, err, usher.NotFound)
-		wantCode(t, db.PutOperatorRole(ctx, "nobody", sales, nil, m), usher.NotFound)
-		wantCode(t, db.DeleteOperatorRole(ctx, "opr_b", "sales", "", nil, m), usher.NotFound)
-		must(db.DeleteOperatorRole(ctx, "opr_b", "sales", usher.Sandbox, nil, m))
+		wantCode(t, db.PutOperatorRole(ctx, "nobody", sales, nil, by, at), usher.NotFound)
+		wantCode(t, db.DeleteOperatorRole(ctx, "opr_b", "sales", "", nil, by, at), usher.NotFound)
+		must(db.DeleteOperatorRole(ctx, "opr_b", "sales", usher.Sandbox, nil, by, at))
 		email := a.Email
-		wantCode(t, db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, m), usher.Conflict)
-		must(db.SetPassword(ctx, "opr_a", "$argon2id$x", Meta{Actor: "cli", At: day(2)}))
-		must(db.DeleteOperator(ctx, "opr_a", nil, m))
+		wantCode(t, db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, by, at), usher.Conflict)
+		must(db.SetPassword(ctx, "opr_a", "$argon2id$x", Note{By: by, At: at}))
+		must(db.DeleteOperator(ctx, "opr_a", nil, by, at))
 		if hash, err := db.Password(ctx, "opr_a"); hash != "" || err != nil {
 			t.Errorf("got %q, %v, want no password of who is erased", hash, err)
 		}
-		wantCode(t, db.DeleteOperator(ctx, "opr_a", nil, m), usher.NotFound)
-		must(db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, m)) // which is free now
+		wantCode(t, db.DeleteOperator(ctx, "opr_a", nil, by, at), usher.NotFound)
+		must(db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, by, at)) // which is free now
 	})
 }
 
@@ -69,19 +69,19 @@ func TestA12_TheLastOwnerStays(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		m := Meta{Actor: "cli", At: day(3)}
+		by, at := usher.By{Actor: usher.Actor{Kind: "cli"}}, day(3)
 		no, until := false, day(9)
 		ways := map[string]func(id string) error{
-			"deleted":      func(id string) error { return db.DeleteOperator(ctx, id, nil, m) },
-			"deactivated":  func(id string) error { return db.UpdateOperator(ctx, id, OperatorUpdate{Active: &no}, nil, m) },
-			"demoted":      func(id string) error { return db.DeleteOperatorRole(ctx, id, "owner", "", nil, m) },
-			"until a date": func(id string) error { return db.PutOperatorRole(ctx, id, ownerFor(id+"u", &until), nil, m) },
+			"deleted":      func(id string) error { return db.DeleteOperator(ctx, id, nil, by, at) },
+			"deactivated":  func(id string) error { return db.UpdateOperator(ctx, id, OperatorUpdate{Active: &no}, nil, by, at) },
+			"demoted":      func(id string) error { return db.DeleteOperatorRole(ctx, id, "owner", "", nil, by, at) },
+			"until a date": func(id string) error { return db.PutOperatorRole(ctx, id, ownerFor(id+"u", &until), nil, by, at) },
 		}
 		hire := func(id string) {
 			t.Helper()
-			err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, m)
+			err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, by, at)
 			if err == nil {
-				err = db.PutOperatorRole(ctx, id, ownerFor(id, nil), nil, m)
+				err = db.PutOperatorRole(ctx, id, ownerFor(id, nil), nil, by, at)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -112,9 +112,7 @@ func TestA12_TheLastOwnerStays(t *testing.T) {
 			}
 		}
 		// Its time being over is no way either: the clock is the caller's.
-		late := m
-		late.At = day(20)
-		wantCode(t, db.DeleteOperator(ctx, last, nil, late), usher.Refused)
+		wantCode(t, db.DeleteOperator(ctx, last, nil, by, day(20)), usher.Refused)
 	})
 }
 
@@ -122,12 +120,12 @@ func TestOwnerTokens(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		if err := db.AddOwnerToken(ctx, []byte("h"), day(3), Meta{Actor: "cli", At: day(2)}); err != nil {
+		if err := db.AddOwnerToken(ctx, []byte("h"), day(3), usher.By{Actor: usher.Actor{Kind: "cli"}}, day(2)); err != nil {
 			t.Fatal(err)
 		}
 		redeem := func(id string, at time.Time) error {
 			return db.RedeemOwnerToken(context.Background(), []byte("h"), Operator{ID: id, Active: true, CreatedAt: at},
-				ownerFor(id, nil), Meta{Actor: "operator:" + id, At: at})
+				ownerFor(id, nil), usher.By{Actor: usher.Actor{Kind: "operator", ID: id}}, at)
 		}
 		wantCode(t, redeem("late", day(3)), usher.Unauthenticated)
 		var wg sync.WaitGroup
@@ -154,14 +152,14 @@ func TestElevations(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		m := Meta{Actor: "operator:a", At: day(2)}
+		by, at := usher.By{Actor: usher.Actor{Kind: "operator", ID: "b"}}, day(2)
 		for _, id := range []string{"a", "b"} {
-			if err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, m); err != nil {
+			if err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, by, at); err != nil {
 				t.Fatal(err)
 			}
 		}
 		ask := Elevation{ID: "e1", Operator: "a", Role: "sales", Reason: "r", Seconds: 3600, State: ElevationRequested, RequestedAt: day(2)}
-		if err := db.RequestElevation(ctx, ask, nil, m); err != nil {
+		if err := db.RequestElevation(ctx, ask, nil, by, at); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := db.Elevation(ctx, "e1"); err != nil || !reflect.DeepEqual(got, ask) {
@@ -172,7 +170,7 @@ func TestElevations(t *testing.T) {
 		errs := make([]error, 4) // many approve at once
 		var wg sync.WaitGroup
 		for i := range errs {
-			wg.Go(func() { errs[i] = db.DecideElevation(ctx, "e1", "b", "ok", day(1), &role, m) })
+			wg.Go(func() { errs[i] = db.DecideElevation(ctx, "e1", "ok", day(1), &role, by, at) })
 		}
 		wg.Wait()
 		done := 0
@@ -190,24 +188,23 @@ func TestElevations(t *testing.T) {
 			got.DecidedBy != "b" || got.Note != "ok" {
 			t.Errorf("got %+v, %v", got, err)
 		}
-		at := day(2)
 		glass := Elevation{ID: "e2", Operator: "a", Role: "owner", Environment: usher.Production, Reason: "fire", Seconds: 60,
 			BreakGlass: true, State: ElevationApproved, RequestedAt: at, DecidedAt: &at, Review: ReviewPending}
 		role.ID, role.Source = "r2", usher.SourceBreakGlass
-		if err := db.RequestElevation(ctx, glass, &role, m); err != nil {
+		if err := db.RequestElevation(ctx, glass, &role, by, at); err != nil {
 			t.Fatal(err)
 		}
 		again := glass
 		again.ID, role.ID = "e3", "r3"
-		wantCode(t, db.RequestElevation(ctx, again, &role, m), usher.Refused)
+		wantCode(t, db.RequestElevation(ctx, again, &role, by, at), usher.Refused)
 		if got, err := db.Elevations(ctx, "", true); err != nil || len(got) != 1 || got[0].ID != "e2" {
 			t.Errorf("got %+v, %v, want the one to review", got, err)
 		}
 		if n, err := db.PendingReviews(ctx); n != 1 || err != nil {
 			t.Errorf("got %d, %v, want 1", n, err)
 		}
-		wantCode(t, db.ReviewElevation(ctx, "e1", "b", "justified", "n", m), usher.Conflict)
-		if err := db.ReviewElevation(ctx, "e2", "b", "unjustified", "n", m); err != nil {
+		wantCode(t, db.ReviewElevation(ctx, "e1", "justified", "n", by, at), usher.Conflict)
+		if err := db.ReviewElevation(ctx, "e2", "unjustified", "n", by, at); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := db.PendingReviews(ctx); n != 0 || err != nil {
@@ -216,7 +213,7 @@ func TestElevations(t *testing.T) {
 		if got, err := db.Elevations(ctx, "b", false); err != nil || len(got) != 0 {
 			t.Errorf("got %+v, %v, want none of b's", got, err)
 		}
-		wantCode(t, db.DecideElevation(ctx, "nothing", "b", "", day(1), nil, m), usher.NotFound)
+		wantCode(t, db.DecideElevation(ctx, "nothing", "", day(1), nil, by, at), usher.NotFound)
 	})
 }
 
@@ -224,10 +221,10 @@ func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		m := Meta{Actor: "cli", At: day(2)}
+		by, at := usher.By{Actor: usher.Actor{Kind: "cli"}}, day(2)
 		k := APIKey{ID: "a", Env: env, Name: "n", Role: "scim", Hash: []byte{1}, CreatedAt: day(1), Customer: "acme",
 			NoProperties: true, Rate: Rate{3, 4}}
-		if err := db.CreateKey(ctx, k, m); err != nil {
+		if err := db.CreateKey(ctx, k, by, at); err != nil {
 			t.Fatal(err)
 		}
 		errs := make([]error, 4)
@@ -235,7 +232,7 @@ func TestKeyRotation(t *testing.T) {
 		for i := range errs {
 			wg.Go(func() {
 				id := string(rune('b' + i))
-				_, errs[i] = db.RotateKey(ctx, env, "a", APIKey{ID: id, Hash: []byte(id), CreatedAt: day(2)}, day(3), m)
+				_, errs[i] = db.RotateKey(ctx, env, "a", APIKey{ID: id, Hash: []byte(id), CreatedAt: day(2)}, day(3), by, at)
 			})
 		}
 		wg.Wait()
@@ -256,13 +253,11 @@ func TestKeyRotation(t *testing.T) {
 		if !reflect.DeepEqual(keys[1], want) {
 			t.Errorf("got %+v, want %+v", keys[1], want)
 		}
-		_, err = db.RotateKey(ctx, usher.Sandbox, "a", APIKey{ID: "x"}, day(3), m)
+		_, err = db.RotateKey(ctx, usher.Sandbox, "a", APIKey{ID: "x"}, day(3), by, at)
 		wantCode(t, err, usher.NotFound)
-		late := m
-		late.At = day(3)
-		_, err = db.RotateKey(ctx, env, "a", APIKey{ID: "x"}, day(3), late)
+		_, err = db.RotateKey(ctx, env, "a", APIKey{ID: "x"}, day(3), by, day(3))
 		wantCode(t, err, usher.Refused)
-		if _, err = db.RotateKey(ctx, env, want.ID, APIKey{ID: "x", Hash: []byte("x"), CreatedAt: day(3)}, day(3), late); err != nil {
+		if _, err = db.RotateKey(ctx, env, want.ID, APIKey{ID: "x", Hash: []byte("x"), CreatedAt: day(3)}, day(3), by, day(3)); err != nil {
 			t.Errorf("after the grace: %v", err)
 		}
 	})

@@ -124,7 +124,7 @@ func TestPostgresOutages(t *testing.T) {
 		if _, err := tx.ExecContext(t.Context(), `SELECT 1 FROM environment FOR UPDATE`); err != nil {
 			return err
 		}
-		_, err := hasty.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(1)), Customer: "b", Put: customer("b")})
+		_, err := hasty.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("x", day(1)), Customer: "b", Put: customer("b")})
 		wantOutage(t, err, saysBusy)
 		return nil
 	})
@@ -137,7 +137,7 @@ func TestPostgresOutages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer standby.Close()
-	_, err = standby.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(1)), Customer: "b", Put: customer("b")})
+	_, err = standby.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("x", day(1)), Customer: "b", Put: customer("b")})
 	wantOutage(t, err, saysReadOnly)
 
 	_, err = Open(t.Context(), Config{DSN: "postgres://usher@127.0.0.1:1/usher?sslmode=disable"})
@@ -191,7 +191,7 @@ func TestSQLiteOutages(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), `BEGIN IMMEDIATE`); err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(1)), Customer: "b", Put: customer("b")})
+	_, err = db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("x", day(1)), Customer: "b", Put: customer("b")})
 	wantOutage(t, err, saysBusy)
 	if _, err := conn.ExecContext(t.Context(), `ROLLBACK`); err != nil {
 		t.Fatal(err)

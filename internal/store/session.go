@@ -51,7 +51,7 @@ func (db *DB) Session(ctx context.Context, hash []byte) (Session, error) {
 // that lives; nil ends none. Of the operator's sessions the most that were used
 // last live on, the new one among them; logins at the same moment may leave more.
 // Conflict where the login has made a session before.
-func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, most int, m Meta) error {
+func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, most int, note Note) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `DELETE FROM session WHERE created_at < $1`, micros(s.SeenAt.Add(-keepSessions))); err != nil {
 			return err
@@ -65,13 +65,13 @@ func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, most in
 			(SELECT hash FROM session WHERE operator = $1 AND ended_at = 0 ORDER BY seen_at DESC, id LIMIT $3)`, s.Operator, micros(s.SeenAt), int64(most-1)); err != nil {
 			return err
 		}
-		return db.startSession(ctx, tx, s, m)
+		return db.startSession(ctx, tx, s, note)
 	})
 }
 
 // FollowSession stores a session in place of a live one, which ends in the same
 // step. Unauthenticated where that has ended meanwhile; Conflict as StartSession.
-func (db *DB) FollowSession(ctx context.Context, s Session, old []byte, m Meta) error {
+func (db *DB) FollowSession(ctx context.Context, s Session, old []byte, note Note) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		n, err := endSession(ctx, tx, old, s.SeenAt)
 		if err == nil && n == 0 {
@@ -80,11 +80,11 @@ func (db *DB) FollowSession(ctx context.Context, s Session, old []byte, m Meta) 
 		if err != nil {
 			return err
 		}
-		return db.startSession(ctx, tx, s, m)
+		return db.startSession(ctx, tx, s, note)
 	})
 }
 
-func (db *DB) startSession(ctx context.Context, tx *sql.Tx, s Session, m Meta) error {
+func (db *DB) startSession(ctx context.Context, tx *sql.Tx, s Session, note Note) error {
 	_, err := exec(ctx, tx, `INSERT INTO session (hash, id, operator, method, login, created_at, proved_at, seen_at, ended_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)`, s.Hash, s.ID, s.Operator, s.Method, s.Login, micros(s.CreatedAt), zeroMicros(s.ProvedAt), micros(s.SeenAt))
 	if duplicate(err) {
@@ -93,32 +93,32 @@ func (db *DB) startSession(ctx context.Context, tx *sql.Tx, s Session, m Meta) e
 	if err != nil {
 		return err
 	}
-	return db.audit(ctx, tx, AuditEntry{Meta: m})
+	return db.audit(ctx, tx, AuditEntry{Note: note})
 }
 
 func endSession(ctx context.Context, tx *sql.Tx, hash []byte, at time.Time) (int64, error) {
 	return exec(ctx, tx, `UPDATE session SET ended_at = $2 WHERE hash = $1 AND ended_at = 0`, hash, micros(at))
 }
 
-// EndSession ends a session at m.At; one that has ended stays as it is.
-func (db *DB) EndSession(ctx context.Context, s Session, m Meta) error {
+// EndSession ends a session at note.At; one that has ended stays as it is.
+func (db *DB) EndSession(ctx context.Context, s Session, note Note) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
-		n, err := endSession(ctx, tx, s.Hash, m.At)
+		n, err := endSession(ctx, tx, s.Hash, note.At)
 		if err != nil || n == 0 {
 			return err
 		}
-		return db.audit(ctx, tx, AuditEntry{Meta: m})
+		return db.audit(ctx, tx, AuditEntry{Note: note})
 	})
 }
 
-// EndSessions ends all live sessions of an operator at m.At and says how many.
-func (db *DB) EndSessions(ctx context.Context, operator string, m Meta) (n int64, err error) {
+// EndSessions ends all live sessions of an operator at note.At and says how many.
+func (db *DB) EndSessions(ctx context.Context, operator string, note Note) (n int64, err error) {
 	err = db.tx(ctx, func(tx *sql.Tx) error {
-		n, err = endSessions(ctx, tx, operator, m.At)
+		n, err = endSessions(ctx, tx, operator, note.At)
 		if err != nil || n == 0 {
 			return err
 		}
-		return db.audit(ctx, tx, AuditEntry{Meta: m})
+		return db.audit(ctx, tx, AuditEntry{Note: note})
 	})
 	return n, err
 }
@@ -128,8 +128,8 @@ func endSessions(ctx context.Context, tx *sql.Tx, operator string, at time.Time)
 }
 
 // NoteSession puts what happened to nobody's session into the audit log.
-func (db *DB) NoteSession(ctx context.Context, m Meta) error {
-	return db.tx(ctx, func(tx *sql.Tx) error { return db.audit(ctx, tx, AuditEntry{Meta: m}) })
+func (db *DB) NoteSession(ctx context.Context, note Note) error {
+	return db.tx(ctx, func(tx *sql.Tx) error { return db.audit(ctx, tx, AuditEntry{Note: note}) })
 }
 
 // TouchSession notes that a live session is in use, never backwards.
@@ -142,16 +142,16 @@ func (db *DB) TouchSession(ctx context.Context, hash []byte, at time.Time) error
 
 // SetPassword stores the hash of an operator's password in place of the one
 // before, and ends all sessions of the operator.
-func (db *DB) SetPassword(ctx context.Context, operator, hash string, m Meta) error {
+func (db *DB) SetPassword(ctx context.Context, operator, hash string, note Note) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `INSERT INTO operator_password (operator, hash, set_at) VALUES ($1, $2, $3)
-			ON CONFLICT (operator) DO UPDATE SET hash = excluded.hash, set_at = excluded.set_at`, operator, hash, micros(m.At)); err != nil {
+			ON CONFLICT (operator) DO UPDATE SET hash = excluded.hash, set_at = excluded.set_at`, operator, hash, micros(note.At)); err != nil {
 			return err
 		}
-		if _, err := endSessions(ctx, tx, operator, m.At); err != nil {
+		if _, err := endSessions(ctx, tx, operator, note.At); err != nil {
 			return err
 		}
-		return db.audit(ctx, tx, AuditEntry{Meta: m})
+		return db.audit(ctx, tx, AuditEntry{Note: note})
 	})
 }
 
@@ -180,11 +180,10 @@ type SignIn struct {
 }
 
 // SignIn finds or makes the operator whom a provider knows by issuer and
-// subject, and lets its roles of source sso be exactly in.Roles from m.At on;
+// subject, and lets its roles of source sso be exactly in.Roles from at on;
 // the last owner keeps that role. Forbidden where the operator then has no role,
-// for which none is made, or is not active. Actor, action and object of m are
-// filled in.
-func (db *DB) SignIn(ctx context.Context, in SignIn, m Meta) (operator string, err error) {
+// for which none is made, or is not active. The system is the actor.
+func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.Time) (operator string, err error) {
 	var forbidden error
 	err = db.tx(ctx, func(tx *sql.Tx) error {
 		forbidden = nil
@@ -200,7 +199,7 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, m Meta) (operator string, e
 			return usher.Errorf(usher.Forbidden, "what the identity provider says about you gives you no role here: ask an owner")
 		case err == sql.ErrNoRows:
 			operator, made = in.NewID("opr_"), true
-			if err := makeOperator(ctx, tx, operator, in, m); err != nil {
+			if err := makeOperator(ctx, tx, operator, in, at); err != nil {
 				return err
 			}
 		case err != nil:
@@ -208,12 +207,12 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, m Meta) (operator string, e
 		case active == 0:
 			return usher.Errorf(usher.Forbidden, "this operator is not active: ask an owner")
 		}
-		changed, err := setSSORoles(ctx, tx, operator, in, m)
+		changed, err := setSSORoles(ctx, tx, operator, in, at)
 		if err != nil {
 			return err
 		}
 		var roles int
-		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM operator_role WHERE operator = $1 AND from_at <= $2 AND until_at > $2`, operator, micros(m.At)).Scan(&roles); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM operator_role WHERE operator = $1 AND from_at <= $2 AND until_at > $2`, operator, micros(at)).Scan(&roles); err != nil {
 			return err
 		}
 		if roles == 0 { // what was taken away stays taken away
@@ -222,8 +221,7 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, m Meta) (operator string, e
 		if !made && !changed {
 			return nil
 		}
-		e := AuditEntry{Meta: m}
-		e.Actor, e.Action, e.Object = "system", "operator.sso", operator
+		e := AuditEntry{Note: Note{By: usher.By{Actor: bySystem.Actor, RequestID: requestID}, Action: "operator.sso", Object: operator, At: at}}
 		if e.After, err = json.Marshal(map[string]any{"roles": append([]string{}, in.Roles...), "created": made}); err != nil {
 			return err
 		}
@@ -235,7 +233,7 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, m Meta) (operator string, e
 	return operator, err
 }
 
-func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, m Meta) error {
+func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, at time.Time) error {
 	email := strings.ToLower(in.Email)
 	if usher.CheckID("email", email) != nil {
 		email = ""
@@ -251,7 +249,7 @@ func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, m Meta)
 	if taken {
 		email = ""
 	}
-	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email, micros(m.At)); err != nil {
+	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email, micros(at)); err != nil {
 		return err
 	}
 	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Issuer, in.Subject, id)
@@ -260,8 +258,8 @@ func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, m Meta)
 
 // setSSORoles lets the operator's roles of source sso be in.Roles, and reports
 // whether that changed anything.
-func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, m Meta) (changed bool, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, role FROM operator_role WHERE operator = $1 AND source = $2 AND until_at > $3`, operator, string(usher.SourceSSO), micros(m.At))
+func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at time.Time) (changed bool, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, role FROM operator_role WHERE operator = $1 AND source = $2 AND until_at > $3`, operator, string(usher.SourceSSO), micros(at))
 	if err != nil {
 		return false, err
 	}
@@ -287,7 +285,7 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, m 
 		if h.role == "owner" {
 			var other bool
 			err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_role r JOIN operator o ON o.id = r.operator
-				WHERE r.role = 'owner' AND r.env = '' AND r.id <> $1 AND r.from_at <= $2 AND r.until_at = $3 AND o.active = 1)`, h.id, micros(m.At), int64(forever)).Scan(&other)
+				WHERE r.role = 'owner' AND r.env = '' AND r.id <> $1 AND r.from_at <= $2 AND r.until_at = $3 AND o.active = 1)`, h.id, micros(at), int64(forever)).Scan(&other)
 			if err != nil {
 				return false, err
 			}
@@ -295,7 +293,7 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, m 
 				continue // the last owner is protected (A12)
 			}
 		}
-		if _, err := exec(ctx, tx, `UPDATE operator_role SET until_at = $2 WHERE id = $1`, h.id, micros(m.At)); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE operator_role SET until_at = $2 WHERE id = $1`, h.id, micros(at)); err != nil {
 			return false, err
 		}
 		changed = true
@@ -305,7 +303,7 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, m 
 			continue
 		}
 		if _, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES ($1, $2, $3, '', $4, $5, $6, 'system', '')`,
-			in.NewID("oas_"), operator, role, micros(m.At), int64(forever), string(usher.SourceSSO)); err != nil {
+			in.NewID("oas_"), operator, role, micros(at), int64(forever), string(usher.SourceSSO)); err != nil {
 			return false, err
 		}
 		changed = true

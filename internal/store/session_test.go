@@ -15,7 +15,7 @@ func TestSignIn(t *testing.T) {
 		made := 0
 		sign := func(subject, email string, d int, roles ...string) (string, error) {
 			return db.SignIn(t.Context(), SignIn{Issuer: "https://idp", Subject: subject, Email: email, Roles: roles,
-				NewID: func(prefix string) string { made++; return prefix + strconv.Itoa(made) }}, Meta{At: day(d)})
+				NewID: func(prefix string) string { made++; return prefix + strconv.Itoa(made) }}, "req_1", day(d))
 		}
 		in := func(subject, email string, d int, roles ...string) string {
 			t.Helper()
@@ -70,16 +70,16 @@ func TestSignIn(t *testing.T) {
 			t.Errorf("after a login without a role: %v", got)
 		}
 		no := false
-		if err := db.UpdateOperator(t.Context(), ann, OperatorUpdate{Active: &no}, nil, meta("test", day(7))); err != nil {
+		if err := db.UpdateOperator(t.Context(), ann, OperatorUpdate{Active: &no}, nil, bySystem, day(7)); err != nil {
 			t.Fatal(err)
 		}
 		_, err = sign("s1", "", 8, "pricing")
 		forbidden(err, "not active")
 		// Who was deleted may come again, as somebody new.
-		if err := db.SetPassword(t.Context(), ann, "hash", meta("test", day(8))); err != nil {
+		if err := db.SetPassword(t.Context(), ann, "hash", note("test", day(8))); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.DeleteOperator(t.Context(), ann, nil, meta("test", day(9))); err != nil {
+		if err := db.DeleteOperator(t.Context(), ann, nil, bySystem, day(9)); err != nil {
 			t.Fatal(err)
 		}
 		if hash, err := db.Password(t.Context(), ann); hash != "" || err != nil {
@@ -100,16 +100,16 @@ func TestSessionsAreFollowedOnce(t *testing.T) {
 			return Session{Hash: []byte(hash), ID: "ses_" + hash, Operator: "opr_1", Method: "oidc", Login: login, CreatedAt: day(1),
 				SeenAt: day(1)}
 		}
-		if err := db.StartSession(ctx, s("a", "login"), nil, 20, meta("test", day(1))); err != nil {
+		if err := db.StartSession(ctx, s("a", "login"), nil, 20, note("test", day(1))); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.StartSession(ctx, s("b", "login"), nil, 20, meta("test", day(1))); usher.ErrorCode(err) != usher.Conflict {
+		if err := db.StartSession(ctx, s("b", "login"), nil, 20, note("test", day(1))); usher.ErrorCode(err) != usher.Conflict {
 			t.Errorf("the same login again: got %v, want Conflict", err)
 		}
-		if err := db.FollowSession(ctx, s("c", ""), []byte("a"), meta("test", day(1))); err != nil {
+		if err := db.FollowSession(ctx, s("c", ""), []byte("a"), note("test", day(1))); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.FollowSession(ctx, s("d", ""), []byte("a"), meta("test", day(1))); usher.ErrorCode(err) != usher.Unauthenticated {
+		if err := db.FollowSession(ctx, s("d", ""), []byte("a"), note("test", day(1))); usher.ErrorCode(err) != usher.Unauthenticated {
 			t.Errorf("a session that was followed: got %v, want Unauthenticated", err)
 		}
 		if got, err := db.Session(ctx, []byte("a")); err != nil || got.EndedAt.IsZero() {
@@ -118,7 +118,7 @@ func TestSessionsAreFollowedOnce(t *testing.T) {
 		// Long after, the rows go.
 		late := s("e", "")
 		late.CreatedAt, late.SeenAt = day(9), day(9)
-		if err := db.StartSession(ctx, late, nil, 20, meta("test", day(9))); err != nil {
+		if err := db.StartSession(ctx, late, nil, 20, note("test", day(9))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := db.Session(ctx, []byte("c")); usher.ErrorCode(err) != usher.NotFound {

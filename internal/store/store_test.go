@@ -65,8 +65,8 @@ const env = usher.Production
 // day is midnight of a day in January 2026.
 func day(n int) time.Time { return time.Date(2026, 1, n, 0, 0, 0, 0, time.UTC) }
 
-func meta(action string, at time.Time) Meta {
-	return Meta{Actor: "key:test", Action: action, Object: "it", RequestID: "req_1", At: at}
+func note(action string, at time.Time) Note {
+	return Note{By: usher.By{Actor: usher.Actor{Kind: "key", ID: "test"}, RequestID: "req_1"}, Action: action, Object: "it", At: at}
 }
 
 func customer(id string) *usher.Customer {
@@ -100,8 +100,8 @@ func change(t *testing.T, db *DB, c CustomerChange) int64 {
 	if c.Env == "" {
 		c.Env = env
 	}
-	if c.Meta.Actor == "" {
-		c.Meta = meta("test", day(1))
+	if c.Note.Actor.Kind == "" {
+		c.Note = note("test", day(1))
 	}
 	s := load(t, db, c.Env, c.Customer, 0)
 	c.Basis, c.BasisCatalog = s.Revision, s.CatalogRevision
@@ -132,8 +132,8 @@ func apply(t *testing.T, db *DB, c CatalogChange) int64 {
 	if c.Env == "" {
 		c.Env = env
 	}
-	if c.Meta.Actor == "" {
-		c.Meta = meta("catalog.apply", day(1))
+	if c.Note.Actor.Kind == "" {
+		c.Note = note("catalog.apply", day(1))
 	}
 	e, err := db.Environment(t.Context(), c.Env)
 	if err != nil {

@@ -50,7 +50,7 @@ func TestI6_DiskFullLeavesNothing(t *testing.T) {
 	big.Reason = strings.Repeat("why ", 20_000)
 	try := func() (int64, error) {
 		s := load(t, db, env, "acme", 0)
-		return db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Meta: meta("x", day(2)), Customer: "acme", Basis: s.Revision,
+		return db.ChangeCustomer(t.Context(), CustomerChange{Env: env, Note: note("x", day(2)), Customer: "acme", Basis: s.Revision,
 			Subscriptions: []usher.Subscription{subscription("sub_1", "acme", "pro@1")}, Overrides: []usher.Override{big},
 			Answer: answer("key")})
 	}

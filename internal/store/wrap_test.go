@@ -151,7 +151,7 @@ func TestErrorsOfTheCallersFunctionComeBackAsTheyAre(t *testing.T) {
 		put(t, db, "acme")
 		own := errors.Join(errors.New("the caller's"), syscall.ENOSPC)
 		ctx := t.Context()
-		_, changed := db.ChangeDirectory(ctx, &DirectoryChange{Env: env, Meta: meta("x", day(1)), Customer: "acme",
+		_, changed := db.ChangeDirectory(ctx, &DirectoryChange{Env: env, Note: note("x", day(1)), Customer: "acme",
 			Check: func(Directory) error { return own }})
 		_, exported := db.ExportAudit(ctx, full{own}, AuditExport{})
 		for name, err := range map[string]error{

@@ -60,13 +60,13 @@ func TestS06_AChangeElsewhereBindsAtOnce(t *testing.T) {
 		if d := take(t, u, "warm", "10"); !d.Allowed || d.Limit != 50 {
 			t.Fatalf("got %+v", d)
 		}
-		meta := store.Meta{Actor: "system", Action: "override.set", At: c.now()}
+		note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "override.set", At: c.now()}
 		st, err := n.db.LoadCustomer(ctx, usher.Sandbox, "acme", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		limit := int64(15)
-		if _, err := n.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Sandbox, Meta: meta, Customer: "acme", Basis: st.Revision, BasisCatalog: st.CatalogRevision,
+		if _, err := n.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Sandbox, Note: note, Customer: "acme", Basis: st.Revision, BasisCatalog: st.CatalogRevision,
 			Overrides: []usher.Override{{ID: "ovr_1", Customer: "acme", Feature: "exports", Set: &usher.OverrideSet{Limit: &limit}, Reason: "test", CreatedBy: "test", CreatedAt: c.now()}}}); err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestS06_AChangeElsewhereBindsAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Meta: meta, Basis: env.Revision, Source: second,
+		if _, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Note: note, Basis: env.Revision, Source: second,
 			Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat)}); err != nil {
 			t.Fatal(err)
 		}

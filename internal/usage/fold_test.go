@@ -264,7 +264,7 @@ func TestS13_ASandboxFoldsByItsOwnClock(t *testing.T) {
 		u := n.slow(t, c)
 		set := func(s string) {
 			t.Helper()
-			if err := n.db.SetClock(ctx, usher.Sandbox, at(t, s), store.Meta{Actor: "system", Action: "clock.set", At: c.now()}); err != nil {
+			if err := n.db.SetClock(ctx, usher.Sandbox, at(t, s), usher.By{Actor: usher.Actor{Kind: "system"}}, c.now()); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.live.Refresh(ctx, usher.Sandbox); err != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -489,7 +488,7 @@ func TestS11_AClockThatAnotherNodeMoved(t *testing.T) {
 		a.found(t, c, "acme")
 		deaf := a.deaf(t, c)
 		for i, now := range []string{"2026-03-11T00:00:00Z", "2026-03-12T00:00:00Z"} {
-			if err := a.db.SetClock(t.Context(), usher.Sandbox, at(t, now), store.Meta{Actor: "system", Action: "clock.set", At: c.now()}); err != nil {
+			if err := a.db.SetClock(t.Context(), usher.Sandbox, at(t, now), usher.By{Actor: usher.Actor{Kind: "system"}}, c.now()); err != nil {
 				t.Fatal(err)
 			}
 			d, err := deaf.Reserve(t.Context(), usher.Sandbox, usage.ReserveOp{TTL: time.Hour, ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: fmt.Sprint("r", i)}})

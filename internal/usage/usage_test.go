@@ -131,14 +131,14 @@ func (n *node) apply(t testing.TB, c *clock, catalogue string, customers ...stri
 		t.Fatal(err)
 	}
 	plan := usher.PlanVersion{Version: 1, Plan: *catalogfile.Resolve(cat, "free")}
-	meta := store.Meta{Actor: "system", Action: "catalog.apply", At: c.now()}
-	rev, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Meta: meta, Source: catalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat), Plans: []usher.PlanVersion{plan}})
+	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: c.now()}
+	rev, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Note: note, Source: catalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat), Plans: []usher.PlanVersion{plan}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range customers {
 		k := usher.Clock{From: c.now(), Anchor: c.now().Truncate(time.Minute)}
-		_, err := n.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Sandbox, Meta: meta, Customer: id, BasisCatalog: rev,
+		_, err := n.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Sandbox, Note: note, Customer: id, BasisCatalog: rev,
 			Put: &usher.Customer{ID: id, CreatedAt: c.now(), Clocks: []usher.Clock{k}}})
 		if err != nil {
 			t.Fatal(err)

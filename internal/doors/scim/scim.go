@@ -389,8 +389,8 @@ func (s *call) body() (scim.Document, error) {
 // apply makes one change of the directory, whole or not at all, from what the
 // request has read.
 func (s *call) apply(action, object string, c directory.Change) error {
-	c.Basis = &s.revision
-	_, err := s.Directory.Apply(s.ctx, s.Env, directory.Meta{Actor: s.Actor, RequestID: s.RequestID, Action: action, Object: object}, s.Customer, c)
+	c.Action, c.Object, c.Basis = action, object, &s.revision
+	_, err := s.Directory.Apply(s.ctx, s.Env, s.By(), s.Customer, c)
 	return err
 }
 

@@ -69,21 +69,21 @@ func serve(t *testing.T, w *world) *server {
 	if w.ceiling != "" {
 		high.ceiling = "top"
 	}
-	_, err = cat.Apply(ctx, env, catalog.Meta{}, high.catalogue(), catalog.Options{})
+	_, err = cat.Apply(ctx, env, usher.By{}, high.catalogue(), catalog.Options{})
 	must(err)
 	for _, c := range w.customers {
-		_, _, err = cs.PutCustomer(ctx, env, customers.Meta{}, c.id, customers.CustomerInput{Name: c.id})
+		_, _, err = cs.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, c.id, customers.CustomerInput{Name: c.id})
 		must(err)
 		change := directory.Change{Members: c.members, Join: c.joins, Roles: c.custom, Assign: c.assignments, Resources: c.resources}
 		for _, g := range c.groups {
 			change.Groups = append(change.Groups, usher.Group{ID: g})
 		}
-		_, err = dir.Apply(ctx, env, directory.Meta{Actor: usher.Actor{Kind: "cli"}, Action: "test", RequestID: "test"}, c.id, change)
+		_, err = dir.Apply(ctx, env, usher.By{Actor: usher.Actor{Kind: "cli"}, RequestID: "test"}, c.id, change)
 		must(err)
 	}
 	low := w.copy()
 	low.roles = append(low.roles, high.roles[len(high.roles)-1])
-	_, err = cat.Apply(ctx, env, catalog.Meta{}, low.catalogue(), catalog.Options{})
+	_, err = cat.Apply(ctx, env, usher.By{}, low.catalogue(), catalog.Options{})
 	must(err)
 	// Seats came with the roles (A08): whether someone has one is a fact here.
 	for _, c := range w.customers {
