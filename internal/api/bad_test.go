@@ -219,7 +219,7 @@ func TestS17_BadEvents(t *testing.T) {
 		{event("v1", `{}`), "invalid_value", "data.tokens is missing: it must be a number"},
 		{event("v2", `{"tokens":-1}`), "invalid_value", `data.tokens must not be negative, got "-1"`},
 		{`{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"nobody"}`, "unknown_customer", `no customer "nobody"`},
-		{event("ok-1", `{"tokens":2}`), "id_reused", `source "s" and id "ok-1" came before with other content; an event is never edited`},
+		{event("ok-1", `{"tokens":2}`), "id_reused", `source "s" and id "ok-1" came before with other content; an event cannot be changed`},
 		{attributes(`"id":"ok-2","ext":{"any":["thing"]},"data":null`), "", ""},
 	}
 	var all []string

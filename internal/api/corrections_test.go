@@ -22,22 +22,22 @@ func TestS16_Corrections(t *testing.T) {
 		correct(201, `{"ref":"c1","amount":4,"reason":"a fault of ours","key":"x1"}`, back+`"revision":3}`)
 		correct(201, `{"ref":"c1","amount":"4.0","reason":"a fault of ours","key":"x1"}`, back+`"replayed":true,"revision":3}`)
 		correct(409, `{"ref":"c1","amount":5,"reason":"a fault of ours","key":"x1"}`,
-			problemBody(usher.KeyReused, `the idempotency key "x1" was used for another call (POST /v1/corrections, at 2026-03-10T12:00:00Z); use a new key for each operation`))
+			problemBody(usher.KeyReused, `the idempotency key "x1" was used for another call (correct, at 2026-03-10T12:00:00Z); use a new key for each operation`))
 		correct(422, `{"ref":"c1","amount":7,"reason":"r","key":"x2"}`, problemBody(usher.Refused, "only 6 of the 10 that were taken are left to give back"))
 		correct(201, `{"ref":"c1","amount":6,"reason":"r","key":"x3","feature":"calls"}`,
 			calls("true", "within_limit", "0", "0", "100", march+`"correction":{"ref":"c1","amount":6,"left":0,"returned":[{"allowance":"plan:pro@1","amount":6}]},"revision":3}`))
 		correct(422, `{"ref":"c1","amount":1,"reason":"r","key":"x4"}`, problemBody(usher.Refused, "only 0 of the 10 that were taken are left to give back"))
 
 		// What cannot be corrected.
-		correct(422, `{"ref":"x1","amount":1,"reason":"r","key":"x5"}`, problemBody(usher.Refused, `"x1" is a correction: it is not corrected itself; consume or report again what was given back too much`))
+		correct(422, `{"ref":"x1","amount":1,"reason":"r","key":"x5"}`, problemBody(usher.Refused, `"x1" is a correction, which cannot be corrected: consume or report again what was given back too much`))
 		correct(404, `{"ref":"none","amount":1,"reason":"r","key":"x6"}`, problemBody(usher.NotFound, `no take with the key "none"`))
 		correct(404, `{"ref":"§rsv_1","amount":1,"reason":"r","key":"x6"}`, problemBody(usher.NotFound, `no take with the key "§rsv_1"`))
 		w.json("POST", "/v1/consume", `{"customer":"acme","feature":"calls","amount":101,"key":"no"}`)
-		correct(422, `{"ref":"no","amount":1,"reason":"r","key":"x7"}`, problemBody(usher.Refused, `"no" took nothing: there is nothing to give back`))
+		correct(422, `{"ref":"no","amount":1,"reason":"r","key":"x7"}`, problemBody(usher.Refused, `"no" took nothing, so there is nothing to give back`))
 		w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":101,"key":"h0"}`)
-		correct(422, `{"ref":"h0","amount":1,"reason":"r","key":"x8"}`, problemBody(usher.Refused, `"h0" was denied: there is nothing to give back`))
+		correct(422, `{"ref":"h0","amount":1,"reason":"r","key":"x8"}`, problemBody(usher.Refused, `"h0" was denied, so there is nothing to give back`))
 		w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":9,"key":"h1"}`)
-		correct(422, `{"ref":"h1","amount":1,"reason":"r","key":"x9"}`, problemBody(usher.Refused, "the reservation rsv_2 is not settled: there is nothing to give back; release it"))
+		correct(422, `{"ref":"h1","amount":1,"reason":"r","key":"x9"}`, problemBody(usher.Refused, "the reservation rsv_2 is not settled, so there is nothing to give back: release it"))
 		w.json("POST", "/v1/reservations/rsv_2/settle", "")
 		correct(422, `{"ref":"h1","feature":"tokens","amount":1,"reason":"r","key":"x9"}`, problemBody(usher.Refused, `"h1" took of calls, not of tokens`))
 		correct(201, `{"ref":"h1","amount":2,"reason":"r","key":"x9"}`,
@@ -77,7 +77,7 @@ func TestBadCorrections(t *testing.T) {
 		with(`"ref":"c1","amount":1,"feature":""`):       bad("body.feature|must not be empty"),
 		with(`"ref":"c1","amount":0`):                    problemWith(usher.Invalid, "the correction is not valid", "body.amount|must be more than 0"),
 		with(`"ref":"c1","amount":1.5`):                  problemWith(usher.Invalid, "the amount of calls is not valid", "body.amount|must be a whole number, got 1.5"),
-		`{"ref":"c1","amount":1,"key":"k","reason":"` + strings.Repeat("r", 1001) + `"}`: problemWith(usher.Invalid, "the correction is not valid", "body.reason|must be there, at most 1000 bytes: why is something given back?"),
+		`{"ref":"c1","amount":1,"key":"k","reason":"` + strings.Repeat("r", 1001) + `"}`: problemWith(usher.Invalid, "the correction is not valid", "body.reason|is required, at most 1000 bytes: why units are given back"),
 	} {
 		w.want(w.json("POST", "/v1/corrections", body), 400, want)
 	}

@@ -101,9 +101,9 @@ func TestS23_Reservations(t *testing.T) {
 		w.want(w.json("POST", "/v1/reservations", ask), 201, held+`"replayed":true,"revision":3}`)
 		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":60,"ttl":"1m0s","min_revision":3}`, "Idempotency-Key", "h1"), 201, held+`"replayed":true,"revision":3}`)
 		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":60,"ttl":"61s","key":"h1"}`), 409,
-			problemBody(usher.KeyReused, `the idempotency key "h1" was used for another call (POST /v1/reservations, at 2026-03-10T12:00:00Z); use a new key for each operation`))
+			problemBody(usher.KeyReused, `the idempotency key "h1" was used for another call (reserve, at 2026-03-10T12:00:00Z); use a new key for each operation`))
 		w.want(w.json("POST", "/v1/consume", `{"customer":"acme","feature":"calls","amount":60,"key":"h1"}`), 409,
-			problemBody(usher.KeyReused, `the idempotency key "h1" was used for another call (POST /v1/reservations, at 2026-03-10T12:00:00Z); use a new key for each operation`))
+			problemBody(usher.KeyReused, `the idempotency key "h1" was used for another call (reserve, at 2026-03-10T12:00:00Z); use a new key for each operation`))
 		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":41,"key":"h2"}`), 200, calls("false", "limit_reached", "0", "60", "40", march+`"revision":3}`))
 		w.want(w.json("POST", "/v1/reservations", `{"customer":"nobody","feature":"calls","key":"h3"}`), 200, `{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"calls","kind":"metered","revision":3}`)
 		w.want(w.json("GET", "/v1/reservations/rsv_1", ""), 200, `{"id":"rsv_1","customer":"acme","feature":"calls","amount":60,"state":"open","expires_at":"2026-03-10T12:01:00Z"}`)
@@ -113,7 +113,7 @@ func TestS23_Reservations(t *testing.T) {
 		settled := calls("true", "within_limit", "45", "0", "55", march+`"consumed":45,"deductions":[{"allowance":"plan:pro@1","amount":45}],"reservation":{"id":"rsv_1","amount":60,"expires_at":"2026-03-10T12:01:00Z","state":"settled","settled":45},`)
 		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":45}`), 200, settled+`"revision":3}`)
 		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":"45.0"}`), 200, settled+`"replayed":true,"revision":3}`)
-		const again = "the reservation rsv_1 was settled with 45 at 2026-03-10T12:00:59Z; a settlement is not changed: correct it with /v1/corrections, or consume the rest"
+		const again = "the reservation rsv_1 was settled with 45 at 2026-03-10T12:00:59Z; a settlement cannot be changed: correct it, or consume the rest"
 		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":46}`), 409, problemBody(usher.Conflict, again))
 		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", ``), 409, problemBody(usher.Conflict, again))
 		w.want(w.json("POST", "/v1/reservations/rsv_1/release", ``), 409, problemBody(usher.Conflict, again))
@@ -204,9 +204,9 @@ func TestBadReservations(t *testing.T) {
 	}
 	w.want(w.json("POST", "/v1/reservations", with(`"amount":1`), "Idempotency-Key", "other"), 400, bad("body.key|must be the same as the Idempotency-Key header, where both are sent"))
 	for feature, detail := range map[string]string{
-		"sso":     "sso is a switch: there is nothing to consume; ask with /v1/check",
-		"members": "members is seats: they are held by named holders, not consumed; use PUT /v1/customers/{id}/seats/members/{holder}",
-		"peak":    "peak follows the meter peak, whose aggregation is max: report it with /v1/events",
+		"sso":     "sso is a switch: there is nothing to consume; check it instead",
+		"members": "members is of kind seats: named holders have seats, nobody consumes them; give a holder a seat instead",
+		"peak":    "peak follows the meter peak, whose aggregation is max: report it with events",
 	} {
 		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"`+feature+`","key":"k"}`), 422, problemBody(usher.NotConsumable, detail))
 	}
@@ -272,7 +272,7 @@ func TestS23_FeatureGone(t *testing.T) {
 		if got := w.do("PUT", "/v1/catalog", "application/yaml", without); got.Code != 200 {
 			t.Fatalf("got %d %s", got.Code, got.Body)
 		}
-		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":1}`), 422, problemBody(usher.Refused, "the feature calls is not in the catalogue any more"))
+		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":1}`), 422, problemBody(usher.Refused, "the feature calls is no longer in the catalogue"))
 		if got := w.json("POST", "/v1/reservations/rsv_1/release", ``); got.Code != 200 || !strings.Contains(got.Body.String(), `"state":"expired"`) {
 			t.Errorf("release: got %d %s, want 200, expired", got.Code, got.Body)
 		}

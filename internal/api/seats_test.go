@@ -139,9 +139,9 @@ func TestBadSeats(t *testing.T) {
 		w.want(w.json(method, at+"/..", ""), 404, nameless)
 	}
 	w.want(w.json("PUT", at, ""), 405, problemBody(door.MethodNotAllowed, "PUT does not exist here, but GET, HEAD does"))
-	w.want(w.json("PUT", "/v1/customers/acme/seats/calls/ann", ""), 422, problemBody(usher.Refused, "calls is metered, not seats: it has no holders"))
-	w.want(w.json("DELETE", "/v1/customers/acme/seats/sso/ann", ""), 422, problemBody(usher.Refused, "sso is switch, not seats: it has no holders"))
-	w.want(w.json("GET", "/v1/customers/acme/seats/sso", ""), 422, problemBody(usher.Refused, "sso is switch, not seats: it has no holders")+"\n")
+	w.want(w.json("PUT", "/v1/customers/acme/seats/calls/ann", ""), 422, problemBody(usher.Refused, "calls is of kind metered, not seats: it has no holders"))
+	w.want(w.json("DELETE", "/v1/customers/acme/seats/sso/ann", ""), 422, problemBody(usher.Refused, "sso is of kind switch, not seats: it has no holders"))
+	w.want(w.json("GET", "/v1/customers/acme/seats/sso", ""), 422, problemBody(usher.Refused, "sso is of kind switch, not seats: it has no holders")+"\n")
 	w.want(w.json("DELETE", "/v1/customers/nobody/seats/members/ann", ""), 404, problemBody(usher.NotFound, `no customer "nobody"`))
 	w.want(w.json("DELETE", "/v1/customers/acme/seats/nothing/ann", ""), 404, problemBody(usher.NotFound, `no feature "nothing"`))
 	w.want(w.json("GET", "/v1/customers/nobody/seats/members", ""), 404, problemBody(usher.NotFound, `no customer "nobody"`)+"\n")

@@ -472,7 +472,7 @@ func TestI4_TamperingIsFound(t *testing.T) {
 			{"a denial is gone", `DELETE FROM denial WHERE ` + one("denial", denial, "feature <> 'members'"), "denials of the hour", ""},
 			{"a seat is gone", `DELETE FROM seat WHERE ` + one("seat", seat, "released_at = 0"), "bucket", ""},
 			{"a seat was freed", `UPDATE seat SET released_at = 1 WHERE ` + one("seat", seat, "released_at = 0"), "bucket", ""},
-			{"a take is gone", `DELETE FROM op WHERE ` + one("op", "key, env", "route = 'POST /v1/consume' AND key = 'lone'"), "bucket", ""},
+			{"a take is gone", `DELETE FROM op WHERE ` + one("op", "key, env", "route = 'consume' AND key = 'lone'"), "bucket", ""},
 			{"an event is gone", `DELETE FROM event WHERE ` + one("event", "id, source, env", "type = 'session.gauge'"), "minute", ""},
 			{"an open reservation was settled", `UPDATE hold SET state = 'settled', closed_at = at + 1 WHERE ` + one("hold", "id, env", "state = 'open'"), "reservation",
 				`UPDATE hold SET state = 'open', closed_at = 0 WHERE closed_at = at + 1`},

@@ -10,24 +10,29 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// A stored answer is a take's decision and its ledger entries as numbers: much
-// smaller than JSON, and read back without loss. The first byte is the version.
+// answerVersion is the first byte of every stored answer. A change of the form
+// takes a new version.
 const answerVersion = 3
 
-// Posting is what a take did to the ledger, as it is kept with its answer.
+// Posting is what a take did to the ledger. It is stored with the take's answer.
 type Posting struct {
-	At      time.Time // the instant whose minute counts it
-	Would   usher.Reason
-	Outcome string
+	At      time.Time    // the instant whose minute counts the use
+	Would   usher.Reason // why the take was denied, or would have been; "": it was not
+	Outcome string       // of the denial, one of the Outcome constants; "": it was not denied
 	Entries []engine.Entry
 }
 
+// encoder appends values to b. Integers are varints, strings are their length and
+// their bytes, a list is its length and its elements: a usual answer takes about 100
+// bytes, much less than as JSON.
 type encoder struct{ b []byte }
 
 func (e *encoder) num(n int64)  { e.b = binary.AppendVarint(e.b, n) }
 func (e *encoder) str(s string) { e.b = append(binary.AppendUvarint(e.b, uint64(len(s))), s...) }
 
-// EncodeAnswer writes a take that was decided at an instant.
+// EncodeAnswer returns the stored form of a take: its decision and what it did to
+// the ledger. at is the instant of the decision, which the row has in a column of
+// its own.
 func EncodeAnswer(d *usher.Decision, p *Posting, at time.Time) []byte {
 	e := &encoder{b: make([]byte, 1, 160)}
 	e.b[0] = answerVersion
@@ -39,6 +44,8 @@ func EncodeAnswer(d *usher.Decision, p *Posting, at time.Time) []byte {
 	return e.b
 }
 
+// decoder reads what an encoder wrote. What cannot be read sets bad, and every
+// later read returns zero: callers check bad once, at the end.
 type decoder struct {
 	b   []byte
 	bad bool
@@ -65,7 +72,8 @@ func (d *decoder) str() string {
 	return s
 }
 
-// size reads a list's length; what is longer than the rest of the bytes is bad.
+// size reads the length of a list. An element takes one byte at least, so a length
+// beyond the bytes that are left is bad: damaged bytes cannot ask for much memory.
 func (d *decoder) size() int {
 	n := d.num()
 	if n < 0 || n > int64(len(d.b)) {
@@ -75,11 +83,12 @@ func (d *decoder) size() int {
 	return int(n)
 }
 
-// DecodeAnswer reads what EncodeAnswer wrote; customer and feature are in the
-// row's own columns, and so is the instant at.
+// DecodeAnswer reads what EncodeAnswer wrote; at is the instant in the row's own
+// column, as customer and feature are: the caller sets these from the row. Unknown
+// versions and damaged bytes are errors.
 func DecodeAnswer(b []byte, at time.Time) (v usher.Decision, p Posting, err error) {
 	if len(b) == 0 || b[0] != answerVersion {
-		return v, p, errors.New("ledger: a stored answer has an unknown form")
+		return v, p, errors.New("ledger: unknown version of a stored answer")
 	}
 	d := &decoder{b: b[1:]}
 	d.value(reflect.ValueOf(&v).Elem(), decisionForm)

@@ -5,15 +5,17 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// The outcomes of a denial.
+// The outcomes of a denial, as reports count them.
 const (
 	OutcomeDenied   = "denied"   // nothing was taken
-	OutcomeWarned   = "warned"   // mode warn let it pass
-	OutcomeShadowed = "shadowed" // mode shadow let it pass
-	OutcomeExcess   = "excess"   // reported use beyond what is permitted (S14)
+	OutcomeWarned   = "warned"   // mode warn allowed it
+	OutcomeShadowed = "shadowed" // mode shadow allowed it
+	OutcomeExcess   = "excess"   // reported use beyond what the plan permits (S14): it was counted
 )
 
-// Outcome says how a denial ended, or what a mode let pass.
+// Outcome returns the outcome of a take or an event: "" if it was within what the
+// plan permits. recorded is true for use that is counted in any case: of events and
+// settlements.
 func Outcome(e *engine.Effect, recorded bool) string {
 	switch {
 	case e.Would == "":

@@ -7,8 +7,7 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// AppendEntries appends ledger entries as numbers and short strings: much
-// smaller than JSON, and read back without loss.
+// AppendEntries appends the stored form of ledger entries to b.
 func AppendEntries(b []byte, entries []engine.Entry) []byte {
 	str := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
 	b = binary.AppendUvarint(b, uint64(len(entries)))
@@ -24,6 +23,7 @@ func AppendEntries(b []byte, entries []engine.Entry) []byte {
 }
 
 // ReadEntries reads what AppendEntries wrote and returns the bytes after it.
+// Damaged bytes are an error.
 func ReadEntries(b []byte) (entries []engine.Entry, rest []byte, err error) {
 	bad := false
 	size := func() uint64 {
@@ -55,7 +55,8 @@ func ReadEntries(b []byte) (entries []engine.Entry, rest []byte, err error) {
 		entries = make([]engine.Entry, 0, n)
 	}
 	for range n {
-		entries = append(entries, engine.Entry{Bucket: engine.BucketKey{Feature: str(), Clock: str(), Start: num()}, Allowance: str(), Amount: num()})
+		key := engine.BucketKey{Feature: str(), Clock: str(), Start: num()}
+		entries = append(entries, engine.Entry{Bucket: key, Allowance: str(), Amount: num()})
 		if bad {
 			break
 		}

@@ -14,16 +14,29 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// errStale means that a snapshot was older than the database under the lock.
+// How a batch is committed. All use of a process goes through one goroutine, which
+// takes what has queued and commits it in one transaction (group commit): one write
+// to the disk pays for all of it, and takes of one customer need no lock against
+// each other.
+//
+// A batch is decided on clones of the customers' snapshots. The clones are shown to
+// checks only after the commit, so that a check never sees use that might be rolled
+// back. Whatever makes an attempt wrong rolls it back as a whole, and the batch is
+// decided again from the start: a snapshot that is older than the database
+// (errStale), a key that has an answer (errTaken), a request that panics.
+
+// errStale means that a snapshot is older than what the database has under the lock.
 var errStale = errors.New("usage: a snapshot is old")
 
-// errTaken means that a key or an event of the batch is stored already.
+// errTaken means that a key of the batch has a stored answer, or that an event of it
+// is stored already.
 var errTaken = errors.New("usage: a key has an answer already")
 
-// maxRuns bounds how often one batch is decided again.
+// maxRuns is how many attempts one batch has.
 const maxRuns = 12
 
-// commit runs a batch until it is decided on the newest state and committed.
+// commit runs a batch until it is decided on the newest state and committed. A nil
+// error means that each request has its own result, which may be an error.
 func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	var takes []*take
 	var bodies []*body
@@ -73,7 +86,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			}
 			b.forget()
 		case errors.Is(err, errTaken):
-			u.retries = 32
+			u.retries = retriesExpected
 			if takes, err = u.replay(ctx, takes); err != nil {
 				return err
 			}
@@ -95,8 +108,8 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	return usher.Errorf(usher.Unavailable, "the state changed too often while the use was being written; try again")
 }
 
-// known answers takes whose keys were seen a moment ago, and sets aside those
-// whose key stands twice in the batch: they follow the first.
+// known answers takes whose keys were stored a moment ago. Of takes with the same key
+// it returns the first to be decided, and the others as its followers.
 func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 	seen := map[store.OpKey]bool{}
 	for _, t := range takes {
@@ -118,15 +131,15 @@ func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 	return first, followers
 }
 
-// follow answers takes whose key stood before them in the batch, now that it has
-// an answer.
+// follow answers takes whose key another take of the batch had first, now that the
+// key has an answer.
 func (u *Usage) follow(followers []*take) error {
 	for _, f := range followers {
 		if op, ok := u.replays.get(f.opKey()); ok {
 			f.answer(op)
 			continue
 		}
-		// The first was refused, and nothing is stored: this one stands for itself.
+		// The first ended with an error, so nothing is stored: this one is decided itself.
 		if err := u.commit(context.Background(), []*request{{take: f}}); err != nil {
 			return err
 		}
@@ -156,17 +169,20 @@ func (u *Usage) replay(ctx context.Context, takes []*take) ([]*take, error) {
 	}), nil
 }
 
-// batchRun is one attempt at a batch.
+// batchRun is one attempt at a batch: the customers' state as this attempt changes
+// it, and the rows that it will write. A new attempt starts with a new one.
 type batchRun struct {
 	u       *Usage
 	ctx     context.Context
 	tx      *store.UsageTx
 	worlds  map[store.Holder]*world
-	rollups map[store.Merge]map[store.RollupKey]store.RollupValue
+	rollups map[store.Merge]map[store.RollupKey]store.RollupValue // not yet written
 	denials map[store.DenialKey]store.DenialCount
 	holds   map[usher.Environment][]engine.Hold // new reservations
-	known   map[store.OpKey]store.Op            // keys of the batch that had an answer already
-	ended   map[string]bool                     // reservations and corrections whose stored answers were looked for
+	known   map[store.OpKey]store.Op            // keys of the batch that had an answer before it
+	// ended has the reservations and corrections whose stored answers an earlier
+	// attempt looked for: without an answer now, it is no longer kept.
+	ended map[string]bool
 
 	// The request that is being decided: a panic is its own. Both are nil while
 	// the batch works for all.
@@ -174,15 +190,16 @@ type batchRun struct {
 	recording *body
 }
 
-// world is one customer's state in a batch: a private clone of its snapshot.
+// world is one customer's state in a batch. base is the snapshot that checks see;
+// next is a clone of it, which the batch changes.
 type world struct {
 	base, next *engine.Snapshot
 	now        time.Time
-	loaded     map[engine.BucketKey]bool // read under the lock, or known not to exist
-	opened     map[engine.BucketKey]bool
-	present    map[string]bool // features whose needs at now are met
-	seated     bool            // somebody sits who did not, or the other way round
-	late       bool            // use was booked outside the present windows: memory is read again
+	loaded     map[engine.BucketKey]bool // buckets read under the lock, or known not to exist
+	opened     map[engine.BucketKey]bool // windows whose opening sum was read under the lock
+	present    map[string]bool           // features for which all that a decision at now reads is loaded
+	seated     bool                      // a seat was taken or freed
+	late       bool                      // use was booked before the present windows: memory is read again
 }
 
 // forget drops the batch's customers from memory, so that they are read again.
@@ -192,6 +209,7 @@ func (b *batchRun) forget() {
 	}
 }
 
+// environments returns the environments of the batch's customers.
 func (b *batchRun) environments() map[usher.Environment]bool {
 	envs := map[usher.Environment]bool{}
 	for h := range b.worlds {
@@ -200,6 +218,8 @@ func (b *batchRun) environments() map[usher.Environment]bool {
 	return envs
 }
 
+// run is one attempt: it locks the batch's customers, decides every request and
+// writes what they did. It starts from nothing, so the database may run it again.
 func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	b.tx = tx
 	b.rollups = map[store.Merge]map[store.RollupKey]store.RollupValue{store.MergeAdd: {}, store.MergeMax: {}, store.MergeLast: {}}
@@ -217,7 +237,7 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 	}
 	holders := slices.Collect(maps.Keys(b.worlds))
-	// Read before any snapshot is taken: what is older than this is in none.
+	// Read before the snapshots: each snapshot is of this revision or a newer one.
 	known := map[usher.Environment]int64{}
 	for _, h := range holders {
 		known[h.Env] = b.u.cfg.Live.Revision(h.Env)
@@ -244,15 +264,17 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		if err != nil {
 			return err
 		}
-		if clock, set := b.u.cfg.Live.TestClock(h.Env); heads != nil && set && !clock.Equal(heads[h].Clock) || heads != nil && !set && !heads[h].Clock.IsZero() {
-			b.worlds[h] = &world{} // another node has moved the sandbox's clock
+		clock, set := b.u.cfg.Live.TestClock(h.Env)
+		if heads != nil && (set && !clock.Equal(heads[h].Clock) || !set && !heads[h].Clock.IsZero()) {
+			b.worlds[h] = &world{} // another node moved the sandbox's clock
 			return errStale
 		}
 		if head := heads[h]; head.Revision > s.Revision || head.CatalogRevision > s.Revision {
 			b.worlds[h] = &world{}
 			return errStale
 		}
-		b.worlds[h] = &world{base: s, next: s.Clone(), now: now, loaded: map[engine.BucketKey]bool{}, opened: map[engine.BucketKey]bool{}, present: map[string]bool{}}
+		b.worlds[h] = &world{base: s, next: s.Clone(), now: now,
+			loaded: map[engine.BucketKey]bool{}, opened: map[engine.BucketKey]bool{}, present: map[string]bool{}}
 	}
 	if err := b.expire(holders); err != nil {
 		return err
@@ -260,8 +282,8 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	if err := b.prefetch(takes, bodies); err != nil {
 		return err
 	}
-	// Retries come in crowds, after an outage or a restart. Looking for their
-	// answers first, under the locks, is cheaper then than to run batches twice.
+	// Retries come in crowds, after an outage or a restart. While they do, reading
+	// the stored answers first, under the locks, is cheaper than running batches twice.
 	b.known = nil
 	if b.u.retries > 0 && len(takes) > 0 {
 		keys := make([]store.OpKey, 0, len(takes))
@@ -337,7 +359,7 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	return nil
 }
 
-// publish shows the committed use to checks of this node.
+// publish shows the committed use to checks on this node.
 func (b *batchRun) publish() {
 	for h, w := range b.worlds {
 		if w.seated {
@@ -355,8 +377,11 @@ func (b *batchRun) publish() {
 	}
 }
 
-// ready reads what a feature's decisions at an instant need and memory may not
-// have: on PostgreSQL all of it, since other nodes write too.
+// ready loads what a decision about a feature at an instant reads: buckets, and the
+// sums that windows open with. An opening is the use before a window that counts in
+// it, because the plan or its clock changed in the middle; it is added up from the
+// rollups. On PostgreSQL all of it is read, because other nodes write too; on SQLite
+// only what is not in memory.
 func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time) error {
 	if at.Equal(w.now) {
 		if w.present[feature] {
@@ -371,7 +396,7 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 	unread := openings[:0:0]
 	for _, o := range openings {
 		k := o.Key()
-		// On SQLite what memory has is true, unless this batch booked something before it.
+		// On SQLite memory is right, unless this batch booked use before the window.
 		if w.opened[k] || !b.shared() && !w.late && w.next.Opened(k) {
 			continue
 		}
@@ -381,7 +406,7 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 	if len(unread) == 0 {
 		return nil
 	}
-	if w.late { // the sums are to hold what this batch has booked
+	if w.late { // the sums must include what this batch has booked
 		if err := b.flush(); err != nil {
 			return err
 		}
@@ -397,7 +422,7 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 // shared reports whether other nodes write to the database too.
 func (b *batchRun) shared() bool { return b.u.cfg.DB.Dialect() == store.Postgres }
 
-// flush writes the rollups that have come together.
+// flush writes the rollups that the batch has added up so far.
 func (b *batchRun) flush() error {
 	for m, r := range b.rollups {
 		if len(r) > 0 {
@@ -410,12 +435,14 @@ func (b *batchRun) flush() error {
 	return nil
 }
 
-// load reads buckets that memory may not have: on PostgreSQL all of them, since
-// other nodes write too.
+// load reads buckets: on PostgreSQL all of them, because other nodes write too, on
+// SQLite those that are not in memory.
 func (b *batchRun) load(h store.Holder, w *world, keys []engine.BucketKey) error {
 	return b.read(map[store.Holder][]engine.BucketKey{h: b.missing(w, keys, nil)})
 }
 
+// missing appends to missing those of keys that must be read, and notes that they
+// will be.
 func (b *batchRun) missing(w *world, keys, missing []engine.BucketKey) []engine.BucketKey {
 	for _, k := range keys {
 		if !w.loaded[k] {
@@ -428,8 +455,8 @@ func (b *batchRun) missing(w *world, keys, missing []engine.BucketKey) []engine.
 	return missing
 }
 
-// read puts buckets of the database into memory, but for those that the batch
-// has changed.
+// read puts the database's buckets into memory, except those that the batch has
+// changed.
 func (b *batchRun) read(keys map[store.Holder][]engine.BucketKey) error {
 	found, err := b.tx.Buckets(keys)
 	if err != nil {
@@ -446,8 +473,8 @@ func (b *batchRun) read(keys map[store.Holder][]engine.BucketKey) error {
 	return nil
 }
 
-// prefetch reads, on PostgreSQL, what the batch's operations need of the present
-// in one question instead of one for each customer.
+// prefetch reads, on PostgreSQL, the buckets that the batch's requests will need in
+// one statement instead of one for each customer.
 func (b *batchRun) prefetch(takes []*take, bodies []*body) error {
 	if !b.shared() {
 		return nil
@@ -495,11 +522,12 @@ func (b *batchRun) prefetch(takes []*take, bodies []*body) error {
 	return b.read(keys)
 }
 
-// expire gives back what has ended of the customers' reservations and seats,
-// before anything is decided, and closes it, so that it is given back once
-// (S10, S23).
+// expire frees what the customers' ended reservations and seats hold, before
+// anything is decided, and closes their rows, so that it is freed once (S10, S23). A
+// lapse is such a thing that ends by itself: when, and how much of which bucket it
+// holds.
 func (b *batchRun) expire(holders []store.Holder) error {
-	if b.shared() { // other nodes hold and end things too
+	if b.shared() { // other nodes make and end reservations too
 		all, err := b.tx.Lapses(holders)
 		if err != nil {
 			return err
@@ -531,13 +559,14 @@ func (b *batchRun) expire(holders []store.Holder) error {
 	return nil
 }
 
-// outside notes an instant that use is booked at: before the sources of the
-// present, it changes what memory holds of them.
+// outside notes that use is booked at an instant. If the instant is before the
+// present windows, what is booked may change the sums that they opened with: what
+// memory has of them is read again.
 func (w *world) outside(at time.Time) {
 	if at.Before(w.now) {
 		if from, _ := w.next.World.Stable(w.now); at.Before(from) {
 			w.late = true
-			clear(w.present) // what was read of the openings may be out of date
+			clear(w.present)
 			clear(w.opened)
 		}
 	}
@@ -547,7 +576,8 @@ func (w *world) dirty(k engine.BucketKey) bool {
 	return slices.ContainsFunc(w.next.Dirty(), func(b engine.Bucket) bool { return b.BucketKey == k })
 }
 
-// take decides one take. An error that blames the caller is the take's own.
+// take decides one take. An error with a code that blames the caller ends this take
+// alone; any other ends the attempt.
 func (b *batchRun) take(t *take) error {
 	h := t.holder()
 	w := b.worlds[h]
@@ -562,10 +592,10 @@ func (b *batchRun) take(t *take) error {
 		return err
 	}
 	e.Decision.Revision = b.u.cfg.Live.Revision(h.Env)
-	if t.route == ledger.Consume {
+	if t.call == ledger.Consume {
 		e.Decision.Taken = true
 	}
-	t.posting.Would, t.posting.Outcome, t.posting.Entries = e.Would, ledger.Outcome(&e, t.route == ledger.Settle), e.Entries
+	t.posting.Would, t.posting.Outcome, t.posting.Entries = e.Would, ledger.Outcome(&e, t.call == ledger.Settle), e.Entries
 	t.decision = e.Decision
 	b.post(h, e.Entries, t.posting.At)
 	w.outside(t.posting.At)
@@ -573,16 +603,17 @@ func (b *batchRun) take(t *take) error {
 	return nil
 }
 
-// post adds entries to the spans that an instant lies in.
+// post adds entries to the minute, the hour and the day of an instant.
 func (b *batchRun) post(h store.Holder, entries []engine.Entry, at time.Time) {
 	for _, e := range entries {
-		if e.Allowance != engine.EntryCap { // which counts what is counted already
+		if e.Allowance != engine.EntryCap { // a cap counts use that its allowance counts too
 			b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: e.Bucket.Feature, Value: e.Bucket.Clock}, at, e.Amount, 0)
 		}
 	}
 }
 
-// roll merges use into the minute, the hour and the day of an instant.
+// roll merges use into the minute, the hour and the day of an instant. at is the
+// instant of a last gauge's value in microseconds, else 0.
 func (b *batchRun) roll(m store.Merge, k store.RollupKey, instant time.Time, used, at int64) {
 	for _, g := range []store.Grain{store.Minute, store.Hour, store.Day} {
 		k.Grain, k.Start = g, g.Start(instant.UnixMicro())

@@ -9,15 +9,15 @@ import (
 	"github.com/usher-sh/usher/internal/ledger"
 )
 
-// ConsumeOp is one consume as asked.
+// ConsumeOp is one consume as asked. Customer, Feature and Key are required.
 type ConsumeOp struct {
 	Customer    string
 	Feature     string
 	Member      string
-	About       string       // what else the caller was asked about the member: another body under the same key; "" is nothing
-	Key         string       // the idempotency key; required (S13)
+	About       string       // what else was asked about the member: it makes another body; "" is nothing
+	Key         string       // the idempotency key (S13)
 	Amount      usher.Number // "": 1
-	MinRevision int64        // 0: any
+	MinRevision int64        // the oldest revision to decide at; 0: any
 }
 
 // Consume decides and takes in one step (S12). A denial takes nothing and is no
@@ -33,8 +33,8 @@ func (u *Usage) Consume(ctx context.Context, env usher.Environment, op ConsumeOp
 	return u.take(ctx, t)
 }
 
-// newTake checks what a consume and a reservation have in common. extra is what
-// else makes two bodies differ.
+// newTake checks what a consume and a reservation have in common. extra is what else
+// makes two bodies differ.
 func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string, op ConsumeOp, extra string) (*take, error) {
 	if err := usher.CheckIdempotencyKey(op.Key); err != nil {
 		return nil, err
@@ -46,11 +46,11 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 	if amount == "" {
 		amount = "1"
 	}
-	t := &take{env: env, route: route, key: op.Key, customer: op.Customer, feature: op.Feature, asked: amount}
+	t := &take{env: env, call: route, key: op.Key, customer: op.Customer, feature: op.Feature, asked: amount}
 	if err := t.read(u.cfg.Live.Book(env)); err != nil {
 		return nil, err
 	}
-	// 1 and "1.0" are the same amount whatever the precision.
+	// 1 and 1.0 are the same amount, so they are the same body.
 	if n, err := amount.Units(usher.MaxPrecision); err == nil {
 		amount = usher.Number(usher.FormatQuantity(n, usher.MaxPrecision))
 	}
@@ -61,7 +61,9 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 	return t, nil
 }
 
-// read reads the amount by a book's feature, or says why it cannot be taken.
+// read reads the amount asked for by the feature of a catalogue, or returns why
+// nothing of the feature can be taken. An unknown feature is no error: the decision
+// denies it.
 func (t *take) read(book *engine.Book) (err error) {
 	t.book = book
 	f := book.Features[t.feature]
@@ -75,7 +77,8 @@ func (t *take) read(book *engine.Book) (err error) {
 	return err
 }
 
-// feature finds a feature, of a catalogue that another node has just applied too.
+// feature returns a feature of the newest catalogue, which another node may have
+// applied a moment ago.
 func (u *Usage) feature(ctx context.Context, env usher.Environment, key string) (*usher.Feature, error) {
 	if f := u.cfg.Live.Book(env).Features[key]; f != nil {
 		return f, nil
@@ -85,12 +88,13 @@ func (u *Usage) feature(ctx context.Context, env usher.Environment, key string) 
 	}
 	f := u.cfg.Live.Book(env).Features[key]
 	if f == nil {
-		return nil, usher.Errorf(usher.Refused, "the feature %s is not in the catalogue any more", key)
+		return nil, usher.Errorf(usher.Refused, "the feature %s is no longer in the catalogue", key)
 	}
 	return f, nil
 }
 
-// reach returns once this node knows a revision (S06).
+// reach returns once this node knows a revision; Invalid if there is none such yet
+// (S06).
 func (u *Usage) reach(ctx context.Context, env usher.Environment, revision int64) error {
 	if revision <= u.cfg.Live.Revision(env) {
 		return nil
@@ -99,12 +103,13 @@ func (u *Usage) reach(ctx context.Context, env usher.Environment, revision int64
 		return err
 	}
 	if r := u.cfg.Live.Revision(env); revision > r {
-		return usher.Errorf(usher.Invalid, "min_revision is %d, and the newest revision is %d; send one that an answer or a change carried", revision, r)
+		return usher.Errorf(usher.Invalid, "min_revision is %d, and the newest revision is %d; send one that an answer or a change carried",
+			revision, r)
 	}
 	return nil
 }
 
-// units reads an amount of a feature (S24).
+// units returns an amount in the feature's smallest units (S24).
 func units(f *usher.Feature, amount usher.Number) (int64, error) {
 	n, err := amount.Units(f.Precision)
 	if err != nil {
@@ -118,18 +123,19 @@ func units(f *usher.Feature, amount usher.Number) (int64, error) {
 func consumable(book *engine.Book, f *usher.Feature) error {
 	switch {
 	case f.Kind == usher.Switch || f.Kind == usher.Config:
-		return usher.Errorf(usher.NotConsumable, "%s is a %s: there is nothing to consume; ask with /v1/check", f.Key, f.Kind)
+		return usher.Errorf(usher.NotConsumable, "%s is a %s: there is nothing to consume; check it instead", f.Key, f.Kind)
 	case f.Kind == usher.Seats:
-		return usher.Errorf(usher.NotConsumable, "%s is seats: they are held by named holders, not consumed; use PUT /v1/customers/{id}/seats/%s/{holder}", f.Key, f.Key)
+		return usher.Errorf(usher.NotConsumable, "%s is of kind seats: named holders have seats, nobody consumes them; give a holder a seat instead", f.Key)
 	case book.Gauge(f):
-		return usher.Errorf(usher.NotConsumable, "%s follows the meter %s, whose aggregation is %s: report it with /v1/events", f.Key, f.Meter, book.Meter(f).Aggregation)
+		return usher.Errorf(usher.NotConsumable, "%s follows the meter %s, whose aggregation is %s: report it with events",
+			f.Key, f.Meter, book.Meter(f).Aggregation)
 	}
 	return nil
 }
 
-// decide applies an operation at the present of its environment.
+// decide applies an operation at the environment's present.
 func (b *batchRun) decide(t *take, w *world, op engine.Op) (engine.Effect, error) {
-	if book := w.next.World.Book(); book != t.book { // another node may have applied it a moment ago
+	if book := w.next.World.Book(); book != t.book { // a catalogue was applied since the amount was read
 		if err := t.read(book); err != nil {
 			return engine.Effect{}, err
 		}
@@ -143,5 +149,5 @@ func (b *batchRun) decide(t *take, w *world, op engine.Op) (engine.Effect, error
 	return engine.Take(w.next, op, w.now), nil
 }
 
-// minute is the start of an instant's minute.
+// minute returns the start of an instant's minute.
 func minute(t time.Time) time.Time { return t.Truncate(time.Minute) }

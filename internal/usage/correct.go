@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -13,46 +14,47 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// CorrectOp asks for units of a take or an event to be given back.
+// CorrectOp asks for units of a take or an event to be given back. Ref, Amount, Reason
+// and Key are required.
 type CorrectOp struct {
 	Ref     string       // the key of a consume or a reservation, or the id of an event
 	Source  string       // the event's source; "": Ref is a key
 	Feature string       // of an event that counted for several; else ""
-	Amount  usher.Number // to give back; required
-	Reason  string       // required
-	Key     string       // the idempotency key; required
-	Actor   string
+	Amount  usher.Number // to give back, more than 0
+	Reason  string       // at most maxReason bytes
+	Key     string       // the idempotency key
+	Actor   string       // who corrects
 }
 
 // maxReason is the longest reason, in bytes.
 const maxReason = 1000
 
-// original is what a correction refers to.
+// original is the take or event that a correction refers to.
 type original struct {
 	customer, feature string
 	at                time.Time // the instant whose minute counts it
-	recorded          time.Time // when it was; zero: for good, as events are
+	recorded          time.Time // when a take was decided, because keys are forgotten and used again; zero for an event
 	entries           []engine.Entry
 	dimensions        []meter.Dimension
 }
 
-// Correct gives units back to the allowances that a take or an event burned, in
-// the recorded order (S16). Nothing is edited: the correction is an entry of its
-// own. More than is left of the original is Refused, and so is a correction of a
-// correction.
+// Correct gives units back to the allowances that a take or an event used, in the
+// recorded order (S16). The original is not edited: the correction has entries of its
+// own. A correction of more than is left of the original is Refused, and so is one of
+// another correction.
 func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp) (usher.Decision, error) {
 	var problems []usher.Problem
 	bad := func(where, what string) {
 		problems = append(problems, usher.Problem{Location: "body." + where, Message: what})
 	}
 	if op.Amount == "" {
-		bad("amount", "must be there: the units to give back")
+		bad("amount", "is required: the units to give back")
 	}
 	if op.Reason == "" || len(op.Reason) > maxReason {
-		bad("reason", "must be there, at most 1000 bytes: why is something given back?")
+		bad("reason", "is required, at most 1000 bytes: why units are given back")
 	}
 	if op.Ref == "" {
-		bad("ref", `must be the key of a take, or {"source":…,"id":…} of an event`)
+		bad("ref", "must be the key of a take, or the source and id of an event")
 	}
 	if len(problems) > 0 {
 		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid", Problems: problems}
@@ -68,7 +70,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	if err != nil {
 		return usher.Decision{}, err
 	}
-	t := &take{env: env, route: ledger.Correct, key: op.Key, customer: o.customer, feature: o.feature}
+	t := &take{env: env, call: ledger.Correct, key: op.Key, customer: o.customer, feature: o.feature}
 	if t.amount, err = units(f, op.Amount); err != nil {
 		return usher.Decision{}, err
 	}
@@ -78,7 +80,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	}
 	t.hash = bodyHash(ledger.Correct, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		// A key that has an answer already is not decided again: what is left has changed since.
+		// A key that has an answer is not decided again: what is left has changed since.
 		earlier, err := b.tx.Corrections(env, ref, op.Source)
 		if err != nil {
 			return engine.Effect{}, err
@@ -87,12 +89,12 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 		for _, c := range earlier {
 			if c.Key == op.Key {
 				if b.ended[op.Key] {
-					return engine.Effect{}, usher.Errorf(usher.Conflict, "the correction %q was made long ago; its answer is no longer kept", op.Key)
+					return engine.Effect{}, usher.Errorf(usher.Conflict, "the correction %q was made long ago, and its answer is no longer kept", op.Key)
 				}
 				b.ended[op.Key] = true
 				return engine.Effect{}, errTaken
 			}
-			// Of an older take whose key was forgotten and used again, they are none.
+			// Corrections of an older take, whose key was forgotten and used again, do not count.
 			if c.Feature == o.feature && !c.At.Before(o.recorded) {
 				entries = append(entries, c.Entries...)
 			}
@@ -136,14 +138,14 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 		for _, d := range o.dimensions {
 			b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: o.feature, Dimension: d.Path, Value: d.Value}, o.at, -t.amount, 0)
 		}
-		return e, b.tx.InsertCorrection(store.Correction{Env: env, Ref: ref, Source: op.Source, Key: op.Key, Customer: t.customer, Feature: o.feature,
-			Amount: t.amount, At: w.now, Reason: op.Reason, Actor: op.Actor, Entries: e.Entries})
+		return e, b.tx.InsertCorrection(store.Correction{Env: env, Ref: ref, Source: op.Source, Key: op.Key, Customer: t.customer,
+			Feature: o.feature, Amount: t.amount, At: w.now, Reason: op.Reason, Actor: op.Actor, Entries: e.Entries})
 	}
 	return u.take(ctx, t)
 }
 
-// original finds what a correction refers to, and the name under which its
-// corrections are kept.
+// original returns what a correction refers to, and the ref under which its
+// corrections are stored: a reservation is corrected through its settlement.
 func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectOp) (string, *original, error) {
 	if op.Source != "" {
 		o, err := u.originalEvent(ctx, env, op)
@@ -153,7 +155,7 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 	if err != nil {
 		return "", nil, err
 	}
-	if row == nil || row.Key[0] > '~' {
+	if row == nil || row.Key[0] > '~' { // no caller's key: a reservation's end
 		return "", nil, usher.Errorf(usher.NotFound, "no take with the key %q", op.Ref)
 	}
 	ref := op.Ref
@@ -163,32 +165,34 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 			return "", nil, err
 		}
 		if d.Reservation == nil {
-			return "", nil, usher.Errorf(usher.Refused, "%q was denied: there is nothing to give back", op.Ref)
+			return "", nil, usher.Errorf(usher.Refused, "%q was denied, so there is nothing to give back", op.Ref)
 		}
 		ref = ledger.HoldKey(d.Reservation.ID)
 		if row, err = u.cfg.DB.Op(ctx, env, ref); err != nil {
 			return "", nil, err
 		}
 		if row != nil && row.Route == ledger.Release {
-			return "", nil, usher.Errorf(usher.Refused, "the reservation %s was released: all that it held has been given back", d.Reservation.ID)
+			return "", nil, usher.Errorf(usher.Refused, "the reservation %s was released: all that it held was given back", d.Reservation.ID)
 		}
 		if row == nil || row.Route != ledger.Settle {
-			return "", nil, usher.Errorf(usher.Refused, "the reservation %s is not settled: there is nothing to give back; release it", d.Reservation.ID)
+			return "", nil, usher.Errorf(usher.Refused, "the reservation %s is not settled, so there is nothing to give back: release it",
+				d.Reservation.ID)
 		}
 	}
 	switch row.Route {
 	case ledger.Consume, ledger.Settle:
 	case ledger.Correct:
-		return "", nil, usher.Errorf(usher.Refused, "%q is a correction: it is not corrected itself; consume or report again what was given back too much", op.Ref)
+		return "", nil, usher.Errorf(usher.Refused,
+			"%q is a correction, which cannot be corrected: consume or report again what was given back too much", op.Ref)
 	default:
-		return "", nil, usher.Errorf(usher.Refused, "%q is the key of %s: it took nothing that could be given back", op.Ref, row.Route)
+		return "", nil, usher.Errorf(usher.Refused, "%q is the key of another call (%s), which took nothing", op.Ref, row.Route)
 	}
 	_, p, err := ledger.DecodeAnswer(row.Answer, row.At)
 	if err != nil {
 		return "", nil, err
 	}
 	if len(p.Entries) == 0 {
-		return "", nil, usher.Errorf(usher.Refused, "%q took nothing: there is nothing to give back", op.Ref)
+		return "", nil, usher.Errorf(usher.Refused, "%q took nothing, so there is nothing to give back", op.Ref)
 	}
 	if op.Feature != "" && op.Feature != row.Feature {
 		return "", nil, usher.Errorf(usher.Refused, "%q took of %s, not of %s", op.Ref, row.Feature, op.Feature)
@@ -196,6 +200,8 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.At, recorded: row.At, entries: p.Entries}, nil
 }
 
+// originalEvent returns the event that a correction refers to, and the one feature for
+// which it is corrected.
 func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op CorrectOp) (*original, error) {
 	row, err := u.cfg.DB.Event(ctx, env, op.Ref, op.Source)
 	if err != nil {
@@ -221,22 +227,12 @@ func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op Cor
 	switch {
 	case len(names) > 1:
 		return nil, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
-			Problems: []usher.Problem{{Location: "body.feature", Message: "the event counted for several features, so name one of " + listed(names)}}}
+			Problems: []usher.Problem{{Location: "body.feature",
+				Message: "is required because the event counted for several features: one of " + strings.Join(names, ", ")}}}
 	case found == nil && op.Feature != "":
-		return nil, usher.Errorf(usher.Refused, "the event counted nothing of %s that adds up: there is nothing to give back", op.Feature)
+		return nil, usher.Errorf(usher.Refused, "the event added nothing to %s, so there is nothing to give back", op.Feature)
 	case found == nil:
-		return nil, usher.Errorf(usher.Refused, "the event counted nothing that adds up: there is nothing to give back; a gauge is corrected by its next value")
+		return nil, usher.Errorf(usher.Refused, "the event added nothing, so there is nothing to give back: a gauge is corrected by its next value")
 	}
 	return found, nil
-}
-
-func listed(names []string) string {
-	s := ""
-	for i, n := range names {
-		if i > 0 {
-			s += ", "
-		}
-		s += n
-	}
-	return s
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// deny counts what was denied, or would have been (S26). What nobody has, an
-// unknown customer or feature, is not counted.
+// deny counts what was denied, or would have been (S26). Denials because the customer
+// or the feature is unknown are not counted.
 func (b *batchRun) deny(h store.Holder, w *world, feature, outcome string, reason usher.Reason, amount int64, at time.Time) {
 	if outcome == "" || !w.next.World.Known() || w.next.World.Book().Features[feature] == nil {
 		return
@@ -19,7 +19,7 @@ func (b *batchRun) deny(h store.Holder, w *world, feature, outcome string, reaso
 	k := store.DenialKey{Holder: h, Feature: feature, Hour: store.Hour.Start(at.UnixMicro()), Outcome: outcome, Reason: reason}
 	c := b.denials[k]
 	c.N++
-	c.Amount = min(amount, math.MaxInt64-c.Amount) + c.Amount
+	c.Amount = min(amount, math.MaxInt64-c.Amount) + c.Amount // saturates
 	b.denials[k] = c
 }
 
@@ -33,7 +33,7 @@ type DenialQuery struct {
 // maxDenials bounds one answer.
 const maxDenials = 1000
 
-// Denials lists what was denied, the most frequent first, at most 1,000 rows.
+// Denials returns what was denied, the most frequent first, at most 1,000 rows.
 func (u *Usage) Denials(ctx context.Context, env usher.Environment, q DenialQuery) ([]usher.Denial, error) {
 	var problems []usher.Problem
 	if !q.From.Before(q.To) {
@@ -54,7 +54,8 @@ func (u *Usage) Denials(ctx context.Context, env usher.Environment, q DenialQuer
 	}
 	out := make([]usher.Denial, len(rows))
 	for i, r := range rows {
-		out[i] = usher.Denial{Customer: r.Customer, Feature: r.Feature, Outcome: r.Outcome, Reason: r.Reason, Count: r.N, Amount: r.Amount, First: r.First, Last: r.Last}
+		out[i] = usher.Denial{Customer: r.Customer, Feature: r.Feature, Outcome: r.Outcome, Reason: r.Reason, Count: r.N, Amount: r.Amount,
+			First: r.First, Last: r.Last}
 		if f := u.cfg.Live.Book(env).Features[r.Feature]; f != nil {
 			out[i].Precision = f.Precision
 		}

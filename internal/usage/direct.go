@@ -13,33 +13,34 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-const routeDirect = "directory"
+// callDirect names changes of a directory. They have no key, so it is not stored.
+const callDirect = "directory"
 
-// Direct applies a change of a customer's directory and, in the same
-// transaction, what it does to seats (A08): all or nothing. seats is asked after
-// the change's Check, each time that it ran. Where one of the seats cannot be
-// had, it is Refused; nobody who sits is evicted. Other errors are those of
+// Direct applies a change of a customer's directory and, in the same transaction, the
+// changes of seats that follow from it (A08): all or nothing. It calls seats after each
+// run of the change's Check. If the plan does not give one of the seats, the change is
+// Refused; no holder loses a seat to another. Other errors are those of
 // store.ChangeDirectory.
 func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func() store.SeatNeeds) (revision int64, err error) {
 	var failed error
-	t := &take{env: c.Env, route: routeDirect, customer: c.Customer, directs: true}
+	t := &take{env: c.Env, call: callDirect, customer: c.Customer, directs: true}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		failed = nil
 		rev, undo, err := b.tx.ChangeDirectory(c)
 		if errors.Is(err, store.ErrStale) {
-			failed = err // this take's alone
+			failed = err // for this caller alone: the batch goes on
 			return engine.Effect{}, usher.Errorf(usher.Conflict, "the directory has changed")
 		} else if err != nil {
 			return engine.Effect{}, err
 		}
-		moves, err := b.moves(t.holder(), w, seats())
+		changes, err := b.seatChanges(t.holder(), w, seats())
 		if err != nil {
 			if back := undo(); back != nil {
 				return engine.Effect{}, back
 			}
 			return engine.Effect{}, err
 		}
-		if err := b.move(t.holder(), w, moves); err != nil {
+		if err := b.applySeatChanges(t.holder(), w, changes); err != nil {
 			return engine.Effect{}, err
 		}
 		revision = rev
@@ -54,31 +55,33 @@ func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func
 	return revision, nil
 }
 
-// move is a seat to take, keep or free, with the one that the member has.
-type move struct {
+// seatChange is a member's seat of a feature to take, to keep until another time, or to
+// free.
+type seatChange struct {
 	member, feature string
 	free            bool
-	expires         time.Time
-	was             *engine.Seat
+	expires         time.Time    // of a seat to take or keep; zero: it does not end by itself
+	was             *engine.Seat // the seat that the member has; nil: none
 }
 
-// moves finds what there is to do, and refuses what cannot be had, before
-// anything of it is done.
-func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]move, error) {
+// seatChanges returns what must change so that the members have the seats that their
+// roles ask for, those to free first. It refuses what the plan does not give before
+// anything is changed.
+func (b *batchRun) seatChanges(h store.Holder, w *world, wanted store.SeatNeeds) ([]seatChange, error) {
 	held, err := b.tx.SeatsOf(h, wanted.Members)
 	if err != nil {
 		return nil, err
 	}
-	var all []move
-	come := map[string]int64{} // by feature of the moves: how many sit down who did not
+	var all []seatChange
+	come := map[string]int64{} // by feature that changes: how many members take a seat who have none
 	features := w.next.World.Book().Features
 	for _, member := range wanted.Members {
 		needs, gone := wanted.Needs[member], slices.Contains(wanted.Gone, member)
-		sits := map[string]bool{}
+		has := map[string]bool{}
 		for i := range held[member] {
 			s := &held[member][i]
-			sits[s.Feature] = true
-			m := move{member: member, feature: s.Feature, was: &s.Seat}
+			has[s.Feature] = true
+			m := seatChange{member: member, feature: s.Feature, was: &s.Seat}
 			end, needed := needs[s.Feature]
 			switch {
 			case needed && !s.Seat.Pending && (s.Seat.Expires.Equal(end) || !s.ByRole && outlasts(s.Seat.Expires, end)):
@@ -94,8 +97,8 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]mo
 			all = append(all, m)
 		}
 		for _, feature := range slices.Sorted(maps.Keys(needs)) {
-			if f := features[feature]; f != nil && f.Kind == usher.Seats && !sits[feature] {
-				all = append(all, move{member: member, feature: feature, expires: needs[feature]})
+			if f := features[feature]; f != nil && f.Kind == usher.Seats && !has[feature] {
+				all = append(all, seatChange{member: member, feature: feature, expires: needs[feature]})
 				come[feature]++
 			}
 		}
@@ -109,22 +112,22 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]mo
 			return nil, err
 		}
 	}
-	// Who goes makes room, but not where more sit than the plan gives.
+	// A freed seat makes room, unless more seats are taken than the plan gives.
 	left := w.next.Clone()
 	for _, m := range all {
 		if m.free {
 			engine.FreeSeat(left, h.Customer, m.feature, *m.was, w.now)
 		}
 	}
-	refused := map[string]bool{} // the plan gives no seats: whoever sits stays as it is
+	refused := map[string]bool{} // features of which the plan gives no seats: those who have one keep it as it is
 	for _, feature := range wanting {
 		d := engine.Decide(left, engine.Query{Customer: h.Customer, Feature: feature, Amount: come[feature]}, w.now)
 		if refused[feature] = !d.Allowed; !d.Allowed && come[feature] > 0 {
 			return nil, refusedSeat(&d, come[feature])
 		}
 	}
-	all = slices.DeleteFunc(all, func(m move) bool { return !m.free && refused[m.feature] })
-	slices.SortStableFunc(all, func(x, y move) int { // who goes makes room for who comes
+	all = slices.DeleteFunc(all, func(m seatChange) bool { return !m.free && refused[m.feature] })
+	slices.SortStableFunc(all, func(x, y seatChange) int { // freed seats make room for those to take
 		if x.free == y.free {
 			return 0
 		}
@@ -136,11 +139,12 @@ func (b *batchRun) moves(h store.Holder, w *world, wanted store.SeatNeeds) ([]mo
 	return all, nil
 }
 
-// outlasts reports whether an end is not before another; the zero time is none.
+// outlasts reports whether an end is not before another. The zero time is no end.
 func outlasts(end, other time.Time) bool {
 	return end.IsZero() || !other.IsZero() && !end.Before(other)
 }
 
+// refusedSeat returns the error for n seats that d denies.
 func refusedSeat(d *usher.Decision, n int64) error {
 	words := fmt.Sprintf("%d seats of %s are needed", n, d.Feature)
 	if n == 1 {
@@ -152,8 +156,9 @@ func refusedSeat(d *usher.Decision, n int64) error {
 	return usher.Errorf(usher.Refused, "%s, and the customer's plan gives none (%s)", words, d.Reason)
 }
 
-func (b *batchRun) move(h store.Holder, w *world, moves []move) error {
-	for _, m := range moves {
+// applySeatChanges takes, keeps and frees seats, in order.
+func (b *batchRun) applySeatChanges(h store.Holder, w *world, changes []seatChange) error {
+	for _, m := range changes {
 		w.seated = true
 		if m.free {
 			engine.FreeSeat(w.next, h.Customer, m.feature, *m.was, w.now)
@@ -167,7 +172,7 @@ func (b *batchRun) move(h store.Holder, w *world, moves []move) error {
 			want.At = m.was.At
 		}
 		if e := engine.TakeSeat(w.next, h.Customer, m.feature, m.was, want, w.now); !e.Seated {
-			return fmt.Errorf("usage: a seat of %s that was free is not (%s)", m.feature, e.Decision.Reason)
+			return fmt.Errorf("usage: no free seat of %s, although one was counted (%s)", m.feature, e.Decision.Reason)
 		}
 		if m.was != nil {
 			if err := b.tx.CloseSeat(h, m.feature, m.member, w.now); err != nil {

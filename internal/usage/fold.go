@@ -11,33 +11,37 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Folding says how old answers are forgotten. A zero field is what is usual.
+// Folding deletes stored answers that are older than ledger.Kept, so that the ledger
+// does not grow for ever. What they took is not forgotten: one row for each bucket and
+// minute keeps the sum. An answer is deleted and its use added to the sums in one
+// transaction, so no state of the database counts it twice or not at all.
+
+// Folding says how old answers are folded. A zero field is its default.
 type Folding struct {
-	Now   func() time.Time // the real clock: time.Now
-	Pause time.Duration    // after each chunk of a walk, so that takes go on: 100 ms
+	Now   func() time.Time // the real clock (default time.Now)
+	Pause time.Duration    // after each chunk of a walk, so that takes go on (default 100 ms)
 }
 
-// How much of the stored answers one step of a walk reads, and how much of it
-// one transaction changes.
+// Bounds of a walk.
 const (
-	foldReads  = 2000
-	foldWrites = 500
+	foldReads  = 2000 // answers read at once
+	foldWrites = 500  // answers folded in one transaction
 )
 
-// Jobs returns the work that forgets old answers, once a day.
+// Jobs returns the work that folds old answers, once a day.
 func (u *Usage) Jobs() []job.Job {
 	return []job.Job{{Name: "fold_answers", Every: 24 * time.Hour, First: 5 * time.Minute, Run: func(ctx context.Context) error {
 		n, err := u.Fold(ctx)
 		if n > 0 {
 			u.cfg.Log.Info("old answers were folded", "answers", n)
 		}
-		return err // the next walk takes what is left
+		return err // the next walk folds what is left
 	}}}
 }
 
-// Fold walks over all stored answers once, forgets those older than ledger.Kept, and
-// adds what they took to the folded ledger. Nodes may do so at once: each
-// answer is folded by one of them. It returns how many this walk folded.
+// Fold walks over all stored answers once, folds those older than ledger.Kept, and
+// returns how many it folded. Several nodes may do so at once: each answer is folded
+// by one of them.
 func (u *Usage) Fold(ctx context.Context) (folded int64, err error) {
 	before := u.cfg.Folding.Now().Add(-ledger.Kept)
 	var after store.OpKey
@@ -46,7 +50,7 @@ func (u *Usage) Fold(ctx context.Context) (folded int64, err error) {
 		if err != nil || last == (store.OpKey{}) {
 			return folded, err
 		}
-		old = slices.DeleteFunc(old, func(o store.Op) bool { // what is young by a sandbox's own clock
+		old = slices.DeleteFunc(old, func(o store.Op) bool { // answers that are young by a sandbox's own clock
 			now, ok := u.cfg.Live.TestClock(o.Env)
 			return ok && o.At.After(now.Add(-ledger.Kept))
 		})
@@ -80,12 +84,13 @@ func (u *Usage) foldPart(ctx context.Context, ops []store.Op, before time.Time) 
 		o := &ops[i]
 		if !o.Management() {
 			_, p, err := ledger.DecodeAnswer(o.Answer, o.At)
-			if err != nil { // what it took is not known: it stays for usher fsck to show
+			if err != nil { // what it took is unknown: it stays, and a check of the database names it
 				u.cfg.Log.Error("an old answer cannot be folded", "env", o.Env, "key", o.Key, "error", err)
 				continue
 			}
 			for _, e := range p.Entries {
-				sums[place{store.Holder{Env: o.Env, Customer: o.Customer}, e.Bucket, store.Minute.Start(p.At.UnixMicro())}] += e.Amount
+				h := store.Holder{Env: o.Env, Customer: o.Customer}
+				sums[place{h, e.Bucket, store.Minute.Start(p.At.UnixMicro())}] += e.Amount
 			}
 		}
 		keys = append(keys, store.OpKey{Env: o.Env, Key: o.Key})
@@ -98,7 +103,7 @@ func (u *Usage) foldPart(ctx context.Context, ops []store.Op, before time.Time) 
 		rows = append(rows, store.FoldedRow{Holder: p.holder, Bucket: p.bucket, Minute: p.minute, Amount: n})
 	}
 	done, err := u.cfg.DB.Fold(ctx, keys, before, rows)
-	if err != nil || !done { // another node was faster: it, or the next walk, has the rest
+	if err != nil || !done { // another node folded some of them: the next walk has the rest
 		return 0, err
 	}
 	return int64(len(keys)), nil

@@ -18,34 +18,34 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// The horizon of event times (S17).
+// The bounds of an event's time (S17).
 const (
-	Late  = 40 * 24 * time.Hour
-	Early = time.Hour
+	Late  = 40 * 24 * time.Hour // before now, at most
+	Early = time.Hour           // after now, at most
 )
 
-// MaxEvents bounds one request.
+// MaxEvents is how many events one request may have.
 const MaxEvents = 10_000
 
 // body is a request of events on its way through the writer.
 type body struct {
 	env    usher.Environment
 	events []usher.Event
-	// What can be said of each event by itself.
-	invalid []string // what is wrong with it; "" is nothing
-	hashes  [][]byte // of its content
+	// Computed before the request queues, for each event:
+	invalid []string // what is wrong with the event itself; "" is nothing
+	hashes  [][]byte // of the event's content
 	result  usher.IngestResult
 	err     error
 }
 
-// Ingest records reported use (S14, S17): each event on its own, so that a bad
-// one never fails its neighbours. It returns after the commit.
+// Ingest records reported use (S14, S17). Each event is accepted, or rejected with a
+// reason, on its own: a bad one does not fail the others. It returns after the commit.
 func (u *Usage) Ingest(ctx context.Context, env usher.Environment, events []usher.Event) (usher.IngestResult, error) {
 	if len(events) > MaxEvents {
 		return usher.IngestResult{}, usher.Errorf(usher.TooLarge, "at most %d events a request, this one has %d", MaxEvents, len(events))
 	}
 	b := &body{env: env, events: events, invalid: make([]string, len(events)), hashes: make([][]byte, len(events))}
-	for i := range events { // here, where many callers do it at once, and not in the one writer
+	for i := range events { // here, on the callers' goroutines, because there is one writer for all
 		if b.invalid[i] = invalid(&events[i]); b.invalid[i] == "" {
 			b.hashes[i] = contentHash(&events[i])
 		}
@@ -59,9 +59,10 @@ func (u *Usage) Ingest(ctx context.Context, env usher.Environment, events []ushe
 	return b.result, b.err
 }
 
-// record books one request's events. It starts from nothing each time it runs.
+// record books one request's events. It may run several times, so it starts from
+// nothing.
 func (b *batchRun) record(e *body) error {
-	e.result = usher.IngestResult{Rejected: []usher.Rejection{}}
+	e.result, e.err = usher.IngestResult{Rejected: []usher.Rejection{}}, nil
 	now := b.u.cfg.Live.Now(e.env)
 	keys := make([]store.EventKey, len(e.events))
 	for i := range e.events {
@@ -86,7 +87,7 @@ func (b *batchRun) record(e *body) error {
 			if bytes.Equal(old, hash) {
 				e.result.Duplicates++
 			} else {
-				reject(usher.RejectIDReused, "source %q and id %q came before with other content; an event is never edited", ev.Source, ev.ID)
+				reject(usher.RejectIDReused, "source %q and id %q came before with other content; an event cannot be changed", ev.Source, ev.ID)
 			}
 			continue
 		}
@@ -116,13 +117,14 @@ func (b *batchRun) record(e *body) error {
 		}
 		done, err := b.readings(h, w, readings, at)
 		if errors.Is(err, errOverflow) {
-			reject(usher.RejectOverflow, "counting it would go beyond what can be counted")
+			reject(usher.RejectOverflow, "the total would exceed what can be counted")
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at, ReceivedAt: w.now, Hash: hash, Data: string(ev.Data), Entries: ledger.EncodeReadings(done)})
+		rows = append(rows, store.EventRow{Env: e.env, ID: ev.ID, Source: ev.Source, Customer: ev.Subject, Type: ev.Type, At: at,
+			ReceivedAt: w.now, Hash: hash, Data: string(ev.Data), Entries: ledger.EncodeReadings(done)})
 		stored[keys[i]] = hash
 		e.result.Accepted++
 	}
@@ -134,14 +136,15 @@ func (b *batchRun) record(e *body) error {
 		return err
 	}
 	if n < int64(len(rows)) {
-		return errTaken // another node stored one of them: look again
+		return errTaken // another node stored one of them meanwhile
 	}
 	return nil
 }
 
+// errOverflow means that a total would exceed an int64.
 var errOverflow = errors.New("usage: beyond what can be counted")
 
-// readings applies one event to every feature that reads it, all or none, and
+// readings applies one event to every feature whose meter reads it, all or none, and
 // returns what it did.
 func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, at time.Time) ([]ledger.Reading, error) {
 	for _, r := range readings {
@@ -150,7 +153,7 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 		}
 	}
 	w.outside(at)
-	for _, r := range readings { // refuse before anything is booked
+	for _, r := range readings { // before anything is booked
 		if r.Adds && !engine.Fits(w.next, r.Feature.Key, r.Amount, at) {
 			return nil, errOverflow
 		}
@@ -206,7 +209,7 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 	return all, nil
 }
 
-// invalid names what is wrong with an event itself; "" is nothing.
+// invalid returns what is wrong with an event itself; "" is nothing.
 func invalid(e *usher.Event) string {
 	for _, f := range []struct{ name, value string }{{"id", e.ID}, {"source", e.Source}, {"type", e.Type}, {"subject", e.Subject}} {
 		if err := usher.CheckID(f.name, f.value); err != nil {
@@ -219,8 +222,8 @@ func invalid(e *usher.Event) string {
 	return ""
 }
 
-// contentHash is what makes two events of one id the same: all they say, with
-// data compared as JSON text without white space.
+// contentHash hashes what makes two events with one id the same: all of their content.
+// data counts as JSON text without white space.
 func contentHash(e *usher.Event) []byte {
 	text := make([]byte, 0, 64+len(e.Type)+len(e.Subject)+len(e.Data))
 	text = append(strconv.AppendQuote(text, e.Type), ' ')

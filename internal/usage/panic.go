@@ -34,7 +34,7 @@ func (u *Usage) endPanicked(b *batchRun, p *panicked) {
 	if t := b.deciding; t != nil {
 		t.err = fmt.Errorf("usage: panic while a take was decided: %v", p.value)
 		u.cfg.Log.Error("a take panicked while it was decided; nothing of it is kept", "env", t.env, "customer", t.customer, "feature", t.feature,
-			"call", t.route, "panic", fmt.Sprint(p.value), "stack", string(p.stack))
+			"call", t.call, "panic", fmt.Sprint(p.value), "stack", string(p.stack))
 		return
 	}
 	e := b.recording

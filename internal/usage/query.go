@@ -3,6 +3,7 @@ package usage
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -11,9 +12,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// UsageQuery asks for the use of one feature over [From, To), each moved on to
-// the next whole minute, so that spans that follow one another count nothing
-// twice.
+// UsageQuery asks for the use of one feature in [From, To). Both are moved to the next
+// whole minute, so that spans that follow one another count nothing twice.
 type UsageQuery struct {
 	Customer string
 	Feature  string
@@ -22,15 +22,17 @@ type UsageQuery struct {
 	GroupBy  string     // a dimension of the feature's meter; "" is none
 }
 
+// wholeMinute returns the first whole minute at or after t.
 func wholeMinute(t time.Time) time.Time {
 	return t.Add(time.Minute - time.Microsecond).Truncate(time.Minute)
 }
 
-// maxPoints bounds one answer: a month of minutes fits.
+// maxPoints is how many windows one answer may have: a month of minutes fits.
 const maxPoints = 50_000
 
-// Query reads use in windows, in order; windows without use are left out.
-// Totals are summed, max is the greatest, last the latest, unique exact.
+// Query returns the use in each window, in order, without windows that have none. A
+// total is the sum, max the greatest value, last the latest, unique the exact number of
+// different values.
 func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) ([]usher.UsagePoint, error) {
 	book := u.cfg.Live.Book(env)
 	var problems []usher.Problem
@@ -39,9 +41,10 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	}
 	f := book.Features[q.Feature]
 	if f == nil {
-		bad("feature", "no feature "+q.Feature)
+		bad("feature", fmt.Sprintf("unknown feature %q", q.Feature))
 	}
-	span := map[usher.Unit]time.Duration{usher.Minute: time.Minute, usher.Hour: time.Hour, usher.Day: 23 * time.Hour, usher.Month: 28 * 24 * time.Hour}[q.Window]
+	span := map[usher.Unit]time.Duration{ // the shortest window
+		usher.Minute: time.Minute, usher.Hour: time.Hour, usher.Day: 23 * time.Hour, usher.Month: 28 * 24 * time.Hour}[q.Window]
 	if span == 0 {
 		bad("window", "must be minute, hour, day or month")
 	}
@@ -50,7 +53,7 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	case !q.From.Before(q.To):
 		bad("to", "must be after from")
 	case span > 0 && to.Sub(from)/span > maxPoints:
-		bad("window", "the span has too many windows for one answer: shorten it or ask for longer windows")
+		bad("window", fmt.Sprintf("must be longer, or from and to closer: one answer has at most %d windows", maxPoints))
 	}
 	aggregation := usher.Sum
 	if f != nil {
@@ -63,7 +66,7 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 			case m == nil || !slices.Contains(m.Dimensions, q.GroupBy):
 				bad("group_by", "must be one of the dimensions that the feature's meter declares")
 			case aggregation == usher.Unique:
-				bad("group_by", "different values are counted over all groups only")
+				bad("group_by", "must not be set: the meter counts different values, which are counted over all groups only")
 			}
 		}
 	}
@@ -86,7 +89,7 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	if aggregation == usher.Unique {
 		return u.uniques(ctx, env, q, f, from, to, windowOf)
 	}
-	// Whole hours and days stand for their minutes, window by window.
+	// Rows of whole hours and days replace those of their minutes.
 	var spans []store.Span
 	for t := from; t.Before(to); {
 		end := windowOf(t).End
@@ -148,14 +151,15 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	return out, nil
 }
 
-// uniques counts different values per window.
-func (u *Usage) uniques(ctx context.Context, env usher.Environment, q UsageQuery, f *usher.Feature, from, to time.Time, windowOf func(time.Time) usher.Window) ([]usher.UsagePoint, error) {
+// uniques counts the different values in each window.
+func (u *Usage) uniques(ctx context.Context, env usher.Environment, q UsageQuery, f *usher.Feature, from, to time.Time,
+	windowOf func(time.Time) usher.Window) ([]usher.UsagePoint, error) {
 	var windows, clipped []usher.Window
 	for t := from; t.Before(to); {
 		w := windowOf(t)
 		windows = append(windows, w)
 		c := w
-		if c.Start.Before(t) { // before from, or where the zone has changed
+		if c.Start.Before(t) { // the window began before from, or the customer's zone changed
 			c.Start = t
 		}
 		if c.End.After(to) {

@@ -6,16 +6,18 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// replays keeps the newest stored takes in memory, so that a retry that comes
-// at once need not break a batch. It is a fence before the database, never the
-// record.
+// replays keeps the newest stored takes in memory, so that an immediate retry is
+// answered without rolling back the batch that it is in. It only saves work: the
+// database decides whether a key has an answer. Its methods are safe for concurrent
+// use.
 type replays struct {
 	mu   sync.Mutex
 	ops  map[store.OpKey]store.Op
-	ring []store.OpKey
+	ring []store.OpKey // in the order in which they came; the oldest is at next
 	next int
 }
 
+// newReplays returns an empty memory for n takes.
 func newReplays(n int) *replays {
 	return &replays{ops: make(map[store.OpKey]store.Op, n), ring: make([]store.OpKey, n)}
 }

@@ -8,16 +8,16 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Held is a reservation as it stands.
+// Held is a reservation as it is now.
 type Held struct {
 	usher.Reservation
 	Customer, Feature string
-	Precision         int // of the quantities
+	Precision         int // of the quantities: decimal places of the feature
 }
 
-// Reservation reads a reservation; NotFound where there is none. One whose time
-// is over is expired, before anything has written so. How much it was settled
-// with is known as long as the settlement's answer is kept; then it is 0.
+// Reservation returns a reservation; NotFound if there is none. It is expired once its
+// time is over, even if no row says so yet. Settled is 0 once the settlement's answer
+// is no longer stored (ledger.Kept).
 func (u *Usage) Reservation(ctx context.Context, env usher.Environment, id string) (*Held, error) {
 	if err := usher.CheckID("id", id); err != nil {
 		return nil, err

@@ -11,22 +11,22 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// The bounds of a reservation's life. Longer holds are better modelled as use
-// with a correction.
+// The bounds of a reservation's life. Use that must be held for longer is better
+// consumed and corrected.
 const (
 	DefaultTTL = 5 * time.Minute
 	MaxTTL     = 7 * 24 * time.Hour
 )
 
-// ReserveOp is one reservation as asked.
+// ReserveOp is one reservation as asked. TTL is from a second to MaxTTL.
 type ReserveOp struct {
 	ConsumeOp
 	TTL time.Duration // 0: DefaultTTL
 }
 
-// Reserve holds an amount until it is settled, released or expires (S23). It
-// divides over the allowances as a consume would. A denial holds nothing and is
-// no error.
+// Reserve holds an amount until it is settled, released or expires (S23). It is
+// divided over the allowances as a consume would be. A denial holds nothing and is no
+// error.
 func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp) (usher.Decision, error) {
 	if op.TTL == 0 {
 		op.TTL = DefaultTTL
@@ -46,18 +46,19 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 		if err != nil || !e.Decision.Allowed {
 			return e, err
 		}
-		b.holds[env] = append(b.holds[env], engine.Hold{ID: id, Customer: t.customer, Feature: t.feature, Amount: t.amount, At: w.now, Expires: until, Entries: e.Entries})
-		e.Entries = nil // it is no use yet
+		b.holds[env] = append(b.holds[env], engine.Hold{ID: id, Customer: t.customer, Feature: t.feature, Amount: t.amount,
+			At: w.now, Expires: until, Entries: e.Entries})
+		e.Entries = nil // nothing is used yet
 		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: t.amount, ExpiresAt: until, State: usher.ReservationOpen}
 		return e, nil
 	}
 	return u.take(ctx, t)
 }
 
-// Settle ends a reservation with the true amount; "" is the amount held. It is
-// never refused for want of allowance: what nothing holds is booked as excess,
-// and what comes after the hold expired is booked all the same. The same
-// settlement again gives the first answer; another one is a Conflict.
+// Settle ends a reservation with the amount actually used; "" is the amount held. It
+// is never refused because too little is left: what exceeds the allowances is booked
+// as excess, and a settlement after the reservation expired is booked too. The same
+// settlement again returns the first answer; another one is a Conflict.
 func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, amount usher.Number) (usher.Decision, error) {
 	t, held, err := u.end(ctx, env, id, ledger.Settle)
 	if err != nil {
@@ -79,27 +80,32 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 		if err != nil {
 			return engine.Effect{}, err
 		}
-		if err := b.has(t.holder(), w, h); err != nil {
+		if err := b.loadHold(t.holder(), w, h); err != nil {
 			return engine.Effect{}, err
 		}
 		late := !w.now.Before(h.Expires)
-		if rest := t.amount - h.Amount; !engine.Fits(w.next, h.Feature, max(rest, 0), h.At) || late && !engine.Fits(w.next, h.Feature, t.amount, h.At) {
-			return engine.Effect{}, usher.Errorf(usher.Refused, "counting so much of %s would go beyond what can be counted", h.Feature)
+		more := max(t.amount-h.Amount, 0) // beyond what is held
+		if late {                         // nothing is held any more
+			more = t.amount
+		}
+		if !engine.Fits(w.next, h.Feature, more, h.At) {
+			return engine.Effect{}, usher.Errorf(usher.Refused, "so much of %s exceeds what can be counted", h.Feature)
 		}
 		e := engine.Settle(w.next, h, t.amount, w.now)
 		if e.Overflow {
 			return e, errOverflow
 		}
 		t.posting.At = h.At
-		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: usher.ReservationSettled, Settled: t.amount, Late: late}
+		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: usher.ReservationSettled,
+			Settled: t.amount, Late: late}
 		return e, b.tx.CloseHold(env, id, store.HoldSettled, w.now)
 	}
 	return u.take(ctx, t)
 }
 
-// Release ends a reservation and gives back what it held. Again, or after it
-// expired, it gives back nothing and says so; after a settlement it is a
-// Conflict.
+// Release ends a reservation and gives back what it held. A second release, or one
+// after the reservation expired, gives back nothing and is no error; one after a
+// settlement is a Conflict.
 func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (usher.Decision, error) {
 	t, held, err := u.end(ctx, env, id, ledger.Release)
 	if err != nil {
@@ -111,7 +117,7 @@ func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (
 		if err != nil {
 			return engine.Effect{}, err
 		}
-		if err := b.has(t.holder(), w, h); err != nil {
+		if err := b.loadHold(t.holder(), w, h); err != nil {
 			return engine.Effect{}, err
 		}
 		state := usher.ReservationReleased
@@ -125,8 +131,8 @@ func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (
 	return u.take(ctx, t)
 }
 
-// end begins the take that ends a reservation. NotFound where there is none.
-func (u *Usage) end(ctx context.Context, env usher.Environment, id, route string) (*take, *store.HoldRow, error) {
+// end makes the take that ends a reservation; NotFound if there is no such reservation.
+func (u *Usage) end(ctx context.Context, env usher.Environment, id, call string) (*take, *store.HoldRow, error) {
 	if err := usher.CheckID("id", id); err != nil {
 		return nil, nil, err
 	}
@@ -137,23 +143,26 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, route string
 	if held == nil {
 		return nil, nil, usher.Errorf(usher.NotFound, "no reservation %q", id)
 	}
-	t := &take{env: env, route: route, key: ledger.HoldKey(id), customer: held.Hold.Customer, feature: held.Hold.Feature}
+	t := &take{env: env, call: call, key: ledger.HoldKey(id), customer: held.Hold.Customer, feature: held.Hold.Feature}
 	t.reused = func(op store.Op) error {
 		if op.Route == ledger.Release {
-			return usher.Errorf(usher.Conflict, "the reservation %s was released at %s; consume what was used after all", id, op.At.Format(time.RFC3339))
+			return usher.Errorf(usher.Conflict, "the reservation %s was released at %s; consume what was used after all",
+				id, op.At.Format(time.RFC3339))
 		}
 		amount := strconv.FormatInt(op.Amount, 10)
 		if f := u.cfg.Live.Book(env).Features[op.Feature]; f != nil {
 			amount = usher.FormatQuantity(op.Amount, f.Precision)
 		}
-		return usher.Errorf(usher.Conflict, "the reservation %s was settled with %s at %s; a settlement is not changed: correct it with /v1/corrections, or consume the rest", id, amount, op.At.Format(time.RFC3339))
+		return usher.Errorf(usher.Conflict, "the reservation %s was settled with %s at %s; a settlement cannot be changed: correct it, or consume the rest",
+			id, amount, op.At.Format(time.RFC3339))
 	}
 	return t, held, nil
 }
 
-// open reads a reservation that has no end yet; errTaken where it has one, whose
-// answer is stored. One that gave back what it held has ended by now, also where
-// the clock went back since: it must not give it back again.
+// open reads a reservation that was neither settled nor released; errTaken if it was,
+// so that its stored answer is read. An expired reservation has given back what it
+// held. If the clock was set back since, it is treated as expiring now, so that it
+// does not give it back again.
 func (b *batchRun) open(env usher.Environment, id string, w *world) (*engine.Hold, error) {
 	row, err := b.tx.Hold(env, id)
 	if err != nil {
@@ -172,9 +181,9 @@ func (b *batchRun) open(env usher.Environment, id string, w *world) (*engine.Hol
 	return &row.Hold, nil
 }
 
-// has sees to it that a hold's buckets, and what its instant needs, are in
-// memory.
-func (b *batchRun) has(h store.Holder, w *world, hold *engine.Hold) error {
+// loadHold loads a reservation's buckets and what decisions at its instant and now
+// read.
+func (b *batchRun) loadHold(h store.Holder, w *world, hold *engine.Hold) error {
 	keys := make([]engine.BucketKey, len(hold.Entries))
 	for i, e := range hold.Entries {
 		keys[i] = e.Bucket

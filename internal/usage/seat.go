@@ -9,24 +9,26 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
-	"github.com/usher-sh/usher/internal/ledger"
 )
 
-// SeatOp is a seat as asked for.
+// SeatOp is a seat as asked for. Customer, Feature and Holder are required.
 type SeatOp struct {
 	Customer string
 	Feature  string
 	Holder   string
-	Pending  bool
+	Pending  bool // the holder is invited; a pending seat counts
 	// ExpiresAt, or TTL from now, is when the seat ends by itself: an invitation
-	// that lapses, or a floating seat that its holder keeps alive by asking again.
-	// Both zero: it does not.
+	// that expires, or a floating seat, which its holder keeps by asking again.
+	// Both zero: it does not end by itself.
 	ExpiresAt time.Time
 	TTL       time.Duration
 }
 
-// PutSeat gives a holder a seat, or changes the one it has (S22). A refused seat
-// is a decision that says no. The same again changes nothing.
+// callSeat names changes of seats. They have no key, so it is not stored.
+const callSeat = "seat"
+
+// PutSeat gives a holder a seat, or changes the one it has (S22). A denial is an
+// answer, not an error. The same again changes nothing.
 func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (usher.Decision, error) {
 	if err := u.seats(env, op.Customer, op.Feature, op.Holder); err != nil {
 		return usher.Decision{}, err
@@ -34,7 +36,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 	if op.TTL != 0 && !op.ExpiresAt.IsZero() {
 		return usher.Decision{}, usher.Errorf(usher.Invalid, "give expires_at or ttl, not both")
 	}
-	t := &take{env: env, route: ledger.Seat, customer: op.Customer, feature: op.Feature, amount: 1}
+	t := &take{env: env, call: callSeat, customer: op.Customer, feature: op.Feature, amount: 1}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		want := engine.Seat{Holder: op.Holder, Pending: op.Pending, Expires: op.ExpiresAt, At: w.now}
 		if op.TTL != 0 {
@@ -83,13 +85,12 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 	return u.take(ctx, t)
 }
 
-// DeleteSeat frees a holder's seat at once; one that it does not have is freed
-// already.
+// DeleteSeat frees a holder's seat at once; no error if it has none.
 func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer, feature, holder string) (usher.Decision, error) {
 	if err := u.seats(env, customer, feature, holder); err != nil {
 		return usher.Decision{}, err
 	}
-	t := &take{env: env, route: ledger.Seat, customer: customer, feature: feature}
+	t := &take{env: env, call: callSeat, customer: customer, feature: feature}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		h := t.holder()
 		was, err := b.tx.Seat(h, feature, holder)
@@ -114,15 +115,17 @@ func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer,
 	return u.take(ctx, t)
 }
 
-// seats returns an error unless the names can be those of a seat.
+// seats returns an error unless the ids are valid and the feature is unknown or of
+// kind seats.
 func (u *Usage) seats(env usher.Environment, customer, feature, holder string) error {
 	for _, p := range []struct{ name, id string }{{"id", customer}, {"feature", feature}, {"holder", holder}} {
 		if err := usher.CheckID(p.name, p.id); err != nil {
-			return &usher.Error{Code: usher.Invalid, Detail: "the seat is not valid", Problems: []usher.Problem{{Location: "path." + p.name, Message: err.Error()}}}
+			return &usher.Error{Code: usher.Invalid, Detail: "the seat is not valid",
+				Problems: []usher.Problem{{Location: "path." + p.name, Message: err.Error()}}}
 		}
 	}
 	if f := u.cfg.Live.Book(env).Features[feature]; f != nil && f.Kind != usher.Seats {
-		return usher.Errorf(usher.Refused, "%s is %s, not seats: it has no holders", f.Key, f.Kind)
+		return usher.Errorf(usher.Refused, "%s is of kind %s, not seats: it has no holders", f.Key, f.Kind)
 	}
 	return nil
 }
@@ -135,9 +138,9 @@ func seatOf(s engine.Seat) usher.Seat {
 	return out
 }
 
-// Seats lists who holds a seat of a feature, those who came first first, and the
-// cursor of the next page, "" where there is none. Those who came last lie
-// beyond the limit, where there are more of them than it (S19).
+// Seats lists the holders of a feature's seats, oldest first, at most limit, and
+// returns the cursor of the next page, "" after the last. If there are more seats than
+// the plan gives, the newest are marked as excess (S19).
 func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feature, cursor string, limit int) ([]usher.Seat, string, error) {
 	if err := u.seats(env, customer, feature, "-"); err != nil {
 		return nil, "", err
@@ -149,7 +152,8 @@ func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feat
 		since, name, ok := strings.Cut(string(text), " ")
 		us, err2 := strconv.ParseInt(since, 10, 64)
 		if err != nil || err2 != nil || !ok {
-			return nil, "", &usher.Error{Code: usher.Invalid, Detail: "the list cannot be read on", Problems: []usher.Problem{{Location: "query.cursor", Message: "must be the next_cursor of the page before"}}}
+			return nil, "", &usher.Error{Code: usher.Invalid, Detail: "the cursor is not valid",
+				Problems: []usher.Problem{{Location: "query.cursor", Message: "must be the next_cursor of the page before"}}}
 		}
 		after, holder = time.UnixMicro(us).UTC(), name
 	}
@@ -169,10 +173,10 @@ func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feat
 		return nil, "", err
 	}
 	d := engine.Decide(s, engine.Query{Customer: customer, Feature: feature}, now)
-	permitted := int64(-1)
+	permitted := int64(-1) // unlimited
 	if !d.Unlimited {
 		permitted = d.Used + d.Reserved - d.Excess
-		if d.Excess == 0 { // another node may have seated somebody since
+		if d.Excess == 0 { // another node may have given a seat since
 			permitted += d.Remaining
 		}
 	}

@@ -13,25 +13,27 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// take is one caller's operation on its way through the writer.
+// take is one caller's operation on its way through the writer: whatever changes
+// what a customer has left.
 type take struct {
 	env      usher.Environment
-	route    string // names the call in stored answers, so that a key serves one kind of call
+	call     string // one of the ledger's calls, callSeat or callDirect: a key serves one call
 	key      string // the idempotency key; "": the operation is idempotent by itself and no answer is kept
 	customer string
 	feature  string
-	amount   int64 // smallest units; what a denial is counted with
-	hash     []byte
+	amount   int64        // smallest units; a denial is counted with it
+	hash     []byte       // of what makes two calls the same (bodyHash)
 	asked    usher.Number // the amount as asked for, of a consume or a reservation
-	book     *engine.Book // by which it was read
+	book     *engine.Book // the catalogue by which asked was read
 
-	// decide runs in the batch's transaction, maybe several times. An error with
-	// a code that blames the caller is the take's alone and stores nothing; so
-	// does errTaken, after which the stored answer is read.
+	// decide decides in the batch's transaction. It may run several times, so it
+	// keeps nothing of an earlier run. An error with a code that blames the caller
+	// ends this take alone, and nothing is stored. errTaken runs the batch again
+	// after the stored answer has been read.
 	decide  func(*batchRun, *world) (engine.Effect, error)
-	directs bool // it changes the environment's revision too
-	// reused says what is wrong where the key has another call's answer; nil is
-	// the usual words.
+	directs bool // it changes the customer's directory, so the environment's revision too
+	// reused returns the error for a key that has another call's answer; nil is the
+	// usual one.
 	reused func(store.Op) error
 
 	at       time.Time // when it was decided
@@ -44,7 +46,7 @@ type take struct {
 func (t *take) opKey() store.OpKey   { return store.OpKey{Env: t.env, Key: t.key} }
 func (t *take) holder() store.Holder { return store.Holder{Env: t.env, Customer: t.customer} }
 
-// take sends an operation through the writer.
+// take sends an operation through the writer and returns its answer.
 func (u *Usage) take(ctx context.Context, t *take) (usher.Decision, error) {
 	if err := u.submit(ctx, &request{take: t}); err != nil {
 		return usher.Decision{}, err
@@ -52,8 +54,9 @@ func (u *Usage) take(ctx context.Context, t *take) (usher.Decision, error) {
 	return t.decision, t.err
 }
 
-// bodyHash is what makes two calls the same (S13): the route and the parts of
-// the body but min_revision.
+// bodyHash hashes what makes two calls the same (S13): the call and all that was
+// asked, except min_revision. Each part counts with its length, so that no two lists
+// of parts are the same bytes.
 func bodyHash(parts ...string) []byte {
 	h := sha256.New()
 	var n [8]byte
@@ -65,17 +68,17 @@ func bodyHash(parts ...string) []byte {
 	return h.Sum(nil)[:16]
 }
 
-// row is the take as it is kept.
+// row returns the take as it is stored.
 func (t *take) row() store.Op {
-	return store.Op{Env: t.env, Key: t.key, Route: t.route, BodyHash: t.hash, Customer: t.customer, Feature: t.feature,
+	return store.Op{Env: t.env, Key: t.key, Route: t.call, BodyHash: t.hash, Customer: t.customer, Feature: t.feature,
 		At: t.at, Amount: t.amount, Answer: ledger.EncodeAnswer(&t.decision, &t.posting, t.at)}
 }
 
-// answer gives a take the answer that is stored under its key, or an error
-// where that was to another call.
+// answer gives a take the answer that is stored under its key, or an error if the
+// key was used for another call.
 func (t *take) answer(op store.Op) {
-	t.err = nil // of an earlier attempt at the batch
-	if op.Route != t.route || !bytes.Equal(op.BodyHash, t.hash) {
+	t.err = nil // that of an earlier attempt at the batch
+	if op.Route != t.call || !bytes.Equal(op.BodyHash, t.hash) {
 		if t.reused != nil {
 			t.err = t.reused(op)
 			return

@@ -1,6 +1,6 @@
-// Package usage takes and records use: consume, ingest and usage queries. All
-// use goes through one writer, which commits what has queued as one batch. It
-// refuses to answer before the commit.
+// Package usage takes and records use: consumes, reservations, seats, events,
+// corrections, and reports of them. All use of a process goes through one writer,
+// which commits what has queued as one batch. It refuses to answer before the commit.
 package usage
 
 import (
@@ -18,20 +18,20 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Config says where use is written.
+// Config says where use is written. DB and Live are required.
 type Config struct {
 	DB   *store.DB
 	Live *live.Live
-	// Node is this process's name among the nodes of one database; "" makes one.
+	// Node is this process's name among the nodes of one database; "" chooses a
+	// random one.
 	Node string
 	// NewID makes a new id with a prefix; nil is usher.NewID with the time now.
 	NewID func(prefix string) string
-	// Queue is how many requests may wait; one more is told to come back. 0 is
-	// 4,096.
+	// Queue is how many requests may wait; the next one is Unavailable. 0 is 4,096.
 	Queue int
-	// Folding says how old answers are forgotten.
+	// Folding says how old answers are folded.
 	Folding Folding
-	// Log takes faults; nil is slog.Default().
+	// Log gets what goes wrong in the background; nil is slog.Default().
 	Log *slog.Logger
 }
 
@@ -43,24 +43,29 @@ type Usage struct {
 	closing sync.RWMutex
 	closed  bool
 	replays *replays
-	retries int // how many batches more are looked through for stored keys first; owned by the writer
+	retries int // for how many more batches stored keys are read first; owned by the writer
 	waiting atomic.Int64
 }
 
-// The most that one transaction takes.
+// Bounds of one batch.
 const (
 	maxOps    = 512 // takes
 	maxBodies = 4   // requests of events
 )
 
-// request is one caller's work: a take, or a body of events.
+// retriesExpected is for how many batches stored keys are read first after one was
+// found.
+const retriesExpected = 32
+
+// request is one caller's work: a take or a body of events, never both. done is
+// closed once its result is in it.
 type request struct {
 	take   *take
 	events *body
 	done   chan struct{}
 }
 
-// New starts the writer. Close stops it.
+// New starts the writer and the folding of old answers. Close stops both.
 func New(cfg Config) *Usage {
 	if cfg.Queue <= 0 {
 		cfg.Queue = 4096
@@ -84,8 +89,8 @@ func New(cfg Config) *Usage {
 	return u
 }
 
-// Close takes no more work, writes what has queued, and returns when it is
-// committed or ctx ends.
+// Close refuses new requests, commits those that have queued, and returns when that
+// is done or ctx ends.
 func (u *Usage) Close(ctx context.Context) error {
 	u.closing.Lock()
 	if !u.closed {
@@ -101,11 +106,11 @@ func (u *Usage) Close(ctx context.Context) error {
 	}
 }
 
-// Waiting is how many requests wait for the writer.
+// Waiting returns how many requests wait for the writer.
 func (u *Usage) Waiting() int64 { return u.waiting.Load() }
 
-// submit hands a request to the writer and waits for its commit. A caller that
-// goes away does not stop it.
+// submit queues a request and waits for its commit. A caller that goes away gets
+// ctx's error; its request is committed all the same.
 func (u *Usage) submit(ctx context.Context, r *request) error {
 	r.done = make(chan struct{})
 	u.closing.RLock()
@@ -119,7 +124,7 @@ func (u *Usage) submit(ctx context.Context, r *request) error {
 		u.closing.RUnlock()
 	default:
 		u.closing.RUnlock()
-		return &usher.Error{Code: usher.Unavailable, Detail: "too many requests wait to be written; try again", RetryAfter: time.Second}
+		return &usher.Error{Code: usher.Unavailable, Detail: "too many requests are waiting; try again", RetryAfter: time.Second}
 	}
 	select {
 	case <-r.done:
@@ -129,12 +134,13 @@ func (u *Usage) submit(ctx context.Context, r *request) error {
 	}
 }
 
-// write is the one writer: it takes what has queued, commits it as one batch,
-// and answers. There is no timer: the commit before is the delay.
+// write is the writer: it takes what has queued, commits it as one batch, and
+// answers. No timer makes it wait for more: requests queue while the batch before
+// commits.
 func (u *Usage) write() {
 	defer close(u.done)
 	for first := range u.queue {
-		for range 3 { // let those who were just answered queue again
+		for range 3 { // let callers that were just answered queue again: fuller batches
 			runtime.Gosched()
 		}
 		batch := []*request{first}
@@ -161,6 +167,7 @@ func (u *Usage) write() {
 	}
 }
 
+// count returns what a request adds to a batch.
 func count(r *request) (takes, bodies int) {
 	if r.take != nil {
 		return 1, 0
@@ -168,10 +175,10 @@ func count(r *request) (takes, bodies int) {
 	return 0, 1
 }
 
-// run commits a batch. Where a batch fails for another reason than the database
-// being away, each request runs alone, so that one cannot spoil the rest.
+// run commits a batch. If it fails although the database is there, each request runs
+// alone, so that one cannot fail the others.
 func (u *Usage) run(batch []*request) {
-	// Not the callers' contexts: none of them may undo the others' work.
+	// Not a caller's context: a caller that goes away must not undo the others' work.
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	err := guarded(func() error { return u.commit(ctx, batch) })
