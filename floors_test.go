@@ -50,7 +50,7 @@ var floors = [][]string{
 		"internal/console", "internal/portal",
 	},
 	// Wiring; proofs and benchmarks load the whole from outside.
-	7: {"cmd/usher", "cmd/usher-verify", "ushertest", "internal/prove", "internal/bench"},
+	7: {"internal/server", "cmd/usher", "cmd/usher-verify", "ushertest", "internal/prove", "internal/bench"},
 }
 
 // neighbours are the imports within one floor that are allowed, each with its
@@ -65,6 +65,10 @@ var neighbours = map[string][]string{
 	"internal/usage":       {"internal/live"},       // takes read and change the loaded world
 	"internal/customers":   {"internal/live"},       // the change loop is live's
 	"internal/directory":   {"internal/live"},       // here too
+	"cmd/usher":            {"internal/server"},     // the rooms are wired in one place
+	"ushertest":            {"internal/server"},     // here too
+	"internal/prove":       {"internal/server"},     // here too
+	"internal/bench":       {"internal/server"},     // here too
 }
 
 // forTests are the rooms that only tests and ushertest may import.
@@ -340,7 +344,7 @@ func TestFloorsChecker(t *testing.T) {
 			"internal/engine/a.go":   pkg("engine", module+"/internal/calendar", "time"),
 			"client/a.go":            pkg("client", module, "net/http"),
 			"cmd/usher/main.go":      "// Command usher serves.\npackage main\nimport _ \"" + module + "/internal/api\"\n",
-			"ushertest/ushertest.go": pkg("ushertest", "testing", module+"/internal/testpg", module+"/internal/api"),
+			"ushertest/ushertest.go": pkg("ushertest", "testing", module+"/internal/testpg", module+"/internal/api", module+"/internal/server"),
 		}},
 		"upward": {files: map[string]string{"internal/store/a.go": pkg("store", module+"/internal/live")},
 			want: []string{"internal/store/a.go: imports internal/live (floor 3) from floor 2"}},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
-	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/store"
 )
 
@@ -83,32 +81,6 @@ func (f *auditFilter) query(environment string) (q store.AuditQuery, err error) 
 		}
 	}
 	return q, nil
-}
-
-// auditHours notes the use of ended hours in the audit log.
-type auditHours struct {
-	db   *store.DB
-	live *live.Live
-	// ended is the time of each environment at the run before. Nobody writes use
-	// of an hour any more that had ended then.
-	ended map[usher.Environment]time.Time
-}
-
-// note adds the hours that had ended at the run before. The log has each hour
-// once, even if two nodes do so at the same time.
-func (a *auditHours) note(ctx context.Context) error {
-	var all []error
-	for _, env := range usher.Environments {
-		now := a.live.Now(env)
-		if until := a.ended[env]; !until.IsZero() {
-			if _, err := a.db.AuditHours(ctx, env, until); err != nil {
-				all = append(all, fmt.Errorf("%s: %w", env, err))
-				continue
-			}
-		}
-		a.ended[env] = now
-	}
-	return errors.Join(all...)
 }
 
 type auditVerifyCmd struct {

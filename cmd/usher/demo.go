@@ -18,6 +18,7 @@ import (
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/directory"
+	"github.com/usher-sh/usher/internal/server"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -48,21 +49,21 @@ func (c *demoCmd) Run(a *app) (err error) {
 		return usher.Errorf(usher.Conflict, "%s is there already: the demo wants a new file; `usher serve --db %s` serves this one", db, db)
 	}
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	s, err := open(a, settings{DB: db, PublicURL: "http://" + listener.Addr().String()}, log)
+	s, err := open(a, "", server.Config{DB: db, PublicURL: "http://" + listener.Addr().String(), Log: log})
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	fmt.Fprintln(a.err, "Making a demo company with a month of use …")
 	var key string
-	events, err := (&demo{server: s, ctx: a, now: time.Now().UTC().Truncate(time.Second)}).make()
+	events, err := (&demo{Server: s, ctx: a, now: time.Now().UTC().Truncate(time.Second)}).make()
 	if err == nil {
-		key, _, err = s.auth.Create(a, actorCLI, usher.Sandbox, "demo", auth.RoleAdmin, time.Time{})
+		key, _, err = s.Auth.Create(a, actorCLI, usher.Sandbox, "demo", auth.RoleAdmin, time.Time{})
 	}
 	if err != nil {
-		return errors.Join(err, s.close())
+		return errors.Join(err, s.Close())
 	}
-	return s.serve(a, listener, c.PortFile, func(address string) error {
+	return serve(a, s, listener, c.PortFile, func(address string) error {
 		if a.cli.JSON {
 			return a.printJSON(map[string]any{"url": "http://" + address, "key": key})
 		}
@@ -123,7 +124,7 @@ var demoCustomers = []demoCustomer{
 
 // demo makes the company.
 type demo struct {
-	*server
+	*server.Server
 	ctx context.Context
 	now time.Time
 }
@@ -133,10 +134,10 @@ const demoEnv = usher.Sandbox
 // make puts in all that there is and says how many events that was.
 func (d *demo) make() (int, error) {
 	actor := usher.Actor{Kind: "system"}
-	if _, err := d.catalog.Apply(d.ctx, demoEnv, usher.By{Actor: actor}, demoCatalog, catalog.Options{}); err != nil {
+	if _, err := d.Catalog.Apply(d.ctx, demoEnv, usher.By{Actor: actor}, demoCatalog, catalog.Options{}); err != nil {
 		return 0, err
 	}
-	if err := d.live.Refresh(d.ctx, demoEnv); err != nil {
+	if err := d.Live.Refresh(d.ctx, demoEnv); err != nil {
 		return 0, err
 	}
 	by := usher.By{Actor: actor}
@@ -153,12 +154,12 @@ func (d *demo) make() (int, error) {
 		return n, err
 	}
 	for i := range 3 { // some use is taken, not reported
-		_, err := d.usage.Consume(d.ctx, demoEnv, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-" + strconv.Itoa(i), Amount: "1"})
+		_, err := d.Usage.Consume(d.ctx, demoEnv, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-" + strconv.Itoa(i), Amount: "1"})
 		if err != nil {
 			return n, err
 		}
 	}
-	_, err = d.usage.Reserve(d.ctx, demoEnv, usage.ReserveOp{TTL: usage.MaxTTL, // some is held by an export that runs
+	_, err = d.Usage.Reserve(d.ctx, demoEnv, usage.ReserveOp{TTL: usage.MaxTTL, // some is held by an export that runs
 		ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-running", Amount: "2"}})
 	return n, err
 }
@@ -166,14 +167,14 @@ func (d *demo) make() (int, error) {
 func (d *demo) days(n int) *time.Time { t := d.now.AddDate(0, 0, n); return &t }
 
 func (d *demo) customer(by usher.By, c *demoCustomer) error {
-	if _, _, err := d.customers.PutCustomer(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone}); err != nil || c.plan == "" {
+	if _, _, err := d.Customers.PutCustomer(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone}); err != nil || c.plan == "" {
 		return err
 	}
 	in := customers.NewSubscription{Plan: c.plan, StartsAt: d.days(-c.began), Addons: c.addons, TrialEnd: customers.MaybeTime{Given: true}}
 	if c.trial > 0 {
 		in.TrialEnd.At = d.days(c.trial)
 	}
-	sub, err := d.customers.Subscribe(d.ctx, demoEnv, by, customers.Guard{}, c.id, in)
+	sub, err := d.Customers.Subscribe(d.ctx, demoEnv, by, customers.Guard{}, c.id, in)
 	if err != nil {
 		return err
 	}
@@ -181,20 +182,20 @@ func (d *demo) customer(by usher.By, c *demoCustomer) error {
 		return err
 	}
 	if c.status != "" {
-		if _, err := d.customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Status: c.status}); err != nil {
+		if _, err := d.Customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Status: c.status}); err != nil {
 			return err
 		}
 	}
 	switch c.id {
 	case "exception":
-		_, err = d.customers.AddOverride(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewOverride{Feature: "retention", Value: json.RawMessage("180"),
+		_, err = d.Customers.AddOverride(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewOverride{Feature: "retention", Value: json.RawMessage("180"),
 			Reason: "promised while the contract is negotiated", ExpiresAt: d.days(60)})
 	case "grant-ends":
-		_, err = d.customers.AddGrant(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewGrant{Feature: "api_calls", Amount: "10000",
+		_, err = d.Customers.AddGrant(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewGrant{Feature: "api_calls", Amount: "10000",
 			Reason: "sorry for the outage", ExpiresAt: d.days(1)})
 	case "downgrade":
 		plan := "free"
-		_, err = d.customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
+		_, err = d.Customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
 	}
 	return err
 }
@@ -202,7 +203,7 @@ func (d *demo) customer(by usher.By, c *demoCustomer) error {
 func (d *demo) seats(c *demoCustomer) error {
 	take := func(holder string, op usage.SeatOp) error {
 		op.Customer, op.Feature, op.Holder = c.id, "members", holder
-		r, err := d.usage.PutSeat(d.ctx, demoEnv, op)
+		r, err := d.Usage.PutSeat(d.ctx, demoEnv, op)
 		if err == nil && !r.Allowed {
 			err = fmt.Errorf("no seat for %s: %s", holder, r.Reason)
 		}
@@ -229,8 +230,7 @@ func (d *demo) people(actor usher.Actor) error {
 		c.Members = append(c.Members, usher.Member{ID: m.id, Active: true})
 		c.Assign = append(c.Assign, usher.Assignment{Holder: usher.Holder{ID: m.id}, Role: m.role, Reason: "the demo"})
 	}
-	s := directory.New(directory.Config{DB: d.db, Live: d.live, Direct: d.usage.Direct})
-	_, err := s.Apply(d.ctx, demoEnv, usher.By{Actor: actor, Reason: "the demo"}, "acme", c)
+	_, err := d.Directory.Apply(d.ctx, demoEnv, usher.By{Actor: actor, Reason: "the demo"}, "acme", c)
 	return err
 }
 
@@ -267,7 +267,7 @@ func (d *demo) events() (int, error) {
 		}
 	}
 	for from := 0; from < len(all); from += 5000 {
-		r, err := d.usage.Ingest(d.ctx, demoEnv, all[from:min(from+5000, len(all))])
+		r, err := d.Usage.Ingest(d.ctx, demoEnv, all[from:min(from+5000, len(all))])
 		if err != nil {
 			return 0, err
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"database/sql"
 	"encoding/json"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/server"
 )
 
 // likeID matches what looks like an id that usher made, in any text.
@@ -27,23 +27,23 @@ var (
 func TestIDsHaveOneForm(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "ids.db")
-	s, err := open(t.Context(), settings{DB: file, PublicURL: "https://usher.example.com"}, slog.New(slog.DiscardHandler))
+	s, err := server.Open(t.Context(), server.Config{DB: file, PublicURL: "https://usher.example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.close() })
-	if _, err := (&demo{server: s, ctx: t.Context(), now: time.Now().UTC().Truncate(time.Second)}).make(); err != nil {
+	t.Cleanup(func() { s.Close() })
+	if _, err := (&demo{Server: s, ctx: t.Context(), now: time.Now().UTC().Truncate(time.Second)}).make(); err != nil {
 		t.Fatal(err)
 	}
-	admin, _, err := s.auth.Create(t.Context(), actorCLI, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
+	admin, _, err := s.Auth.Create(t.Context(), actorCLI, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	scim, _, err := s.auth.CreateKey(t.Context(), usher.By{Actor: actorCLI}, usher.Sandbox, auth.NewKey{Role: auth.RoleSCIM, Customer: "acme"})
+	scim, _, err := s.Auth.CreateKey(t.Context(), usher.By{Actor: actorCLI}, usher.Sandbox, auth.NewKey{Role: auth.RoleSCIM, Customer: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, _, err := s.auth.OwnerToken(t.Context(), usher.By{Actor: actorCLI})
+	token, _, err := s.Auth.OwnerToken(t.Context(), usher.By{Actor: actorCLI})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestIDsHaveOneForm(t *testing.T) {
 			r.Header.Set("Cookie", cookie)
 		}
 		w := httptest.NewRecorder()
-		s.handler.ServeHTTP(w, r)
+		s.ServeHTTP(w, r)
 		if w.Code >= 300 {
 			t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
 		}

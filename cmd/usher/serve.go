@@ -6,33 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/api"
 	"github.com/usher-sh/usher/internal/auth"
-	"github.com/usher-sh/usher/internal/catalog"
-	"github.com/usher-sh/usher/internal/customers"
-	"github.com/usher-sh/usher/internal/decide"
-	"github.com/usher-sh/usher/internal/directory"
-	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/doors/authzen"
-	"github.com/usher-sh/usher/internal/doors/ofrep"
-	"github.com/usher-sh/usher/internal/doors/scim"
-	"github.com/usher-sh/usher/internal/job"
-	"github.com/usher-sh/usher/internal/live"
-	"github.com/usher-sh/usher/internal/store"
-	"github.com/usher-sh/usher/internal/usage"
+	"github.com/usher-sh/usher/internal/server"
 )
 
 type serveCmd struct {
@@ -91,14 +73,15 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := open(a, settings{DB: c.DB, AuditKey: c.AuditKey, Poll: c.PollInterval, PublicURL: public, CORSOrigins: c.CORSOrigins, OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies}, log)
+	s, err := open(a, c.AuditKey, server.Config{DB: c.DB, PollInterval: c.PollInterval, PublicURL: public, Origins: c.CORSOrigins, OIDC: provider,
+		RateLimit: c.RateLimit, Proxies: c.Proxies, Log: log})
 	if err != nil {
 		return err
 	}
 	if err := greet(a, s); err != nil {
-		return errors.Join(err, s.close())
+		return errors.Join(err, s.Close())
 	}
-	return s.serve(a, listener, c.PortFile, func(address string) error {
+	return serve(a, s, listener, c.PortFile, func(address string) error {
 		if a.cli.JSON {
 			return a.printJSON(map[string]string{"url": "http://" + address})
 		}
@@ -108,12 +91,12 @@ func (c *serveCmd) Run(a *app) error {
 }
 
 // greet makes the first keys where there are none.
-func greet(a *app, s *server) error {
-	has, err := hasKeys(a, s.auth)
+func greet(a *app, s *server.Server) error {
+	has, err := hasKeys(a, s.Auth)
 	if err != nil || has {
 		return err
 	}
-	return firstKeys(a, s.auth)
+	return firstKeys(a, s.Auth)
 }
 
 // nameOf is a database for people: without a password.
@@ -126,37 +109,6 @@ func nameOf(dsn string) string {
 		return "PostgreSQL"
 	}
 	return "PostgreSQL at " + u.Host + u.Path
-}
-
-// server is every room, wired.
-type server struct {
-	db        *store.DB
-	live      *live.Live
-	usage     *usage.Usage
-	auth      *auth.Service
-	customers *customers.Service
-	catalog   *catalog.Service
-	handler   *door.Door
-	flags     *ofrep.OFREP
-	jobs      *job.Runner
-	log       *slog.Logger
-	stopping  atomic.Bool
-
-	stop       context.CancelFunc
-	background sync.WaitGroup
-}
-
-// settings is what a server is made of.
-type settings struct {
-	DB        string
-	AuditKey  string        // the file of the private key; "" is one in the database
-	Poll      time.Duration // 0 is live's default
-	PublicURL string        // scheme and host, without a path
-	OIDC      auth.OIDC
-	RateLimit float64 // calls a second of keys without a limit of their own; 0 is any number
-	Proxies   int     // in front
-
-	CORSOrigins []string // whose pages may ask for flags
 }
 
 // checkOrigins refuses what is no origin as browsers send it: an origin that is
@@ -184,82 +136,15 @@ func publicURL(given string, l net.Listener) (string, error) {
 	return u.Scheme + "://" + strings.ToLower(u.Host), nil
 }
 
-// open wires a server over a database, which it creates where there is none.
-func open(ctx context.Context, c settings, log *slog.Logger) (*server, error) {
-	key, err := auditKey(c.AuditKey)
+// open reads the audit key's file and opens a server.
+func open(ctx context.Context, auditKeyFile string, c server.Config) (*server.Server, error) {
+	key, err := auditKey(auditKeyFile)
 	if err != nil {
 		return nil, err
 	}
-	if store.PlainText(c.DB) {
-		log.Warn("connections may fall back to plain text: the database's address has no sslmode; sslmode=verify-full is right")
-	}
-	db, err := store.Open(ctx, store.Config{DSN: c.DB, AuditKey: key})
-	if err != nil {
-		return nil, err
-	}
-	name := usher.NewID("node_", time.Now(), nil)
-	l, err := live.New(ctx, live.Config{DB: db, PollInterval: c.Poll, Node: name})
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	s := &server{db: db, live: l, log: log}
-	s.usage = usage.New(usage.Config{DB: db, Live: l, Node: name, Log: log})
-	s.auth = auth.New(auth.Config{DB: db, Log: log, PublicURL: c.PublicURL, OIDC: c.OIDC, RateLimit: c.RateLimit})
-	s.customers = customers.New(customers.Config{DB: db, Live: l})
-	s.catalog = catalog.New(catalog.Config{DB: db, Live: l})
-	s.jobs = job.New(job.Config{DB: db, Node: name, Log: log}, slices.Concat(l.Jobs(), s.usage.Jobs(), jobsOf(db, l))...)
-	d, people := decide.New(l), directory.New(directory.Config{DB: db, Live: l, Direct: s.usage.Direct})
-	s.handler = door.New(door.Config{Auth: s.auth, Ready: db.Ping, Log: log, Version: versionText(), PublicURL: c.PublicURL, Proxies: c.Proxies,
-		Metrics: append(gauges(s.usage, l, db), s.jobs)})
-	api.Register(s.handler, api.Config{DB: db, Live: l, Decide: d, Usage: s.usage, Auth: s.auth, Customers: s.customers, Catalog: s.catalog, Directory: people})
-	authzen.Register(s.handler, authzen.Config{Live: l, Decide: d, PublicURL: c.PublicURL})
-	s.flags = ofrep.Register(s.handler, ofrep.Config{Live: l, Decide: d, Auth: s.auth, PublicURL: c.PublicURL, Origins: c.CORSOrigins, Log: log})
-	scim.Register(s.handler, scim.Config{Live: l, Decide: d, Directory: people, PublicURL: c.PublicURL})
-	run, stop := context.WithCancel(context.Background())
-	s.stop = stop
-	s.background.Go(func() { s.jobs.Run(run) })
-	return s, nil
+	c.AuditKey, c.Version = key, versionText()
+	return server.Open(ctx, c)
 }
-
-// gauges says how much waits to be written and how much is held in memory.
-func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
-	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "usher_usage_waiting", Help: "Requests that wait for the writer of usage.",
-	}, func() float64 { return float64(u.Waiting()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "usher_break_glass_reviews_pending", Help: "Emergencies (break-glass) that nobody has reviewed; -1 where the database does not say.",
-	}, func() float64 {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		n, err := db.PendingReviews(ctx)
-		if err != nil {
-			return -1
-		}
-		return float64(n)
-	})}
-	for _, env := range usher.Environments {
-		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "usher_customers_loaded", Help: "Customers held in memory.", ConstLabels: prometheus.Labels{"environment": string(env)},
-		}, func() float64 { return float64(l.Customers(env)) }))
-	}
-	return all
-}
-
-// keepBatches is how long nodes keep what they tell each other about use.
-const keepBatches = time.Hour
-
-// jobsOf are the server's own jobs.
-func jobsOf(db *store.DB, l *live.Live) []job.Job {
-	hours := &auditHours{db: db, live: l, ended: map[usher.Environment]time.Time{}}
-	return []job.Job{
-		{Name: "prune_usage_batches", Every: 10 * time.Minute, First: 10 * time.Minute, Run: func(ctx context.Context) error {
-			return db.PruneUsageBatches(ctx, time.Now().Add(-keepBatches)) // what every node has long read
-		}},
-		{Name: "audit_hours", Every: 10 * time.Minute, Run: hours.note},
-	}
-}
-
-// stopWithin bounds how long requests that run may take once a stop is asked.
-const stopWithin = 15 * time.Second
 
 // listen comes before all else, so that a place that is taken changes nothing.
 func listen(address string) (net.Listener, error) {
@@ -270,48 +155,22 @@ func listen(address string) (net.Listener, error) {
 	return l, nil
 }
 
-// serve answers until ctx ends, then finishes what runs, commits what is
-// queued, and closes. ready is told the address.
-func (s *server) serve(ctx context.Context, listener net.Listener, portFile string, ready func(address string) error) (err error) {
-	defer func() { err = errors.Join(err, s.close()) }()
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/readyz" && s.stopping.Load() {
-			http.Error(w, "stopping", http.StatusServiceUnavailable)
-			return
-		}
-		s.handler.ServeHTTP(w, r)
-	})
-	srv := door.NewServer(listener.Addr().String(), h)
-	srv.RegisterOnShutdown(s.flags.EndStreams)
-	srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(listener) }()
-	address := listener.Addr().String()
+// serve runs a server until ctx ends and closes it. It writes the address to
+// portFile, if that is not "", and calls ready with it once the server answers.
+func serve(ctx context.Context, s *server.Server, l net.Listener, portFile string, ready func(address string) error) (err error) {
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if portFile != "" {
-		if err := writeFile(portFile, []byte(address+"\n")); err != nil {
-			srv.Close()
-			return err
-		}
 		defer os.Remove(portFile)
 	}
-	if err := ready(address); err != nil {
-		srv.Close()
-		return err
-	}
-	select {
-	case <-ctx.Done():
-	case err := <-failed:
-		return err
-	}
-	s.stopping.Store(true)
-	s.log.Info("stopping: finishing the requests that run")
-	within, cancel := context.WithTimeout(context.Background(), stopWithin)
-	defer cancel()
-	if err := srv.Shutdown(within); err != nil {
-		s.log.Warn("some requests did not finish in time and were cut off", "error", err)
-		srv.Close()
-	}
-	return nil
+	address := l.Addr().String()
+	return s.Serve(ctx, l, func() error {
+		if portFile != "" {
+			if err := writeFile(portFile, []byte(address+"\n")); err != nil {
+				return err
+			}
+		}
+		return ready(address)
+	})
 }
 
 // reason is the last, plainest part of a network error.
@@ -321,17 +180,6 @@ func reason(err error) string {
 		return e.Err.Error()
 	}
 	return err.Error()
-}
-
-// close commits what is queued and lets go of the database.
-func (s *server) close() error {
-	within, cancel := context.WithTimeout(context.Background(), stopWithin)
-	defer cancel()
-	err := s.usage.Close(within)
-	s.stop()
-	s.background.Wait()
-	s.auth.Close()
-	return errors.Join(err, s.db.Close())
 }
 
 // writeFile replaces a file whole, so that no reader sees half of it.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
+	"github.com/usher-sh/usher/internal/server"
 	"github.com/usher-sh/usher/internal/testpg"
 )
 
@@ -70,14 +70,14 @@ func TestTrace(t *testing.T) {
 		want[place{customer, "tokens", minute}] += tokens
 	}
 	run := func(t *testing.T, dsn string) {
-		s, err := open(t.Context(), settings{DB: dsn}, slog.New(slog.DiscardHandler))
+		s, err := server.Open(t.Context(), server.Config{DB: dsn})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.close()
-		web := httptest.NewServer(s.handler)
+		defer s.Close()
+		web := httptest.NewServer(s)
 		defer web.Close()
-		key, _, err := s.auth.Create(t.Context(), actorCLI, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
+		key, _, err := s.Auth.Create(t.Context(), actorCLI, usher.Sandbox, "", auth.RoleAdmin, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"database/sql"
@@ -19,11 +19,11 @@ func TestAuditHours(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "usher.db")
 	var log strings.Builder
-	s, err := open(t.Context(), settings{DB: file}, slog.New(slog.NewTextHandler(&log, nil)))
+	s, err := Open(t.Context(), Config{DB: file, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	defer s.Close()
 	raw, err := sql.Open("sqlite", file+"?_pragma=busy_timeout(10000)")
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,8 @@ func TestAuditHours(t *testing.T) {
 	hour := time.Now().UTC().Truncate(time.Hour)
 	take := func(key string, env usher.Environment, at time.Time) {
 		t.Helper()
-		if _, err := raw.ExecContext(t.Context(), `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer) VALUES ($1, $2, 'POST /v1/consume', x'01', 'acme', 'api', $3, 1, x'010203')`,
+		if _, err := raw.ExecContext(t.Context(), `INSERT INTO op (key, env, route, body_hash, customer, feature, at, amount, answer)
+			VALUES ($1, $2, 'POST /v1/consume', x'01', 'acme', 'api', $3, 1, x'010203')`,
 			key, string(env), at.UnixMicro()); err != nil {
 			t.Fatal(err)
 		}
@@ -41,10 +42,10 @@ func TestAuditHours(t *testing.T) {
 	take("b", usher.Production, hour.Add(-2*time.Hour))
 	take("c", usher.Sandbox, hour.Add(-2*time.Hour))
 	take("d", usher.Production, time.Now().Add(time.Hour)) // goes on
-	hours := &auditHours{db: s.db, live: s.live, ended: map[usher.Environment]time.Time{}}
+	hours := &auditHours{db: s.DB, live: s.Live, ended: map[usher.Environment]time.Time{}}
 	noted := func() []string {
 		t.Helper()
-		rows, err := s.db.Audit(t.Context(), store.AuditQuery{Action: audit.ActionHour}, 10)
+		rows, err := s.DB.Audit(t.Context(), store.AuditQuery{Action: audit.ActionHour}, 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +70,7 @@ func TestAuditHours(t *testing.T) {
 	if got := noted(); len(got) != 3 || !strings.Contains(strings.Join(got, "\n"), "production "+hour.Add(-3*time.Hour).Format(time.RFC3339)) {
 		t.Errorf("got %q, want production's two hours and the sandbox's one", got)
 	}
-	r, err := s.db.VerifyAudit(t.Context(), audit.Options{}, nil)
+	r, err := s.DB.VerifyAudit(t.Context(), audit.Options{}, nil)
 	if err != nil || r.Total != 0 || r.Hours != 3 {
 		t.Errorf("got %+v, %v", r, err)
 	}

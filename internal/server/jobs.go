@@ -1,0 +1,79 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/job"
+	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+// keepBatches is how long nodes keep what they tell each other about use.
+const keepBatches = time.Hour
+
+// jobs are those that belong to no room above store.
+func jobs(db *store.DB, l *live.Live, now func() time.Time) []job.Job {
+	hours := &auditHours{db: db, live: l, ended: map[usher.Environment]time.Time{}}
+	return []job.Job{
+		{Name: "prune_usage_batches", Every: 10 * time.Minute, First: 10 * time.Minute, Run: func(ctx context.Context) error {
+			return db.PruneUsageBatches(ctx, now().Add(-keepBatches)) // what every node has long read
+		}},
+		{Name: "audit_hours", Every: 10 * time.Minute, Run: hours.note},
+	}
+}
+
+// auditHours notes the use of ended hours in the audit log.
+type auditHours struct {
+	db   *store.DB
+	live *live.Live
+	// ended is the time of each environment at the run before. Nobody writes use
+	// of an hour any more that had ended then.
+	ended map[usher.Environment]time.Time
+}
+
+// note adds the hours that had ended at the run before. The log has each hour
+// once, even if two nodes do so at the same time.
+func (a *auditHours) note(ctx context.Context) error {
+	var all []error
+	for _, env := range usher.Environments {
+		now := a.live.Now(env)
+		if until := a.ended[env]; !until.IsZero() {
+			if _, err := a.db.AuditHours(ctx, env, until); err != nil {
+				all = append(all, fmt.Errorf("%s: %w", env, err))
+				continue
+			}
+		}
+		a.ended[env] = now
+	}
+	return errors.Join(all...)
+}
+
+// gauges show how much waits to be written and how much is held in memory.
+func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
+	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_usage_waiting", Help: "Requests that wait for the writer of usage.",
+	}, func() float64 { return float64(u.Waiting()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_break_glass_reviews_pending", Help: "Emergencies (break-glass) that no operator has reviewed; -1 if the database does not answer.",
+	}, func() float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n, err := db.PendingReviews(ctx)
+		if err != nil {
+			return -1
+		}
+		return float64(n)
+	})}
+	for _, env := range usher.Environments {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "usher_customers_loaded", Help: "Customers held in memory.", ConstLabels: prometheus.Labels{"environment": string(env)},
+		}, func() float64 { return float64(l.Customers(env)) }))
+	}
+	return all
+}
