@@ -176,7 +176,7 @@ func TestEntryHasOneForm(t *testing.T) {
 	}
 	a.After = json.RawMessage(`{"a":`)
 	if _, err = a.Encode(); err == nil {
-		t.Error("what is no JSON was taken")
+		t.Error("a value that is not JSON was accepted")
 	}
 }
 

@@ -63,8 +63,8 @@ func (r *Report) Add(k Kind, format string, args ...any) {
 
 // Options are what the verifying person knows from another source.
 type Options struct {
-	Keys []string // public keys, one of which must sign; none: the one that the log announces itself
-	Kept string   // a signed checkpoint that somebody kept; "": none
+	Keys []string // public keys, one of which must sign; none: the key that the log announces
+	Kept string   // a signed checkpoint that the reader kept; "": none
 }
 
 // Walk verifies a whole log, row by row.

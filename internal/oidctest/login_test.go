@@ -178,8 +178,9 @@ func newWorld(t *testing.T, claim string, roles map[string]string) *world {
 	w.auth = auth.New(auth.Config{DB: w.db, Log: logger, PublicURL: w.site.URL, OIDC: c})
 	t.Cleanup(w.auth.Close)
 	d := door.New(door.Config{Auth: w.auth, Log: logger, PublicURL: w.site.URL})
-	api.Register(d, api.Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth, Customers: customers.New(customers.Config{DB: w.db, Live: l}),
-		Catalog: catalog.New(catalog.Config{DB: w.db, Live: l})})
+	api.Register(d, api.Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
+		Customers: customers.New(customers.Config{DB: w.db, Live: l}),
+		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l})})
 	handler = d
 	return w
 }
@@ -304,7 +305,8 @@ func TestLogin(t *testing.T) {
 	b := w.browser()
 	address := b.start()
 	q, _ := url.Parse(address)
-	for name, want := range map[string]string{"response_type": "code", "code_challenge_method": "S256", "client_id": clientID, "redirect_uri": w.site.URL + auth.OIDCCallback} {
+	for name, want := range map[string]string{"response_type": "code", "code_challenge_method": "S256", "client_id": clientID,
+		"redirect_uri": w.site.URL + auth.OIDCCallback} {
 		if got := q.Query().Get(name); got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
@@ -320,10 +322,11 @@ func TestLogin(t *testing.T) {
 		t.Fatalf("got %d %s %s, want to go on", status, where, body)
 	}
 	s, ok := b.session()
-	if !ok || s.Method != "oidc" || !slices.Equal(s.Roles["production"], []string{"owner"}) || s.Operator.Email != "test-user@zitadel.ch" || s.ProvedUntil == nil {
+	if !ok || s.Method != "oidc" || !slices.Equal(s.Roles["production"], []string{"owner"}) || s.Operator.Email != "test-user@zitadel.ch" ||
+		s.ProvedUntil == nil {
 		t.Errorf("got %+v, want an owner who has just logged in", s)
 	}
-	// Somebody else, and the first again.
+	// Another person, and the first again.
 	other := w.browser()
 	other.do("GET", other.atProvider(other.start(), "test-user2"), "", "")
 	s2, ok := other.session()
@@ -544,7 +547,8 @@ func TestRolesFollowTheClaim(t *testing.T) {
 			t.Errorf("%+v is in force after a login without groups", r)
 		}
 	}
-	if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_x", Role: "support", From: time.Now().Add(-time.Minute), Source: usher.SourceManual, GrantedBy: "cli"},
+	if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_x", Role: "support", From: time.Now().Add(-time.Minute),
+		Source: usher.SourceManual, GrantedBy: "cli"},
 		nil, usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -569,7 +573,8 @@ func TestALinkedOperatorComesIn(t *testing.T) {
 	cli := usher.By{Actor: usher.Actor{Kind: "cli"}}
 	support := func(id, role string) {
 		t.Helper()
-		if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_" + role, Role: role, From: time.Now().Add(-time.Minute), Source: usher.SourceManual, GrantedBy: "cli"},
+		if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_" + role, Role: role, From: time.Now().Add(-time.Minute),
+			Source: usher.SourceManual, GrantedBy: "cli"},
 			nil, usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -581,7 +586,7 @@ func TestALinkedOperatorComesIn(t *testing.T) {
 	support(namesake.ID, "pricing")
 	b := w.browser()
 	if status, _, _ := b.do("GET", b.atProvider(b.start(), b.user1()), "", ""); status != 403 || sub == "" {
-		t.Fatalf("somebody with the email of an operator: got %d, want 403", status)
+		t.Fatalf("another person with the email of an operator: got %d, want 403", status)
 	}
 	made, err := w.auth.CreateOperator(t.Context(), cli, auth.NewOperator{Name: "Grace", Subject: auth.Subject{Subject: sub}})
 	if err != nil {
@@ -619,7 +624,8 @@ func TestStepUp(t *testing.T) {
 		t.Helper()
 		status, _, body := b.do("POST", "/v1/session/step-up", "application/json", `{"return_to":"/back"}`)
 		var to struct{ Redirect string }
-		if json.Unmarshal([]byte(body), &to); status != 200 || !strings.Contains(to.Redirect, "prompt=login") || !strings.Contains(to.Redirect, "max_age=0") {
+		if json.Unmarshal([]byte(body), &to); status != 200 || !strings.Contains(to.Redirect, "prompt=login") ||
+			!strings.Contains(to.Redirect, "max_age=0") {
 			t.Fatalf("step-up: got %d %s", status, body)
 		}
 		status, _, body = b.do("GET", b.atProvider(to.Redirect, user), "", "")
@@ -630,7 +636,7 @@ func TestStepUp(t *testing.T) {
 	}
 	p.set(nil)
 	if status, body := prove("test-user2"); status != 403 || !strings.Contains(body, "somebody else") {
-		t.Errorf("somebody else: got %d %s, want 403", status, body)
+		t.Errorf("another person: got %d %s, want 403", status, body)
 	}
 	if status := high(); status != 403 {
 		t.Errorf("after proofs that failed: got %d, want 403", status)

@@ -127,7 +127,8 @@ func TestPowerCuts(t *testing.T) {
 	if cuts == 0 || takes == 0 || events == 0 {
 		t.Error("nothing was proved")
 	}
-	t.Logf("USHER_SEED=%d: %d power cuts at work, %d while starting; %d takes and %d events, asked %d times; none lost, %.1f s", seed, cuts, boots, takes, events, asked, time.Since(start).Seconds())
+	t.Logf("USHER_SEED=%d: %d power cuts at work, %d while starting; %d takes and %d events, asked %d times; none lost, %.1f s", seed, cuts,
+		boots, takes, events, asked, time.Since(start).Seconds())
 }
 
 // The proof can fail: where commits are not synced, it sees that acknowledged

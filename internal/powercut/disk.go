@@ -92,7 +92,8 @@ func New(dir string, seed uint64) *Disk {
 
 func start(dir string, rng *rand.Rand, files map[string]*file) *Disk {
 	n := disks.Add(1)
-	d := &Disk{name: fmt.Sprint("powercut-", n), shm: filepath.Join(dir, fmt.Sprint("shm-", n)), rng: rng, seen: files, stored: maps.Clone(files)}
+	d := &Disk{name: fmt.Sprint("powercut-", n), shm: filepath.Join(dir, fmt.Sprint("shm-", n)), rng: rng, seen: files,
+		stored: maps.Clone(files)}
 	vfs.Register(d.name, d)
 	return d
 }

@@ -97,7 +97,9 @@ func TestFaults(t *testing.T) {
 			if hit < moments*3/4 || unavailable == 0 {
 				t.Errorf("only %d of %d faults were met, %d answers were unavailable: nothing was proved", hit, moments, unavailable)
 			}
-			t.Logf("USHER_SEED=%d: %s at %d moments (%d met): asked %d times, %d unavailable; took again without a restart %d, after one %d; %.1f s", seed, kind, moments, hit, asked, unavailable, again, restarts, time.Since(began).Seconds())
+			t.Logf(
+				"USHER_SEED=%d: %s at %d moments (%d met): asked %d times, %d unavailable; took again without a restart %d, after one %d; %.1f s",
+				seed, kind, moments, hit, asked, unavailable, again, restarts, time.Since(began).Seconds())
 		})
 	}
 }
@@ -198,7 +200,8 @@ func (w *witness) same(ctx context.Context, p *process, d *Disk, dir string) err
 				continue
 			}
 			var stored int64 // all in one window: the clock stands still
-			if err := db.QueryRowContext(ctx, `SELECT coalesce(sum(used), 0) FROM bucket WHERE customer = $1 AND feature = $2`, who, f).Scan(&stored); err != nil {
+			if err := db.QueryRowContext(ctx, `SELECT coalesce(sum(used), 0) FROM bucket WHERE customer = $1 AND feature = $2`, who, f).Scan(
+				&stored); err != nil {
 				return fmt.Errorf("reading beside usher: %w", err)
 			}
 			if c.Used != stored {
@@ -212,7 +215,8 @@ func (w *witness) same(ctx context.Context, p *process, d *Disk, dir string) err
 // A change that the disk refuses says so, in words for the one and the other.
 func TestFaultsAreNamed(t *testing.T) {
 	s := newSteady(t)
-	for kind, words := range map[Kind]string{WriteError: "disk failed", SyncError: "disk failed", Full: "disk is full", ReadError: "disk failed"} {
+	for kind, words := range map[Kind]string{WriteError: "disk failed", SyncError: "disk failed", Full: "disk is full",
+		ReadError: "disk failed"} {
 		w := copyOf(s.witness)
 		d := s.disk.Copy(s.dir, seed)
 		p, err := boot(t.Context(), d, s.dir, w.clock, nil)
@@ -220,12 +224,15 @@ func TestFaultsAreNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.Break(Fault{Kind: kind, At: 1})
-		_, _, err = p.customers.PutCustomer(t.Context(), usher.Sandbox, usher.By{Actor: usher.Actor{Kind: "system"}}, customers.Guard{}, "dora", customers.CustomerInput{})
+		_, _, err = p.customers.PutCustomer(t.Context(), usher.Sandbox, usher.By{Actor: usher.Actor{Kind: "system"}}, customers.Guard{}, "dora",
+			customers.CustomerInput{})
 		if usher.ErrorCode(err) != usher.Unavailable || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: a change says %v, want code %q and %q", kind, err, usher.Unavailable, words)
 		}
 		if kind != ReadError {
-			if _, err := p.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "calls", Key: "one"}); usher.ErrorCode(err) != usher.Unavailable || !strings.Contains(err.Error(), words) {
+			if _, err := p.usage.Consume(t.Context(), usher.Sandbox,
+				usage.ConsumeOp{Customer: "acme", Feature: "calls", Key: "one"}); usher.ErrorCode(err) != usher.Unavailable ||
+				!strings.Contains(err.Error(), words) {
 				t.Errorf("%s: a take says %v, want code %q and %q", kind, err, usher.Unavailable, words)
 			}
 		}

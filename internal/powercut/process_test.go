@@ -264,7 +264,8 @@ func (w *witness) ingest(ctx context.Context, p *process, events []usher.Event) 
 		return err
 	}
 	if r.Duplicates < known || r.Accepted+r.Duplicates != len(events) {
-		w.broken("of %d events %d were acknowledged before; now %d accepted, %d duplicates, rejected: %v", len(events), known, r.Accepted, r.Duplicates, r.Rejected)
+		w.broken("of %d events %d were acknowledged before; now %d accepted, %d duplicates, rejected: %v", len(events), known, r.Accepted,
+			r.Duplicates, r.Rejected)
 	}
 	w.mu.Lock()
 	for _, e := range events {
@@ -275,7 +276,7 @@ func (w *witness) ingest(ctx context.Context, p *process, events []usher.Event) 
 }
 
 // work lets workers take and report until each has asked n times or stop says so.
-// What was asked before is asked again now and then. Somebody checks meanwhile.
+// What was asked before is asked again now and then. Another client checks meanwhile.
 func (w *witness) work(ctx context.Context, p *process, name string, rng *rand.Rand, workers, n int, stop func() bool) {
 	var wg sync.WaitGroup
 	for i := range workers {
@@ -373,7 +374,8 @@ func (w *witness) settle(ctx context.Context, p *process, all bool) error {
 
 // beside opens the database for reading, next to usher.
 func beside(d *Disk, dir string) (*sql.DB, error) {
-	db, err := d.OpenSQLite("file://" + filepath.ToSlash(filepath.Join(dir, "usher.db")) + "?_pragma=busy_timeout(10000)&_pragma=query_only(1)")
+	db, err := d.OpenSQLite("file://" + filepath.ToSlash(filepath.Join(dir, "usher.db")) +
+		"?_pragma=busy_timeout(10000)&_pragma=query_only(1)")
 	if err == nil {
 		db.SetMaxOpenConns(1)
 	}

@@ -227,7 +227,8 @@ func TestDiskFull(t *testing.T) {
 	s := &server{key: keys["sandbox"]}
 	s.start(t, binary, db, port)
 	file := filepath.Join(dir, "catalog.yaml")
-	text := "usher: 1\nfeatures: {calls: {kind: metered}}\nplans: {all: {default: true, entitlements: {calls: {limit: 1000000, per: lifetime}}}}\n"
+	text := "usher: 1\nfeatures: {calls: {kind: metered}}\nplans: {all: {default: true, entitlements: {calls: {limit: 1000000, per: " +
+		"lifetime}}}}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +275,8 @@ func TestDiskFull(t *testing.T) {
 		for i := 0; ; i++ {
 			events := make([]map[string]any, 50)
 			for k := range events {
-				events[k] = map[string]any{"specversion": "1.0", "id": fmt.Sprintf("%d-%d-%d", round, i, k), "source": "test", "type": "filler", "subject": "acme", "data": filler}
+				events[k] = map[string]any{"specversion": "1.0", "id": fmt.Sprintf("%d-%d-%d", round, i, k), "source": "test", "type": "filler",
+					"subject": "acme", "data": filler}
 			}
 			status, header, body := s.post("/v1/events", events)
 			if status == http.StatusServiceUnavailable {
@@ -322,5 +324,6 @@ func TestDiskFull(t *testing.T) {
 		}
 		t.Error(m)
 	}
-	t.Logf("the disk was full %d times: %d takes, %d answers \"unavailable\", none lost; %.1f s", rounds, len(l.takes), l.refused, time.Since(began).Seconds())
+	t.Logf("the disk was full %d times: %d takes, %d answers \"unavailable\", none lost; %.1f s", rounds, len(l.takes), l.refused,
+		time.Since(began).Seconds())
 }

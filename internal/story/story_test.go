@@ -35,7 +35,8 @@ seats acme members -> nobody
 		got.Opts["expires_at"] != "2026-01-01T00:00:00Z" || got.Number != 3 || got.Expect != nil {
 		t.Errorf("override: got %+v", got)
 	}
-	want := story.Expect{Reason: "limit_reached", Fields: []story.Field{{"used", "5"}, {"row[plan:pro@1].limit", "3"}, {"unlimited", ""}, {"value", `{"a": 1}`}}}
+	want := story.Expect{Reason: "limit_reached", Fields: []story.Field{{"used", "5"}, {"row[plan:pro@1].limit", "3"}, {"unlimited", ""},
+		{"value", `{"a": 1}`}}}
 	if !reflect.DeepEqual(*s.Lines[1].Expect, want) {
 		t.Errorf("check: got %+v, want %+v", *s.Lines[1].Expect, want)
 	}

@@ -256,7 +256,7 @@ func (s *Server) Standby() (*Server, error) {
 }
 
 // Promote makes a standby a server that takes writes, and returns once it does.
-// Whoever calls it has killed the server that it followed.
+// Call it only after the server that it followed was killed.
 func (s *Server) Promote() error {
 	if err := s.exec("SELECT pg_promote(false)"); err != nil {
 		return err

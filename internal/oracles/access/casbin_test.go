@@ -36,7 +36,8 @@ g = _, _, _
 [policy_effect]
 e = some(where (p.eft == allow))
 [matchers]
-m = r.dom == p.dom && g(r.sub, p.sub, r.dom) && (p.kind == "" || p.kind == r.kind && (p.id == "" || p.id == r.id)) && during(r.at, p.from, p.until) && gives(p.role)
+m = r.dom == p.dom && g(r.sub, p.sub, r.dom) && \
+  (p.kind == "" || p.kind == r.kind && (p.id == "" || p.id == r.id)) && during(r.at, p.from, p.until) && gives(p.role)
 `
 
 const givesModel = `
@@ -164,7 +165,8 @@ func (q *question) value(place string) any {
 		return strings.Trim(place, `"`)
 	}
 	front, name, _ := strings.Cut(place, ".")
-	over := map[string][]map[string]any{"subject": {q.said.Subject, q.subj}, "resource": {q.said.Resource, q.stored}, "action": {q.said.Action}, "context": {q.said.Context}}[front]
+	over := map[string][]map[string]any{"subject": {q.said.Subject, q.subj}, "resource": {q.said.Resource, q.stored},
+		"action": {q.said.Action}, "context": {q.said.Context}}[front]
 	if place == "subject.id" {
 		return q.member
 	}
@@ -214,7 +216,8 @@ func (c *casbinWorld) allows(t testing.TB, q *question) bool {
 		c.now = c.open(t, shut)
 		c.gives[key.String()] = c.now
 	}
-	ok, err := c.held.Enforce(named(usher.Holder{ID: q.member}), q.customer.id, q.permission, q.kind, q.id, strconv.FormatInt(q.at.UnixMicro(), 10))
+	ok, err := c.held.Enforce(named(usher.Holder{ID: q.member}), q.customer.id, q.permission, q.kind, q.id,
+		strconv.FormatInt(q.at.UnixMicro(), 10))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -253,7 +253,9 @@ func (c *cedarWorld) allows(_ testing.TB, q *question) bool {
 	}
 	a := asked{c.entities, types.Entity{UID: who, Parents: c.entities[who].Parents, Attributes: cedar.NewRecord(principal)},
 		types.Entity{UID: uid(kind, q.id), Attributes: cedar.NewRecord(attributes(q.stored, q.said.Resource))}}
-	said := types.RecordMap{"at": types.Long(q.at.UnixMicro()), "said": cedar.NewRecord(attributes(q.said.Context)), "action": cedar.NewRecord(attributes(q.said.Action))}
-	got, _ := cedar.Authorize(c.policies[q.customer], &a, cedar.Request{Principal: who, Action: uid("Action", q.permission), Resource: a.resource.UID, Context: cedar.NewRecord(said)})
+	said := types.RecordMap{"at": types.Long(q.at.UnixMicro()), "said": cedar.NewRecord(attributes(q.said.Context)),
+		"action": cedar.NewRecord(attributes(q.said.Action))}
+	got, _ := cedar.Authorize(c.policies[q.customer], &a,
+		cedar.Request{Principal: who, Action: uid("Action", q.permission), Resource: a.resource.UID, Context: cedar.NewRecord(said)})
 	return bool(got)
 }

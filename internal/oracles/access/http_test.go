@@ -61,7 +61,8 @@ func serve(t *testing.T, w *world) *server {
 	cat := catalog.New(catalog.Config{DB: s.db, Live: l})
 	dir := directory.New(directory.Config{DB: s.db, Live: l, Direct: u.Direct})
 	s.api = door.New(door.Config{Auth: keys, Version: "oracles"})
-	api.Register(s.api, api.Config{DB: s.db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: cs, Catalog: cat, Directory: dir})
+	api.Register(s.api, api.Config{DB: s.db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: cs, Catalog: cat,
+		Directory: dir})
 	// Customers' own roles are made under a ceiling that is lowered later: what
 	// is above it then is masked.
 	high := w.copy()

@@ -97,7 +97,8 @@ func side(b *testing.B, rules int) {
 	}
 	theirs := func(q *ask) bool { return enforced(b, e, q.id, q.key) }
 	cedars := func(q *ask) bool {
-		ok, _ := cedar.Authorize(set, entities, cedar.Request{Principal: uid("Member", q.id), Action: uid("Action", q.key), Resource: uid("Thing", "1")})
+		ok, _ := cedar.Authorize(set, entities, cedar.Request{Principal: uid("Member", q.id), Action: uid("Action", q.key),
+			Resource: uid("Thing", "1")})
 		return bool(ok)
 	}
 	for i := range questions[:300] {

@@ -51,7 +51,8 @@ type question struct {
 
 func (q *question) String() string {
 	b, _ := json.Marshal(q.said)
-	return fmt.Sprintf("%s of %s: %s on %q %q at %s, said %s", q.member, q.customer.id, q.permission, q.kind, q.id, q.at.Format(time.RFC3339Nano), b)
+	return fmt.Sprintf("%s of %s: %s on %q %q at %s, said %s", q.member, q.customer.id, q.permission, q.kind, q.id,
+		q.at.Format(time.RFC3339Nano), b)
 }
 
 // equality is a condition: two things are the same. A thing is a place, such as
@@ -272,7 +273,7 @@ func (w *world) people(r *rand.Rand, id string, real bool) *customer {
 	return c
 }
 
-// someOf is a property with one of the values, or with something that is no
+// someOf is a property with one of the values, or with something that is not a
 // text, or nothing.
 func someOf(r *rand.Rand, name string, values ...string) map[string]any {
 	switch {
@@ -300,7 +301,8 @@ func merged(a, b map[string]any) map[string]any {
 
 // ask makes a question. from: no question is about an earlier instant.
 func (w *world) ask(r *rand.Rand, from time.Time) *question {
-	q := &question{customer: pick(r, w.customers), member: pick(r, []string{"alice", "bob", "carol", "dave", "erin", "nobody"}), permission: pick(r, w.permissions), at: near(r)}
+	q := &question{customer: pick(r, w.customers), member: pick(r, []string{"alice", "bob", "carol", "dave", "erin", "nobody"}),
+		permission: pick(r, w.permissions), at: near(r)}
 	if q.at.Before(from) {
 		q.at = from
 	}
@@ -310,7 +312,7 @@ func (w *world) ask(r *rand.Rand, from time.Time) *question {
 	if chance(r, 75) {
 		q.kind, q.id = pick(r, kinds), pick(r, ids)
 	}
-	// Half of the questions are about what somebody was given.
+	// Half of the questions are about what a member was given.
 	if list := q.customer.assignments; len(list) > 0 && chance(r, 50) {
 		a := pick(r, list)
 		if !a.Holder.Group {

@@ -85,6 +85,7 @@ func TestDocs(t *testing.T) {
 	}
 	lines = node("--import", "./browser.mjs", "page.mjs")
 	next("page.mjs", lines, want["page.mjs"][0])
-	s.do(t, "POST", "/v1/customers/acme/overrides", "application/json", `{"feature":"retention","value":`+strings.TrimSpace(want["page.mjs"][1])+`,"reason":"test","expires":"never"}`)
+	s.do(t, "POST", "/v1/customers/acme/overrides", "application/json",
+		`{"feature":"retention","value":`+strings.TrimSpace(want["page.mjs"][1])+`,"reason":"test","expires":"never"}`)
 	next("page.mjs", lines, want["page.mjs"][1])
 }

@@ -27,11 +27,13 @@ func TestGo(t *testing.T) {
 	acme := of.NewEvaluationContext("acme", map[string]any{"since": time.Now(), "teams": []string{"a"}})
 
 	sso, err := client.BooleanValueDetails(ctx, "sso", false, acme)
-	if plan, _ := sso.FlagMetadata.GetString("plan"); err != nil || !sso.Value || sso.Reason != of.TargetingMatchReason || sso.Variant != "on" || plan != "pro@1" {
+	if plan, _ := sso.FlagMetadata.GetString("plan"); err != nil || !sso.Value || sso.Reason != of.TargetingMatchReason ||
+		sso.Variant != "on" || plan != "pro@1" {
 		t.Errorf("sso: got %+v, %v", sso, err)
 	}
 	audit, err := client.BooleanValueDetails(ctx, "audit", true, acme)
-	if reason, _ := audit.FlagMetadata.GetString("reason"); err != nil || audit.Value || audit.Reason != of.DisabledReason || reason != "not_entitled" {
+	if reason, _ := audit.FlagMetadata.GetString("reason"); err != nil || audit.Value || audit.Reason != of.DisabledReason ||
+		reason != "not_entitled" {
 		t.Errorf("audit: got %+v, %v", audit, err)
 	}
 	if got, err := client.StringValue(ctx, "support", "community", acme); err != nil || got != "email" {
@@ -114,7 +116,8 @@ func resolve[T any](ctx context.Context, p *provider, flag string, otherwise T, 
 	if err != nil {
 		return failed(of.NewGeneralResolutionError(err.Error()))
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.base+"/ofrep/v1/evaluate/flags/"+url.PathEscape(flag), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.base+"/ofrep/v1/evaluate/flags/"+url.PathEscape(flag),
+		bytes.NewReader(body))
 	if err != nil {
 		return failed(of.NewGeneralResolutionError(err.Error()))
 	}

@@ -103,7 +103,8 @@ func serve(t *testing.T) *server {
 	var made struct {
 		Key string `json:"key"`
 	}
-	if err := json.Unmarshal(s.do(t, "POST", "/v1/keys", "application/json", `{"role":"ofrep","name":"flags"}`), &made); err != nil || made.Key == "" {
+	if err := json.Unmarshal(s.do(t, "POST", "/v1/keys", "application/json", `{"role":"ofrep","name":"flags"}`), &made); err != nil ||
+		made.Key == "" {
 		t.Fatalf("no key of role ofrep: %v", err)
 	}
 	s.flagsKey = made.Key
