@@ -46,7 +46,8 @@ func wantBounds(t *testing.T, p usher.Period, anchor time.Time, loc *time.Locati
 		for _, probe := range probes {
 			w, ok := At(p, anchor, loc, probe)
 			if !ok || !w.Start.Equal(start) || !w.End.Equal(end) {
-				t.Errorf("%v from %s in %s at %s:\n got [%s, %s) ok %t\nwant [%s, %s)", p, anchor.Format(time.RFC3339), loc, probe.UTC().Format(time.RFC3339Nano),
+				t.Errorf("%v from %s in %s at %s:\n got [%s, %s) ok %t\nwant [%s, %s)", p, anchor.Format(time.RFC3339), loc,
+					probe.UTC().Format(time.RFC3339Nano),
 					w.Start.In(loc).Format(time.RFC3339Nano), w.End.In(loc).Format(time.RFC3339Nano), ok,
 					start.In(loc).Format(time.RFC3339), end.In(loc).Format(time.RFC3339))
 			}
@@ -73,19 +74,24 @@ func TestS07_MonthEndIsClampedFromTheAnchorNeverChained(t *testing.T) {
 	wantBounds(t, per(1, usher.Year), at(t, "2024-02-29T00:00:00Z"), utc,
 		"2024-02-29T00:00:00Z", "2025-02-28T00:00:00Z", "2026-02-28T00:00:00Z", "2027-02-28T00:00:00Z", "2028-02-29T00:00:00Z")
 	wantBounds(t, per(1, usher.Year), at(t, "2096-02-29T00:00:00Z"), utc, "2096-02-29T00:00:00Z", "2097-02-28T00:00:00Z")
-	wantBounds(t, per(4, usher.Year), at(t, "2096-02-29T00:00:00Z"), utc, "2096-02-29T00:00:00Z", "2100-02-28T00:00:00Z", "2104-02-29T00:00:00Z")
+	wantBounds(t, per(4, usher.Year), at(t, "2096-02-29T00:00:00Z"), utc, "2096-02-29T00:00:00Z", "2100-02-28T00:00:00Z",
+		"2104-02-29T00:00:00Z")
 	// Quarters and every: n.
 	wantBounds(t, per(1, usher.Quarter), at(t, "2023-11-30T00:00:00Z"), utc,
-		"2023-11-30T00:00:00Z", "2024-02-29T00:00:00Z", "2024-05-30T00:00:00Z", "2024-08-30T00:00:00Z", "2024-11-30T00:00:00Z", "2025-02-28T00:00:00Z")
-	wantBounds(t, per(13, usher.Month), at(t, "2024-01-31T00:00:00Z"), utc, "2024-01-31T00:00:00Z", "2025-02-28T00:00:00Z", "2026-03-31T00:00:00Z")
+		"2023-11-30T00:00:00Z", "2024-02-29T00:00:00Z", "2024-05-30T00:00:00Z", "2024-08-30T00:00:00Z", "2024-11-30T00:00:00Z",
+		"2025-02-28T00:00:00Z")
+	wantBounds(t, per(13, usher.Month), at(t, "2024-01-31T00:00:00Z"), utc, "2024-01-31T00:00:00Z", "2025-02-28T00:00:00Z",
+		"2026-03-31T00:00:00Z")
 }
 
 func TestS07_AnchorIsCutToTheMinuteAndCountsBothWays(t *testing.T) {
 	t.Parallel()
 	a := at(t, "2024-05-31T10:20:59.999999Z")
 	wantBounds(t, per(1, usher.Month), a, time.UTC,
-		"2024-01-31T10:20:00Z", "2024-02-29T10:20:00Z", "2024-03-31T10:20:00Z", "2024-04-30T10:20:00Z", "2024-05-31T10:20:00Z", "2024-06-30T10:20:00Z")
-	wantBounds(t, per(1, usher.Hour), a, time.UTC, "2024-05-31T08:20:00Z", "2024-05-31T09:20:00Z", "2024-05-31T10:20:00Z", "2024-05-31T11:20:00Z")
+		"2024-01-31T10:20:00Z", "2024-02-29T10:20:00Z", "2024-03-31T10:20:00Z", "2024-04-30T10:20:00Z", "2024-05-31T10:20:00Z",
+		"2024-06-30T10:20:00Z")
+	wantBounds(t, per(1, usher.Hour), a, time.UTC, "2024-05-31T08:20:00Z", "2024-05-31T09:20:00Z", "2024-05-31T10:20:00Z",
+		"2024-05-31T11:20:00Z")
 	wantBounds(t, per(15, usher.Minute), a, time.UTC, "2024-05-31T10:05:00Z", "2024-05-31T10:20:00Z", "2024-05-31T10:35:00Z")
 	wantBounds(t, per(1, usher.Day), a, time.UTC, "2024-05-30T10:20:00Z", "2024-05-31T10:20:00Z", "2024-06-01T10:20:00Z")
 	// The day is the one on the customer's wall: 31 January in Auckland is the
@@ -111,7 +117,8 @@ func TestS08_GapsAndOverlaps(t *testing.T) {
 			[]string{"2024-11-02T01:30:00-04:00", "2024-11-03T01:30:00-04:00", "2024-11-04T01:30:00-05:00"}},
 		{"New York: 02:00 comes once, after 01:00 has come twice", "America/New_York", "2024-10-01T02:00:00-04:00", per(1, usher.Day),
 			[]string{"2024-11-02T02:00:00-04:00", "2024-11-03T02:00:00-05:00", "2024-11-04T02:00:00-05:00"}},
-		{"New York: an anchor in the second 01:30 means the wall clock's 01:30", "America/New_York", "2024-11-03T01:30:00-05:00", per(1, usher.Day),
+		{"New York: an anchor in the second 01:30 means the wall clock's 01:30", "America/New_York", "2024-11-03T01:30:00-05:00",
+			per(1, usher.Day),
 			[]string{"2024-11-02T01:30:00-04:00", "2024-11-03T01:30:00-04:00", "2024-11-04T01:30:00-05:00"}},
 		{"New York: days of 23 and 25 hours", "America/New_York", "1970-01-01T00:00:00-05:00", per(1, usher.Day),
 			[]string{"2024-11-03T00:00:00-04:00", "2024-11-04T00:00:00-05:00"}},
@@ -180,7 +187,8 @@ func TestS08_CalendarAnchors(t *testing.T) {
 		{"UTC", per(1, usher.Week), []string{"2024-02-26T00:00:00Z", "2024-03-04T00:00:00Z", "2024-03-11T00:00:00Z"}}, // Mondays
 		{"America/New_York", per(1, usher.Week), []string{"2024-03-04T00:00:00-05:00", "2024-03-11T00:00:00-04:00"}},
 		{"UTC", per(2, usher.Week), []string{"1970-01-05T00:00:00Z", "1970-01-19T00:00:00Z", "1970-02-02T00:00:00Z"}},
-		{"UTC", per(1, usher.Quarter), []string{"2024-01-01T00:00:00Z", "2024-04-01T00:00:00Z", "2024-07-01T00:00:00Z", "2024-10-01T00:00:00Z", "2025-01-01T00:00:00Z"}},
+		{"UTC", per(1, usher.Quarter), []string{"2024-01-01T00:00:00Z", "2024-04-01T00:00:00Z", "2024-07-01T00:00:00Z", "2024-10-01T00:00:00Z",
+			"2025-01-01T00:00:00Z"}},
 		{"Europe/Berlin", per(1, usher.Quarter), []string{"2024-01-01T00:00:00+01:00", "2024-04-01T00:00:00+02:00"}},
 		{"Europe/London", per(1, usher.Month), []string{"2024-03-01T00:00:00Z", "2024-04-01T00:00:00+01:00", "2024-05-01T00:00:00+01:00"}},
 		{"Africa/Monrovia", per(1, usher.Month), []string{"1970-01-01T00:00:00-00:44:30", "1970-02-01T00:00:00-00:44:30"}},
@@ -219,7 +227,8 @@ func TestS08_CalendarAnchors(t *testing.T) {
 func TestS08_NoBounds(t *testing.T) {
 	t.Parallel()
 	now := at(t, "2024-01-01T00:00:00Z")
-	for _, p := range []usher.Period{per(1, usher.Lifetime), {}, per(0, usher.Month), per(-1, usher.Day), per(usher.MaxEvery+1, usher.Hour), per(1, "fortnight")} {
+	for _, p := range []usher.Period{per(1, usher.Lifetime), {}, per(0, usher.Month), per(-1, usher.Day), per(usher.MaxEvery+1, usher.Hour),
+		per(1, "fortnight")} {
 		if w, ok := At(p, now, time.UTC, now); ok || w != (usher.Window{}) {
 			t.Errorf("%v: got %v, %t; want no window", p, w, ok)
 		}
@@ -230,7 +239,8 @@ func TestS09_ABoundaryBelongsToTheNewWindowOnce(t *testing.T) {
 	t.Parallel()
 	loc := zone(t, "America/New_York")
 	anchor := at(t, "2024-01-10T02:30:00-05:00")
-	for _, p := range []usher.Period{per(1, usher.Minute), per(5, usher.Hour), per(1, usher.Day), per(1, usher.Week), per(1, usher.Month), per(1, usher.Quarter), per(1, usher.Year)} {
+	for _, p := range []usher.Period{per(1, usher.Minute), per(5, usher.Hour), per(1, usher.Day), per(1, usher.Week), per(1, usher.Month),
+		per(1, usher.Quarter), per(1, usher.Year)} {
 		w, _ := At(p, anchor, loc, anchor)
 		if !w.Start.Equal(anchor) {
 			t.Errorf("%v: the window at the anchor starts %v", p, w.Start)
@@ -239,7 +249,8 @@ func TestS09_ABoundaryBelongsToTheNewWindowOnce(t *testing.T) {
 		next, _ := At(p, anchor, loc, w.End)
 		before, _ := At(p, anchor, loc, w.Start.Add(-1))
 		if last != w || !next.Start.Equal(w.End) || !before.End.Equal(w.Start) {
-			t.Errorf("%v: around [%v, %v): a nanosecond before its end %v, at its end %v, before its start %v", p, w.Start, w.End, last, next, before)
+			t.Errorf("%v: around [%v, %v): a nanosecond before its end %v, at its end %v, before its start %v", p, w.Start, w.End, last, next,
+				before)
 		}
 	}
 }

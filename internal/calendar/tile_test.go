@@ -204,7 +204,8 @@ func seeded(s string) *rand.Rand {
 // whole day, of seconds, at two in the week, before midnight, or reversed.
 var awkward = []string{
 	"America/New_York", "Europe/Dublin", "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Kwajalein", "Pacific/Kiritimati", "America/Havana",
-	"America/Sao_Paulo", "Africa/Casablanca", "Africa/Monrovia", "America/Godthab", "Asia/Gaza", "Africa/Cairo", "America/St_Johns", "Antarctica/Troll",
+	"America/Sao_Paulo", "Africa/Casablanca", "Africa/Monrovia", "America/Godthab", "Asia/Gaza", "Africa/Cairo", "America/St_Johns",
+	"Antarctica/Troll",
 }
 
 func TestI8_WindowsTileOver130YearsInAwkwardZones(t *testing.T) {
@@ -265,7 +266,8 @@ func TestI8_MinutesAndHoursTile(t *testing.T) {
 		anchor, probe := anyTime(rng), anyTime(rng)
 		w, ok := At(p, anchor, loc, probe)
 		cut := anchor.Truncate(time.Minute)
-		if !ok || w.Start.After(probe) || !w.End.After(probe) || w.End.Sub(w.Start) != size || (w.Start.Unix()-cut.Unix())%int64(size/time.Second) != 0 {
+		if !ok || w.Start.After(probe) || !w.End.After(probe) || w.End.Sub(w.Start) != size ||
+			(w.Start.Unix()-cut.Unix())%int64(size/time.Second) != 0 {
 			t.Fatalf("%v from %v in %s at %v: got [%v, %v)", p, anchor, loc, probe, w.Start, w.End)
 		}
 	}
@@ -306,8 +308,10 @@ func meets(t *testing.T, p usher.Period, anchor time.Time, loc *time.Location, p
 	last, _ := At(p, anchor, loc, w.End.Add(-1))
 	before, _ := At(p, anchor, loc, w.Start.Add(-1))
 	after, _ := At(p, anchor, loc, w.End)
-	if first != w || last != w || before.End != w.Start || after.Start != w.End || !before.Start.Before(before.End) || !after.Start.Before(after.End) {
-		t.Fatalf("%v from %v in %s at %v:\nwindow [%v, %v)\nat its start [%v, %v)\nat its last instant [%v, %v)\nbefore it [%v, %v)\nafter it [%v, %v)", p, anchor, loc, probe,
+	if first != w || last != w || before.End != w.Start || after.Start != w.End || !before.Start.Before(before.End) ||
+		!after.Start.Before(after.End) {
+		t.Fatalf("%v from %v in %s at %v:\nwindow [%v, %v)\nat its start [%v, %v)\nat its last instant [%v, %v)\nbefore it [%v, %v)\nafter it "+
+			"[%v, %v)", p, anchor, loc, probe,
 			w.Start, w.End, first.Start, first.End, last.Start, last.End, before.Start, before.End, after.Start, after.End)
 	}
 }

@@ -232,7 +232,8 @@ func TestBackOff(t *testing.T) {
 				}
 			}
 			g := gauges(t, n)
-			if g["failures "+name] != 6 || g["last_error_timestamp_seconds "+name] != float64(c.now().Unix()) || g["last_success_timestamp_seconds "+name] != 0 {
+			if g["failures "+name] != 6 || g["last_error_timestamp_seconds "+name] != float64(c.now().Unix()) ||
+				g["last_success_timestamp_seconds "+name] != 0 {
 				t.Errorf("/metrics says %v", g)
 			}
 			text := log.String()

@@ -47,7 +47,8 @@ func TestS24_ValuesAreExactOrRefused(t *testing.T) {
 func TestFiltersAndDimensions(t *testing.T) {
 	t.Parallel()
 	f := &usher.Feature{Key: "uploads", Kind: usher.Metered, Meter: "m"}
-	m := map[string]*usher.Meter{"m": {Key: "m", Event: "e", Aggregation: usher.Count, Where: map[string][]string{"data.kind": {"image", "7", "true"}}, Dimensions: []string{"data.region"}}}
+	m := map[string]*usher.Meter{"m": {Key: "m", Event: "e", Aggregation: usher.Count,
+		Where: map[string][]string{"data.kind": {"image", "7", "true"}}, Dimensions: []string{"data.region"}}}
 	for data, want := range map[string]string{
 		`{"kind":"image","region":"eu"}`: "[{data.region eu}]",
 		`{"kind":7}`:                     "[{data.region }]",

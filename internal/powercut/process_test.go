@@ -131,7 +131,8 @@ func (p *process) found(ctx context.Context) error {
 		return err
 	}
 	for _, id := range people {
-		if _, _, err := p.customers.PutCustomer(ctx, usher.Sandbox, usher.By{Actor: system}, customers.Guard{}, id, customers.CustomerInput{}); err != nil {
+		if _, _, err := p.customers.PutCustomer(ctx, usher.Sandbox, usher.By{Actor: system}, customers.Guard{}, id,
+			customers.CustomerInput{}); err != nil {
 			return err
 		}
 	}
