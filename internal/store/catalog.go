@@ -108,7 +108,7 @@ func (db *DB) applyCatalog(ctx context.Context, tx *sql.Tx, c *CatalogChange) (i
 	}
 	_, err = exec(ctx, tx, `INSERT INTO catalog (env, revision, hash, source, canonical, applied_at, actor)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		string(c.Env), revision, c.Hash, c.Source, c.Canonical, micros(c.Note.At), c.Note.Actor)
+		string(c.Env), revision, c.Hash, c.Source, c.Canonical, micros(c.Note.At), c.Note.Actor.String())
 	if err != nil {
 		return 0, err
 	}
