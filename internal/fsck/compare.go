@@ -14,8 +14,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// correction compares one with the take that made it, and gives back what it
-// gave back of dimensions.
+// correction compares a correction with the take that made it. A take's entries have
+// no dimensions, so what a correction of an event gave back of them is subtracted here.
 func (c *checker) correction(x *store.CorrectionState) error {
 	if err := c.row(&c.r.Corrections); err != nil {
 		return err
@@ -24,7 +24,8 @@ func (c *checker) correction(x *store.CorrectionState) error {
 		return nil
 	}
 	note := func(ledger, stored string) {
-		c.note(Difference{What: "correction", Environment: x.Env, Customer: x.Customer, Feature: x.Feature, Name: x.Key, Ledger: ledger, Stored: stored})
+		c.note(Difference{What: "correction", Environment: x.Env, Customer: x.Customer, Feature: x.Feature, Name: x.Key,
+			Ledger: ledger, Stored: stored})
 	}
 	k := c.key(ofCorrection, x.Holder, x.Feature, "", x.Key, 0)
 	made, ok := c.sums[k]
@@ -46,7 +47,7 @@ func (c *checker) correction(x *store.CorrectionState) error {
 	}
 	list, err := ledger.DecodeReadings(x.Event)
 	if err != nil {
-		return nil // named with the events
+		return nil // reported with the events
 	}
 	for i := range list {
 		if r := &list[i]; r.Adds() && r.Feature == x.Feature {
@@ -58,8 +59,8 @@ func (c *checker) correction(x *store.CorrectionState) error {
 	return nil
 }
 
-// hold compares a reservation with the takes that made and ended it, and counts
-// what an open one holds.
+// hold compares a reservation with the takes that made and ended it, and adds what an
+// open one holds to its buckets.
 func (c *checker) hold(x *store.HoldState) error {
 	if err := c.row(&c.r.Holds); err != nil {
 		return err
@@ -85,20 +86,22 @@ func (c *checker) hold(x *store.HoldState) error {
 	delete(c.sums, made)
 	delete(c.sums, ended)
 	note := func(ledger string) {
-		c.note(Difference{What: "reservation", Environment: x.Env, Customer: x.Customer, Feature: x.Feature, Name: x.ID, Ledger: ledger, Stored: x.State})
+		c.note(Difference{What: "reservation", Environment: x.Env, Customer: x.Customer, Feature: x.Feature, Name: x.ID,
+			Ledger: ledger, Stored: x.State})
 	}
 	if !ok && x.At >= c.cutoff {
 		note("no take that made it")
 	}
-	gone := end == 0 && x.ClosedAt < c.cutoff
-	right := map[string]bool{store.HoldOpen: end == 0, store.HoldSettled: end == 1 || gone, store.HoldReleased: end == 2 || gone, store.HoldExpired: end != 1}
+	gone := end == 0 && x.ClosedAt < c.cutoff // the answer of its end may have been folded
+	right := map[string]bool{
+		store.HoldOpen: end == 0, store.HoldSettled: end == 1 || gone, store.HoldReleased: end == 2 || gone, store.HoldExpired: end != 1}
 	if !right[x.State] {
 		note([]string{"no take that ended it", store.HoldSettled, store.HoldReleased}[end])
 	}
 	return nil
 }
 
-// take returns a sum and forgets it: what is left in the end is not stored.
+// take returns a sum and removes it. Sums that are left at the end have no row.
 func (c *checker) take(k sumKey) (v sum, ties []int64, ok bool) {
 	v, ok = c.sums[k]
 	ties = c.ties[k]
@@ -107,6 +110,7 @@ func (c *checker) take(k sumKey) (v sum, ties []int64, ok bool) {
 	return v, ties, ok
 }
 
+// bucket compares a stored bucket with its sum, and its figures with each other.
 func (c *checker) bucket(h store.Holder, b engine.Bucket) error {
 	if !c.mine(h, b.Feature) {
 		return nil
@@ -147,6 +151,7 @@ func (c *checker) bucket(h store.Holder, b engine.Bucket) error {
 	})
 }
 
+// figures returns a bucket's figures as a Difference shows them.
 func figures(b engine.Bucket, how usher.Aggregation) string {
 	s := fmt.Sprintf("used %d, reserved %d", b.Used, b.Reserved)
 	if how == usher.Last {
@@ -155,7 +160,7 @@ func figures(b engine.Bucket, how usher.Aggregation) string {
 	return s
 }
 
-// beyond is what a bucket holds above its limit.
+// beyond returns what a bucket holds above its limit.
 func beyond(b engine.Bucket) int64 {
 	held := b.Used
 	for _, n := range []int64{b.Reserved, b.Opening} {
@@ -176,6 +181,7 @@ func bounded(b engine.Bucket) bool {
 	return b.Overage <= over && b.Excess == over-b.Overage
 }
 
+// rollup compares a stored rollup with its sum.
 func (c *checker) rollup(k store.RollupKey, stored store.RollupValue) error {
 	if !c.mine(k.Holder, k.Feature) {
 		return nil
@@ -213,6 +219,7 @@ func (c *checker) rollup(k store.RollupKey, stored store.RollupValue) error {
 	})
 }
 
+// seen compares a value that a unique meter saw in a minute.
 func (c *checker) seen(h store.Holder, feature, value string, minute int64) error {
 	if !c.mine(h, feature) {
 		return nil
@@ -227,6 +234,8 @@ func (c *checker) seen(h store.Holder, feature, value string, minute int64) erro
 	return c.differ(d, func(tx *store.UsageTx) error { return tx.Unsee(h, feature, value, minute) })
 }
 
+// denial compares the denials of an hour. Those of seats are not in the ledger, and
+// older ones may be folded, so that only fewer than the ledger says are wrong.
 func (c *checker) denial(k store.DenialKey, stored store.DenialCount) error {
 	if !c.mine(k.Holder, k.Feature) {
 		return nil
@@ -238,7 +247,7 @@ func (c *checker) denial(k store.DenialKey, stored store.DenialCount) error {
 		return nil
 	}
 	right := store.DenialCount{N: v.used, Amount: v.reserved}
-	if k.Hour < c.cutoff { // the takes of some may be gone
+	if k.Hour < c.cutoff { // takes of some may have been folded
 		right.N, right.Amount = max(right.N, stored.N), max(right.Amount, stored.Amount)
 	}
 	if right == stored {
@@ -249,9 +258,11 @@ func (c *checker) denial(k store.DenialKey, stored store.DenialCount) error {
 	return c.differ(d, func(tx *store.UsageTx) error { return tx.SetDenial(k, right) })
 }
 
-func times(n store.DenialCount) string { return fmt.Sprintf("%d of together %d", n.N, n.Amount) }
+func times(n store.DenialCount) string {
+	return fmt.Sprintf("%d, which asked for %d in all", n.N, n.Amount)
+}
 
-// missing goes through the sums that nothing stored stands for.
+// missing reports the sums that have no row.
 func (c *checker) missing() error {
 	left := make([]sumKey, 0, len(c.sums))
 	for k, v := range c.sums {
@@ -262,8 +273,9 @@ func (c *checker) missing() error {
 	}
 	slices.SortFunc(left, func(x, y sumKey) int {
 		p, q := &c.placeList[x.place], &c.placeList[y.place]
-		return cmp.Or(strings.Compare(string(p.Env), string(q.Env)), strings.Compare(p.Customer, q.Customer), strings.Compare(p.feature, q.feature),
-			cmp.Compare(x.kind, y.kind), strings.Compare(c.nameList[x.name], c.nameList[y.name]), strings.Compare(x.value, y.value), cmp.Compare(x.start, y.start))
+		return cmp.Or(strings.Compare(string(p.Env), string(q.Env)), strings.Compare(p.Customer, q.Customer),
+			strings.Compare(p.feature, q.feature), cmp.Compare(x.kind, y.kind), strings.Compare(c.nameList[x.name], c.nameList[y.name]),
+			strings.Compare(x.value, y.value), cmp.Compare(x.start, y.start))
 	})
 	for _, k := range left {
 		v, p := c.sums[k], c.placeList[k.place]
@@ -305,7 +317,7 @@ func (c *checker) missing() error {
 	return nil
 }
 
-// stored counts one row of what is derived.
+// stored counts one row that follows from the ledger.
 func (c *checker) stored(n *int64) {
 	*n++
 	if c.rows++; c.rows%progressRows == 0 && c.o.Progress != nil {
@@ -313,9 +325,11 @@ func (c *checker) stored(n *int64) {
 	}
 }
 
+// difference returns what names the row of a sum; the caller adds what differs.
 func (c *checker) difference(k sumKey) Difference {
 	p := &c.placeList[k.place]
-	d := Difference{What: kindNames[k.kind], Environment: p.Env, Customer: p.Customer, Feature: p.feature, Name: c.nameList[k.name], Derived: true}
+	d := Difference{What: kindNames[k.kind], Environment: p.Env, Customer: p.Customer, Feature: p.feature,
+		Name: c.nameList[k.name], Derived: true}
 	if k.value != "" {
 		d.Name = strings.TrimSpace(d.Name + " " + k.value)
 	}
@@ -323,8 +337,10 @@ func (c *checker) difference(k sumKey) Difference {
 	return d
 }
 
+// instant returns an instant in microseconds as text.
 func instant(us int64) string { return time.UnixMicro(us).UTC().Format(time.RFC3339Nano) }
 
+// note adds a difference to the report, which lists the first maxDifferences.
 func (c *checker) note(d Difference) {
 	c.r.Total++
 	if len(c.r.Differences) < maxDifferences {

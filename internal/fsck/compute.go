@@ -12,7 +12,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// What a sum is of. Rollups and dimensions follow in the order of grains.
+// The kinds of sums. Those of rollups and of dimensions are in the order of grains.
 const (
 	ofBucket = iota
 	ofMinute
@@ -23,31 +23,34 @@ const (
 	ofDimDay
 	ofSeen
 	ofDenial
-	ofHold       // a reservation that some take made
-	ofEnd        // how some take ended a reservation: used is 1 settled, 2 released
-	ofCorrection // a correction that some take made: at is a hash of its entries
+	ofHold       // a reservation that a take made
+	ofEnd        // how a take ended a reservation: used is 1 for settled, 2 for released
+	ofCorrection // a correction that a take made: at is a hash of its entries
 )
 
 var grains = [...]store.Grain{store.Minute, store.Hour, store.Day}
 
+// kindNames are the kinds as a Difference names them.
 var kindNames = [...]string{"bucket", "minute", "hour", "day", "dimension per minute", "dimension per hour", "dimension per day",
 	"seen value", "denials of the hour", "reservation", "end of a reservation", "correction"}
 
-// sumKey names a sum. Names are numbers in the checker's lists: there are many
-// sums of few names.
+// sumKey names a sum. Places and names are indexes of the checker's lists, because
+// there are many sums of few names.
 type sumKey struct {
 	place, name uint32
 	kind        uint8
-	value       string // of a dimension or a unique meter; the reason of denials; an id
+	value       string // of a dimension or a unique meter, the reason of denials, or an id
 	start       int64  // µs
 }
 
+// sum is what the ledger says of one row.
 type sum struct {
-	used, reserved int64 // of denials: how many, and their amounts
-	at             int64
-	how            usher.Aggregation // Last and Max are levels; "" adds up
+	used, reserved int64             // of denials: how many, and the sum of their amounts
+	at             int64             // of a last gauge: the instant of its value, µs
+	how            usher.Aggregation // Last and Max: the newest and the greatest value; "": added up
 }
 
+// key returns the name of a sum.
 func (c *checker) key(kind int, h store.Holder, feature, name, value string, start int64) sumKey {
 	p, ok := c.places[placeOf{h, feature}]
 	if !ok {
@@ -89,7 +92,7 @@ func (c *checker) add(k sumKey, how usher.Aggregation, used, reserved, at int64)
 	c.sums[k] = v
 }
 
-// spans adds to the minute, the hour and the day of an instant.
+// spans adds use to the minute, the hour and the day of an instant.
 func (c *checker) spans(first int, h store.Holder, feature, name, value string, how usher.Aggregation, instant, used int64) {
 	if !c.mine(h, feature) {
 		return
@@ -103,7 +106,7 @@ func (c *checker) spans(first int, h store.Holder, feature, name, value string, 
 	}
 }
 
-// entries books what a take did at an instant.
+// entries adds what a take did at an instant.
 func (c *checker) entries(h store.Holder, list []engine.Entry, instant int64) {
 	for i := range list {
 		e := &list[i]
@@ -111,6 +114,8 @@ func (c *checker) entries(h store.Holder, list []engine.Entry, instant int64) {
 	}
 }
 
+// entry adds an amount to a bucket and, unless another bucket counts it too, to the
+// spans of an instant.
 func (c *checker) entry(h store.Holder, b engine.BucketKey, counted bool, amount, instant int64) {
 	if !c.mine(h, b.Feature) {
 		return
@@ -121,6 +126,7 @@ func (c *checker) entry(h store.Holder, b engine.BucketKey, counted bool, amount
 	}
 }
 
+// deny adds a denial to those of its hour, as the writer counts them.
 func (c *checker) deny(h store.Holder, feature, outcome string, reason usher.Reason, amount, instant int64) {
 	if outcome == "" || reason == usher.UnknownCustomer || reason == usher.UnknownFeature || !c.mine(h, feature) {
 		return
@@ -132,6 +138,7 @@ func (c *checker) deny(h store.Holder, feature, outcome string, reason usher.Rea
 	c.sums[k] = v
 }
 
+// op adds up a stored take.
 func (c *checker) op(o *store.Op) error {
 	if o.Management() {
 		return c.row(new(int64))
@@ -165,20 +172,24 @@ func (c *checker) op(o *store.Op) error {
 	return nil
 }
 
+// hashOf returns a hash by which stored entries are compared.
 func hashOf(b []byte) int64 {
 	h := fnv.New64a()
 	h.Write(b)
 	return int64(h.Sum64())
 }
 
-// damaged notes a row of the ledger that cannot be read.
+// damaged notes a row of the ledger that cannot be read. No row of its customer is
+// repaired.
 func (c *checker) damaged(h store.Holder, what, feature, name string, err error) {
 	c.spoiled[store.Holder{Env: h.Env, Customer: strings.Clone(h.Customer)}] = true
 	if c.part == 0 {
-		c.note(Difference{What: what, Environment: h.Env, Customer: h.Customer, Feature: feature, Name: name, Ledger: "nothing that can be read", Stored: err.Error()})
+		c.note(Difference{What: what, Environment: h.Env, Customer: h.Customer, Feature: feature, Name: name,
+			Ledger: "nothing, because it cannot be read", Stored: err.Error()})
 	}
 }
 
+// folded adds up a sum of takes whose answers are no longer stored.
 func (c *checker) folded(f *store.FoldedRow) error {
 	if err := c.row(&c.r.Folded); err != nil {
 		return err
@@ -187,6 +198,7 @@ func (c *checker) folded(f *store.FoldedRow) error {
 	return nil
 }
 
+// event adds up what an event did.
 func (c *checker) event(e *store.EventRow) error {
 	if err := c.row(&c.r.Events); err != nil {
 		return err
@@ -224,6 +236,7 @@ func (c *checker) event(e *store.EventRow) error {
 	return nil
 }
 
+// seat adds a seat that is taken now.
 func (c *checker) seat(h store.Holder, feature string, pending bool) error {
 	if err := c.row(&c.r.Seats); err != nil {
 		return err

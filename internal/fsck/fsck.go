@@ -1,6 +1,15 @@
-// Package fsck computes from the ledger what follows from it, compares that
-// with what is stored, and mends differences where it is asked to. It never
-// changes the ledger itself.
+// Package fsck checks the database: it computes from the ledger all that follows from
+// it, compares that exactly with what is stored (I4), and repairs differences if asked
+// to. It never changes the ledger itself.
+//
+// The ledger is the stored takes, the folded ones, the events, the corrections, and
+// the open reservations and seats. Buckets, rollups, values seen by unique meters and
+// counts of denials follow from it. compute.go adds the ledger up into sums, compare.go
+// reads what is stored and takes each row's sum away, and mend.go rewrites rows. A sum
+// that is left at the end has no row.
+//
+// Sums are held in memory. If there are too many, the customers' features are divided
+// into parts by a hash, and each part takes a pass of its own over the whole ledger.
 package fsck
 
 import (
@@ -18,48 +27,48 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Options say how a database is checked. The zero value checks and repairs
-// nothing.
+// Options say how a database is checked. The zero value checks and repairs nothing.
 type Options struct {
-	Repair   bool                           // rewrite what follows from the ledger
+	Repair   bool                           // rewrite rows that differ from what follows from the ledger
 	Now      func() time.Time               // the real clock; nil is time.Now
-	Keys     int                            // sums held in memory at once, more take several passes; 0 is 500,000
-	Progress func(doing string, rows int64) // now and then; nil is nobody
+	Keys     int                            // sums held in memory at once (more take several passes); 0 is 500,000
+	Progress func(doing string, rows int64) // called every 20,000 rows; nil is not called
 }
 
 // Report is what a check found.
 type Report struct {
-	Takes       int64 `json:"takes"` // stored answers that took, held or denied
-	Folded      int64 `json:"folded"`
+	Takes       int64 `json:"takes"`  // stored answers of takes
+	Folded      int64 `json:"folded"` // sums of takes whose answers are no longer stored
 	Events      int64 `json:"events"`
 	Holds       int64 `json:"holds"`
-	Seats       int64 `json:"seats"` // held
+	Seats       int64 `json:"seats"` // taken now
 	Corrections int64 `json:"corrections"`
 	Buckets     int64 `json:"buckets"`
 	Rollups     int64 `json:"rollups"` // by clock and by dimension
-	Seen        int64 `json:"seen"`
-	Denials     int64 `json:"denials"`
-	Passes      int   `json:"passes"` // over the ledger
+	Seen        int64 `json:"seen"`    // values of unique meters, by minute
+	Denials     int64 `json:"denials"` // by hour
+	Passes      int   `json:"passes"`  // over the ledger
 
 	Repaired    int64        `json:"repaired,omitempty"` // rows rewritten before this check
-	Mended      []Difference `json:"mended,omitempty"`   // which; of the first 1,000 differences
-	Total       int64        `json:"total"`              // differences; Differences lists the first 1,000
+	Mended      []Difference `json:"mended,omitempty"`   // those that were rewritten, of the first 1,000 differences
+	Total       int64        `json:"total"`              // of differences; Differences lists the first 1,000
 	Differences []Difference `json:"differences"`
 }
 
-// Difference is one place where the ledger and what is stored do not agree.
+// Difference is one row that is not what the ledger says.
 type Difference struct {
-	What        string            `json:"what"` // "bucket", "minute", "hour", "day", "seen", "denial", "reservation", "correction", "take", "event", …
+	What        string            `json:"what"` // one of kindNames, "bounds of a bucket", or a row of the ledger: "take", "event"
 	Environment usher.Environment `json:"environment"`
 	Customer    string            `json:"customer"`
 	Feature     string            `json:"feature,omitempty"`
-	Name        string            `json:"name,omitempty"`  // the clock, the dimension, the reservation, the key
+	Name        string            `json:"name,omitempty"`  // of the clock, the dimension, the reservation or the key
 	Start       string            `json:"start,omitempty"` // of the window or the span
 	Ledger      string            `json:"ledger"`
 	Stored      string            `json:"stored"`
-	Derived     bool              `json:"derived"` // it follows from the ledger, so that a repair can rewrite it
+	Derived     bool              `json:"derived"` // it follows from the ledger, so a repair rewrites it
 }
 
+// String returns the difference as one line of English.
 func (d Difference) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s of %s/%s", d.What, d.Environment, d.Customer)
@@ -76,19 +85,17 @@ func (d Difference) String() string {
 }
 
 const (
-	maxDifferences = 1000
-	fsckKeys       = 500_000
-	maxParts       = 1 << 16
-	fixesAtOnce    = 200
-	progressRows   = 20_000
+	maxDifferences = 1000    // listed
+	fsckKeys       = 500_000 // the default of Options.Keys
+	maxParts       = 1 << 16 // passes at most; then memory is not bounded further
+	fixesAtOnce    = 200     // rows rewritten in one transaction
+	progressRows   = 20_000  // between two calls of Progress
 )
 
-// Run computes from the ledger (stored takes, folded ones, events, open
-// reservations and seats) what is derived of it (buckets, rollups, seen values,
-// denials), and compares exactly (I4). It reads one state of the database
-// beside running servers. With Repair it keeps writers away, rewrites what
-// differs and is derived, and checks again; what a damaged ledger row might
-// have counted in is left alone.
+// Run checks a database. It reads one state of it, also while servers run. With
+// Repair it keeps writers away, rewrites the rows that differ and follow from the
+// ledger, and checks again. It leaves the rows of customers with a ledger row that
+// cannot be read, because that row may have counted in them.
 func Run(ctx context.Context, db *store.DB, o Options) (Report, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -115,8 +122,8 @@ func Run(ctx context.Context, db *store.DB, o Options) (Report, error) {
 }
 
 func check(ctx context.Context, db *store.DB, o Options) (r Report, err error) {
-	// Answers older than Kept may have been folded already, denials among them;
-	// an hour more, in case this machine's clock is not the server's.
+	// Answers older than this may have been folded, with what they say of denials and
+	// reservations. An hour is added in case this machine's clock is not the server's.
 	cutoff := o.Now().Add(-ledger.Kept + time.Hour).UnixMicro()
 	err = db.Scan(ctx, func(s *store.Scan) error {
 		c := &checker{ctx: ctx, db: db, s: s, o: &o, r: &r, cutoff: cutoff, spoiled: map[store.Holder]bool{}, seats: map[featureOf]bool{}}
@@ -137,10 +144,10 @@ func check(ctx context.Context, db *store.DB, o Options) (r Report, err error) {
 	return r, err
 }
 
-// errFull means that more sums are needed than memory should hold.
+// errFull means that there are more sums than Options.Keys: more parts are needed.
 var errFull = errors.New("fsck: too many sums for one pass")
 
-// placeOf is one feature of a customer: the unit that passes are divided by.
+// placeOf is one feature of a customer. A place is checked in one pass.
 type placeOf struct {
 	store.Holder
 	feature string
@@ -151,13 +158,14 @@ type featureOf struct {
 	feature string
 }
 
+// checker is a check under way.
 type checker struct {
 	ctx    context.Context
 	db     *store.DB
 	s      *store.Scan
 	o      *Options
 	r      *Report
-	cutoff int64 // µs: what is older may have been folded
+	cutoff int64 // µs; older answers may have been folded
 
 	part, parts uint32
 	places      map[placeOf]uint32
@@ -165,15 +173,16 @@ type checker struct {
 	names       map[string]uint32
 	nameList    []string
 	sums        map[sumKey]sum
-	ties        map[sumKey][]int64 // further values of a last gauge's newest instant
+	ties        map[sumKey][]int64 // other values that a last gauge had at its newest instant: any is right
 
-	spoiled map[store.Holder]bool // with ledger rows that cannot be read
-	seats   map[featureOf]bool    // whose refusals leave nothing in the ledger
+	spoiled map[store.Holder]bool // customers with ledger rows that cannot be read
+	seats   map[featureOf]bool    // features whose denials are not in the ledger: a denied seat stores no answer
 	fixes   []fix
 	doing   string
 	rows    int64
 }
 
+// catalog notes the features of kind seats in one catalogue.
 func (c *checker) catalog(env usher.Environment, text string) error {
 	if !strings.Contains(text, "seats") {
 		return nil
@@ -190,7 +199,7 @@ func (c *checker) catalog(env usher.Environment, text string) error {
 	return nil
 }
 
-// run makes one pass for each part.
+// run makes one pass for each part. errFull means that there must be more parts.
 func (c *checker) run() error {
 	clear(c.spoiled)
 	for c.part = 0; c.part < c.parts; c.part++ {
@@ -211,7 +220,7 @@ func (c *checker) run() error {
 			{"rollups", func() error { return c.s.Rollups(c.rollup) }},
 			{"seen values", func() error { return c.s.Seen(c.seen) }},
 			{"denials", func() error { return c.s.Denials(c.denial) }},
-			{"what is missing", c.missing},
+			{"missing rows", c.missing},
 		} {
 			c.doing, c.rows = step.name, 0
 			if err := step.do(); err != nil {
@@ -225,7 +234,7 @@ func (c *checker) run() error {
 	return nil
 }
 
-// row counts one row of the ledger, which every pass reads.
+// row counts one row of the ledger. Every pass reads it; the first one counts it.
 func (c *checker) row(n *int64) error {
 	if c.part == 0 {
 		*n++
@@ -244,7 +253,7 @@ func (c *checker) row(n *int64) error {
 	return nil
 }
 
-// mine reports whether a feature of a customer is checked in this pass.
+// mine reports whether this pass checks a feature of a customer.
 func (c *checker) mine(h store.Holder, feature string) bool {
 	if c.parts == 1 {
 		return true

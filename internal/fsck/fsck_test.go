@@ -521,7 +521,7 @@ func TestI4_TamperingIsFound(t *testing.T) {
 		}
 		r := l.fsck(fsck.Options{})
 		text := fmt.Sprint(r.Differences)
-		if !strings.Contains(text, "take of sandbox/umbrella reports damaged: the ledger says nothing that can be read") {
+		if !strings.Contains(text, "take of sandbox/umbrella reports damaged: the ledger says nothing, because it cannot be read") {
 			t.Errorf("the damaged answer is named so: %s", text)
 		}
 	})

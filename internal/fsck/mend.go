@@ -14,15 +14,15 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// fix rewrites one row; it may run twice.
+// fix rewrites one row. It may run twice with the same result.
 type fix struct {
 	holder store.Holder
 	do     func(*store.UsageTx) error
 }
 
-// newBucket makes a row that is gone from what it held. Its limit and its end
-// are guesses, which the next take replaces: the limit is what it holds, so that
-// nothing of it is excess.
+// newBucket returns the row of a bucket that is missing. Its limit and its end are not
+// in the ledger: the limit is what it holds, so that nothing is excess, the end follows
+// from its clock's period, and the next take replaces both.
 func newBucket(k engine.BucketKey, v sum) engine.Bucket {
 	b := engine.Bucket{BucketKey: k, Used: v.used, Reserved: v.reserved, At: v.at, End: math.MaxInt64}
 	name, capped := strings.CutPrefix(k.Clock, "cap:")
@@ -40,7 +40,7 @@ func newBucket(k engine.BucketKey, v sum) engine.Bucket {
 	return b
 }
 
-// periodOf reads what Period.String wrote.
+// periodOf parses what Period.String wrote; false if s is no period.
 func periodOf(s string) (usher.Period, bool) {
 	p := usher.Period{Every: 1, Unit: usher.Unit(s)}
 	if n, unit, ok := strings.Cut(s, " "); ok {
@@ -53,7 +53,7 @@ func periodOf(s string) (usher.Period, bool) {
 	return p, slices.Contains(usher.Units, p.Unit)
 }
 
-// differ notes a difference, and mends it where that is wanted and can be.
+// differ notes a difference, and repairs it if asked to and possible.
 func (c *checker) differ(d Difference, do func(*store.UsageTx) error) error {
 	h := store.Holder{Env: d.Environment, Customer: d.Customer}
 	d.Derived = d.Derived && !c.spoiled[h]
@@ -65,7 +65,7 @@ func (c *checker) differ(d Difference, do func(*store.UsageTx) error) error {
 	return c.mend(fixesAtOnce)
 }
 
-// mend writes what is to be rewritten, once there is enough for a transaction.
+// mend rewrites the rows that differ, once there are at least enough of them.
 func (c *checker) mend(enough int) error {
 	if len(c.fixes) == 0 || len(c.fixes) < enough {
 		return nil

@@ -125,7 +125,8 @@ func consumable(book *engine.Book, f *usher.Feature) error {
 	case f.Kind == usher.Switch || f.Kind == usher.Config:
 		return usher.Errorf(usher.NotConsumable, "%s is a %s: there is nothing to consume; check it instead", f.Key, f.Kind)
 	case f.Kind == usher.Seats:
-		return usher.Errorf(usher.NotConsumable, "%s is of kind seats: named holders have seats, nobody consumes them; give a holder a seat instead", f.Key)
+		return usher.Errorf(usher.NotConsumable,
+			"%s is of kind seats: named holders have seats, nobody consumes them; give a holder a seat instead", f.Key)
 	case book.Gauge(f):
 		return usher.Errorf(usher.NotConsumable, "%s follows the meter %s, whose aggregation is %s: report it with events",
 			f.Key, f.Meter, book.Meter(f).Aggregation)

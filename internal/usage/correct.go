@@ -232,7 +232,8 @@ func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op Cor
 	case found == nil && op.Feature != "":
 		return nil, usher.Errorf(usher.Refused, "the event added nothing to %s, so there is nothing to give back", op.Feature)
 	case found == nil:
-		return nil, usher.Errorf(usher.Refused, "the event added nothing, so there is nothing to give back: a gauge is corrected by its next value")
+		return nil, usher.Errorf(usher.Refused,
+			"the event added nothing, so there is nothing to give back: a gauge is corrected by its next value")
 	}
 	return found, nil
 }

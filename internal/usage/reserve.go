@@ -42,7 +42,8 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 	id := u.cfg.NewID("rsv_")
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		until := w.now.Add(op.TTL)
-		e, err := b.decide(t, w, engine.Op{Kind: engine.Reserve, Customer: t.customer, Feature: t.feature, Amount: t.amount, Hold: id, Until: until})
+		e, err := b.decide(t, w, engine.Op{Kind: engine.Reserve, Customer: t.customer, Feature: t.feature, Amount: t.amount,
+			Hold: id, Until: until})
 		if err != nil || !e.Decision.Allowed {
 			return e, err
 		}
@@ -153,7 +154,8 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, call string)
 		if f := u.cfg.Live.Book(env).Features[op.Feature]; f != nil {
 			amount = usher.FormatQuantity(op.Amount, f.Precision)
 		}
-		return usher.Errorf(usher.Conflict, "the reservation %s was settled with %s at %s; a settlement cannot be changed: correct it, or consume the rest",
+		return usher.Errorf(usher.Conflict,
+			"the reservation %s was settled with %s at %s; a settlement cannot be changed: correct it, or consume the rest",
 			id, amount, op.At.Format(time.RFC3339))
 	}
 	return t, held, nil

@@ -141,7 +141,8 @@ func seatOf(s engine.Seat) usher.Seat {
 // Seats lists the holders of a feature's seats, oldest first, at most limit, and
 // returns the cursor of the next page, "" after the last. If there are more seats than
 // the plan gives, the newest are marked as excess (S19).
-func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feature, cursor string, limit int) ([]usher.Seat, string, error) {
+func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feature, cursor string, limit int) (
+	[]usher.Seat, string, error) {
 	if err := u.seats(env, customer, feature, "-"); err != nil {
 		return nil, "", err
 	}
