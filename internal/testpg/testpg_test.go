@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	Main(m)
 }
 
-// server is the shared one; without PostgreSQL the test is skipped.
+// server returns the shared server; without PostgreSQL it skips the test.
 func server(t *testing.T) *Server {
 	t.Helper()
 	s, err := Default()
@@ -92,7 +92,7 @@ func TestDatabasesAreSeparate(t *testing.T) {
 		if !strings.HasPrefix(dsn, "postgres://") {
 			t.Errorf("got %s, want a postgres:// URL", dsn)
 		}
-		// Each starts empty: the same table can be made in all of them.
+		// Each is empty at first: the same table can be created in all of them.
 		if _, err := connect(t, dsn).Exec(t.Context(), "CREATE TABLE t (n bigint)"); err != nil {
 			t.Error(err)
 		}
@@ -176,8 +176,8 @@ func TestFailedStartSaysWhyAndLeavesNothing(t *testing.T) {
 	}
 }
 
-// The process that started a server is killed without a chance to clean up: the
-// server goes all the same, and so does its folder.
+// If the process that started a server is killed and cannot clean up, the server
+// ends and its folder is removed all the same.
 func TestServerEndsWithItsProcess(t *testing.T) {
 	t.Parallel()
 	server(t) // skips without PostgreSQL
@@ -210,7 +210,7 @@ func TestServerEndsWithItsProcess(t *testing.T) {
 	if err == nil {
 		t.Error("the server outlived its process by a minute")
 	}
-	// The folder goes last, and nothing tells when.
+	// The folder is removed last, and nothing announces it.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
@@ -244,8 +244,8 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	}
 }
 
-// A server that is killed has what it committed when it is started again, and a
-// standby has it when it takes over.
+// A killed server has everything it committed after a restart, and a standby has it
+// when it takes over.
 func TestKillRestartAndFailover(t *testing.T) {
 	t.Parallel()
 	server(t) // skips without PostgreSQL

@@ -15,7 +15,7 @@ import (
 
 // asOrdinaryUser makes cmd run in a process group of its own, so that an
 // interrupt at the terminal reaches the tests only, and, because initdb refuses
-// root, as user postgres where we are root. That user then owns dir.
+// root, as user postgres if the tests run as root. That user then owns dir.
 func asOrdinaryUser(cmd *exec.Cmd, dir string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() != 0 {
@@ -36,7 +36,7 @@ func asOrdinaryUser(cmd *exec.Cmd, dir string) error {
 
 // killTree kills a process and its children, and returns their ids.
 func killTree(parent int) ([]int, error) {
-	// Stopped first: it has no more children while they are counted.
+	// Stop it first, so that it starts no more children while they are counted.
 	if err := syscall.Kill(parent, syscall.SIGSTOP); err != nil {
 		return nil, err
 	}
@@ -54,8 +54,7 @@ func killTree(parent int) ([]int, error) {
 	return pids, err
 }
 
-// alive reports whether a process still runs; one that only waits for its
-// parent to notice does not.
+// alive reports whether a process still runs. A zombie does not.
 func alive(pid int) bool {
 	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
 	return err == nil && !strings.HasPrefix(string(state), "Z")
