@@ -44,10 +44,11 @@ type Change struct {
 // maxChanges bounds one answer of ChangesSince.
 const maxChanges = 1000
 
-// ChangesSince reads env's changes with a revision greater than the given one,
-// in order, at most 1,000: a full answer means ask again. Revisions are dense,
-// and one that is read has all before it committed.
-func (db *DB) ChangesSince(ctx context.Context, env usher.Environment, revision int64) ([]Change, error) {
+// ChangesSince reads env's changes after a revision, in order, at most 1,000: after
+// a full answer, ask again. Revisions are dense, and when one can be read, all
+// before it are committed.
+func (db *DB) ChangesSince(ctx context.Context, env usher.Environment, revision int64) (_ []Change, err error) {
+	defer wrap(&err, "read changes since")
 	return list(ctx, db, scanChange, `SELECT revision, customer, access, at, actor, action, object, request_id
 		FROM change WHERE env = $1 AND revision > $2 ORDER BY revision LIMIT $3`, string(env), revision, int64(maxChanges))
 }
@@ -59,19 +60,21 @@ func scanChange(row *sql.Rows, c *Change) error {
 	return err
 }
 
-// RevisionAt is the newest revision recorded at or before t; 0 where there is none.
-func (db *DB) RevisionAt(ctx context.Context, env usher.Environment, t time.Time) (int64, error) {
-	revision, _, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) },
+// RevisionAt reads the newest revision recorded at or before t; 0 if there is none.
+func (db *DB) RevisionAt(ctx context.Context, env usher.Environment, t time.Time) (_ int64, err error) {
+	defer wrap(&err, "read revision at")
+	revision, _, err := one(ctx, db, scanInt,
 		`SELECT revision FROM change WHERE env = $1 AND at <= $2 ORDER BY at DESC, revision DESC LIMIT 1`, string(env), micros(t))
 	return revision, err
 }
 
-// record notes a change in the history and in the audit log. It is the only way
-// to either, so that no revision is without its audit row, and the last step of
-// a transaction, as audit is.
+// record adds a change to the history and to the audit log. No other function
+// writes the history, so that every revision has its audit row. It is the last step
+// of a transaction, as audit is.
 func (db *DB) record(ctx context.Context, tx *sql.Tx, env usher.Environment, revision int64, customer string, n Note) error {
 	_, err := exec(ctx, tx, `INSERT INTO change (env, revision, at, actor, action, customer, object, request_id, access)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, string(env), revision, micros(n.At), n.Actor.String(), n.Action, customer, n.Object, n.RequestID, bit(n.directory))
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		string(env), revision, micros(n.At), n.Actor.String(), n.Action, customer, n.Object, n.RequestID, bit(n.directory))
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,8 @@ func TestS06_ChangesSayWhoAndWhat(t *testing.T) {
 		put(t, db, "acme")
 		apply(t, db, CatalogChange{Hash: "one"})
 		got, err := db.ChangesSince(t.Context(), env, 0)
-		want := []Change{{1, "acme", false, day(1), "key:test", "test", "it", "req_1"}, {2, "", false, day(1), "key:test", "catalog.apply", "it", "req_1"}}
+		want := []Change{{1, "acme", false, day(1), "key:test", "test", "it", "req_1"},
+			{2, "", false, day(1), "key:test", "catalog.apply", "it", "req_1"}}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}

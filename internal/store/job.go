@@ -56,7 +56,8 @@ func (db *DB) TakeJob(ctx context.Context, name, node string, first, due, now, u
 func (db *DB) RenewJob(ctx context.Context, name, node string, until time.Time) (held bool, err error) {
 	defer wrap(&err, "renew job")
 	err = db.tx(ctx, func(tx *sql.Tx) error {
-		n, err := exec(ctx, tx, `UPDATE job SET lease_until = $3 WHERE name = $1 AND node = $2 AND lease_until <> 0`, name, node, micros(until))
+		n, err := exec(ctx, tx, `UPDATE job SET lease_until = $3 WHERE name = $1 AND node = $2 AND lease_until <> 0`, name, node,
+			micros(until))
 		held = n == 1
 		return err
 	})

@@ -335,7 +335,8 @@ func TestAudit_KeyFromOutside(t *testing.T) {
 		}
 		db.signKey = nil
 		db.keptKey.Store(nil)
-		err = db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)}, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1))
+		err = db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+			usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1))
 		if usher.ErrorCode(err) != usher.Refused || !strings.Contains(err.Error(), "--audit-key") {
 			t.Errorf("without the key: got %v, want refused", err)
 		}
