@@ -60,7 +60,8 @@ func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
 	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "usher_usage_waiting", Help: "Requests that wait for the writer of usage.",
 	}, func() float64 { return float64(u.Waiting()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "usher_break_glass_reviews_pending", Help: "Emergencies (break-glass) that no operator has reviewed; -1 if the database does not answer.",
+		Name: "usher_break_glass_reviews_pending",
+		Help: "Emergencies (break-glass) that no operator has reviewed; -1 if the database does not answer.",
 	}, func() float64 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
