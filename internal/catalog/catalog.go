@@ -9,7 +9,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -67,7 +66,6 @@ type Impact struct {
 
 const (
 	fileName  = "catalog.yaml" // in the locations of problems
-	attempts  = 10             // at a change that others come between
 	maxListed = 100            // ids in one list
 )
 
@@ -88,26 +86,24 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By,
 	if o.Migrate != "" && o.Migrate != "all" && next.Plans[o.Migrate] == nil {
 		return Result{}, usher.Errorf(usher.Invalid, "migrate: the file has no plan %.80q; name one of its plans, or all", o.Migrate)
 	}
-	for range attempts {
+	var result Result
+	err = s.cfg.Live.Change(ctx, env, "", func() error {
 		p, err := s.plan(ctx, env, by, src, next, o)
 		if err != nil {
-			return Result{}, err
+			return err
 		}
-		if o.DryRun || p.nothing {
-			return p.result, nil
+		if !o.DryRun && !p.nothing {
+			if err := p.audit(); err != nil {
+				return err
+			}
+			if p.result.Revision, err = s.cfg.DB.ApplyCatalog(ctx, p.change); err != nil {
+				return err
+			}
 		}
-		if err := p.audit(); err != nil {
-			return Result{}, err
-		}
-		p.result.Revision, err = s.cfg.DB.ApplyCatalog(ctx, p.change)
-		if errors.Is(err, store.ErrStale) {
-			continue
-		} else if err != nil {
-			return Result{}, err
-		}
-		return p.result, s.cfg.Live.Refresh(context.WithoutCancel(ctx), env)
-	}
-	return Result{}, usher.Errorf(usher.Unavailable, "too many changes at once in this environment; nothing was applied, try again")
+		result = p.result
+		return nil
+	})
+	return result, err
 }
 
 // audit fills in what the audit log says of the change: the catalogue's hash

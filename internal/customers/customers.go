@@ -10,11 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -35,18 +33,14 @@ type Config struct {
 }
 
 // Service changes what customers hold. Its methods are safe for concurrent use.
-type Service struct {
-	cfg   Config
-	seed  maphash.Seed
-	locks [64]sync.Mutex // by customer: this process's own changes do not race
-}
+type Service struct{ cfg Config }
 
 // New makes the service. It starts nothing.
 func New(cfg Config) *Service {
 	if cfg.NewID == nil {
 		cfg.NewID = func(prefix string) string { return usher.NewID(prefix, time.Now(), nil) }
 	}
-	return &Service{cfg: cfg, seed: maphash.MakeSeed()}
+	return &Service{cfg}
 }
 
 // Guard keeps a change from being made to the wrong state of a customer, or
@@ -63,9 +57,6 @@ type Guard struct {
 	Answer *store.StoredAnswer
 }
 
-// attempts is how often a change is computed anew because another came between.
-const attempts = 10
-
 // held is what a change is computed from: everything recorded about one
 // customer, the catalogue of the same moment, and the time.
 type held struct {
@@ -78,32 +69,37 @@ type held struct {
 }
 
 // read loads a customer and the catalogue that belongs to it.
-func (s *Service) read(ctx context.Context, env usher.Environment, customer string) (*held, error) {
-	for range attempts {
-		st, err := s.cfg.DB.LoadCustomer(ctx, env, customer, 0)
-		if err != nil {
-			return nil, err
-		}
-		if s.cfg.Live.CatalogRevision(env) < st.CatalogRevision {
-			if err := s.cfg.Live.Refresh(ctx, env); err != nil {
-				return nil, err
-			}
-		}
-		before := s.cfg.Live.CatalogRevision(env)
-		h := &held{CustomerState: st, id: customer, now: s.cfg.Live.Now(env),
-			book: s.cfg.Live.Book(env), catalog: s.cfg.Live.Catalog(env)}
-		if before != st.CatalogRevision || s.cfg.Live.CatalogRevision(env) != before {
-			continue
-		}
-		if !st.Clock.IsZero() {
-			h.now = st.Clock
-		}
-		if h.used, err = s.cfg.DB.HasUse(ctx, env, customer); err != nil {
-			return nil, err
-		}
-		return h, nil
+func (s *Service) read(ctx context.Context, env usher.Environment, customer string) (h *held, err error) {
+	err = s.cfg.Live.Retry(ctx, env, func() error {
+		h, err = s.tryRead(ctx, env, customer)
+		return err
+	})
+	return h, err
+}
+
+// tryRead loads a customer and the catalogue that belongs to it. It returns
+// store.ErrStale when another catalogue came into force meanwhile.
+func (s *Service) tryRead(ctx context.Context, env usher.Environment, customer string) (*held, error) {
+	st, err := s.cfg.DB.LoadCustomer(ctx, env, customer, 0)
+	if err != nil {
+		return nil, err
 	}
-	return nil, busy()
+	if s.cfg.Live.CatalogRevision(env) < st.CatalogRevision {
+		if err := s.cfg.Live.Refresh(ctx, env); err != nil {
+			return nil, err
+		}
+	}
+	before := s.cfg.Live.CatalogRevision(env)
+	h := &held{CustomerState: st, id: customer, now: s.cfg.Live.Now(env),
+		book: s.cfg.Live.Book(env), catalog: s.cfg.Live.Catalog(env)}
+	if before != st.CatalogRevision || s.cfg.Live.CatalogRevision(env) != before {
+		return nil, store.ErrStale
+	}
+	if !st.Clock.IsZero() {
+		h.now = st.Clock
+	}
+	h.used, err = s.cfg.DB.HasUse(ctx, env, customer)
+	return h, err
 }
 
 // must is NotFound where the customer is unknown or deleted.
@@ -131,36 +127,31 @@ func (h *held) zoneOf(c usher.Clock) *time.Location {
 	return zone
 }
 
-func busy() error {
-	return usher.Errorf(usher.Unavailable, "too many changes at once to the same customer or the catalogue; nothing was changed, try again")
-}
-
-// change reads, computes and applies, again where something came between.
+// change reads, computes and applies, and starts over when another change was
+// committed in between (live.Change).
 // compute fills in c and returns what the answer is at a revision; nil means
 // that there is nothing to change and found is the answer.
 func change[T any](ctx context.Context, s *Service, env usher.Environment, by usher.By, guard Guard, customer, action string,
 	compute func(h *held, c *store.CustomerChange) (found T, made func(revision int64) T, err error)) (T, error) {
-	var none T
-	lock := &s.locks[maphash.String(s.seed, string(env)+"/"+customer)%uint64(len(s.locks))]
-	lock.Lock()
-	defer lock.Unlock()
-	for range attempts {
-		h, err := s.read(ctx, env, customer)
+	var answer T
+	err := s.cfg.Live.Change(ctx, env, customer, func() error {
+		h, err := s.tryRead(ctx, env, customer)
 		if err != nil {
-			return none, err
+			return err
 		}
 		if tag := strconv.Quote(strconv.FormatInt(h.Revision, 10)); guard.IfMatch != "" && guard.IfMatch != tag && (guard.IfMatch != "*" || h.Customer == nil) {
-			return none, usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", guard.IfMatch, customer, tag)
+			return usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", guard.IfMatch, customer, tag)
 		}
 		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,
 			Note: store.Note{By: by, Action: action, Object: customer, At: h.now}}
 		old := h.copied() // compute makes of h what will be
 		found, made, err := compute(h, &c)
 		if err != nil || made == nil {
-			return found, err
+			answer = found
+			return err
 		}
 		if err := old.audit(&c); err != nil {
-			return none, err
+			return err
 		}
 		if guard.Answer != nil {
 			a := *guard.Answer
@@ -169,15 +160,12 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, by us
 			c.Answer = &a
 		}
 		revision, err := s.cfg.DB.ChangeCustomer(ctx, c)
-		if errors.Is(err, store.ErrStale) {
-			continue
-		} else if err != nil {
-			return none, err
+		if err == nil {
+			answer = made(revision)
 		}
-		// It is committed, whether the caller still waits or not.
-		return made(revision), s.cfg.Live.Refresh(context.WithoutCancel(ctx), env)
-	}
-	return none, busy()
+		return err
+	})
+	return answer, err
 }
 
 func encode(v any) ([]byte, error) {

@@ -9,9 +9,6 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/json"
-	"errors"
-	"hash/maphash"
-	"sync"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/live"
@@ -28,14 +25,10 @@ type Config struct {
 }
 
 // Service changes directories. Its methods are safe for concurrent use.
-type Service struct {
-	cfg   Config
-	seed  maphash.Seed
-	locks [64]sync.Mutex // by customer: this process's own changes do not race
-}
+type Service struct{ cfg Config }
 
 // New makes the service. It starts nothing.
-func New(cfg Config) *Service { return &Service{cfg: cfg, seed: maphash.MakeSeed()} }
+func New(cfg Config) *Service { return &Service{cfg} }
 
 // Change is one change of a directory: all of it or none. Each of Members,
 // Groups, Roles, Assign and Resources becomes what it says, new or not; what is
@@ -57,9 +50,6 @@ type Change struct {
 	Unassign      []string           // ids
 	Resources     []usher.Resource
 	DropResources []usher.Resource
-	// Basis is the revision of the directory that the change was computed from:
-	// where it has another, Apply returns store.ErrStale. nil: no matter.
-	Basis *int64
 	// By is the member on whose behalf it is done, who cannot give what it does
 	// not hold itself (A05), be it by a role or by a group that has one, and gives
 	// itself nothing; "": the caller's own doing.
@@ -70,9 +60,6 @@ type Change struct {
 	// error is returned as it is.
 	Merge func(d store.Directory, c *Change) error
 }
-
-// attempts is how often a change is computed anew because another came between.
-const attempts = 10
 
 // Read reads a customer's directory as it is committed.
 func (s *Service) Read(env usher.Environment, customer string) store.Directory {
@@ -94,33 +81,30 @@ func assignmentID(a *usher.Assignment) string {
 // Apply makes a change and returns the revision that has it. It returns NotFound
 // where the customer is unknown, Invalid with all that is wrong with the change,
 // Refused where a rule forbids it (a cycle, a ceiling, separated duties, no free
-// seat), InUse for a role that is dropped while somebody holds it, and
-// store.ErrStale where there is a Basis that is no longer so.
+// seat) and InUse for a role that is dropped while somebody holds it.
 func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change) (revision int64, err error) {
-	lock := &s.locks[maphash.String(s.seed, string(env)+"/"+customer)%uint64(len(s.locks))]
-	lock.Lock()
-	defer lock.Unlock()
-	for range attempts {
-		whole := c
-		w, err := s.work(ctx, env, by, customer, &whole)
-		if err != nil {
-			return 0, err
-		}
-		if w.seats {
-			revision, err = s.cfg.Direct(ctx, &w.change, w.wanted)
-		} else {
-			revision, err = s.cfg.DB.ChangeDirectory(ctx, &w.change)
-		}
-		if errors.Is(err, store.ErrStale) {
-			if err := s.cfg.Live.Refresh(ctx, env); err != nil {
-				return 0, err
-			}
-			continue
-		} else if err != nil {
-			return 0, err
-		}
-		// It is committed, whether the caller still waits or not.
-		return revision, s.cfg.Live.Refresh(context.WithoutCancel(ctx), env)
+	err = s.cfg.Live.Change(ctx, env, customer, func() (err error) {
+		revision, err = s.apply(ctx, env, by, customer, c, nil)
+		return err
+	})
+	return revision, err
+}
+
+// ApplyAt makes a change that was computed from the directory's revision basis,
+// as Apply does, but only once: it returns store.ErrStale when the directory or
+// the catalogue has another revision by now. Call it within live.Change.
+func (s *Service) ApplyAt(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change, basis int64) (int64, error) {
+	return s.apply(ctx, env, by, customer, c, &basis)
+}
+
+// apply makes one attempt at a change; c is a copy, because Merge completes it.
+func (s *Service) apply(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change, basis *int64) (int64, error) {
+	w, err := s.work(ctx, env, by, customer, &c, basis)
+	if err != nil {
+		return 0, err
 	}
-	return 0, usher.Errorf(usher.Unavailable, "too many changes at once to the same customer's people; nothing was changed, try again")
+	if w.seats {
+		return s.cfg.Direct(ctx, &w.change, w.wanted)
+	}
+	return s.cfg.DB.ChangeDirectory(ctx, &w.change)
 }

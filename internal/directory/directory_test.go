@@ -435,9 +435,9 @@ func TestSeatsEndWithRoles(t *testing.T) {
 	}
 }
 
-// TestBasis: of two who change what both have read, on one node or on two, one
-// is told to read again.
-func TestBasis(t *testing.T) {
+// TestApplyAt: of several who change what all have read, on one node or on two,
+// one succeeds and the others are told to read again.
+func TestApplyAt(t *testing.T) {
 	each(t, func(t *testing.T, dsn string) {
 		nodes := []*node{newNode(t, dsn, "a")}
 		nodes[0].found(t, 1)
@@ -451,8 +451,8 @@ func TestBasis(t *testing.T) {
 			}
 			stale := 0
 			for _, err := range all(4, func(j int) error {
-				c := Change{Basis: &basis, Groups: []usher.Group{{ID: fmt.Sprint("g", i, j)}}}
-				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm", c)
+				c := Change{Groups: []usher.Group{{ID: fmt.Sprint("g", i, j)}}}
+				_, err := nodes[j%len(nodes)].ApplyAt(t.Context(), env, usher.By{}, "firm", c, basis)
 				return err
 			}) {
 				if errors.Is(err, store.ErrStale) {

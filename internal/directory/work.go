@@ -34,14 +34,14 @@ type work struct {
 	own map[string]span
 }
 
-func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, customer string, c *Change) (*work, error) {
+func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, customer string, c *Change, known *int64) (*work, error) {
 	catalog := s.cfg.Live.CatalogRevision(env) // before the book: it may be older, never newer
 	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.Read(env, customer)}
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if c.Basis != nil && basis != *c.Basis {
+	if known != nil && basis != *known {
 		return nil, store.ErrStale
 	}
 	if c.Merge != nil {

@@ -1,10 +1,12 @@
 // Package live is the loaded world: one immutable snapshot per customer, loaded
 // on demand, bounded in number, dropped when a newer revision touches it. It
-// decides nothing and writes nothing.
+// decides nothing and writes nothing itself; Change is the loop in which every
+// change to this world is made.
 package live
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +42,7 @@ type Config struct {
 type Live struct {
 	cfg  Config
 	envs map[usher.Environment]*environment
+	locks
 
 	batches map[string]int64 // newest usage batch seen, by node; owned by Poll
 	polled  time.Time        // when Poll last succeeded; New counts
@@ -86,7 +89,7 @@ func New(ctx context.Context, cfg Config) (*Live, error) {
 	if cfg.MaxMembers <= 0 {
 		cfg.MaxMembers = 500_000
 	}
-	l := &Live{cfg: cfg, envs: map[usher.Environment]*environment{}, polled: cfg.Now()}
+	l := &Live{cfg: cfg, envs: map[usher.Environment]*environment{}, locks: locks{seed: maphash.MakeSeed()}, polled: cfg.Now()}
 	if cfg.DB.Dialect() == store.Postgres {
 		nodes, err := cfg.DB.UsageNodes(ctx)
 		if err != nil {

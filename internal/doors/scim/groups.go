@@ -202,7 +202,6 @@ func (s *call) createGroup() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.lock()()
 	g := usher.Group{Source: usher.SourceSCIM}
 	if external, _ := doc["externalId"].(string); plainID(external) {
 		there, err := s.dir.HasGroups(s.ctx, []string{external})
@@ -313,7 +312,6 @@ func (s *call) putGroup() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.lock()()
 	g, view, err := s.wholeGroup(s.id)
 	if err == nil {
 		err = s.precondition(view)
@@ -352,7 +350,6 @@ func (s *call) patchGroup() (*answer, error) {
 	if _, err := s.query(scim.Group); err != nil {
 		return nil, err
 	}
-	defer s.lock()()
 	g, err := s.group(s.id)
 	if err != nil {
 		return nil, err
@@ -385,7 +382,6 @@ func (s *call) patchGroup() (*answer, error) {
 }
 
 func (s *call) deleteGroup() (*answer, error) {
-	defer s.lock()()
 	g, err := s.group(s.id)
 	if err == nil && s.r.Header.Get("If-Match") != "" {
 		var doc scim.Document

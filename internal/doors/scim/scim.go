@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"slices"
 	"strconv"
@@ -119,7 +118,6 @@ type service struct {
 // Register adds the routes of SCIM to a door.
 func Register(d *door.Door, c Config) {
 	s := &service{Config: c}
-	s.seed = maphash.MakeSeed()
 	d.Below(root, fail)
 	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail, Errors: scim.ErrorResponse{}, Response: map[string]any{}}
 	projection := []*huma.Param{door.QueryParam("attributes", "Which attributes to answer with, separated by commas", false), door.QueryParam("excludedAttributes", "Which not to", false)}
@@ -198,10 +196,6 @@ func (s *call) named(all []scim.Document, what string) (*answer, error) {
 
 // state is what the door keeps between calls.
 type state struct {
-	seed maphash.Seed
-	// locks order the changes of one customer: two at once must not take one user
-	// name, nor undo each other's half.
-	locks  [64]sync.Mutex
 	mu     sync.Mutex
 	places map[place]spot
 }
@@ -218,12 +212,6 @@ type place struct {
 type spot struct {
 	revision int64
 	after    string
-}
-
-func (st *state) lock(env usher.Environment, customer string) (unlock func()) {
-	m := &st.locks[maphash.String(st.seed, string(env)+"/"+customer)%uint64(len(st.locks))]
-	m.Lock()
-	return m.Unlock
 }
 
 // spot finds the id before a page's first resource, if it is known.
@@ -308,33 +296,26 @@ func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 		return nil, usher.Errorf(usher.Unavailable, "this server keeps no directory")
 	}
 	s.dir = s.Directory.Read(s.Env, s.Customer)
-	for range attempts {
-		var err error
+	var out *answer
+	run := func() (err error) {
 		if s.revision, err = s.dir.Revision(s.ctx); usher.ErrorCode(err) == usher.NotFound {
-			return nil, usher.Errorf(usher.NotFound, "the customer that this key belongs to is not there")
+			return usher.Errorf(usher.NotFound, "the customer that this key belongs to is not there")
 		} else if err != nil {
-			return nil, err
+			return err
 		}
-		// What was read may have changed before it was written, on another node.
-		if out, err := h(s); !errors.Is(err, store.ErrStale) {
-			return out, err
-		}
+		out, err = h(s)
+		return err
 	}
-	return nil, usher.Errorf(usher.Unavailable, "too many changes at once to the same customer's people; nothing was changed, try again")
-}
-
-// attempts is how often a request is served anew because another change
-// came between.
-const attempts = 20
-
-// lock lets one request of a customer after the other change what it has read,
-// on this node.
-func (s *call) lock() (unlock func()) {
-	unlock = s.state.lock(s.Env, s.Customer)
-	if revision, err := s.dir.Revision(s.ctx); err == nil {
-		s.revision = revision
+	if s.r.Method == http.MethodGet {
+		err := run()
+		return out, err
 	}
-	return unlock
+	// The body comes first: a slow client must not hold up the customer's others.
+	if err := s.readBody(); err != nil {
+		return nil, err
+	}
+	err := s.Live.Change(s.ctx, s.Env, s.Customer, run)
+	return out, err
 }
 
 // hasTag reports whether a list of ETags has one; "*" is any.
@@ -371,26 +352,23 @@ func version(doc scim.Document) string {
 }
 
 // body reads the request's JSON object.
-func (s *call) body() (scim.Document, error) {
-	var err error
-	if s.text == nil {
-		s.text, err = s.ReadAll(s.r, nil)
+func (s *call) body() (scim.Document, error) { return scim.Decode(s.text) }
+
+func (s *call) readBody() (err error) {
+	if s.r.Method == http.MethodDelete {
+		return nil
 	}
-	b := s.text
-	if err != nil {
-		if usher.ErrorCode(err) == usher.Invalid {
-			err = &scim.Error{Kind: scim.InvalidSyntax, Detail: err.Error()}
-		}
-		return nil, err
+	if s.text, err = s.ReadAll(s.r, nil); usher.ErrorCode(err) == usher.Invalid {
+		err = &scim.Error{Kind: scim.InvalidSyntax, Detail: err.Error()}
 	}
-	return scim.Decode(b)
+	return err
 }
 
 // apply makes one change of the directory, whole or not at all, from what the
 // request has read.
 func (s *call) apply(action, object string, c directory.Change) error {
-	c.Action, c.Object, c.Basis = action, object, &s.revision
-	_, err := s.Directory.Apply(s.ctx, s.Env, s.By(), s.Customer, c)
+	c.Action, c.Object = action, object
+	_, err := s.Directory.ApplyAt(s.ctx, s.Env, s.By(), s.Customer, c, s.revision)
 	return err
 }
 

@@ -224,7 +224,6 @@ func (s *call) createUser() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.lock()()
 	m := usher.Member{Type: usher.DefaultMemberType, Active: true, Source: usher.SourceSCIM}
 	if m.ID, err = s.newUserID(doc); err != nil {
 		return nil, err
@@ -372,7 +371,6 @@ func (s *call) putUser() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.lock()()
 	m, view, err := s.wholeUser(s.id)
 	if err == nil {
 		err = s.precondition(view)
@@ -403,7 +401,6 @@ func (s *call) patchUser() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.lock()()
 	m, doc, err := s.wholeUser(s.id)
 	if err == nil {
 		err = s.precondition(doc)
@@ -425,7 +422,6 @@ func (s *call) patchUser() (*answer, error) {
 }
 
 func (s *call) deleteUser() (*answer, error) {
-	defer s.lock()()
 	m, doc, err := s.wholeUser(s.id)
 	if err == nil {
 		err = s.precondition(doc)
