@@ -112,7 +112,7 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	l, err := live.New(ctx, live.Config{DB: w.db, Now: w.now})
 	must(err)
 	var made atomic.Int64
-	u := usage.New(usage.Config{DB: w.db, Live: l, Log: log, NewID: func(prefix string) string { return prefix + strconv.FormatInt(made.Add(1), 10) }})
+	u := usage.New(usage.Config{DB: w.db, Live: l, Node: "test", Log: log, NewID: func(prefix string) string { return prefix + strconv.FormatInt(made.Add(1), 10) }})
 	t.Cleanup(func() { u.Close(ctx) })
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	t.Cleanup(w.auth.Close)

@@ -121,12 +121,12 @@ func (a *api) checkBatch(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		return
 	}
 	for i := range qs {
-		if qs[i].Said != nil && !c.Properties {
-			c.Fail(w, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered"))
+		if err := maySay(c, qs[i].Said); err != nil {
+			c.Fail(w, err)
 			return
 		}
 	}
-	if err := a.checkAmounts(c.Env, qs); err != nil {
+	if err := a.Decide.CheckAmounts(c.Env, qs); err != nil {
 		c.Fail(w, err)
 		return
 	}
@@ -140,21 +140,11 @@ func (a *api) checkBatch(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	c.Write(w, s.Out)
 }
 
-// checkAmounts says which amounts of a batch their features cannot count.
-func (a *api) checkAmounts(env usher.Environment, qs []decide.CheckQuery) error {
-	features := a.Live.Book(env).Features
-	var wrong []usher.Problem
-	for i := range qs {
-		f := features[qs[i].Feature]
-		if f == nil || !f.Kind.Counts() || qs[i].Amount == "" {
-			continue
-		}
-		if _, err := qs[i].Amount.Units(f.Precision); err != nil {
-			wrong = append(wrong, usher.Problem{Location: "body.checks[" + strconv.Itoa(i) + "].amount", Message: err.Error()})
-		}
-	}
-	if len(wrong) > 0 {
-		return door.Invalids(wrong)
+// maySay returns Forbidden if a request says something about members or
+// resources and its key may not.
+func maySay(c *door.Call, said *access.Said) error {
+	if said != nil && !c.Properties {
+		return usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
 	}
 	return nil
 }
@@ -204,8 +194,8 @@ func readCheck(r *http.Request, c *door.Call, s *door.Scratch) (q decide.CheckQu
 	}
 	s.R.Reset(s.In)
 	q = readQuery(&s.R, "body")
-	if err = s.R.Err(); err == nil && q.Said != nil && !c.Properties {
-		err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
+	if err = s.R.Err(); err == nil {
+		err = maySay(c, q.Said)
 	}
 	return q, err
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"net/http"
 	"strings"
 
@@ -9,7 +8,6 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -41,11 +39,14 @@ func (a *api) consume(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		return
 	}
 	op, q, err := readConsume(&s.R, s.In, c.Key)
+	if err == nil {
+		err = maySay(c, q.Said)
+	}
 	if err != nil {
 		c.Fail(w, err)
 		return
 	}
-	d, err := a.takeAs(r.Context(), c, q, op.Key, func() (usher.Decision, error) { return a.Usage.Consume(r.Context(), c.Env, op) })
+	d, err := a.Decide.Consume(r.Context(), c.Env, a.Usage, q, op)
 	if err != nil {
 		c.Fail(w, err)
 		return
@@ -53,43 +54,6 @@ func (a *api) consume(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	c.Decided(&d)
 	s.Out = d.AppendJSON(s.Out[:0])
 	c.Write(w, s.Out)
-}
-
-// takeAs takes on behalf of a member, once everything about the member has
-// passed. That is asked before the take: what is denied for the member's sake is
-// not stored under the key, and a take that was made keeps its answer whatever
-// the member may do since (S13).
-func (a *api) takeAs(ctx context.Context, c *door.Call, q decide.CheckQuery, key string, take func() (usher.Decision, error)) (usher.Decision, error) {
-	if q.Member == "" {
-		return take()
-	}
-	if q.Said != nil && !c.Properties {
-		return usher.Decision{}, usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
-	}
-	q.Taking = true
-	asked, err := a.Decide.Check(ctx, c.Env, q, nil)
-	if err != nil {
-		return asked, err
-	}
-	if !asked.Allowed {
-		stored, err := a.DB.Ops(ctx, []store.OpKey{{Env: c.Env, Key: key}})
-		if err != nil {
-			return asked, err
-		}
-		if len(stored) == 0 {
-			if asked.Feature == "" {
-				asked.Feature = q.Feature
-			}
-			asked.Taken = c.Route.ID == "consume"
-			return asked, nil
-		}
-	}
-	d, err := take()
-	if err != nil || d.Replayed {
-		return d, err
-	}
-	d.Member, d.Permission, d.Legs = q.Member, q.Permission, decide.Taken(*asked.Legs, &d)
-	return d, nil
 }
 
 // about reads what a take says about its member, and reports whether name is
@@ -122,7 +86,6 @@ func asked(r *door.Reader, q *decide.CheckQuery, op *usage.ConsumeOp) {
 	case q.Permission == "" && (q.Resource != decide.ResourceRef{} || q.Said != nil):
 		r.Note("body.permission", "must be given with a resource or a context: only permissions ask about them")
 	}
-	q.Customer, q.Feature, q.Amount, q.MinRevision = op.Customer, op.Feature, op.Amount, op.MinRevision
 	op.Member = q.Member
 	if q.Permission != "" {
 		op.About = strings.Join([]string{q.Permission, q.Resource.Type, q.Resource.ID}, "\x00")

@@ -46,7 +46,7 @@ func TestS16_Corrections(t *testing.T) {
 		// Of an event: the excess goes first; one that counted for two names one.
 		w.json("POST", "/v1/events", event("e1", `{"tokens":12}`), "Content-Type", eventType)
 		const ref = `"ref":{"source":"s","id":"e1"}`
-		correct(400, `{`+ref+`,"amount":3,"reason":"r","key":"y1"}`, problemWith(usher.Invalid, "the correction is not valid", "body.feature|the event counted for several features, so name one of copies, tokens"))
+		correct(400, `{`+ref+`,"amount":3,"reason":"r","key":"y1"}`, bad("body.feature|the event counted for several features, so name one of copies, tokens"))
 		correct(422, `{`+ref+`,"feature":"peak","amount":3,"reason":"r","key":"y1"}`, problemBody(usher.Refused, "the event counted nothing of peak that adds up: there is nothing to give back"))
 		correct(404, `{"ref":{"source":"s","id":"e2"},"amount":3,"reason":"r","key":"y1"}`, problemBody(usher.NotFound, `no event with source "s" and id "e2"`))
 		correct(201, `{`+ref+`,"feature":"copies","amount":3,"reason":"r","key":"y2"}`,
@@ -75,9 +75,9 @@ func TestBadCorrections(t *testing.T) {
 		with(`"ref":"c1","amount":-1`):                   bad(`body.amount|must not be negative, got "-1"`),
 		with(`"ref":"c1","amount":1e1`):                  bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got "1e1"`),
 		with(`"ref":"c1","amount":1,"feature":""`):       bad("body.feature|must not be empty"),
-		with(`"ref":"c1","amount":0`):                    problemWith(usher.Invalid, "the correction is not valid", "body.amount|must be more than 0"),
-		with(`"ref":"c1","amount":1.5`):                  problemWith(usher.Invalid, "the amount of calls is not valid", "body.amount|must be a whole number, got 1.5"),
-		`{"ref":"c1","amount":1,"key":"k","reason":"` + strings.Repeat("r", 1001) + `"}`: problemWith(usher.Invalid, "the correction is not valid", "body.reason|is required, at most 1000 bytes: why units are given back"),
+		with(`"ref":"c1","amount":0`):                    bad("body.amount|must be more than 0"),
+		with(`"ref":"c1","amount":1.5`):                  bad("body.amount|must be a whole number, got 1.5"),
+		`{"ref":"c1","amount":1,"key":"k","reason":"` + strings.Repeat("r", 1001) + `"}`: bad("body.reason|is required, at most 1000 bytes: why units are given back"),
 	} {
 		w.want(w.json("POST", "/v1/corrections", body), 400, want)
 	}
@@ -126,7 +126,7 @@ func TestS26_Denials(t *testing.T) {
 		for query, want := range map[string]string{
 			"": bad("query.from|must be there", "query.to|must be there"),
 			"?from=2026-03-10&to=2026-03-11T00:00:00Z":                           bad(`query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-03-10"`),
-			"?from=2026-03-10T00:00:00Z&to=2026-03-10T00:00:00Z&outcome=allowed": problemWith(usher.Invalid, "the query is not valid", "query.to|must be after from", "query.outcome|must be denied, warned, shadowed or excess"),
+			"?from=2026-03-10T00:00:00Z&to=2026-03-10T00:00:00Z&outcome=allowed": bad("query.to|must be after from", "query.outcome|must be denied, warned, shadowed or excess"),
 			span + "&outcome=&limit=5":                                           bad("query.outcome|must not be empty", "query.limit|is no parameter of this: customer, feature, outcome, from, to are"),
 		} {
 			w.want(w.json("GET", "/v1/denials"+query, ""), 400, want)

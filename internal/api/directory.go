@@ -21,7 +21,8 @@ func (a *api) directoryRoutes(d *door.Door) {
 		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20}, a.changeDirectory)
 }
 
-// located gives the problems of one thing the places of a request about it alone.
+// located gives the problems of one thing of a list the places of a request about
+// it alone.
 func located(err error, list string) error {
 	e, ok := err.(*usher.Error)
 	if !ok || len(e.Problems) == 0 {
@@ -31,10 +32,10 @@ func located(err error, list string) error {
 	out.Problems = slices.Clone(e.Problems)
 	for i := range out.Problems {
 		if rest, ok := strings.CutPrefix(out.Problems[i].Location, list+"[0]."); ok {
-			out.Problems[i].Location = "body." + rest
+			out.Problems[i].Location = rest
 		}
 	}
-	return door.Invalids(out.Problems)
+	return &out
 }
 
 // listOf reads a page of something of a customer's directory, by id.

@@ -2,9 +2,7 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -74,19 +72,6 @@ type rotateKeyIn struct {
 
 type nothingOut struct{}
 
-// inBody puts the problems of an error into the body.
-func inBody(err error) error {
-	var e *usher.Error
-	if !errors.As(err, &e) || e.Code != usher.Invalid || len(e.Problems) == 0 {
-		return err
-	}
-	list := slices.Clone(e.Problems)
-	for i := range list {
-		list[i].Location = "body." + list[i].Location
-	}
-	return door.Invalids(list)
-}
-
 // keysRoutes registers the routes of this file.
 func (a *api) keysRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/keys", Perm: auth.PermKeysRead,
@@ -147,7 +132,7 @@ func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*ke
 	}
 	key, k, err := a.Auth.CreateKey(ctx, c.By(), c.Env, n)
 	if err != nil {
-		return nil, inBody(err)
+		return nil, err
 	}
 	return &keyOut{keyOf(k, key)}, nil
 }
@@ -182,7 +167,7 @@ func (a *api) rotateKey(ctx context.Context, c *door.Call, in *rotateKeyIn) (*ke
 	}
 	key, k, err := a.Auth.RotateKey(ctx, c.By(), c.Env, in.ID, grace, n.ExpiresAt)
 	if err != nil {
-		return nil, inBody(err)
+		return nil, err
 	}
 	return &keyOut{keyOf(k, key)}, nil
 }

@@ -172,7 +172,7 @@ func (a *api) createOperator(ctx context.Context, c *door.Call, in *createOperat
 		n.Subject = *as
 	}
 	o, err := a.Auth.CreateOperator(ctx, c.By(), n)
-	return &operatorOut{o}, inBody(err)
+	return &operatorOut{o}, err
 }
 
 func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperatorIn) (*operatorOut, error) {
@@ -184,7 +184,7 @@ func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperator
 		return nil, err
 	}
 	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
-	return &operatorOut{o}, inBody(err)
+	return &operatorOut{o}, err
 }
 
 func (a *api) deleteOperator(ctx context.Context, c *door.Call, in *door.PathID) (*nothingOut, error) {
@@ -207,11 +207,11 @@ func (a *api) putRole(ctx context.Context, c *door.Call, in *putRoleIn) (*operat
 		return nil, err
 	}
 	o, err := a.Auth.PutRole(ctx, &c.Identity, c.By(), in.ID, n)
-	return &operatorOut{o}, inBody(err)
+	return &operatorOut{o}, err
 }
 
 func (a *api) deleteRole(ctx context.Context, c *door.Call, in *deleteRoleIn) (*nothingOut, error) {
-	return nil, inBody(a.Auth.DeleteRole(ctx, &c.Identity, c.By(), in.ID, in.Role, in.Environment))
+	return nil, a.Auth.DeleteRole(ctx, &c.Identity, c.By(), in.ID, in.Role, in.Environment)
 }
 
 func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevationOut, error) {
@@ -224,7 +224,7 @@ func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevat
 	}
 	e, err := a.Auth.RequestElevation(ctx, &c.Identity, c.By(), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment, Reason: in.Body.Reason,
 		Duration: d, BreakGlass: in.Body.BreakGlass})
-	return &elevationOut{e}, inBody(err)
+	return &elevationOut{e}, err
 }
 
 func (a *api) approveElevation(ctx context.Context, c *door.Call, in *decideElevationIn) (*elevationOut, error) {
@@ -240,7 +240,7 @@ func (a *api) decideElevation(ctx context.Context, c *door.Call, in *decideEleva
 		return nil, err
 	}
 	e, err := a.Auth.DecideElevation(ctx, &c.Identity, c.By(), in.ID, approve, in.Body.Note)
-	return &elevationOut{e}, inBody(err)
+	return &elevationOut{e}, err
 }
 
 func (a *api) reviewElevation(ctx context.Context, c *door.Call, in *reviewElevationIn) (*elevationOut, error) {
@@ -248,7 +248,7 @@ func (a *api) reviewElevation(ctx context.Context, c *door.Call, in *reviewEleva
 		return nil, err
 	}
 	e, err := a.Auth.ReviewElevation(ctx, &c.Identity, c.By(), in.ID, in.Body.Outcome, in.Body.Note)
-	return &elevationOut{e}, inBody(err)
+	return &elevationOut{e}, err
 }
 
 func (a *api) listElevations(ctx context.Context, c *door.Call, in *listElevationsIn) (*door.ListOut[store.Elevation], error) {

@@ -85,8 +85,10 @@ func (a *api) reserve(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		op, q, err = readReserve(&s.R, s.In, c.Key)
 	}
 	if err == nil {
-		take := func() (usher.Decision, error) { return a.Usage.Reserve(r.Context(), c.Env, op) }
-		if d, err = a.takeAs(r.Context(), c, q, op.Key, take); err == nil {
+		err = maySay(c, q.Said)
+	}
+	if err == nil {
+		if d, err = a.Decide.Reserve(r.Context(), c.Env, a.Usage, q, op); err == nil {
 			c.Decided(&d)
 			if d.Reservation != nil {
 				c.Status = http.StatusCreated

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/door"
@@ -83,8 +82,8 @@ func (a *api) search(of decide.Sought) func(http.ResponseWriter, *http.Request, 
 		}
 		s.R.Reset(s.In)
 		q, p := readSearch(&s.R, of)
-		if err = s.R.Err(); err == nil && q.Said != nil && !c.Properties {
-			err = usher.Errorf(usher.Forbidden, "this key may not send properties or context: conditions read what is registered")
+		if err = s.R.Err(); err == nil {
+			err = maySay(c, q.Said)
 		}
 		question := door.Question(append(q.Parts(), of, c.Env)...)
 		if err == nil {

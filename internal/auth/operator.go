@@ -408,7 +408,7 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id st
 		r.Until = &t
 	}
 	if who.Actor.Kind == "operator" && who.Actor.ID == id {
-		return Operator{}, usher.Errorf(usher.Forbidden, "nobody gives roles to themselves: another operator does, or POST /v1/elevations asks for one")
+		return Operator{}, usher.Errorf(usher.Forbidden, "operators cannot give roles to themselves: another operator can, or request an elevation")
 	}
 	if err := who.MayGive(r.Role, r.Environment, r.Until); err != nil {
 		return Operator{}, err

@@ -407,7 +407,7 @@ func (s *Service) StepUp(session *Session, p Permission, env usher.Environment) 
 	if p.Risk(env) != usher.RiskHigh || session.Proved(s.c.Now()) {
 		return nil
 	}
-	return usher.Errorf(usher.StepUpRequired, "this can do much harm: prove again that it is you, with POST /v1/session/step-up, and repeat the call within %d minutes", int(ProofHolds/time.Minute))
+	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: prove again who you are, and repeat the call", int(ProofHolds/time.Minute))
 }
 
 // HasOIDC reports whether operators can log in with an identity provider.

@@ -293,7 +293,7 @@ func (s *Service) Get(ctx context.Context, env usher.Environment) (Applied, []by
 		return Applied{}, nil, err
 	}
 	if row == nil {
-		return Applied{}, nil, usher.Errorf(usher.NotFound, "no catalogue has been applied yet: PUT /v1/catalog applies one")
+		return Applied{}, nil, usher.Errorf(usher.NotFound, "no catalogue has been applied yet")
 	}
 	return applied(row), []byte(row.Source), nil
 }

@@ -99,23 +99,23 @@ func (in *CustomerInput) check(id string) error {
 		p.add("path.id", "%s", err)
 	}
 	if words := untidy(in.Name, MaxName); words != "" {
-		p.add("body.name", "%s", words)
+		p.add("name", "%s", words)
 	}
 	if _, err := calendar.Zone(in.Timezone); err != nil {
-		p.add("body.timezone", "%s", err)
+		p.add("timezone", "%s", err)
 	}
 	if len(in.Metadata) > MaxMetadata {
-		p.add("body.metadata", "must have at most %d entries, this has %d", MaxMetadata, len(in.Metadata))
+		p.add("metadata", "must have at most %d entries, this has %d", MaxMetadata, len(in.Metadata))
 	}
 	for i, key := range slices.Sorted(maps.Keys(in.Metadata)) {
 		if i == MaxMetadata {
 			break
 		}
 		if words := untidy(key, MaxMetadataKey); words != "" || key == "" {
-			p.add("body.metadata", "the key %.80q must be 1 to %d bytes of UTF-8 without control characters", key, MaxMetadataKey)
+			p.add("metadata", "the key %.80q must be 1 to %d bytes of UTF-8 without control characters", key, MaxMetadataKey)
 		}
 		if words := untidy(in.Metadata[key], MaxMetadataValue); words != "" {
-			p.add(fmt.Sprintf("body.metadata.%.80s", key), "%s", words)
+			p.add(fmt.Sprintf("metadata.%.80s", key), "%s", words)
 		}
 	}
 	return p.err()

@@ -6,6 +6,7 @@ package customers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -190,7 +191,7 @@ func (p *problems) note(location string, err error) {
 	case err == nil:
 	case errors.As(err, &e) && len(e.Problems) > 0:
 		for _, q := range e.Problems {
-			p.add(strings.TrimSuffix("body."+q.Location, "."), "%s", q.Message)
+			p.add(cmp.Or(q.Location, location), "%s", q.Message)
 		}
 	default:
 		p.add(location, "%s", err)

@@ -78,13 +78,13 @@ func (h *held) grant(id string, in NewGrant) (usher.Grant, error) {
 		g.Kind = usher.Promotion
 	case usher.Promotion, usher.Purchase, usher.Compensation:
 	default:
-		p.add("body.kind", "must be promotion, purchase or compensation, got %.40q", string(g.Kind))
+		p.add("kind", "must be promotion, purchase or compensation, got %.40q", string(g.Kind))
 	}
 	if g.Priority < 0 || g.Priority > 255 {
-		p.add("body.priority", "must be from 0 (burns first) to 255, got %d", g.Priority)
+		p.add("priority", "must be from 0 (burns first) to 255, got %d", g.Priority)
 	}
 	if g.ExpiresAt != nil && !g.ExpiresAt.After(g.EffectiveAt) {
-		p.add("body.expires_at", "must be after effective_at (%s)", g.EffectiveAt.Format(time.RFC3339Nano))
+		p.add("expires_at", "must be after effective_at (%s)", g.EffectiveAt.Format(time.RFC3339Nano))
 	}
 	f := h.feature(&p, in.Feature)
 	if f != nil {
@@ -106,16 +106,16 @@ func unfit(h *held, f *usher.Feature) string {
 
 func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount usher.Number) {
 	if amount == "" {
-		p.add("body.amount", "must be given")
+		p.add("amount", "must be given")
 		return
 	}
 	units, err := amount.Units(f.Precision)
 	if err != nil {
-		p.add("body.amount", "%s", err)
+		p.add("amount", "%s", err)
 		return
 	}
 	if units == 0 {
-		p.add("body.amount", "must be more than 0")
+		p.add("amount", "must be more than 0")
 		return
 	}
 	g.Amount = units
@@ -125,7 +125,7 @@ func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount
 			continue
 		}
 		if o.Amount > left {
-			p.add("body.amount", "with the grants that the customer has, is beyond what can be counted (at most %s)", usher.FormatQuantity(usher.MaxQuantity, f.Precision))
+			p.add("amount", "with the grants that the customer has, is beyond what can be counted (at most %s)", usher.FormatQuantity(usher.MaxQuantity, f.Precision))
 			return
 		}
 		left -= o.Amount

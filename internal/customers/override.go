@@ -69,21 +69,21 @@ func (h *held) override(id string, in NewOverride) (usher.Override, error) {
 	p.reason(in.Reason)
 	switch {
 	case in.Expires != "" && in.Expires != "never":
-		p.add("body.expires", `must be "never", or absent where expires_at is given, got %.40q`, in.Expires)
+		p.add("expires", `must be "never", or absent where expires_at is given, got %.40q`, in.Expires)
 	case (in.Expires == "") == (in.ExpiresAt == nil):
-		p.add("body.expires_at", `give exactly one of "expires_at" and "expires": "never"`)
+		p.add("expires_at", `give exactly one of "expires_at" and "expires": "never"`)
 	case o.ExpiresAt != nil && !o.ExpiresAt.After(h.now):
-		p.add("body.expires_at", "must lie in the future: it is now %s", h.now.Format(time.RFC3339Nano))
+		p.add("expires_at", "must lie in the future: it is now %s", h.now.Format(time.RFC3339Nano))
 	}
 	f := h.feature(&p, in.Feature)
 	if len(in.Value) == 0 {
-		p.add("body.value", `must be given: what a plan would say, such as true, 90 or {"limit": 5}, or {"add": 500}, or {"deny": true}`)
+		p.add("value", `must be given: what a plan would say, such as true, 90 or {"limit": 5}, or {"add": 500}, or {"deny": true}`)
 	} else if f != nil {
 		var err error
 		o.Set, o.Add, o.Deny, err = catalogfile.ParseOverride(f, h.book.Meter(f), in.Value)
-		p.note("body.value", err)
+		p.note("value", err)
 		if set := o.Set; err == nil && set != nil && set.Limit != nil && set.Per == nil && f.Kind != usher.Seats && !h.clocked(f.Key) {
-			p.add("body.value.per", `must be given, such as "month": no plan or add-on of the customer gives %s a window now`, f.Key)
+			p.add("value.per", `must be given, such as "month": no plan or add-on of the customer gives %s a window now`, f.Key)
 		}
 	}
 	return o, p.err()
@@ -91,16 +91,16 @@ func (h *held) override(id string, in NewOverride) (usher.Override, error) {
 
 func (p *problems) reason(reason string) {
 	if reason == "" {
-		p.add("body.reason", "must say why, in up to %d bytes", MaxReason)
+		p.add("reason", "must say why, in up to %d bytes", MaxReason)
 	} else if words := untidy(reason, MaxReason); words != "" {
-		p.add("body.reason", "%s", words)
+		p.add("reason", "%s", words)
 	}
 }
 
 func (h *held) feature(p *problems, key string) *usher.Feature {
 	f := h.book.Features[key]
 	if f == nil {
-		p.add("body.feature", "there is no feature %.80q; %s", key, choice("features", h.book.Features))
+		p.add("feature", "there is no feature %.80q; %s", key, choice("features", h.book.Features))
 	}
 	return f
 }

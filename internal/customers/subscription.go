@@ -138,7 +138,7 @@ func (h *held) subscribe(id string, in NewSubscription) (usher.Subscription, err
 	}
 	h.trial(&p, &sub, in.TrialEnd)
 	if sub.EndsAt != nil && !sub.EndsAt.After(sub.StartsAt) {
-		p.add("body.ends_at", "must be after starts_at (%s)", sub.StartsAt.Format(time.RFC3339Nano))
+		p.add("ends_at", "must be after starts_at (%s)", sub.StartsAt.Format(time.RFC3339Nano))
 	}
 	sub.Phases = []usher.Phase{{At: sub.StartsAt, Plan: plan, Addons: &addons}}
 	return sub, p.err()
@@ -150,7 +150,7 @@ func (h *held) trial(p *problems, sub *usher.Subscription, end MaybeTime) {
 	}
 	sub.TrialEndsAt, sub.NoTrial = microp(end.At), end.At == nil
 	if sub.TrialEndsAt != nil && !sub.TrialEndsAt.After(sub.StartsAt) {
-		p.add("body.trial_ends_at", "must be after starts_at (%s); null means no trial", sub.StartsAt.Format(time.RFC3339Nano))
+		p.add("trial_ends_at", "must be after starts_at (%s); null means no trial", sub.StartsAt.Format(time.RFC3339Nano))
 	}
 }
 
@@ -158,19 +158,19 @@ func (h *held) trial(p *problems, sub *usher.Subscription, end MaybeTime) {
 func (h *held) plan(p *problems, name string) *usher.HeldPlan {
 	ref, err := usher.ParseRef("plan", name)
 	if err != nil {
-		p.add("body.plan", "%s", err)
+		p.add("plan", "%s", err)
 		return nil
 	}
 	newest, ok := h.book.Newest(ref.Key)
 	if !ok {
-		p.add("body.plan", "there is no plan %q; %s", ref.Key, choice("plans", h.catalog.Plans))
+		p.add("plan", "there is no plan %q; %s", ref.Key, choice("plans", h.catalog.Plans))
 		return nil
 	}
 	if ref.Version == 0 {
 		return &usher.HeldPlan{Ref: newest.Ref()}
 	}
 	if _, ok := h.book.Plan(ref); !ok {
-		p.add("body.plan", "there is no version %s; the newest is %s", ref, newest.Ref())
+		p.add("plan", "there is no version %s; the newest is %s", ref, newest.Ref())
 		return nil
 	}
 	return &usher.HeldPlan{Ref: ref, Pinned: true}
@@ -193,7 +193,7 @@ func choice[T any](what string, of map[string]T) string {
 func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 	all := []usher.HeldAddon{}
 	for i, a := range asked {
-		at := fmt.Sprintf("body.addons[%d]", i)
+		at := fmt.Sprintf("addons[%d]", i)
 		ref, err := usher.ParseRef("add-on", a.Addon)
 		if err != nil {
 			p.add(at+".addon", "%s", err)
@@ -235,7 +235,7 @@ func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 		for feature, e := range v.Entitlements {
 			for _, allowance := range e.Allowances {
 				if allowance.Limit > math.MaxInt64/int64(a.Quantity) {
-					p.add("body.addons", "%d times the limit of %s in add-on %s is beyond what can be counted", a.Quantity, feature, a.Addon)
+					p.add("addons", "%d times the limit of %s in add-on %s is beyond what can be counted", a.Quantity, feature, a.Addon)
 				}
 			}
 		}
@@ -287,7 +287,7 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	switch in.Status {
 	case "", usher.Active, usher.PastDueSt, usher.Suspended, usher.Canceled:
 	default:
-		p.add("body.status", "must be active, past_due, suspended or canceled, got %.40q; the other statuses follow from time", string(in.Status))
+		p.add("status", "must be active, past_due, suspended or canceled, got %.40q; the other statuses follow from time", string(in.Status))
 	}
 	from := h.now
 	if next.StartsAt.After(from) {
@@ -301,9 +301,9 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	default:
 		t, err := usher.ParseTime(in.When)
 		if err != nil {
-			p.add("body.when", `must be "now", "period_end" or a time: %s`, err)
+			p.add("when", `must be "now", "period_end" or a time: %s`, err)
 		} else if t.Before(h.now) {
-			p.add("body.when", "must not lie before now (%s)", h.now.Format(time.RFC3339Nano))
+			p.add("when", "must not lie before now (%s)", h.now.Format(time.RFC3339Nano))
 		} else if t.After(at) {
 			at = t
 		}
@@ -324,7 +324,7 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	if in.EndsAt.Given {
 		next.EndsAt = microp(in.EndsAt.At)
 		if next.EndsAt != nil && !next.EndsAt.After(next.StartsAt) {
-			p.add("body.ends_at", "must be after starts_at (%s)", next.StartsAt.Format(time.RFC3339Nano))
+			p.add("ends_at", "must be after starts_at (%s)", next.StartsAt.Format(time.RFC3339Nano))
 		}
 	}
 	if err := p.err(); err != nil {

@@ -159,7 +159,7 @@ func Amount(f *usher.Feature, n usher.Number) (int64, error) {
 	units, err := n.Units(f.Precision)
 	if err != nil {
 		return 0, &usher.Error{Code: usher.Invalid, Detail: "the amount of " + f.Key + " is not valid",
-			Problems: []usher.Problem{{Location: "body.amount", Message: err.Error()}}}
+			Problems: []usher.Problem{{Location: "amount", Message: err.Error()}}}
 	}
 	return units, nil
 }
@@ -189,7 +189,7 @@ func (s *Service) revision(ctx context.Context, env usher.Environment, min int64
 	}
 	if r = s.live.Revision(env); r < min {
 		return 0, &usher.Error{Code: usher.Invalid, Detail: "min_revision is ahead of the environment", Problems: []usher.Problem{{
-			Location: "body.min_revision", Message: usher.Errorf(usher.Invalid, "is %d, and the newest revision is %d; send one that an answer or a change carried", min, r).Error()}}}
+			Location: "min_revision", Message: usher.Errorf(usher.Invalid, "is %d, and the newest revision is %d; send one that an answer or a change carried", min, r).Error()}}}
 	}
 	return r, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,6 +82,12 @@ func (c *Call) Problem(err error) *Problem {
 	case errors.As(err, &p):
 	case errors.As(err, &e) && e.Code != usher.Internal && usher.Codes[e.Code] != 0:
 		p = NewProblem(e.Code, e.Detail, e.Problems)
+		if !c.Route.Raw {
+			p.Errors = inRequest(e.Problems)
+			if p.Code == usher.Invalid && len(p.Errors) > 0 {
+				p.Detail = Invalids(p.Errors).Detail
+			}
+		}
 		p.retryAfter = e.RetryAfter
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		p = NewProblem(usher.Unavailable, "the request was given up before it could be answered, try again", nil)
@@ -93,6 +100,20 @@ func (c *Call) Problem(err error) *Problem {
 	}
 	p.RequestID = c.RequestID
 	return p
+}
+
+// inRequest returns problems with their places in the request. Rooms below know
+// no HTTP: a place without a prefix is in the body.
+func inRequest(list []usher.Problem) []usher.Problem {
+	list = slices.Clone(list) // others may hold the error
+	for i := range list {
+		switch in, _, _ := strings.Cut(list[i].Location, "."); in {
+		case "", "body", "path", "query", "header":
+		default:
+			list[i].Location = "body." + list[i].Location
+		}
+	}
+	return list
 }
 
 // Fail answers with err, in the form of the route's protocol.

@@ -7,6 +7,7 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
 	"github.com/usher-sh/usher/internal/ledger"
+	"github.com/usher-sh/usher/internal/store"
 )
 
 // ConsumeOp is one consume as asked. Customer, Feature and Key are required.
@@ -31,6 +32,12 @@ func (u *Usage) Consume(ctx context.Context, env usher.Environment, op ConsumeOp
 		return b.decide(t, w, engine.Op{Kind: engine.Consume, Customer: t.customer, Feature: t.feature, Amount: t.amount})
 	}
 	return u.take(ctx, t)
+}
+
+// Known reports whether a take was stored under an idempotency key.
+func (u *Usage) Known(ctx context.Context, env usher.Environment, key string) (bool, error) {
+	stored, err := u.cfg.DB.Ops(ctx, []store.OpKey{{Env: env, Key: key}})
+	return len(stored) > 0, err
 }
 
 // newTake checks what a consume and a reservation have in common. extra is what else
@@ -114,7 +121,7 @@ func units(f *usher.Feature, amount usher.Number) (int64, error) {
 	n, err := amount.Units(f.Precision)
 	if err != nil {
 		return 0, &usher.Error{Code: usher.Invalid, Detail: "the amount of " + f.Key + " is not valid",
-			Problems: []usher.Problem{{Location: "body.amount", Message: err.Error()}}}
+			Problems: []usher.Problem{{Location: "amount", Message: err.Error()}}}
 	}
 	return n, nil
 }

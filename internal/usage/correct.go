@@ -45,7 +45,7 @@ type original struct {
 func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp) (usher.Decision, error) {
 	var problems []usher.Problem
 	bad := func(where, what string) {
-		problems = append(problems, usher.Problem{Location: "body." + where, Message: what})
+		problems = append(problems, usher.Problem{Location: where, Message: what})
 	}
 	if op.Amount == "" {
 		bad("amount", "is required: the units to give back")
@@ -76,7 +76,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	}
 	if t.amount == 0 {
 		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
-			Problems: []usher.Problem{{Location: "body.amount", Message: "must be more than 0"}}}
+			Problems: []usher.Problem{{Location: "amount", Message: "must be more than 0"}}}
 	}
 	t.hash = bodyHash(ledger.Correct, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
@@ -227,7 +227,7 @@ func (u *Usage) originalEvent(ctx context.Context, env usher.Environment, op Cor
 	switch {
 	case len(names) > 1:
 		return nil, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
-			Problems: []usher.Problem{{Location: "body.feature",
+			Problems: []usher.Problem{{Location: "feature",
 				Message: "is required because the event counted for several features: one of " + strings.Join(names, ", ")}}}
 	case found == nil && op.Feature != "":
 		return nil, usher.Errorf(usher.Refused, "the event added nothing to %s, so there is nothing to give back", op.Feature)

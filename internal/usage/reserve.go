@@ -33,7 +33,7 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 	}
 	if op.TTL < time.Second || op.TTL > MaxTTL {
 		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the reservation is not valid",
-			Problems: []usher.Problem{{Location: "body.ttl", Message: `must be between "1s" and "168h"`}}}
+			Problems: []usher.Problem{{Location: "ttl", Message: `must be between "1s" and "168h"`}}}
 	}
 	t, err := u.newTake(ctx, env, ledger.Reserve, op.ConsumeOp, op.TTL.String())
 	if err != nil {

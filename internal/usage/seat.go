@@ -44,7 +44,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 		}
 		if !want.Expires.IsZero() && !want.Expires.After(w.now) {
 			return engine.Effect{}, &usher.Error{Code: usher.Invalid, Detail: "the seat is not valid",
-				Problems: []usher.Problem{{Location: "body.expires_at", Message: "must be later than now, " + w.now.Format(time.RFC3339)}}}
+				Problems: []usher.Problem{{Location: "expires_at", Message: "must be later than now, " + w.now.Format(time.RFC3339)}}}
 		}
 		h := t.holder()
 		if w.next.World.Known() {

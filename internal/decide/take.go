@@ -1,0 +1,83 @@
+package decide
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/usage"
+)
+
+// Consume decides and takes in one step. If q names a member, everything about
+// the member must pass too; q is then completed with the take's customer,
+// feature and amount.
+func (s *Service) Consume(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp) (usher.Decision, error) {
+	d, denied, err := s.takeAs(ctx, env, u, q, op, func() (usher.Decision, error) { return u.Consume(ctx, env, op) })
+	if !denied {
+		return d, err
+	}
+	d.Taken = true // a denied consume shows what it took: nothing
+	return d, err
+}
+
+// Reserve is Consume for a reservation.
+func (s *Service) Reserve(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ReserveOp) (usher.Decision, error) {
+	d, _, err := s.takeAs(ctx, env, u, q, op.ConsumeOp, func() (usher.Decision, error) { return u.Reserve(ctx, env, op) })
+	return d, err
+}
+
+// takeAs takes on behalf of a member, once everything about the member has
+// passed. That is asked before the take: what is denied for the member's sake is
+// not stored under the key, and a take that was made keeps its answer whatever
+// the member may do since (S13). denied reports that the member is why nothing
+// was taken.
+func (s *Service) takeAs(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp,
+	take func() (usher.Decision, error)) (_ usher.Decision, denied bool, err error) {
+	if q.Member == "" {
+		d, err := take()
+		return d, false, err
+	}
+	q.Customer, q.Feature, q.Amount, q.MinRevision, q.Taking = op.Customer, op.Feature, op.Amount, op.MinRevision, true
+	asked, err := s.Check(ctx, env, q, nil)
+	if err != nil {
+		return asked, false, err
+	}
+	if !asked.Allowed {
+		known, err := u.Known(ctx, env, op.Key)
+		if err != nil {
+			return asked, false, err
+		}
+		if !known {
+			if asked.Feature == "" {
+				asked.Feature = q.Feature
+			}
+			return asked, true, nil
+		}
+	}
+	d, err := take()
+	if err != nil || d.Replayed {
+		return d, false, err
+	}
+	d.Member, d.Permission, d.Legs = q.Member, q.Permission, Taken(*asked.Legs, &d)
+	return d, false, nil
+}
+
+// CheckAmounts returns Invalid with every amount of a batch that its feature
+// cannot count.
+func (s *Service) CheckAmounts(env usher.Environment, qs []CheckQuery) error {
+	features := s.live.Book(env).Features
+	var wrong []usher.Problem
+	for i := range qs {
+		f := features[qs[i].Feature]
+		if f == nil || !f.Kind.Counts() || qs[i].Amount == "" {
+			continue
+		}
+		if _, err := qs[i].Amount.Units(f.Precision); err != nil {
+			wrong = append(wrong, usher.Problem{Location: "checks[" + strconv.Itoa(i) + "].amount", Message: err.Error()})
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &usher.Error{Code: usher.Invalid, Detail: "amounts are not valid", Problems: wrong}
+}
