@@ -51,8 +51,8 @@ func New(t testing.TB, catalog string) *Server {
 	s := &Server{t: t, now: time.Now().UTC().Truncate(time.Second)}
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
-	s.server, err = server.Open(context.Background(), server.Config{DB: filepath.Join(t.TempDir(), "usher.db"), Now: s.Now, Version: "test",
-		Log: log})
+	file := filepath.Join(t.TempDir(), "usher.db")
+	s.server, err = server.Open(context.Background(), server.Config{DB: file, Now: s.Now, Version: "test", Log: log})
 	if err != nil {
 		t.Fatalf("ushertest: %v", err)
 	}

@@ -3,11 +3,11 @@ package main
 import "strings"
 
 type whoCanCmd struct {
-	Customer   string `arg:"" help:"The customer's id."`
-	Permission string `arg:"" help:"The permission's key."`
-	Resource   string `help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
+	Customer   string `arg:"" help:"Id of the customer."`
+	Permission string `arg:"" help:"Key of the permission."`
+	Resource   string `help:"Only on this resource." placeholder:"TYPE/ID"`
 	Type       string `help:"Only members of this type." placeholder:"T"`
-	At         string `help:"The instant to answer for; now where nothing is said." placeholder:"T"`
+	At         string `help:"Time to answer for (default now)." placeholder:"T"`
 }
 
 func (c *whoCanCmd) Run(a *app) error {
@@ -19,19 +19,19 @@ func (c *whoCanCmd) Run(a *app) error {
 }
 
 type whatCanCmd struct {
-	Customer   string `arg:"" help:"The customer's id."`
-	Member     string `arg:"" help:"The member's id."`
-	Permission string `arg:"" optional:"" help:"Say on which registered resources the member has this permission, instead of which permissions it has."`
-	Resource   string `help:"On this resource: its type and its id." placeholder:"TYPE/ID"`
-	Type       string `help:"On resources of this type; with a permission, what stands before its last dot where nothing is said." placeholder:"T"`
-	At         string `help:"The instant to answer for; now where nothing is said." placeholder:"T"`
+	Customer   string `arg:"" help:"Id of the customer."`
+	Member     string `arg:"" help:"Id of the member."`
+	Permission string `arg:"" optional:"" help:"List resources on which the member has this permission, instead of permissions."`
+	Resource   string `help:"Only on this resource." placeholder:"TYPE/ID"`
+	Type       string `help:"Only on resources of this type (default, with a permission, the part before its last dot)." placeholder:"T"`
+	At         string `help:"Time to answer for (default now)." placeholder:"T"`
 }
 
 func (c *whatCanCmd) Run(a *app) error {
 	in := body("customer", c.Customer, "member", c.Member, "permission", c.Permission, "type", c.Type, "at", c.At)
 	if c.Permission != "" {
 		if c.Resource != "" {
-			return wrong("--resource does not go with a permission: `usher who-can` with both says who may do that")
+			return wrong("--resource cannot be given with PERMISSION: `usher who-can` with both lists who may do that")
 		}
 		if i := strings.LastIndexByte(c.Permission, '.'); i > 0 && c.Type == "" {
 			in["type"] = c.Permission[:i]
@@ -44,20 +44,20 @@ func (c *whatCanCmd) Run(a *app) error {
 	return a.found("/v1/search/permissions", in, "nothing", "PERMISSION")
 }
 
-// about adds a resource, written as type and id, to a question.
+// about adds a resource, written TYPE/ID, to a request.
 func about(in map[string]any, resource string) error {
 	if resource == "" {
 		return nil
 	}
 	kind, id, ok := strings.Cut(resource, "/")
 	if !ok || kind == "" || id == "" {
-		return wrong("--resource must read like document/d1, the type and the id, got %q", resource)
+		return wrong("--resource must be a type and an id such as document/d1, got %q", resource)
 	}
 	in["resource"] = map[string]any{"type": kind, "id": id}
 	return nil
 }
 
-// found reads a search to its end and shows what it found.
+// found reads all pages of a search and prints the results.
 func (a *app) found(path string, in map[string]any, none string, heading ...string) error {
 	c, err := a.client()
 	if err != nil {

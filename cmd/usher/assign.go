@@ -9,17 +9,17 @@ import (
 )
 
 type assignCmd struct {
-	Customer     string `arg:"" help:"The customer's id."`
-	Role         string `arg:"" help:"A role of the catalogue or the customer's own."`
-	Member       string `xor:"holder" required:"" help:"Who gets it; this or --group." placeholder:"M"`
-	Group        string `xor:"holder" required:"" help:"The group that gets it; this or --member." placeholder:"G"`
-	Resource     string `xor:"resource" help:"On this resource only: its type and its id." placeholder:"TYPE/ID"`
-	ResourceType string `xor:"resource" help:"On resources of this type only." placeholder:"T"`
-	ResourceID   string `name:"resource-id" help:"With --resource-type: on this one only." placeholder:"ID"`
-	From         string `help:"Now where nothing is said." placeholder:"T"`
-	Until        string `help:"For good where nothing is said." placeholder:"T"`
-	Reason       string `help:"Why; it is kept."`
-	By           string `help:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself." placeholder:"M"`
+	Customer     string `arg:"" help:"Id of the customer."`
+	Role         string `arg:"" help:"Key of a role of the catalogue or of the customer's own."`
+	Member       string `xor:"holder" required:"" help:"Member who gets the role; give this or --group." placeholder:"M"`
+	Group        string `xor:"holder" required:"" help:"Group that gets the role; give this or --member." placeholder:"G"`
+	Resource     string `xor:"resource" help:"Only on this resource." placeholder:"TYPE/ID"`
+	ResourceType string `xor:"resource" help:"Only on resources of this type." placeholder:"T"`
+	ResourceID   string `name:"resource-id" help:"Id of the only resource, with --resource-type." placeholder:"ID"`
+	From         string `help:"Start (default now)." placeholder:"T"`
+	Until        string `help:"End (default never)." placeholder:"T"`
+	Reason       string `help:"Reason, which is recorded."`
+	By           string `help:"Member who gives the role, who must hold what the role gives and cannot give it to itself." placeholder:"M"`
 }
 
 func (c *assignCmd) Run(a *app) error {
@@ -31,7 +31,7 @@ func (c *assignCmd) Run(a *app) error {
 		"from", c.From, "until", c.Until, "reason", c.Reason, "by", c.By)
 	if c.Resource != "" {
 		if c.ResourceID != "" {
-			return wrong("--resource-id goes with --resource-type; --resource has the id already")
+			return wrong("--resource-id needs --resource-type; --resource already has the id")
 		}
 		if err := about(in, c.Resource); err != nil {
 			return err
@@ -47,7 +47,7 @@ func (c *assignCmd) Run(a *app) error {
 	return err
 }
 
-// assignmentText says of an assignment who holds it, where and when.
+// assignmentText describes an assignment: who holds it, where and when.
 func assignmentText(o object) (holder, where, until string) {
 	holder, where, until = o.text("member"), "everywhere", o.text("until")
 	if g := o.text("group"); g != "" {
@@ -75,8 +75,8 @@ func (a *app) showAssignments(none string, list []object) error {
 }
 
 type unassignCmd struct {
-	Customer   string `arg:"" help:"The customer's id."`
-	Assignment string `arg:"" help:"The assignment's id, asg_…, as assign and assignments print it."`
+	Customer   string `arg:"" help:"Id of the customer."`
+	Assignment string `arg:"" help:"Id of the assignment, asg_…, as assign and assignments print it."`
 }
 
 func (c *unassignCmd) Run(a *app) error {
@@ -88,10 +88,10 @@ func (c *unassignCmd) Run(a *app) error {
 }
 
 type assignmentsCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Member   string `xor:"holder" help:"Only those that this member holds itself." placeholder:"M"`
-	Group    string `xor:"holder" help:"Only those that this group holds." placeholder:"G"`
-	Role     string `help:"Only of this role." placeholder:"ROLE"`
+	Customer string `arg:"" help:"Id of the customer."`
+	Member   string `xor:"holder" help:"Only roles that this member holds directly." placeholder:"M"`
+	Group    string `xor:"holder" help:"Only roles that this group holds." placeholder:"G"`
+	Role     string `help:"Only this role." placeholder:"ROLE"`
 }
 
 func (c *assignmentsCmd) Run(a *app) error {
@@ -107,8 +107,8 @@ func (c *assignmentsCmd) Run(a *app) error {
 }
 
 type directoryCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
-	File     string `arg:"" help:"JSON, of up to 10,000 changes; - is standard input."`
+	Customer string `arg:"" help:"Id of the customer."`
+	File     string `arg:"" help:"JSON file of up to 10,000 changes; - is standard input."`
 }
 
 func (c *directoryCmd) Run(a *app) error {
@@ -125,7 +125,7 @@ func (c *directoryCmd) Run(a *app) error {
 		return err
 	}
 	if _, err := parseObject(src); err != nil {
-		return wrong("%s is no JSON object: %s", c.File, err)
+		return wrong("%s must be a JSON object: %s", c.File, err)
 	}
 	b, err := cl.send(a, "POST", path+"/directory", "application/json", src)
 	if err != nil {
@@ -142,10 +142,10 @@ func (c *directoryCmd) Run(a *app) error {
 	return err
 }
 
-// maxDirectory is in bytes; the server reads no more.
+// maxDirectory is the largest file that the server reads, in bytes.
 const maxDirectory = 16 << 20
 
-// readUpTo reads a file or standard input of at most this many bytes.
+// readUpTo reads a file or standard input of at most most bytes.
 func (a *app) readUpTo(name string, most int64) ([]byte, error) {
 	in := a.in
 	if name != "-" {

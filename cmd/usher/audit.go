@@ -15,29 +15,29 @@ import (
 )
 
 type auditCmd struct {
-	Verify     auditVerifyCmd     `cmd:"" help:"Check the whole audit log, beside a running server. Exit code 1 where it was tampered with."`
+	Verify     auditVerifyCmd     `cmd:"" help:"Check the whole audit log; exit code 1 means that it was tampered with."`
 	Export     auditExportCmd     `cmd:"" help:"Write a signed file that usher-verify checks on another machine."`
-	Show       auditShowCmd       `cmd:"" help:"Who did what, newest first."`
+	Show       auditShowCmd       `cmd:"" help:"List who did what, newest first."`
 	Checkpoint auditCheckpointCmd `cmd:"" help:"Print the newest signed checkpoint, to be kept elsewhere."`
-	Key        auditKeyCmd        `cmd:"" help:"Print the public key, or make a key to be kept outside the database."`
+	Key        auditKeyCmd        `cmd:"" help:"Print the public key, or create a key to be kept outside the database."`
 }
 
-// auditKey reads a private key; "" where no file is named.
+// auditKey reads a private key from a file; "" if there is none.
 func auditKey(file string) (string, error) {
 	if file == "" {
 		return "", nil
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return "", wrong("the audit key: %s", err)
+		return "", wrong("--audit-key: %s", err)
 	}
 	if _, err := audit.ParseKey(string(b)); err != nil {
-		return "", wrong("the file %s: %s", file, err)
+		return "", wrong("--audit-key: %s: %s", file, err)
 	}
 	return string(b), nil
 }
 
-// opened runs do on a database beside its server.
+// opened runs do on a database while its server may run.
 func (k keyDB) opened(a *app, do func(db *store.DB) error) error {
 	db, err := k.open(a)
 	if err != nil {
@@ -46,18 +46,18 @@ func (k keyDB) opened(a *app, do func(db *store.DB) error) error {
 	return errors.Join(do(db), db.Close())
 }
 
-// auditFilter says which rows are wanted.
+// auditFilter selects rows.
 type auditFilter struct {
-	Actor    string `help:"Who did it: key:…, operator:…, system, cli."`
-	Action   string `help:"What was done: exactly, or all that begin so where it ends in a dot."`
-	Customer string `help:"Of this customer."`
-	Object   string `help:"The id or key of what was changed."`
-	From     string `help:"At or after this time." placeholder:"T"`
-	To       string `help:"Before this time." placeholder:"T"`
+	Actor    string `help:"Only what this actor did: key:…, operator:…, system or cli."`
+	Action   string `help:"Only this action, or all actions that begin with it if it ends in a dot."`
+	Customer string `help:"Only this customer."`
+	Object   string `help:"Only changes of the object with this id or key."`
+	From     string `help:"Only at or after this time." placeholder:"T"`
+	To       string `help:"Only before this time." placeholder:"T"`
 }
 
-// query says the same to the store. --environment is one, or - for rows of
-// neither.
+// query makes the store's query of it. environment is --environment, or - for
+// rows of neither.
 func (f *auditFilter) query(environment string) (q store.AuditQuery, err error) {
 	q = store.AuditQuery{Actor: f.Actor, Action: f.Action, Customer: f.Customer, Object: f.Object}
 	switch environment {
@@ -85,8 +85,8 @@ func (f *auditFilter) query(environment string) (q store.AuditQuery, err error) 
 
 type auditVerifyCmd struct {
 	keyDB
-	Checkpoint string   `help:"A checkpoint that was kept elsewhere: the log must contain it." type:"path" placeholder:"FILE"`
-	PublicKey  []string `help:"The public key that was kept elsewhere: it must sign." placeholder:"KEY"`
+	Checkpoint string   `help:"File with a checkpoint that was kept elsewhere, which the log must contain." type:"path" placeholder:"FILE"`
+	PublicKey  []string `help:"Public key that was kept elsewhere and must have signed the log; may be repeated." placeholder:"KEY"`
 }
 
 func (c *auditVerifyCmd) Run(a *app) error {
@@ -99,7 +99,7 @@ func (c *auditVerifyCmd) Run(a *app) error {
 	if c.Checkpoint != "" {
 		b, err := os.ReadFile(c.Checkpoint)
 		if err != nil {
-			return wrong("the checkpoint: %s", err)
+			return wrong("--checkpoint: %s", err)
 		}
 		o.Kept = string(b)
 	}
@@ -134,8 +134,8 @@ func (c *auditVerifyCmd) Run(a *app) error {
 type auditExportCmd struct {
 	keyDB
 	auditFilter
-	Checkpoint string `help:"A checkpoint that was kept: the file proves that the log contains it." type:"path" placeholder:"FILE"`
-	Out        string `help:"Write to this file; standard output where nothing is said." type:"path" placeholder:"FILE"`
+	Checkpoint string `help:"File with a kept checkpoint; the export proves that the log contains it." type:"path" placeholder:"FILE"`
+	Out        string `help:"File to write (default standard output)." type:"path" placeholder:"FILE"`
 }
 
 func (c *auditExportCmd) Run(a *app) error {
@@ -147,7 +147,7 @@ func (c *auditExportCmd) Run(a *app) error {
 	if c.Checkpoint != "" {
 		b, err := os.ReadFile(c.Checkpoint)
 		if err != nil {
-			return wrong("the checkpoint: %s", err)
+			return wrong("--checkpoint: %s", err)
 		}
 		x.Since = string(b)
 	}
@@ -156,7 +156,7 @@ func (c *auditExportCmd) Run(a *app) error {
 		if c.Out != "" {
 			f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 			if err != nil {
-				return wrong("the export: %s", err)
+				return wrong("--out: %s", err)
 			}
 			defer f.Close()
 			out = f
@@ -182,7 +182,7 @@ func (c *auditExportCmd) Run(a *app) error {
 type auditShowCmd struct {
 	keyDB
 	auditFilter
-	Limit int `help:"How many rows at most; ${default} where nothing is said." default:"20"`
+	Limit int `help:"Largest number of rows (default ${default})." default:"20"`
 }
 
 func (c *auditShowCmd) Run(a *app) error {
@@ -229,7 +229,7 @@ func (c *auditCheckpointCmd) Run(a *app) error {
 			return err
 		}
 		if head.Size == 0 {
-			return usher.Errorf(usher.NotFound, "the audit log is empty: nothing was written yet")
+			return usher.Errorf(usher.NotFound, "the audit log is empty")
 		}
 		if a.cli.JSON {
 			return a.printJSON(map[string]any{"size": head.Size, "checkpoint": head.Note})
@@ -240,8 +240,8 @@ func (c *auditCheckpointCmd) Run(a *app) error {
 }
 
 type auditKeyCmd struct {
-	DB  string `name:"db" help:"The SQLite file or postgres:// address whose public key is printed." placeholder:"FILE|postgres://…"`
-	New string `help:"Make a key, write the private half to this file, and print the public one." type:"path" placeholder:"FILE"`
+	DB  string `name:"db" help:"Print the public key of this SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	New string `help:"Create a key, write its private half to this file and print its public half." type:"path" placeholder:"FILE"`
 }
 
 func (c *auditKeyCmd) Run(a *app) error {
@@ -252,7 +252,7 @@ func (c *auditKeyCmd) Run(a *app) error {
 		}
 		f, err := os.OpenFile(c.New, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
-			return wrong("the key: %s", err)
+			return wrong("--new: %s", err)
 		}
 		_, err = f.WriteString(s.Private() + "\n")
 		if err = errors.Join(err, f.Close()); err != nil {
@@ -261,7 +261,7 @@ func (c *auditKeyCmd) Run(a *app) error {
 		return c.print(a, s.Public())
 	}
 	if c.DB == "" {
-		return wrong("which key? --db names the database whose public key is printed, --new the file of a key to be made")
+		return wrong("give --db to print the public key of a database, or --new to create a key")
 	}
 	return keyDB{DB: c.DB}.opened(a, func(db *store.DB) error {
 		head, err := db.AuditHead(a)
@@ -269,7 +269,7 @@ func (c *auditKeyCmd) Run(a *app) error {
 			return err
 		}
 		if head.Key == "" {
-			return usher.Errorf(usher.NotFound, "the audit log is empty: its key is made with the first write")
+			return usher.Errorf(usher.NotFound, "the audit log is empty: its key is created with the first row")
 		}
 		return c.print(a, head.Key)
 	})

@@ -12,7 +12,7 @@ import (
 )
 
 type validateCmd struct {
-	File string `arg:"" help:"The catalogue file; - is standard input."`
+	File string `arg:"" help:"Catalogue file; - is standard input."`
 }
 
 func (c *validateCmd) Run(a *app) error {
@@ -25,14 +25,16 @@ func (c *validateCmd) Run(a *app) error {
 		return err
 	}
 	if a.cli.JSON {
-		return a.printJSON(map[string]any{"valid": true, "meters": len(cat.Meters), "features": len(cat.Features), "plans": len(cat.Plans), "addons": len(cat.Addons),
+		return a.printJSON(map[string]any{"valid": true, "meters": len(cat.Meters), "features": len(cat.Features), "plans": len(cat.Plans),
+			"addons":      len(cat.Addons),
 			"permissions": len(cat.Permissions), "roles": len(cat.Roles)})
 	}
 	access := ""
 	if len(cat.Permissions)+len(cat.Roles) > 0 {
 		access = fmt.Sprintf(", %d permissions, %d roles", len(cat.Permissions), len(cat.Roles))
 	}
-	fmt.Fprintf(a.out, "%s is right: %d features, %d plans, %d add-ons, %d meters%s\n", c.File, len(cat.Features), len(cat.Plans), len(cat.Addons), len(cat.Meters), access)
+	fmt.Fprintf(a.out, "%s is valid: %d features, %d plans, %d add-ons, %d meters%s\n",
+		c.File, len(cat.Features), len(cat.Plans), len(cat.Addons), len(cat.Meters), access)
 	return nil
 }
 
@@ -44,7 +46,7 @@ func (a *app) readFile(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-// putCatalog checks a file here, so that places name it, and sends it.
+// putCatalog checks a file here, so that problems name the file, and sends it.
 func (a *app) putCatalog(c *client, file string, src []byte, query url.Values) ([]byte, object, error) {
 	if _, err := catalogfile.Parse(file, src); err != nil {
 		return nil, nil, err
@@ -57,7 +59,7 @@ func (a *app) putCatalog(c *client, file string, src []byte, query url.Values) (
 	return b, o, err
 }
 
-// dryRun asks what a file would change.
+// dryRun asks the server what a file would change.
 func (a *app) dryRun(c *client, file string, src []byte, migrate string) ([]byte, object, error) {
 	q := url.Values{"dry_run": {"true"}}
 	if migrate != "" {
@@ -66,7 +68,7 @@ func (a *app) dryRun(c *client, file string, src []byte, migrate string) ([]byte
 	return a.putCatalog(c, file, src, q)
 }
 
-// showPlan says what would change, and reports whether anything would.
+// showPlan prints what would change, and reports whether anything would.
 func (a *app) showPlan(out io.Writer, o object) bool {
 	changes := o.list("changes")
 	for _, ch := range changes {
@@ -94,8 +96,8 @@ func (a *app) showPlan(out io.Writer, o object) bool {
 }
 
 type planCmd struct {
-	File    string `arg:"" help:"The catalogue file; - is standard input."`
-	Migrate string `help:"Move subscriptions of this plan, or all, to the newest versions." placeholder:"PLAN|all"`
+	File    string `arg:"" help:"Catalogue file; - is standard input."`
+	Migrate string `help:"Count the subscriptions of this plan, or all, that would move to the newest versions." placeholder:"PLAN|all"`
 }
 
 func (c *planCmd) Run(a *app) error {
@@ -119,9 +121,9 @@ func (c *planCmd) Run(a *app) error {
 }
 
 type applyCmd struct {
-	File    string `arg:"" help:"The catalogue file; - is standard input."`
-	Migrate string `help:"Move subscriptions of this plan, or all, to the newest versions, at once." placeholder:"PLAN|all"`
-	Yes     bool   `short:"y" help:"Do not ask."`
+	File    string `arg:"" help:"Catalogue file; - is standard input."`
+	Migrate string `help:"Move subscriptions of this plan, or all, to the newest versions now." placeholder:"PLAN|all"`
+	Yes     bool   `short:"y" help:"Apply without asking."`
 }
 
 func (c *applyCmd) Run(a *app) error {
@@ -143,7 +145,7 @@ func (c *applyCmd) Run(a *app) error {
 	}
 	if a.showPlan(words, plan) && !c.Yes {
 		if !a.tty.in || c.File == "-" {
-			return wrong("nothing was applied: nobody can be asked here; give --yes")
+			return wrong("nothing was applied: standard input is not a terminal, so give --yes")
 		}
 		fmt.Fprint(a.err, "Apply this? [y/N] ")
 		answer, _ := bufio.NewReader(a.in).ReadString('\n') // the end of input is a no
@@ -168,7 +170,7 @@ func (c *applyCmd) Run(a *app) error {
 }
 
 type pullCmd struct {
-	Out string `short:"o" help:"Write it to this file." type:"path" placeholder:"FILE"`
+	Out string `short:"o" help:"File to write (default standard output)." type:"path" placeholder:"FILE"`
 }
 
 func (c *pullCmd) Run(a *app) error {

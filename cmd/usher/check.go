@@ -9,26 +9,26 @@ import (
 )
 
 type checkCmd struct {
-	Customer     string   `arg:"" help:"The customer's id."`
-	Feature      string   `arg:"" optional:"" help:"The feature's key. It may be left out where a permission is asked for."`
-	Amount       string   `help:"How much; 1 where nothing is said." placeholder:"N"`
-	At           string   `help:"The instant to answer for, such as 2026-03-31T00:00:00Z; now where nothing is said." placeholder:"T"`
-	Member       string   `help:"Who of the customer asks." placeholder:"M"`
-	Permission   string   `help:"What the member wants to do; the plan is asked for the features that it is linked with." placeholder:"P"`
-	Resource     string   `xor:"resource" help:"What it is done to: a type and an id, which begins after the first slash." placeholder:"TYPE/ID"`
-	ResourceType string   `xor:"resource" and:"resource" help:"The same in two flags: the type." placeholder:"T"`
-	ResourceID   string   `name:"resource-id" and:"resource" help:"The same in two flags: the id." placeholder:"ID"`
-	Property     []string `sep:"none" help:"What conditions read of the resource, JSON or text, over what is registered." placeholder:"K=V"`
-	Context      []string `sep:"none" help:"What else conditions read, as context.K." placeholder:"K=V"`
+	Customer     string   `arg:"" help:"Id of the customer."`
+	Feature      string   `arg:"" optional:"" help:"Key of the feature; optional with --permission."`
+	Amount       string   `help:"Amount (default 1)." placeholder:"N"`
+	At           string   `help:"Time to answer for, such as 2026-03-31T00:00:00Z (default now)." placeholder:"T"`
+	Member       string   `help:"Member who asks." placeholder:"M"`
+	Permission   string   `help:"Permission that the member needs; the plan must give the features that it is linked with." placeholder:"P"`
+	Resource     string   `xor:"resource" help:"Resource that the member acts on; its id begins after the first slash." placeholder:"TYPE/ID"`
+	ResourceType string   `xor:"resource" and:"resource" help:"Type of the resource, with --resource-id." placeholder:"T"`
+	ResourceID   string   `name:"resource-id" and:"resource" help:"Id of the resource, with --resource-type." placeholder:"ID"`
+	Property     []string `sep:"none" help:"Property for conditions, over registered ones, JSON or text; may be repeated." placeholder:"K=V"`
+	Context      []string `sep:"none" help:"Value that conditions read as context.K; may be repeated." placeholder:"K=V"`
 }
 
 func (c *checkCmd) body() (map[string]any, error) {
 	in := body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "at", c.At, "member", c.Member, "permission", c.Permission)
 	switch {
 	case c.Feature == "" && c.Permission == "":
-		return nil, wrong("FEATURE must be given, or --member and --permission")
+		return nil, wrong("give FEATURE, or --member and --permission")
 	case c.Permission != "" && c.Member == "":
-		return nil, wrong("--member must be given with --permission: permissions are members'")
+		return nil, wrong("--permission needs --member")
 	}
 	if err := about(in, c.Resource); err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func (c *checkCmd) body() (map[string]any, error) {
 	if said != nil {
 		r, ok := in["resource"].(map[string]any)
 		if !ok {
-			return nil, wrong("--property is about a resource: give --resource, or --resource-type and --resource-id")
+			return nil, wrong("--property needs --resource, or --resource-type and --resource-id")
 		}
 		r["properties"] = said
 	}
@@ -102,10 +102,10 @@ func (c *explainCmd) Run(a *app) error {
 }
 
 type consumeCmd struct {
-	Customer       string `arg:"" help:"The customer's id."`
-	Feature        string `arg:"" help:"The feature's key."`
-	Amount         string `help:"How much; 1 where nothing is said." placeholder:"N"`
-	IdempotencyKey string `short:"k" help:"One effect and one answer per key; a new one where nothing is said." placeholder:"K"`
+	Customer       string `arg:"" help:"Id of the customer."`
+	Feature        string `arg:"" help:"Key of the feature."`
+	Amount         string `help:"Amount (default 1)." placeholder:"N"`
+	IdempotencyKey string `short:"k" help:"Idempotency key: the same key takes once (default a new one)." placeholder:"K"`
 }
 
 func (c *consumeCmd) Run(a *app) error {
@@ -115,7 +115,7 @@ func (c *consumeCmd) Run(a *app) error {
 	return verdict(d, err)
 }
 
-// verdict is the exit code of a decision.
+// verdict makes a decision that says no an exit code.
 func verdict(d object, err error) error {
 	if err == nil && !d.bool("allowed") {
 		return errNo
@@ -123,7 +123,7 @@ func verdict(d object, err error) error {
 	return err
 }
 
-// showDecision says yes or no, why, and the numbers.
+// showDecision prints yes or no, the reason and the numbers.
 func (a *app) showDecision(d object) {
 	line := a.red("no")
 	if d.bool("allowed") {
@@ -148,8 +148,8 @@ func (a *app) showDecision(d object) {
 	a.showLegs(d)
 }
 
-// showLegs says how the parts of a decision about a member were answered, those
-// that were asked, and what a person can do about a no.
+// showLegs prints the answered parts of a decision about a member, and what a
+// person can do about a no.
 func (a *app) showLegs(d object) {
 	legs := d.object("legs")
 	if legs == nil {
@@ -187,13 +187,14 @@ func (a *app) showLegs(d object) {
 	}
 }
 
-// outcomes says in words what became of an assignment.
+// outcomes describes what became of an assignment.
 var outcomes = map[access.Outcome]string{
-	access.Gives: "gives it", access.SeatMissing: "would with a seat", access.Untrue: "its condition is not true", access.NotYet: "begins later",
-	access.Over: "is over", access.Elsewhere: "is for other resources", access.Irrelevant: "does not give it", access.NoSuchRole: "there is no such role",
+	access.Gives: "gives it", access.SeatMissing: "would with a seat", access.Untrue: "its condition is not true",
+	access.NotYet: "begins later", access.Over: "is over", access.Elsewhere: "is for other resources",
+	access.Irrelevant: "does not give it", access.NoSuchRole: "there is no such role",
 }
 
-// showAccess says which of a member's roles were looked at.
+// showAccess prints which of a member's roles were considered.
 func (a *app) showAccess(d object) {
 	t := d.object("access")
 	if t == nil {
@@ -229,7 +230,7 @@ func (a *app) showAccess(d object) {
 	}
 }
 
-// showNumbers says what a decision counts.
+// showNumbers prints the numbers of a decision.
 func (a *app) showNumbers(d object) {
 	limit := d.text("limit")
 	if d.bool("unlimited") {
@@ -249,8 +250,9 @@ func (a *app) showNumbers(d object) {
 			seat += " until " + end
 		}
 	}
-	fields(a.out, "  ", "plan", d.text("plan"), "from", d.text("sources"), "limit", limit, "used", d.text("used"), "reserved", notZero(d.text("reserved")),
-		"overage", notZero(d.text("overage")), "excess", notZero(d.text("excess")), "window", d.window(), "consumed", d.text("consumed"), "replayed", replayed,
+	fields(a.out, "  ", "plan", d.text("plan"), "from", d.text("sources"), "limit", limit, "used", d.text("used"),
+		"reserved", notZero(d.text("reserved")), "overage", notZero(d.text("overage")), "excess", notZero(d.text("excess")),
+		"window", d.window(), "consumed", d.text("consumed"), "replayed", replayed,
 		"reservation", reservation, "holds", holds, "seat", seat)
 	for _, u := range d.list("allowances") {
 		fmt.Fprintf(a.out, "  allowance %s: %s\n", u.text("allowance"), numbers(u))
@@ -263,8 +265,8 @@ func (a *app) showNumbers(d object) {
 	}
 }
 
-// share is how much a deduction is, and of which pool where it is not of the
-// feature itself.
+// share is the amount of a deduction, with its pool unless that is the feature's
+// own.
 func share(u object) string {
 	if pool := u.text("feature"); pool != "" {
 		return u.text("amount") + " " + pool

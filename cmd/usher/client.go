@@ -22,17 +22,17 @@ type client struct {
 	http      *http.Client
 }
 
-// client makes one from --url and --key.
+// client makes a client of --url and --key.
 func (a *app) client() (*client, error) {
 	u, err := url.Parse(a.cli.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
-		return nil, wrong("--url (USHER_URL) must read like http://127.0.0.1:8080, got %q", a.cli.URL)
+		return nil, wrong("--url (USHER_URL) must be an address such as http://127.0.0.1:8080, got %q", a.cli.URL)
 	}
 	if a.cli.Key == "" {
-		return nil, wrong("an API key is needed: set USHER_KEY or give --key; `usher key create --db …` makes one")
+		return nil, wrong("an API key is required: set USHER_KEY or give --key; `usher key create --db …` creates one")
 	}
 	if strings.ContainsAny(a.cli.Key, " \r\n\t") {
-		return nil, wrong("the API key (--key, USHER_KEY) holds white space: it is one word that begins with usk_")
+		return nil, wrong("the API key (--key, USHER_KEY) must be one word that begins with usk_, and has no white space")
 	}
 	if env, err := a.environment(""); err != nil {
 		return nil, err
@@ -40,15 +40,15 @@ func (a *app) client() (*client, error) {
 		return nil, wrong("the API key is not of %s, which --environment (USHER_ENVIRONMENT) asks for", env)
 	}
 	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute,
-		// Following would turn a POST into a GET: better to say that the address is another.
+		// Following a redirect would turn a POST into a GET, so refusal names the new address.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
-// maxAnswer bounds what is read of an answer.
+// maxAnswer bounds an answer, in bytes.
 const maxAnswer = 256 << 20
 
-// send makes one request. An answer that is no success is an *usher.Error with
-// the server's code, detail and problems; so is a server that cannot be reached.
+// send makes one request. If it does not succeed, or the server cannot be
+// reached, it returns an *usher.Error, with the server's code, detail and problems.
 func (c *client) send(ctx context.Context, method, path, contentType string, body []byte, header ...string) ([]byte, error) {
 	var in io.Reader
 	if body != nil {
@@ -81,14 +81,15 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 	return nil, refusal(res, b)
 }
 
-// unreachable tells a failure on the way from the answers of a server.
+// unreachable makes an error of a failure to reach the server.
 func (c *client) unreachable(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return &usher.Error{Code: usher.Unavailable, Detail: "nothing listens at " + c.base + ": is `usher serve` running there? --url or USHER_URL names another place"}
+		return &usher.Error{Code: usher.Unavailable,
+			Detail: "nothing listens at " + c.base + ": start `usher serve` there, or set another address with --url or USHER_URL"}
 	}
 	return &usher.Error{Code: usher.Unavailable, Detail: "cannot reach " + c.base + ": " + err.Error()}
 }
@@ -123,8 +124,8 @@ func refusal(res *http.Response, b []byte) error {
 	return e
 }
 
-// call sends v as JSON, or nothing where it is nil, and returns the answer's
-// text and members.
+// call sends v as JSON, or no body if v is nil, and returns the answer as text and
+// as an object.
 func (c *client) call(ctx context.Context, method, path string, v any) ([]byte, object, error) {
 	var body []byte
 	if v != nil {
@@ -144,8 +145,8 @@ func (c *client) call(ctx context.Context, method, path string, v any) ([]byte, 
 	return b, o, nil
 }
 
-// ask makes a client, calls, and prints the answer: as it came with --json,
-// else by show.
+// ask makes a client, calls, and prints the answer: unchanged with --json, else by
+// show.
 func (a *app) ask(method, path string, v any, show func(object)) (object, error) {
 	c, err := a.client()
 	if err != nil {
@@ -163,8 +164,8 @@ func (a *app) ask(method, path string, v any, show func(object)) (object, error)
 	return o, nil
 }
 
-// all reads a list to its end, of what the names and values say: empty values
-// are left out. With --json it is printed.
+// all reads all pages of a list. filter is names and values of the query; empty
+// values are left out. With --json it prints the list.
 func (a *app) all(path string, filter ...string) ([]object, error) {
 	c, err := a.client()
 	if err != nil {
@@ -195,7 +196,7 @@ func (a *app) all(path string, filter ...string) ([]object, error) {
 	return list, nil
 }
 
-// body builds a request of what was given: empty texts are left out.
+// body makes an object of names and values; empty texts and nil are left out.
 func body(pairs ...any) map[string]any {
 	m := map[string]any{}
 	for i := 0; i+1 < len(pairs); i += 2 {

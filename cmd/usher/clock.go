@@ -3,8 +3,8 @@ package main
 import "fmt"
 
 type clockCmd struct {
-	Get clockGetCmd `cmd:"" help:"What time it is there."`
-	Set clockSetCmd `cmd:"" help:"Set a sandbox's clock, which then stands still. Only forwards once there is a catalogue or a customer."`
+	Get clockGetCmd `cmd:"" help:"Print the time of the environment."`
+	Set clockSetCmd `cmd:"" help:"Set a sandbox's clock, which then stands still; only forwards once there is a catalogue or a customer."`
 }
 
 type clockGetCmd struct{}
@@ -15,7 +15,7 @@ func (clockGetCmd) Run(a *app) error {
 }
 
 type clockSetCmd struct {
-	Now string `arg:"" name:"T" help:"Such as 2026-03-31T00:00:00Z."`
+	Now string `arg:"" name:"T" help:"Time, such as 2026-03-31T00:00:00Z."`
 }
 
 func (c *clockSetCmd) Run(a *app) error {

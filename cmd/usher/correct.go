@@ -3,17 +3,17 @@ package main
 import "fmt"
 
 type correctCmd struct {
-	Ref            string `arg:"" help:"The key of the consume or reservation; with --source, the id of an event."`
-	Amount         string `required:"" help:"How much to give back." placeholder:"N"`
-	Reason         string `required:"" help:"Why; it is kept." placeholder:"TEXT"`
-	Source         string `help:"The source of the event that REF is the id of." placeholder:"S"`
-	Feature        string `help:"Of an event that counted for several, which." placeholder:"F"`
-	IdempotencyKey string `short:"k" help:"Given back once per key; a new one where nothing is said." placeholder:"K"`
+	Ref            string `arg:"" help:"Idempotency key of the consume or reservation, or with --source the id of an event."`
+	Amount         string `required:"" help:"Amount to give back." placeholder:"N"`
+	Reason         string `required:"" help:"Reason, which is recorded." placeholder:"TEXT"`
+	Source         string `help:"Source of the event whose id is REF." placeholder:"S"`
+	Feature        string `help:"Feature to correct, for an event that counted for several." placeholder:"F"`
+	IdempotencyKey string `short:"k" help:"Idempotency key: the same key gives back once (default a new one)." placeholder:"K"`
 }
 
 func (c *correctCmd) Run(a *app) error {
 	if c.Ref == "" {
-		return wrong("REF must not be empty: give the key of the consume or reservation, or with --source the id of an event")
+		return wrong("REF must not be empty: give the idempotency key of the consume or reservation, or with --source the id of an event")
 	}
 	key := keyOr(c.IdempotencyKey)
 	in := body("ref", c.Ref, "feature", c.Feature, "amount", c.Amount, "reason", c.Reason, "key", key)

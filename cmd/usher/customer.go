@@ -7,7 +7,7 @@ import (
 )
 
 type customerCmd struct {
-	Put  customerPutCmd  `cmd:"" help:"Create a customer, or replace its name, zone and metadata."`
+	Put  customerPutCmd  `cmd:"" help:"Create a customer, or replace its name, time zone and metadata."`
 	Get  customerGetCmd  `cmd:"" help:"Show a customer and what it holds."`
 	List customerListCmd `cmd:"" help:"List customers."`
 }
@@ -15,11 +15,11 @@ type customerCmd struct {
 func customerPath(id string) string { return "/v1/customers/" + url.PathEscape(id) }
 
 type customerPutCmd struct {
-	ID       string            `arg:"" help:"The customer's id: yours."`
-	Name     string            `help:"For people."`
-	Timezone string            `help:"An IANA name such as Europe/Berlin; the catalogue's where nothing is said."`
-	Anchor   string            `help:"Where its windows are counted from; as it was where nothing is said." placeholder:"T"`
-	Metadata map[string]string `help:"Notes of yours." placeholder:"K=V" mapsep:","`
+	ID       string            `arg:"" help:"Id of the customer, which you choose."`
+	Name     string            `help:"Name for people to read."`
+	Timezone string            `help:"IANA time zone, such as Europe/Berlin (default the catalogue's)."`
+	Anchor   string            `help:"Time from which its windows are counted (default as it was)." placeholder:"T"`
+	Metadata map[string]string `help:"Notes of your own." placeholder:"K=V" mapsep:","`
 }
 
 func (c *customerPutCmd) Run(a *app) error {
@@ -41,7 +41,7 @@ func (a *app) showCustomer(o object) {
 }
 
 type customerGetCmd struct {
-	ID string `arg:"" help:"The customer's id."`
+	ID string `arg:"" help:"Id of the customer."`
 }
 
 func (c *customerGetCmd) Run(a *app) error {
@@ -100,7 +100,7 @@ func quantities(all []string) ([]map[string]any, error) {
 		q := 1
 		if given {
 			if _, err := fmt.Sscanf(n, "%d", &q); err != nil || q < 1 || fmt.Sprint(q) != n {
-				return nil, wrong("--addon must read like api-pack or api-pack=2, got %q", s)
+				return nil, wrong("--addon must be a key and a number such as api-pack=2, got %q", s)
 			}
 		}
 		out = append(out, map[string]any{"addon": key, "quantity": q})

@@ -26,9 +26,9 @@ import (
 var demoCatalog []byte
 
 type demoCmd struct {
-	Listen   string `help:"Where to listen; port 0 takes a free one; ${default} where nothing is said." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	DB       string `name:"db" help:"Keep the demo in this new SQLite file; a temporary one, removed at the end, where nothing is said." placeholder:"FILE"`
-	PortFile string `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
+	Listen   string `help:"Address to listen on (default ${default})." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	DB       string `name:"db" help:"New SQLite file to keep the demo in (default a temporary file)." placeholder:"FILE"`
+	PortFile string `help:"File to write the listen address to." type:"path" placeholder:"FILE"`
 }
 
 func (c *demoCmd) Run(a *app) (err error) {
@@ -46,7 +46,7 @@ func (c *demoCmd) Run(a *app) (err error) {
 		defer os.RemoveAll(dir)
 		db = filepath.Join(dir, "demo.db")
 	} else if _, err := os.Stat(db); err == nil {
-		return usher.Errorf(usher.Conflict, "%s is there already: the demo wants a new file; `usher serve --db %s` serves this one", db, db)
+		return usher.Errorf(usher.Conflict, "%s exists: the demo needs a new file; `usher serve --db %s` serves this one", db, db)
 	}
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	s, err := open(a, "", server.Config{DB: db, PublicURL: "http://" + listener.Addr().String(), Log: log})
@@ -89,7 +89,7 @@ It is served here; Ctrl-C stops it. In another terminal:
   %[5]s usage acme api_calls --window day --group-by data.endpoint
 `
 
-// demoCustomer is one customer of the demo and what is interesting about it.
+// demoCustomer is one customer of the demo, and what it shows.
 type demoCustomer struct {
 	id, name, zone string
 	plan           string // "" is the default plan
@@ -110,8 +110,8 @@ var demoCustomers = []demoCustomer{
 	{id: "over-limit", name: "Overton: out of API calls", plan: "free", began: 20, zone: "Europe/Berlin", calls: 1300},
 	{id: "past-due", name: "Pastoria: past due, in grace", plan: "pro", began: 45, status: usher.PastDueSt, calls: 1500},
 	{id: "suspended", name: "Susan & Co: suspended", plan: "pro", began: 60, status: usher.Suspended, calls: 800},
-	{id: "canceled", name: "Cancello: canceled, with more members than it may have now", plan: "pro", began: 80, status: usher.Canceled, calls: 900,
-		members: []string{"carla", "carlo", "carmen"}},
+	{id: "canceled", name: "Cancello: canceled, with more members than it may have now", plan: "pro", began: 80, status: usher.Canceled,
+		calls: 900, members: []string{"carla", "carlo", "carmen"}},
 	{id: "exception", name: "Excepta: more retention by override", plan: "pro", began: 30, calls: 1200},
 	{id: "two-addons", name: "Addison: two call packs and the EU", plan: "pro", began: 50, calls: 2500,
 		addons: []customers.AddonInput{{Addon: "api-pack", Quantity: 2}, {Addon: "eu", Quantity: 1}}},
@@ -122,7 +122,7 @@ var demoCustomers = []demoCustomer{
 	{id: "brand-new", name: "Nova: came today, on the default plan"},
 }
 
-// demo makes the company.
+// demo creates the company.
 type demo struct {
 	*server.Server
 	ctx context.Context
@@ -131,7 +131,7 @@ type demo struct {
 
 const demoEnv = usher.Sandbox
 
-// make puts in all that there is and says how many events that was.
+// make creates the company and returns the number of its events.
 func (d *demo) make() (int, error) {
 	actor := usher.Actor{Kind: "system"}
 	if _, err := d.Catalog.Apply(d.ctx, demoEnv, usher.By{Actor: actor}, demoCatalog, catalog.Options{}); err != nil {
@@ -154,7 +154,8 @@ func (d *demo) make() (int, error) {
 		return n, err
 	}
 	for i := range 3 { // some use is taken, not reported
-		_, err := d.Usage.Consume(d.ctx, demoEnv, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-" + strconv.Itoa(i), Amount: "1"})
+		op := usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "demo-export-" + strconv.Itoa(i), Amount: "1"}
+		_, err := d.Usage.Consume(d.ctx, demoEnv, op)
 		if err != nil {
 			return n, err
 		}
@@ -167,7 +168,8 @@ func (d *demo) make() (int, error) {
 func (d *demo) days(n int) *time.Time { t := d.now.AddDate(0, 0, n); return &t }
 
 func (d *demo) customer(by usher.By, c *demoCustomer) error {
-	if _, _, err := d.Customers.PutCustomer(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone}); err != nil || c.plan == "" {
+	_, _, err := d.Customers.PutCustomer(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.CustomerInput{Name: c.name, Timezone: c.zone})
+	if err != nil || c.plan == "" {
 		return err
 	}
 	in := customers.NewSubscription{Plan: c.plan, StartsAt: d.days(-c.began), Addons: c.addons, TrialEnd: customers.MaybeTime{Given: true}}
@@ -182,20 +184,22 @@ func (d *demo) customer(by usher.By, c *demoCustomer) error {
 		return err
 	}
 	if c.status != "" {
-		if _, err := d.Customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Status: c.status}); err != nil {
+		patch := customers.SubscriptionPatch{Status: c.status}
+		if _, err := d.Customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, patch); err != nil {
 			return err
 		}
 	}
 	switch c.id {
 	case "exception":
-		_, err = d.Customers.AddOverride(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewOverride{Feature: "retention", Value: json.RawMessage("180"),
-			Reason: "promised while the contract is negotiated", ExpiresAt: d.days(60)})
+		_, err = d.Customers.AddOverride(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewOverride{
+			Feature: "retention", Value: json.RawMessage("180"), Reason: "promised while the contract is negotiated", ExpiresAt: d.days(60)})
 	case "grant-ends":
 		_, err = d.Customers.AddGrant(d.ctx, demoEnv, by, customers.Guard{}, c.id, customers.NewGrant{Feature: "api_calls", Amount: "10000",
 			Reason: "sorry for the outage", ExpiresAt: d.days(1)})
 	case "downgrade":
 		plan := "free"
-		_, err = d.Customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, customers.SubscriptionPatch{Plan: &plan, When: "period_end"})
+		patch := customers.SubscriptionPatch{Plan: &plan, When: "period_end"}
+		_, err = d.Customers.PatchSubscription(d.ctx, demoEnv, by, customers.Guard{}, sub.ID, patch)
 	}
 	return err
 }
@@ -222,8 +226,8 @@ func (d *demo) seats(c *demoCustomer) error {
 	return nil
 }
 
-// people gives acme's members their roles: ann and bob sit already, which is the
-// seat that theirs ask for.
+// people gives acme's members their roles. ann and bob already hold the seats that
+// their roles need.
 func (d *demo) people(actor usher.Actor) error {
 	var c directory.Change
 	for _, m := range []struct{ id, role string }{{"ann", "admin"}, {"bob", "editor"}, {"cleo", "viewer"}} {
@@ -234,7 +238,7 @@ func (d *demo) people(actor usher.Actor) error {
 	return err
 }
 
-// events reports a month of use, the same for the same day.
+// events reports a month of use, which is the same on the same day.
 func (d *demo) events() (int, error) {
 	random := rand.New(rand.NewPCG(7, uint64(d.now.Unix()/86400)))
 	endpoints := []string{"documents", "documents", "documents", "search", "search", "users"}
@@ -243,7 +247,8 @@ func (d *demo) events() (int, error) {
 	add := func(c *demoCustomer, kind string, data map[string]any) error {
 		b, err := json.Marshal(data)
 		ago := time.Duration(random.Int64N(int64(min(30, c.began)) * int64(24*time.Hour)))
-		all = append(all, usher.Event{ID: fmt.Sprintf("%06d", len(all)), Source: "demo", Type: kind, Subject: c.id, Time: d.now.Add(-ago).Truncate(time.Millisecond), Data: b})
+		all = append(all, usher.Event{ID: fmt.Sprintf("%06d", len(all)), Source: "demo", Type: kind, Subject: c.id,
+			Time: d.now.Add(-ago).Truncate(time.Millisecond), Data: b})
 		return err
 	}
 	for i := range demoCustomers {

@@ -3,11 +3,11 @@ package main
 import "net/url"
 
 type denialsCmd struct {
-	Customer string `help:"Of this customer only." placeholder:"C"`
-	Feature  string `help:"Of this feature only." placeholder:"F"`
-	Outcome  string `help:"denied; warned or shadowed, which would have been denied; or excess, reported beyond every limit." placeholder:"O"`
-	From     string `help:"From the hour of this instant on; 30 days before --to where nothing is said." placeholder:"T"`
-	To       string `help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
+	Customer string `help:"Only this customer." placeholder:"C"`
+	Feature  string `help:"Only this feature." placeholder:"F"`
+	Outcome  string `help:"Only this outcome: denied, warned, shadowed, or excess (reported beyond every limit)." placeholder:"O"`
+	From     string `help:"From the hour of this time on (default 30 days before --to)." placeholder:"T"`
+	To       string `help:"Before this time (default the end of the environment's present minute)." placeholder:"T"`
 }
 
 func (c *denialsCmd) Run(a *app) error {
@@ -25,7 +25,8 @@ func (c *denialsCmd) Run(a *app) error {
 	_, err = a.ask("GET", "/v1/denials?"+q.Encode(), nil, func(o object) {
 		var rows [][]string
 		for _, d := range o.list("data") {
-			rows = append(rows, []string{d.text("customer"), d.text("feature"), d.text("outcome"), d.text("reason"), d.text("count"), d.text("amount"), d.text("first"), d.text("last")})
+			rows = append(rows, []string{d.text("customer"), d.text("feature"), d.text("outcome"), d.text("reason"), d.text("count"),
+				d.text("amount"), d.text("first"), d.text("last")})
 		}
 		shown = a.table("no denials", []string{"CUSTOMER", "FEATURE", "OUTCOME", "REASON", "COUNT", "AMOUNT", "FIRST HOUR", "LAST HOUR"}, rows)
 	})

@@ -111,7 +111,8 @@ func TestDocsCommandLine(t *testing.T) {
 		}
 	}
 	for _, name := range docsPages(t) { // what any page tells to type exists
-		for _, m := range regexp.MustCompile("(?:`|\\$ |bin/)usher ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?").FindAllStringSubmatch(documentation(t, name), -1) {
+		call := regexp.MustCompile("(?:`|\\$ |bin/)usher ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
+		for _, m := range call.FindAllStringSubmatch(documentation(t, name), -1) {
 			if want[m[1]] == nil && want[m[1]+" "+m[2]] == nil && !(m[2] == "" && strings.Contains(help, "\n  "+m[1]+" ")) {
 				t.Errorf("%s names `usher %s %s`, which is no command", name, m[1], m[2])
 			}
@@ -198,7 +199,7 @@ func newShell(t *testing.T, env ...string) *shell {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // the race detector is slow
 	c := exec.CommandContext(ctx, bash, "--norc", "-c", driver)
 	c.Dir, c.Stderr, c.ExtraFiles, c.WaitDelay = s.dir, s.stderr, []*os.File{typed, codesIn}, 5*time.Second
-	for _, e := range os.Environ() { // whoever runs the tests may use usher too
+	for _, e := range os.Environ() { // the person who runs the tests may use usher too
 		if !strings.HasPrefix(e, "USHER_") {
 			c.Env = append(c.Env, e)
 		}

@@ -13,14 +13,14 @@ import (
 )
 
 type fsckCmd struct {
-	DB     string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
-	Repair bool   `help:"Rewrite what differs and follows from the ledger. A server of a SQLite file must be stopped; on PostgreSQL takes wait."`
+	DB     string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	Repair bool   `help:"Rewrite what differs and follows from the ledger; stop the server of a SQLite file first, on PostgreSQL takes wait."`
 }
 
 func (c *fsckCmd) Run(a *app) (err error) {
 	if !strings.Contains(c.DB, "://") { // opening to repair would create one
 		if info, err := os.Stat(c.DB); err != nil || info.Size() == 0 {
-			return wrong("there is no database %s: name the one that `usher serve` has", c.DB)
+			return wrong("no database at %s: give the one that `usher serve` uses", c.DB)
 		}
 	}
 	db, err := store.Open(a, store.Config{DSN: c.DB, Beside: !c.Repair})

@@ -23,10 +23,10 @@ func TestFsck(t *testing.T) {
 		return out + errs
 	}
 	run(exitUsage, "fsck")
-	if out := run(exitUsage, "fsck", "--repair", "--db", file); !strings.Contains(out, "there is no database") {
+	if out := run(exitUsage, "fsck", "--repair", "--db", file); !strings.Contains(out, "no database at") {
 		t.Errorf("repairing what is not there: %s", out)
 	}
-	if out := run(exitUsage, "fsck", "--db", file); !strings.Contains(out, "there is no database") {
+	if out := run(exitUsage, "fsck", "--db", file); !strings.Contains(out, "no database at") {
 		t.Errorf("without a file: %s", out)
 	}
 	key := map[string]string{}
@@ -51,11 +51,14 @@ func TestFsck(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.Exec(`INSERT INTO bucket VALUES ('acme', 'production', 'calls', 'day', 0, 86400000000, 0, 5, 0, 4, 0, 0, 0, 0)`); err != nil {
+	if _, err := db.Exec(`INSERT INTO bucket
+		VALUES ('acme', 'production', 'calls', 'day', 0, 86400000000, 0, 5, 0, 4, 0, 0, 0, 0)`); err != nil {
 		t.Fatal(err)
 	}
 	out := run(exitNo, "fsck", "--db", file)
-	for _, want := range []string{"bucket of production/acme calls day from 1970-01-01T00:00:00Z: the ledger says used 0, reserved 0, stored is used 4, reserved 0\n", "differences: 1; with the server stopped, --repair"} {
+	for _, want := range []string{
+		"bucket of production/acme calls day from 1970-01-01T00:00:00Z: the ledger says used 0, reserved 0, stored is used 4, reserved 0\n",
+		"differences: 1; with the server stopped, --repair"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("a changed row: %s; want %q", out, want)
 		}
@@ -68,7 +71,8 @@ func TestFsck(t *testing.T) {
 	if err := json.Unmarshal([]byte(run(exitNo, "fsck", "--db", file, "--json")), &report); err != nil {
 		t.Fatal(err)
 	}
-	if report.Total != 1 || len(report.Differences) != 1 || report.Differences[0].What != "bucket" || report.Differences[0].Customer != "acme" || report.Seconds <= 0 {
+	if report.Total != 1 || len(report.Differences) != 1 || report.Differences[0].What != "bucket" ||
+		report.Differences[0].Customer != "acme" || report.Seconds <= 0 {
 		t.Errorf("as JSON: %+v", report)
 	}
 	if out := run(exitUsage, "fsck", "--db", file, "--repair"); !strings.Contains(out, "owned by another process") {
@@ -78,7 +82,9 @@ func TestFsck(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Wait()
-	if out := run(exitDone, "fsck", "--db", file, "--repair"); !strings.Contains(out, "rewritten: bucket of production/acme") || !strings.Contains(out, "1 rows were rewritten") || !strings.Contains(out, "they agree") {
+	out = run(exitDone, "fsck", "--db", file, "--repair")
+	if !strings.Contains(out, "rewritten: bucket of production/acme") || !strings.Contains(out, "1 rows were rewritten") ||
+		!strings.Contains(out, "they agree") {
 		t.Errorf("repaired: %s", out)
 	}
 	run(exitDone, "fsck", "--db", file)

@@ -3,28 +3,28 @@ package main
 import "fmt"
 
 type groupCmd struct {
-	Put    groupPutCmd    `cmd:"" help:"Make a group, or replace its title and properties, and who is in it where that is said."`
+	Put    groupPutCmd    `cmd:"" help:"Create a group, or replace its title, its properties and, if given, who is in it."`
 	Get    groupGetCmd    `cmd:"" help:"Show a group and who is directly in it."`
 	List   groupListCmd   `cmd:"" help:"List a customer's groups."`
-	Delete groupDeleteCmd `cmd:"" help:"Remove a group with the roles that it holds. Its members stay."`
-	Add    groupAddCmd    `cmd:"" help:"Put a member or a group into a group."`
-	Remove groupRemoveCmd `cmd:"" help:"Take a member or a group out of a group."`
+	Delete groupDeleteCmd `cmd:"" help:"Remove a group and the roles that it holds; its members stay."`
+	Add    groupAddCmd    `cmd:"" help:"Add a member or a group to a group."`
+	Remove groupRemoveCmd `cmd:"" help:"Remove a member or a group from a group."`
 }
 
 // groupOf names one group.
 type groupOf struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Group    string `arg:"" help:"The group's id: yours."`
+	Customer string `arg:"" help:"Id of the customer."`
+	Group    string `arg:"" help:"Id of the group, which you choose."`
 }
 
 func (g *groupOf) path() (string, error) { return within(g.Customer, "groups", "GROUP", g.Group) }
 
 type groupPutCmd struct {
 	groupOf
-	Title    string   `help:"For people."`
-	Member   []string `sep:"none" help:"A member who is in it, and no others are; who is in it stays so where nothing is said." placeholder:"M"`
-	Inner    []string `sep:"none" help:"A group that is in it, and no others are." placeholder:"G"`
-	Property []string `sep:"none" help:"Notes of yours, JSON or text; all that was there is replaced." placeholder:"K=V"`
+	Title    string   `help:"Name for people to read."`
+	Member   []string `sep:"none" help:"Member of the group; may be repeated, and replaces all others (default as it was)." placeholder:"M"`
+	Inner    []string `sep:"none" help:"Group inside the group; may be repeated, and replaces all others." placeholder:"G"`
+	Property []string `sep:"none" help:"Property, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
 }
 
 func (c *groupPutCmd) Run(a *app) error {
@@ -48,7 +48,8 @@ func (c *groupPutCmd) Run(a *app) error {
 
 func (a *app) showGroup(o object) {
 	fmt.Fprintln(a.out, a.bold(o.text("id")))
-	fields(a.out, "  ", "title", o.text("title"), "source", o.text("source"), "in groups", o.text("groups"), "properties", propertiesText(o), "created", o.text("created_at"))
+	fields(a.out, "  ", "title", o.text("title"), "source", o.text("source"), "in groups", o.text("groups"),
+		"properties", propertiesText(o), "created", o.text("created_at"))
 }
 
 type groupGetCmd struct{ groupOf }
@@ -77,7 +78,7 @@ func (c *groupGetCmd) Run(a *app) error {
 }
 
 type groupListCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
+	Customer string `arg:"" help:"Id of the customer."`
 }
 
 func (c *groupListCmd) Run(a *app) error {
@@ -106,11 +107,11 @@ func (c *groupDeleteCmd) Run(a *app) error {
 	return a.remove(path, map[string]any{"group": c.Group}, "removed: "+c.Customer+" has no group "+c.Group)
 }
 
-// inGroup names somebody in a group.
+// inGroup names a member or a group in a group.
 type inGroup struct {
 	groupOf
-	ID    string `arg:"" name:"member" help:"The member's id; with --inner a group's."`
-	Inner bool   `help:"It is a group that goes into the group."`
+	ID    string `arg:"" name:"member" help:"Id of the member, or with --inner of a group."`
+	Inner bool   `help:"MEMBER is a group."`
 }
 
 func (g *inGroup) path() (string, error) {

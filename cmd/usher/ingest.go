@@ -20,22 +20,36 @@ import (
 )
 
 type ingestCmd struct {
-	File     []string `arg:"" help:"Files of CloudEvents, one JSON object a line, or CSV with --map; - is standard input."`
-	Map      []string `sep:"none" placeholder:"TARGET=SOURCE,…" help:"The file is CSV with a header line. Targets: id, source, type, subject, time, data.NAME. A source is a column's name; =TEXT, always this text; row, the data row's number from 1; row%7, that modulo 7; line, the line's number in the file; or text with {COLUMN}, {row}, {row%7}, {line}, {file} in it. Example: 'id={file}-{row},source==import,type==llm.completion,subject=Customer,time=When,data.tokens=Tokens'."`
-	Timezone string   `help:"The zone of times in CSV that name none, such as UTC." placeholder:"ZONE"`
-	Restart  bool     `help:"Begin at the start, whatever was sent before. Nothing is counted twice either way."`
+	File     []string `arg:"" help:"Files of CloudEvents, one JSON object a line, or of CSV with --map; - is standard input."`
+	Map      []string `sep:"none" placeholder:"TARGET=SOURCE,…" help:"How CSV with a header line becomes events, as described above."`
+	Timezone string   `help:"Time zone of times in CSV that name none, such as UTC." placeholder:"ZONE"`
+	Restart  bool     `help:"Begin at the start of the file again; nothing is counted twice."`
 }
 
-// The bounds of one request. The server takes 10,000 events and 8 MiB.
+// Help describes --map.
+func (*ingestCmd) Help() string {
+	return `--map makes CSV rows events, for example
+  --map 'id={file}-{row},source==import,type==llm.completion,subject=Customer,time=When,data.tokens=Tokens'
+
+A TARGET is id, source, type, subject, time or data.NAME. A SOURCE is one of:
+
+  COLUMN   the value of the column with this name
+  =TEXT    always this text
+  row      number of the data row, from 1; row%7 is that modulo 7
+  line     number of the line in the file
+  text with {COLUMN}, {row}, {row%7}, {line} or {file} in it`
+}
+
+// The bounds of one request. The server accepts 10,000 events and 8 MiB.
 const (
 	batchEvents = 1000
 	batchBytes  = 4 << 20
 )
 
-// maxListed is how many rejected events are listed.
+// maxListed bounds the rejected events that are listed.
 const maxListed = 20
 
-// item is one event on its way: its JSON, or what is wrong with its line.
+// item is one event to be sent: its JSON, or what is wrong with its line.
 type item struct {
 	event []byte
 	line  int64
@@ -49,8 +63,8 @@ type place struct {
 	Row    int64 `json:"row"`    // data rows before it
 }
 
-// records reads a file's events. next ends with io.EOF; where is the point after
-// what next returned last.
+// records reads the events of a file. next ends with io.EOF; where is the place
+// after the item that next returned last.
 type records interface {
 	next() (item, error)
 	where() place
@@ -64,7 +78,7 @@ type rejected struct {
 	Message string `json:"message"`
 }
 
-// tally is what became of the events.
+// tally counts what became of events.
 type tally struct {
 	Accepted   int64      `json:"accepted"`
 	Duplicates int64      `json:"duplicates"`
@@ -170,7 +184,7 @@ func (c *ingestCmd) stream(a *app, cl *client, name string, in io.Reader, side *
 		return t, err
 	}
 	if start.Offset > 0 {
-		fmt.Fprintf(a.err, "%s: going on after line %d, where it stopped; --restart begins anew\n", name, start.Line-1)
+		fmt.Fprintf(a.err, "%s: continues after line %d; --restart begins at the start\n", name, start.Line-1)
 	}
 	p := newProgress(a, name, size, start.Offset)
 	defer p.end()
@@ -186,14 +200,15 @@ func (c *ingestCmd) stream(a *app, cl *client, name string, in io.Reader, side *
 			return t, err
 		}
 		if err := side.save(after, t); err != nil {
-			fmt.Fprintf(a.err, "usher: cannot note beside %s how far it was sent, so a stop begins anew (nothing is counted twice): %s\n", name, err)
+			fmt.Fprintf(a.err, "usher: cannot write next to %s how far it was sent, so after a stop it begins at the start "+
+				"(nothing is counted twice): %s\n", name, err)
 			side = nil
 		}
 		p.at(after.Offset, len(batch))
 	}
 }
 
-// gather reads up to a batch.
+// gather reads at most a batch.
 func gather(from records) (batch []item, after place, err error) {
 	for n := 0; len(batch) < batchEvents && n < batchBytes; {
 		it, err := from.next()
@@ -210,8 +225,8 @@ func gather(from records) (batch []item, after place, err error) {
 	return batch, after, nil
 }
 
-// send sends a batch and adds up what became of it. Lines that are no events are
-// rejected here, so that they do not fail their neighbours.
+// send sends a batch and counts what became of it. It rejects lines that are not
+// events itself, so that the others of the batch are accepted.
 func (c *ingestCmd) send(a *app, cl *client, name string, batch []item, t *tally) error {
 	var good []item
 	for _, it := range batch {
@@ -241,7 +256,7 @@ func (c *ingestCmd) post(a *app, cl *client, name string, good []item, t *tally)
 			t.reject(name, good[0].line, string(e.Code), e.Detail)
 			return nil
 		}
-		// One line spoils the whole request: find it.
+		// One line makes the whole request invalid: find it.
 		half := len(good) / 2
 		if err := c.post(a, cl, name, good[:half], t); err != nil {
 			return err
@@ -265,13 +280,13 @@ func (c *ingestCmd) post(a *app, cl *client, name string, good []item, t *tally)
 	return nil
 }
 
-// How long a server that does not take events is waited for.
+// How long a server that does not accept events is retried.
 const (
 	tries    = 5 // while it cannot be reached
 	patience = 10 * time.Minute
 )
 
-// patiently sends a batch until the server takes it. Sending again is safe: an
+// patiently sends a batch until the server accepts it. Sending it again is safe: an
 // event counts once.
 func patiently(a *app, cl *client, body []byte) ([]byte, error) {
 	began := time.Now()
@@ -313,7 +328,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// sidecar remembers beside a file how far it was sent.
+// sidecar is a file next to the sent one that says how far that was sent.
 type sidecar struct {
 	name  string
 	Head  string `json:"head"`  // SHA-256 of the file's first Bytes
@@ -325,8 +340,8 @@ type sidecar struct {
 
 const sidecarSuffix = ".usher-progress"
 
-// openSidecar reads how far the file was sent; from the start where it is
-// another file by now, or goes elsewhere.
+// openSidecar reads how far a file was sent: not at all if the file has changed, or
+// goes to another server or environment.
 func openSidecar(name string, f io.ReaderAt, size int64, cl *client, c *ingestCmd) (*sidecar, error) {
 	target := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", cl.base, cl.key, c.Map, c.Timezone))
 	s := &sidecar{name: name + sidecarSuffix}
@@ -337,7 +352,8 @@ func openSidecar(name string, f io.ReaderAt, size int64, cl *client, c *ingestCm
 	}
 	if b, err := os.ReadFile(s.name); err == nil && !c.Restart {
 		var old sidecar
-		if json.Unmarshal(b, &old) == nil && old.For == hex.EncodeToString(target[:]) && 0 < old.Bytes && old.Bytes <= size && 0 < old.Place.Offset && old.Place.Offset <= size {
+		if json.Unmarshal(b, &old) == nil && old.For == hex.EncodeToString(target[:]) &&
+			0 < old.Bytes && old.Bytes <= size && 0 < old.Place.Offset && old.Place.Offset <= size {
 			if head, err := hash(old.Bytes); err != nil {
 				return nil, err
 			} else if head == old.Head {
@@ -376,8 +392,8 @@ func (s *sidecar) done() error {
 	return nil
 }
 
-// progress shows how far a file is: a bar for a person, else a line every few
-// seconds.
+// progress shows how much of a file is sent: a bar on a terminal, else a line every
+// few seconds.
 type progress struct {
 	a      *app
 	name   string
@@ -403,7 +419,7 @@ func newProgress(a *app, name string, size, offset int64) *progress {
 	return p
 }
 
-// at tells that so many more events, up to an offset, are recorded.
+// at notes that more events, up to an offset, are recorded.
 func (p *progress) at(offset int64, events int) {
 	p.events += int64(events)
 	took := time.Since(p.began)

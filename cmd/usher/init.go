@@ -10,8 +10,8 @@ import (
 )
 
 type initCmd struct {
-	DB       string `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
-	AuditKey string `help:"The file of the private key that signs the audit log; one in the database where nothing is said." type:"path" placeholder:"FILE"`
+	DB       string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	AuditKey string `help:"File of the private key of the audit log (default in the database)." type:"path" placeholder:"FILE"`
 }
 
 func (c *initCmd) Run(a *app) (err error) {
@@ -31,7 +31,8 @@ func (c *initCmd) Run(a *app) (err error) {
 		return err
 	}
 	if has {
-		return usher.Errorf(usher.Conflict, "%s is initialised and has keys, which are shown only once; `usher key create --db … --environment production` makes another", nameOf(c.DB))
+		return usher.Errorf(usher.Conflict, "%s already has keys, which are printed only once; "+
+			"`usher key create --db … --environment production` creates another", nameOf(c.DB))
 	}
 	if err := firstKeys(a, s); err != nil {
 		return err

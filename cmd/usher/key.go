@@ -11,18 +11,18 @@ import (
 )
 
 type keyCmd struct {
-	Create keyCreateCmd `cmd:"" help:"Make a key and print it, the only time that it is seen."`
-	Rotate keyRotateCmd `cmd:"" help:"Make a key like another and print it; the other goes on for a while."`
-	List   keyListCmd   `cmd:"" help:"List keys, without their secrets."`
-	Revoke keyRevokeCmd `cmd:"" help:"End a key for good."`
+	Create keyCreateCmd `cmd:"" help:"Create a key and print it once."`
+	Rotate keyRotateCmd `cmd:"" help:"Create a key like another and print it once; the old key works for a while longer."`
+	List   keyListCmd   `cmd:"" help:"List keys without their secrets."`
+	Revoke keyRevokeCmd `cmd:"" help:"Revoke a key."`
 }
 
 type keyDB struct {
-	DB       string `name:"db" required:"" help:"The SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
-	AuditKey string `help:"The file of the private key that signs the audit log, where it is not in the database." type:"path" placeholder:"FILE"`
+	DB       string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	AuditKey string `help:"File of the private key of the audit log (default in the database)." type:"path" placeholder:"FILE"`
 }
 
-// open opens the database beside the server that may own it.
+// open opens the database, also while its server runs.
 func (k keyDB) open(a *app) (*store.DB, error) {
 	key, err := auditKey(k.AuditKey)
 	if err != nil {
@@ -31,10 +31,11 @@ func (k keyDB) open(a *app) (*store.DB, error) {
 	return store.Open(a, store.Config{DSN: k.DB, Beside: true, AuditKey: key})
 }
 
-// actorCLI is who works on the database itself: whoever may open it.
+// actorCLI is the actor of commands that open the database itself.
 var actorCLI = usher.Actor{Kind: "cli"}
 
-// with opens the database beside the server that may own it.
+// with runs do on the keys and operators of the database, also while its server
+// runs.
 func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
 	db, err := k.open(a)
 	if err != nil {
@@ -48,14 +49,14 @@ func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
 
 type keyCreateCmd struct {
 	keyDB
-	Role    string `help:"What it may do: admin, app, read, authzen, ofrep, scim, or a role of operators but owner." default:"admin"`
-	Name    string `help:"What it is for."`
-	Expires string `help:"When it ends: an RFC 3339 time, or a span from now such as 720h." placeholder:"T|SPAN"`
+	Role    string `help:"admin, app, read, authzen, ofrep, scim, or a role of operators except owner (default ${default})." default:"admin"`
+	Name    string `help:"Name for people to read."`
+	Expires string `help:"End: an RFC 3339 time or a span from now such as 720h (default never)." placeholder:"T|SPAN"`
 
-	Customer     string `help:"Its own customer: of AuthZEN calls that name none, and the only one that SCIM serves."`
-	NoProperties bool   `help:"What its calls say about members and resources does not override what is stored."`
-	Rate         int64  `help:"Calls a second; the server's own limit where nothing is said." placeholder:"N"`
-	Burst        int64  `help:"Calls at once; the server's own limit where nothing is said." placeholder:"N"`
+	Customer     string `help:"Customer of the key: for AuthZEN calls that name none, and the only one that SCIM serves."`
+	NoProperties bool   `help:"Ignore properties of members and resources that its calls send."`
+	Rate         int64  `help:"Calls a second (default the server's own limit)." placeholder:"N"`
+	Burst        int64  `help:"Calls at once (default the server's own limit)." placeholder:"N"`
 }
 
 // expiry reads --expires; "" is the zero time.
@@ -81,7 +82,8 @@ func (c *keyCreateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	n := auth.NewKey{Name: c.Name, Role: c.Role, ExpiresAt: expires, Customer: c.Customer, NoProperties: c.NoProperties, Rate: store.Rate{PerSecond: c.Rate, Burst: c.Burst}}
+	n := auth.NewKey{Name: c.Name, Role: c.Role, ExpiresAt: expires, Customer: c.Customer, NoProperties: c.NoProperties,
+		Rate: store.Rate{PerSecond: c.Rate, Burst: c.Burst}}
 	return c.with(a, func(s *auth.Service) error {
 		if err := s.CustomerThere(a, env, c.Customer); err != nil {
 			return err
@@ -91,13 +93,14 @@ func (c *keyCreateCmd) Run(a *app) error {
 	})
 }
 
-// newKey prints a key that was made, the only time that it is seen.
+// newKey prints a new key: the only time that it is shown.
 func (a *app) newKey(key string, k store.APIKey, err error) error {
 	if err != nil {
 		return err
 	}
 	if a.cli.JSON {
-		return a.printJSON(body("id", k.ID, "env", string(k.Env), "role", k.Role, "name", k.Name, "customer", k.Customer, "expires_at", stamp(k.ExpiresAt), "key", key))
+		return a.printJSON(body("id", k.ID, "env", string(k.Env), "role", k.Role, "name", k.Name, "customer", k.Customer,
+			"expires_at", stamp(k.ExpiresAt), "key", key))
 	}
 	fmt.Fprintln(a.out, key)
 	return nil
@@ -105,9 +108,9 @@ func (a *app) newKey(key string, k store.APIKey, err error) error {
 
 type keyRotateCmd struct {
 	keyDB
-	ID      string        `arg:"" help:"The old key's id, as usher key list shows it."`
-	Grace   time.Duration `help:"How long the old key goes on; 0s ends it now." default:"24h"`
-	Expires string        `help:"When the new key ends: an RFC 3339 time, or a span from now such as 720h; never where nothing is said." placeholder:"T|SPAN"`
+	ID      string        `arg:"" help:"Id of the old key, as usher key list shows it."`
+	Grace   time.Duration `help:"Time that the old key still works; 0s ends it now (default ${default})." default:"24h"`
+	Expires string        `help:"End of the new key: an RFC 3339 time or a span from now such as 720h (default never)." placeholder:"T|SPAN"`
 }
 
 func (c *keyRotateCmd) Run(a *app) error {
@@ -129,7 +132,7 @@ func (c *keyRotateCmd) Run(a *app) error {
 	})
 }
 
-// keyID is the id of a key, where the whole key was given.
+// keyID is the id of a key, also if id is the whole key.
 func keyID(id string) string {
 	if k, err := auth.ParseKey(id); err == nil {
 		return k.ID
@@ -156,7 +159,8 @@ func (c *keyListCmd) Run(a *app) error {
 				return err
 			}
 			for _, k := range keys {
-				rows = append(rows, []string{k.ID, string(k.Env), k.Role, k.Name, k.Customer, stamp(k.CreatedAt), stamp(k.LastUsedAt), stamp(k.ExpiresAt), stamp(k.RevokedAt)})
+				rows = append(rows, []string{k.ID, string(k.Env), k.Role, k.Name, k.Customer,
+					stamp(k.CreatedAt), stamp(k.LastUsedAt), stamp(k.ExpiresAt), stamp(k.RevokedAt)})
 			}
 		}
 		if !a.cli.JSON {
@@ -177,7 +181,7 @@ func (c *keyListCmd) Run(a *app) error {
 
 type keyRevokeCmd struct {
 	keyDB
-	ID string `arg:"" help:"The key's id, as usher key list shows it."`
+	ID string `arg:"" help:"Id of the key, as usher key list shows it."`
 }
 
 func (c *keyRevokeCmd) Run(a *app) error {
@@ -196,12 +200,12 @@ func (c *keyRevokeCmd) Run(a *app) error {
 		if a.cli.JSON {
 			return a.printJSON(map[string]string{"revoked": id})
 		}
-		fmt.Fprintf(a.out, "revoked %s; servers know within a second\n", id)
+		fmt.Fprintf(a.out, "revoked %s; all servers refuse it within a second\n", id)
 		return nil
 	})
 }
 
-// stamp is a time in UTC, cut to the second; "" where it is zero.
+// stamp is a time in UTC, cut to the second; "" if it is zero.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

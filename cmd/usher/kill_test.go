@@ -82,7 +82,8 @@ func testKill(t *testing.T, signal os.Signal) {
 	}
 	key := keys["sandbox"]
 	catalog := filepath.Join(dir, "catalog.yaml")
-	text := "usher: 1\nfeatures: {calls: {kind: metered}}\nplans: {all: {default: true, entitlements: {calls: {limit: 1000000, per: lifetime}}}}\n"
+	text := "usher: 1\nfeatures: {calls: {kind: metered}}\n" +
+		"plans: {all: {default: true, entitlements: {calls: {limit: 1000000, per: lifetime}}}}\n"
 	if err := os.WriteFile(catalog, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -29,61 +29,68 @@ const (
 	exitFault = 3 // could not reach the server, or it could not answer
 )
 
-// errNo is a decision that says no, already printed.
+// errNo is a decision that says no and has been printed.
 var errNo = errors.New("no")
 
 type cli struct {
 	URL         string `env:"USHER_URL" help:"Address of the server (default ${default})." default:"http://127.0.0.1:8080" placeholder:"URL"`
-	Key         string `env:"USHER_KEY" help:"API key; other users of the machine see arguments, so prefer the variable." placeholder:"usk_…"`
-	Environment string `env:"USHER_ENVIRONMENT" aliases:"env" help:"production or sandbox; a key of the other one is refused." placeholder:"ENV"`
+	Key         string `env:"USHER_KEY" help:"API key, better given as USHER_KEY." placeholder:"usk_…"`
+	Environment string `env:"USHER_ENVIRONMENT" aliases:"env" help:"production or sandbox; refuses keys of the other." placeholder:"ENV"`
 	JSON        bool   `name:"json" help:"Print JSON instead of text for people."`
 
-	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company on a temporary database, and say what to try."`
-	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and the environments, and print one admin key for each and a token for the first owner."`
-	Serve    serveCmd    `cmd:"" group:"Server" help:"Serve. On an empty database, first do what init does."`
-	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"API keys, on the database itself, beside a running server or without one."`
-	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Operators, on the database itself, beside a running server or without one."`
-	Fsck     fsckCmd     `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree, beside a running server. Exit code 1 where they do not."`
-	Audit    auditCmd    `cmd:"" group:"Server" help:"The audit log: who did what, and proof that nobody changed it."`
+	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company and print what to try."`
+	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and print an admin key for each environment and a token for an owner."`
+	Serve    serveCmd    `cmd:"" group:"Server" help:"Start the server; on an empty database, do what init does first."`
+	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"Manage API keys in the database, with or without a running server."`
+	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Manage operators in the database, with or without a running server."`
+	Fsck     fsckCmd     `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree; exit code 1 means that they differ."`
+	Audit    auditCmd    `cmd:"" group:"Server" help:"Read the audit log and prove that nobody changed it."`
 	Version  versionCmd  `cmd:"" group:"Server" help:"Print the version."`
 
-	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file. Needs no server."`
-	Plan     planCmd     `cmd:"" group:"Catalogue" help:"Say what applying a catalogue file would change, and whom it touches."`
+	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file without a server."`
+	Plan     planCmd     `cmd:"" group:"Catalogue" help:"Show what a catalogue file would change, and which customers it affects."`
 	Apply    applyCmd    `cmd:"" group:"Catalogue" help:"Put a catalogue file in force."`
 	Pull     pullCmd     `cmd:"" group:"Catalogue" help:"Print the catalogue in force."`
 
-	Customer  customerCmd  `cmd:"" group:"Customers" help:"Customers."`
+	Customer  customerCmd  `cmd:"" group:"Customers" help:"Manage customers."`
 	Subscribe subscribeCmd `cmd:"" group:"Customers" help:"Subscribe a customer to a plan."`
-	Override  overrideCmd  `cmd:"" group:"Customers" help:"Make a reasoned exception for one customer."`
+	Override  overrideCmd  `cmd:"" group:"Customers" help:"Make an exception for one customer."`
 	Grant     grantCmd     `cmd:"" group:"Customers" help:"Give a customer a one-off amount."`
-	Seat      seatCmd      `cmd:"" group:"Customers" help:"Who holds a customer's seats."`
+	Seat      seatCmd      `cmd:"" group:"Customers" help:"Manage who holds a customer's seats."`
 
-	Member      memberCmd      `cmd:"" group:"Members" help:"A customer's people and programs."`
-	Group       groupCmd       `cmd:"" group:"Members" help:"Groups of members."`
-	Role        roleCmd        `cmd:"" group:"Members" help:"The roles that a customer can assign."`
+	Member      memberCmd      `cmd:"" group:"Members" help:"Manage a customer's people and programs."`
+	Group       groupCmd       `cmd:"" group:"Members" help:"Manage groups of members."`
+	Role        roleCmd        `cmd:"" group:"Members" help:"Manage the roles that a customer can assign."`
 	Assign      assignCmd      `cmd:"" group:"Members" help:"Give a role to a member or a group."`
 	Unassign    unassignCmd    `cmd:"" group:"Members" help:"Take a role away, with the seat that it took."`
 	Assignments assignmentsCmd `cmd:"" group:"Members" help:"List who holds which role."`
-	Resource    resourceCmd    `cmd:"" group:"Members" help:"What members act on: registered for conditions and searches."`
-	Directory   directoryCmd   `cmd:"" group:"Members" help:"Make many changes of a customer's members at once, from a JSON file: all or none."`
+	Resource    resourceCmd    `cmd:"" group:"Members" help:"Manage the resources that members act on, for conditions and searches."`
+	Directory   directoryCmd   `cmd:"" group:"Members" help:"Make many changes of a customer's members from a JSON file, all or none."`
 
-	Check   checkCmd   `cmd:"" group:"Decisions" help:"May this customer use this feature, this much? May this member do this? Exit code 0 is yes, 1 is no."`
-	Explain explainCmd `cmd:"" group:"Decisions" help:"Why is a check answered so?"`
-	WhoCan  whoCanCmd  `cmd:"" group:"Decisions" help:"Which members have a permission?"`
-	WhatCan whatCanCmd `cmd:"" group:"Decisions" help:"What can a member do, and on what?"`
-	Consume consumeCmd `cmd:"" group:"Decisions" help:"Decide and take, in one step."`
-	Reserve reserveCmd `cmd:"" group:"Decisions" help:"Decide and hold, until it is settled, released or expires."`
-	Settle  settleCmd  `cmd:"" group:"Decisions" help:"End a reservation with what was used in truth."`
+	Check   checkCmd   `cmd:"" group:"Decisions" help:"Ask whether a customer or a member may do something; exit code 0 is yes, 1 is no."`
+	Explain explainCmd `cmd:"" group:"Decisions" help:"Show why a check is answered as it is."`
+	WhoCan  whoCanCmd  `cmd:"" group:"Decisions" help:"List the members who have a permission."`
+	WhatCan whatCanCmd `cmd:"" group:"Decisions" help:"List what a member may do, or on which resources."`
+	Consume consumeCmd `cmd:"" group:"Decisions" help:"Decide and take in one step."`
+	Reserve reserveCmd `cmd:"" group:"Decisions" help:"Decide and hold an amount until it is settled, released or expires."`
+	Settle  settleCmd  `cmd:"" group:"Decisions" help:"End a reservation with the amount actually used."`
 	Release releaseCmd `cmd:"" group:"Decisions" help:"End a reservation and give back what it held."`
 
 	Ingest  ingestCmd  `cmd:"" group:"Use" help:"Report use from files of CloudEvents (NDJSON) or CSV."`
-	Usage   usageCmd   `cmd:"" group:"Use" help:"What a customer used."`
+	Usage   usageCmd   `cmd:"" group:"Use" help:"Show what a customer used."`
 	Correct correctCmd `cmd:"" group:"Use" help:"Give back what was taken or reported by mistake."`
-	Denials denialsCmd `cmd:"" group:"Use" help:"What was denied, or would have been if its limit were enforced."`
-	Clock   clockCmd   `cmd:"" group:"Use" help:"The environment's time. Only a sandbox's can be set."`
+	Denials denialsCmd `cmd:"" group:"Use" help:"List what was denied, or would be if its limit were enforced."`
+	Clock   clockCmd   `cmd:"" group:"Use" help:"Show the time of the environment, or set that of a sandbox."`
 }
 
-// app is what a command works with.
+// description is the head of --help.
+const description = `May this customer use this feature, this much, now?
+
+Each flag of a command that opens the database itself has an environment variable: --poll-interval is USHER_POLL_INTERVAL. ` +
+	`Commands that call a server read USHER_URL, USHER_KEY and USHER_ENVIRONMENT only. Exit codes: 0 yes or done, ` +
+	`1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer.`
+
+// app is what every command gets.
 type app struct {
 	context.Context
 	in  io.Reader
@@ -95,7 +102,7 @@ type app struct {
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// exited is how kong leaves early, after --help.
+// exited is the panic with which kong ends the program early, after --help.
 type exited int
 
 func run(args []string) (code int) {
@@ -113,7 +120,7 @@ func run(args []string) (code int) {
 		}
 	}()
 	k, err := kong.New(a.cli, kong.Name("usher"),
-		kong.Description("May this customer use this feature, this much, now?\n\nEach flag of a command that opens the database itself has an environment variable: --poll-interval is USHER_POLL_INTERVAL. Commands that call a server read USHER_URL, USHER_KEY and USHER_ENVIRONMENT only. Exit codes: 0 yes or done, 1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer."),
+		kong.Description(description),
 		kong.PostBuild(nameVariables), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
 	if err != nil {
@@ -122,7 +129,7 @@ func run(args []string) (code int) {
 	c, err := k.Parse(args)
 	if err != nil {
 		fmt.Fprintf(a.err, "usher: %s\n", err)
-		fmt.Fprintln(a.err, "`usher --help` lists the commands, `usher COMMAND --help` says how one is used.")
+		fmt.Fprintln(a.err, "`usher --help` lists the commands, `usher COMMAND --help` the flags of one.")
 		return exitUsage
 	}
 	if err := c.Run(); err != nil {
@@ -132,8 +139,8 @@ func run(args []string) (code int) {
 }
 
 // nameVariables gives each flag of a command that opens the database itself an
-// environment variable: operators configure servers so. Other commands have none
-// of their own: a variable that somebody forgot must not change what is asked.
+// environment variable, because servers are configured so. Other commands have none
+// of their own: a forgotten variable must not change what a command does.
 func nameVariables(k *kong.Kong) error {
 	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
 		if n, ok := node.(*kong.Node); ok && slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool { return f.Name == "db" }) {
@@ -167,7 +174,7 @@ func (a *app) guard(of usher.Environment) error {
 	return err
 }
 
-// fail says what went wrong and which exit code that is.
+// fail prints what went wrong and returns the exit code.
 func (a *app) fail(err error) int {
 	if errors.Is(err, errNo) {
 		return exitNo
@@ -192,8 +199,8 @@ func exitCode(err error) int {
 	return exitFault
 }
 
-// message is an error's text. A lone problem that the detail tells already is
-// not told twice.
+// message is the text of an error. It leaves out a single problem that the detail
+// already contains.
 func message(err error) string {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var texts []string
@@ -219,7 +226,7 @@ func wrong(format string, args ...any) error { return usher.Errorf(usher.Invalid
 // version is set by the linker for releases.
 var version string
 
-// versionText is the program's version, as well as it is known.
+// versionText is the version of the program, or "unknown".
 func versionText() string {
 	if version != "" {
 		return version

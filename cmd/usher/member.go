@@ -8,13 +8,14 @@ import (
 
 type memberCmd struct {
 	Put    memberPutCmd    `cmd:"" help:"Register a member, or replace what is known about it."`
-	Get    memberGetCmd    `cmd:"" help:"Show a member, its groups and the roles that it holds itself."`
+	Get    memberGetCmd    `cmd:"" help:"Show a member, its groups and the roles that it holds directly."`
 	List   memberListCmd   `cmd:"" help:"List a customer's members."`
-	Delete memberDeleteCmd `cmd:"" help:"Remove a member, with its roles, the seats that they took, and its properties."`
+	Delete memberDeleteCmd `cmd:"" help:"Remove a member with its roles, the seats that they took, and its properties."`
 }
 
-// within is a path below a customer's, of names that must not be empty, each
-// after what it is called: within("acme", "members", "MEMBER", "ann").
+// within is a path below a customer's. pairs are fixed words and names, each name
+// after what help calls it: within("acme", "members", "MEMBER", "ann"). Names must
+// not be empty.
 func within(customer string, parts ...string) (string, error) {
 	id, err := segment(customer, "CUSTOMER must not be empty: give the customer's id")
 	path := "/v1/customers/" + id
@@ -26,7 +27,7 @@ func within(customer string, parts ...string) (string, error) {
 	return path, err
 }
 
-// properties reads what --property says: K=V, of which V is JSON or a text.
+// properties reads K=V, where V is JSON or text.
 func properties(flag string, all []string) (map[string]any, error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -35,14 +36,14 @@ func properties(flag string, all []string) (map[string]any, error) {
 	for _, s := range all {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok || k == "" {
-			return nil, wrong("%s must read like team=sales or level=3, got %q", flag, s)
+			return nil, wrong("%s must be a name and a value such as team=sales or level=3, got %q", flag, s)
 		}
 		out[k] = jsonOrText(v)
 	}
 	return out, nil
 }
 
-// withProperties adds what --property says to a request.
+// withProperties adds --property to a request.
 func withProperties(in map[string]any, all []string) error {
 	p, err := properties("--property", all)
 	if p != nil {
@@ -51,7 +52,7 @@ func withProperties(in map[string]any, all []string) error {
 	return err
 }
 
-// remove deletes something and says so.
+// remove deletes an object and prints words.
 func (a *app) remove(path string, what map[string]any, words string) error {
 	c, err := a.client()
 	if err != nil {
@@ -70,8 +71,8 @@ func (a *app) remove(path string, what map[string]any, words string) error {
 
 // memberOf names one member.
 type memberOf struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Member   string `arg:"" help:"The member's id: yours."`
+	Customer string `arg:"" help:"Id of the customer."`
+	Member   string `arg:"" help:"Id of the member, which you choose."`
 }
 
 func (m *memberOf) path() (string, error) {
@@ -80,10 +81,10 @@ func (m *memberOf) path() (string, error) {
 
 type memberPutCmd struct {
 	memberOf
-	Type     string   `help:"Such as user, which it is where nothing is said, or service." placeholder:"T"`
-	Active   bool     `xor:"active" help:"It may act again."`
-	Inactive bool     `xor:"active" help:"It stays, is denied everything and gives back the seats that its roles took."`
-	Property []string `sep:"none" help:"What conditions read as subject.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
+	Type     string   `help:"Type, such as user or service (default user)." placeholder:"T"`
+	Active   bool     `xor:"active" help:"Let the member act again."`
+	Inactive bool     `xor:"active" help:"Deny the member everything and free the seats that its roles took; it stays registered."`
+	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
 }
 
 func (c *memberPutCmd) Run(a *app) error {
@@ -112,7 +113,7 @@ func (a *app) showMember(o object) {
 		"properties", propertiesText(o), "created", o.text("created_at"))
 }
 
-// propertiesText is properties as one line of JSON; "" is none.
+// propertiesText is properties as one line of JSON; "" if there are none.
 func propertiesText(o object) string {
 	p := o.object("properties")
 	if len(p) == 0 {
@@ -141,7 +142,7 @@ func (c *memberGetCmd) Run(a *app) error {
 }
 
 type memberListCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
+	Customer string `arg:"" help:"Id of the customer."`
 }
 
 func (c *memberListCmd) Run(a *app) error {

@@ -9,7 +9,8 @@ import (
 // whatever stands in it.
 func TestProperties(t *testing.T) {
 	t.Parallel()
-	got, err := properties("--property", []string{"level=3", "team=tax, and law", `langs=["en","fr"]`, "zip=01234", `code="7"`, "sum=a=b", "empty=", "on=true"})
+	got, err := properties("--property", []string{
+		"level=3", "team=tax, and law", `langs=["en","fr"]`, "zip=01234", `code="7"`, "sum=a=b", "empty=", "on=true"})
 	b, _ := json.Marshal(got)
 	want := `{"code":"7","empty":"","langs":["en","fr"],"level":3,"on":true,"sum":"a=b","team":"tax, and law","zip":"01234"}`
 	if err != nil || string(b) != want {

@@ -10,7 +10,7 @@ import (
 )
 
 type operatorCmd struct {
-	Token operatorTokenCmd `cmd:"" help:"Make a token with which somebody becomes an owner; it works once, for a day."`
+	Token operatorTokenCmd `cmd:"" help:"Create a token that makes its holder an owner; it works once, for a day."`
 	List  operatorListCmd  `cmd:"" help:"List operators and their roles."`
 }
 
@@ -67,6 +67,7 @@ func (c *operatorListCmd) Run(a *app) error {
 			}
 			rows = append(rows, []string{o.ID, o.Name, o.Email, active, strings.Join(roles, ", ")})
 		}
-		return a.table("no operators; `usher operator token` makes a token for the first owner", []string{"ID", "NAME", "EMAIL", "ACTIVE", "ROLES"}, rows)
+		return a.table("no operators; `usher operator token` creates a token for the first owner",
+			[]string{"ID", "NAME", "EMAIL", "ACTIVE", "ROLES"}, rows)
 	})
 }

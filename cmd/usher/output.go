@@ -12,7 +12,7 @@ import (
 	"golang.org/x/term"
 )
 
-// terminals says which of the standard streams a person sits at.
+// terminals says which of the standard streams are terminals.
 type terminals struct{ in, out, err, colour bool }
 
 func findTerminals() terminals {
@@ -40,7 +40,7 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// table writes rows in columns under a heading; without rows it says none.
+// table prints rows in columns under a heading, or none if there are no rows.
 func (a *app) table(none string, heading []string, rows [][]string) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(a.out, none)
@@ -54,7 +54,7 @@ func (a *app) table(none string, heading []string, rows [][]string) error {
 	return w.Flush()
 }
 
-// fields writes names and values in two columns; what is empty is left out.
+// fields prints names and values in two columns; empty values are left out.
 func fields(out io.Writer, indent string, pairs ...string) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -65,7 +65,7 @@ func fields(out io.Writer, indent string, pairs ...string) {
 	w.Flush()
 }
 
-// object is an answer of the server, numbers kept as they were written.
+// object is an answer of the server, with numbers as they were written.
 type object map[string]any
 
 func parseObject(b []byte) (object, error) {
@@ -76,7 +76,7 @@ func parseObject(b []byte) (object, error) {
 	return o, err
 }
 
-// text is a member as a person reads it; "" where it is absent.
+// text is a value as people read it; "" if it is absent.
 func (o object) text(name string) string { return words(o[name]) }
 
 func (o object) bool(name string) bool { b, _ := o[name].(bool); return b }
@@ -136,7 +136,7 @@ func words(v any) string {
 	return string(b)
 }
 
-// printText writes an answer as it came, with one line end.
+// printText prints an answer unchanged, with one line end.
 func (a *app) printText(b []byte) error {
 	_, err := a.out.Write(append(bytes.TrimRight(b, "\n"), '\n'))
 	return err

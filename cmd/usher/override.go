@@ -6,11 +6,11 @@ import (
 )
 
 type overrideCmd struct {
-	Customer  string `arg:"" help:"The customer's id."`
-	Feature   string `arg:"" help:"The feature's key."`
-	Value     string `arg:"" help:"What a plan would say, as JSON: true, 90, unlimited, {\"limit\":5,\"per\":\"day\"}; or {\"add\":500} or {\"deny\":true}."`
-	Reason    string `required:"" help:"Why; it is kept."`
-	ExpiresAt string `required:"" help:"When it ends, or never." placeholder:"T|never"`
+	Customer  string `arg:"" help:"Id of the customer."`
+	Feature   string `arg:"" help:"Key of the feature."`
+	Value     string `arg:"" help:"What a plan would say, as JSON: true, 90, unlimited, {\"limit\":5}, or {\"add\":500} or {\"deny\":true}."`
+	Reason    string `required:"" help:"Reason, which is recorded."`
+	ExpiresAt string `required:"" help:"End, or never." placeholder:"T|never"`
 }
 
 func (c *overrideCmd) Run(a *app) error {
@@ -25,7 +25,7 @@ func (c *overrideCmd) Run(a *app) error {
 	return err
 }
 
-// jsonOrText takes what is no JSON as a word.
+// jsonOrText reads a value as JSON, or as text if it is not JSON.
 func jsonOrText(s string) any {
 	if json.Valid([]byte(s)) {
 		return json.RawMessage(s)

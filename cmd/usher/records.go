@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// lines reads CloudEvents, one JSON object a line. Empty lines are passed over.
+// lines reads CloudEvents, one JSON object a line. It skips empty lines.
 type lines struct {
 	r  *bufio.Reader
 	at place
@@ -49,7 +49,8 @@ func (l *lines) next() (item, error) {
 		case len(text) == 0:
 			continue
 		case text[0] != '{' || !json.Valid(text):
-			it.wrong = `the line must be one JSON object, such as {"specversion":"1.0","id":"1","source":"app","type":"api.request","subject":"acme"}`
+			it.wrong = `the line must be one JSON object, such as ` +
+				`{"specversion":"1.0","id":"1","source":"app","type":"api.request","subject":"acme"}`
 		default:
 			it.event = text
 		}
@@ -57,7 +58,7 @@ func (l *lines) next() (item, error) {
 	}
 }
 
-// line reads one line; what is too long is read over.
+// line reads one line. It skips the rest of a line that is too long.
 func (l *lines) line() (text []byte, long bool, err error) {
 	read := false
 	for {
@@ -96,15 +97,15 @@ var (
 	plainJSON = regexp.MustCompile(`^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?$`)
 )
 
-// targets are those that a CloudEvent must have, then those that it may.
+// targets are what a CloudEvent must have, then what it may have.
 var targets = []string{"id", "source", "type", "subject", "time"}
 
-// parseMapping reads --map; nil where there is none. A comma divides pairs only
-// where a new TARGET= follows, so that texts may hold commas.
+// parseMapping reads --map; nil if it is not given. A comma separates pairs only
+// before a new TARGET=, so that texts may contain commas.
 func parseMapping(args []string, zone string) (*mapping, error) {
 	if len(args) == 0 {
 		if zone != "" {
-			return nil, wrong("--timezone is for CSV, which needs --map")
+			return nil, wrong("--timezone needs --map: it is for CSV")
 		}
 		return nil, nil
 	}
@@ -112,7 +113,7 @@ func parseMapping(args []string, zone string) (*mapping, error) {
 	if zone != "" {
 		var err error
 		if m.zone, err = time.LoadLocation(zone); err != nil || zone == "Local" {
-			return nil, wrong("--timezone: no time zone %q: give an IANA name such as UTC or Europe/Berlin", zone)
+			return nil, wrong("--timezone must be an IANA name such as UTC or Europe/Berlin, got %q", zone)
 		}
 	}
 	for _, arg := range args {
@@ -122,7 +123,7 @@ func parseMapping(args []string, zone string) (*mapping, error) {
 				source := part[len(found[0]):]
 				name, isData := strings.CutPrefix(target, "data.")
 				if !slices.Contains(targets, target) && (!isData || name == "") {
-					return nil, wrong("--map: no target %q: targets are %s and data.NAME", target, strings.Join(targets, ", "))
+					return nil, wrong("--map: unknown target %q; targets are %s and data.NAME", target, strings.Join(targets, ", "))
 				}
 				if slices.ContainsFunc(m.pairs, func(p pair) bool { return p.target == target }) {
 					return nil, wrong("--map: %s is given twice", target)
@@ -131,7 +132,7 @@ func parseMapping(args []string, zone string) (*mapping, error) {
 			} else if i > 0 {
 				m.pairs[len(m.pairs)-1].source += "," + part
 			} else {
-				return nil, wrong("--map must read like id=Id,subject=Customer,type==api.request, got %q", arg)
+				return nil, wrong("--map must be pairs such as id=Id,subject=Customer,type==api.request, got %q", arg)
 			}
 		}
 	}
@@ -143,7 +144,7 @@ func parseMapping(args []string, zone string) (*mapping, error) {
 	return m, nil
 }
 
-// row is what a source is read from.
+// row is the row that a source is read from.
 type row struct {
 	fields []string
 	number int64
@@ -160,7 +161,7 @@ func compile(source string, header []string) (func(row) string, error) {
 		return f, nil
 	}
 	if !strings.Contains(source, "{") {
-		return nil, wrong("--map: no column %q; the header has %s. A fixed text is written ==TEXT", source, quoted(header))
+		return nil, wrong("--map: unknown column %q; the header has %s; a fixed text is written ==TEXT", source, quoted(header))
 	}
 	var parts []func(row) string
 	rest := source
@@ -169,7 +170,8 @@ func compile(source string, header []string) (func(row) string, error) {
 		rest = source[at[1]:]
 		f := one(name, header)
 		if f == nil {
-			return nil, wrong("--map: no column %q in %q; the header has %s, and there are row, row%%N, line and file", name, source, quoted(header))
+			return nil, wrong("--map: unknown column %q in %q; the header has %s; row, row%%N, line and file are known too",
+				name, source, quoted(header))
 		}
 		parts = append(parts, func(row) string { return text }, f)
 	}
@@ -182,7 +184,7 @@ func compile(source string, header []string) (func(row) string, error) {
 	}, nil
 }
 
-// one is a column, or one of the names that every file has; nil: neither.
+// one reads a column, or one of the names that every file has; nil if it is neither.
 func one(name string, header []string) func(row) string {
 	if i := slices.Index(header, name); i >= 0 {
 		return func(r row) string { return r.fields[i] }
@@ -228,7 +230,7 @@ func newCSV(name string, in io.Reader, m *mapping, start place) (*rows, error) {
 	r.FieldsPerRecord = -1
 	header, err := r.Read()
 	if errors.Is(err, io.EOF) {
-		return nil, wrong("%s is empty: CSV begins with a line that names its columns", name)
+		return nil, wrong("%s is empty: CSV must begin with a line of column names", name)
 	}
 	if err != nil {
 		return nil, wrong("%s: %s", name, err)
@@ -291,7 +293,7 @@ func (s *rows) next() (item, error) {
 	return it, nil
 }
 
-// event makes a CloudEvent of a row. Empty values of data are left out.
+// event makes a CloudEvent of a row. It leaves out empty values of data.
 func (m *mapping) event(sources []func(row) string, r row) ([]byte, error) {
 	e := map[string]any{"specversion": "1.0"}
 	for i, p := range m.pairs {
@@ -327,7 +329,7 @@ func put(e map[string]any, path string, value any) error {
 		next, ok := e[n].(map[string]any)
 		if !ok {
 			if _, taken := e[n]; taken {
-				return fmt.Errorf("%s lies inside a value that is no object", path)
+				return fmt.Errorf("%s is inside a value that is not an object", path)
 			}
 			next = map[string]any{}
 			e[n] = next
@@ -338,7 +340,7 @@ func put(e map[string]any, path string, value any) error {
 	return nil
 }
 
-// errZone is a time without a zone where none was given.
+// errZone is a time without a zone, without --timezone.
 var errZone = errors.New("has no time zone")
 
 // bare are the forms of times without a zone; a fraction may follow the second.
@@ -359,10 +361,10 @@ func (m *mapping) time(s string) (time.Time, error) {
 		switch {
 		case err != nil:
 		case m.zone == nil:
-			return t, fmt.Errorf("the time %q %w: say with --timezone which is meant, such as --timezone UTC", s, errZone)
+			return t, fmt.Errorf("the time %q %w: give its zone with --timezone, such as --timezone UTC", s, errZone)
 		default:
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("the time %q must read like 2026-03-31T00:00:00Z or 2026-03-31 00:00:00.000", s)
+	return time.Time{}, fmt.Errorf("the time %q must be like 2026-03-31T00:00:00Z or 2026-03-31 00:00:00.000", s)
 }

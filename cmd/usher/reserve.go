@@ -10,23 +10,24 @@ import (
 )
 
 type reserveCmd struct {
-	Customer       string `arg:"" help:"The customer's id."`
-	Feature        string `arg:"" help:"The feature's key."`
-	Amount         string `help:"How much to hold; 1 where nothing is said." placeholder:"N"`
-	TTL            string `name:"ttl" help:"How long, such as 60s or 5m, at most 168h; 5m where nothing is said." placeholder:"SPAN"`
-	IdempotencyKey string `short:"k" help:"One hold and one answer per key; a new one where nothing is said." placeholder:"K"`
+	Customer       string `arg:"" help:"Id of the customer."`
+	Feature        string `arg:"" help:"Key of the feature."`
+	Amount         string `help:"Amount to hold (default 1)." placeholder:"N"`
+	TTL            string `name:"ttl" help:"Time to hold it, such as 60s, at most 168h (default 5m)." placeholder:"SPAN"`
+	IdempotencyKey string `short:"k" help:"Idempotency key: the same key holds once (default a new one)." placeholder:"K"`
 }
 
 func (c *reserveCmd) Run(a *app) error {
 	key := keyOr(c.IdempotencyKey)
-	d, err := a.ask("POST", "/v1/reservations", body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "ttl", c.TTL, "key", key), a.showDecision)
+	in := body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "ttl", c.TTL, "key", key)
+	d, err := a.ask("POST", "/v1/reservations", in, a.showDecision)
 	a.sayKey(err, key, "holds")
 	return verdict(d, err)
 }
 
 type settleCmd struct {
-	Reservation string `arg:"" help:"Its id: rsv_…"`
-	Amount      string `help:"What was used in truth; all that is held where nothing is said." placeholder:"N"`
+	Reservation string `arg:"" help:"Id of the reservation, rsv_…."`
+	Amount      string `help:"Amount actually used (default all that is held)." placeholder:"N"`
 }
 
 func (c *settleCmd) Run(a *app) error {
@@ -47,7 +48,7 @@ func (c *settleCmd) Run(a *app) error {
 }
 
 type releaseCmd struct {
-	Reservation string `arg:"" help:"Its id: rsv_…"`
+	Reservation string `arg:"" help:"Id of the reservation, rsv_…."`
 }
 
 func (c *releaseCmd) Run(a *app) error {
@@ -58,7 +59,7 @@ func (c *releaseCmd) Run(a *app) error {
 	_, err = a.ask("POST", path+"/release", nil, func(d object) {
 		r := d.object("reservation")
 		if r.text("state") == string(usher.ReservationExpired) {
-			fmt.Fprintln(a.out, "expired: nothing was held any more")
+			fmt.Fprintln(a.out, "expired: nothing was held")
 		} else {
 			fmt.Fprintf(a.out, "released: %s\n", r.text("amount"))
 		}
@@ -72,8 +73,7 @@ func reservationPath(id string) (string, error) {
 	return "/v1/reservations/" + s, err
 }
 
-// segment is a name as one part of a path; empty is what to say where it is
-// empty.
+// segment is a name as one part of a path. If it is empty, the error says empty.
 func segment(name, empty string) (string, error) {
 	switch name {
 	case "":
@@ -84,7 +84,7 @@ func segment(name, empty string) (string, error) {
 	return url.PathEscape(name), nil
 }
 
-// keyOr is the idempotency key that was given, or else a new one.
+// keyOr returns the given idempotency key, or a new one if it is "".
 func keyOr(given string) string {
 	if given != "" {
 		return given
@@ -92,10 +92,10 @@ func keyOr(given string) string {
 	return usher.NewID("idem_", time.Now(), nil)
 }
 
-// sayKey names the key where nobody knows whether it did what it does: takes,
-// holds, gives back.
+// sayKey prints the idempotency key if it is not known whether the command did what
+// it does (takes, holds, gives back).
 func (a *app) sayKey(err error, key, does string) {
 	if err != nil && exitCode(err) == exitFault {
-		fmt.Fprintf(a.err, "usher: the key was %s: the same command with --idempotency-key %s never %s twice\n", key, key, does)
+		fmt.Fprintf(a.err, "usher: the idempotency key was %s: the same command with --idempotency-key %s never %s twice\n", key, key, does)
 	}
 }

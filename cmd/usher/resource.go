@@ -6,14 +6,14 @@ type resourceCmd struct {
 	Put    resourcePutCmd    `cmd:"" help:"Register a resource, or replace its properties."`
 	Get    resourceGetCmd    `cmd:"" help:"Show a registered resource."`
 	List   resourceListCmd   `cmd:"" help:"List the registered resources of a type."`
-	Delete resourceDeleteCmd `cmd:"" help:"Forget a resource and its properties."`
+	Delete resourceDeleteCmd `cmd:"" help:"Remove a resource and its properties."`
 }
 
 // resourceOf names one resource.
 type resourceOf struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Type     string `arg:"" help:"The resource's type, such as document."`
-	ID       string `arg:"" help:"The resource's id: yours."`
+	Customer string `arg:"" help:"Id of the customer."`
+	Type     string `arg:"" help:"Type of the resource, such as document."`
+	ID       string `arg:"" help:"Id of the resource, which you choose."`
 }
 
 func (r *resourceOf) path() (string, error) {
@@ -27,7 +27,7 @@ func (r *resourceOf) path() (string, error) {
 
 type resourcePutCmd struct {
 	resourceOf
-	Property []string `sep:"none" help:"What conditions read as resource.properties, JSON or text; all that was there is replaced." placeholder:"K=V"`
+	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
 }
 
 func (c *resourcePutCmd) Run(a *app) error {
@@ -60,8 +60,8 @@ func (c *resourceGetCmd) Run(a *app) error {
 }
 
 type resourceListCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Type     string `arg:"" help:"The resources' type."`
+	Customer string `arg:"" help:"Id of the customer."`
+	Type     string `arg:"" help:"Type of the resources."`
 }
 
 func (c *resourceListCmd) Run(a *app) error {

@@ -4,20 +4,20 @@ import "fmt"
 
 type roleCmd struct {
 	List   roleListCmd   `cmd:"" help:"List the roles that a customer can assign: the catalogue's and its own."`
-	Put    rolePutCmd    `cmd:"" help:"Make a role of the customer's own, or replace it."`
-	Delete roleDeleteCmd `cmd:"" help:"Remove a role of the customer's own that nobody holds."`
+	Put    rolePutCmd    `cmd:"" help:"Create a role of the customer's own, or replace it."`
+	Delete roleDeleteCmd `cmd:"" help:"Remove a role of the customer's own that no member or group holds."`
 }
 
 // roleOf names one role of a customer's own.
 type roleOf struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Role     string `arg:"" help:"The role's key."`
+	Customer string `arg:"" help:"Id of the customer."`
+	Role     string `arg:"" help:"Key of the role."`
 }
 
 func (r *roleOf) path() (string, error) { return within(r.Customer, "roles", "ROLE", r.Role) }
 
 type roleListCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
+	Customer string `arg:"" help:"Id of the customer."`
 }
 
 func (c *roleListCmd) Run(a *app) error {
@@ -51,11 +51,11 @@ func (c *roleListCmd) Run(a *app) error {
 
 type rolePutCmd struct {
 	roleOf
-	Title      string   `help:"For people."`
-	Permission []string `help:"A permission that it gives, or a pattern such as report.*." placeholder:"P,…"`
-	Include    []string `help:"A role whose permissions it gives too." placeholder:"ROLE,…"`
-	By         string   `help:"The member on whose behalf it is made, who cannot give what it does not hold." placeholder:"M"`
-	Reason     string   `help:"Why; it is kept."`
+	Title      string   `help:"Name for people to read."`
+	Permission []string `help:"Permission that the role gives, or a pattern such as report.*; may be repeated." placeholder:"P,…"`
+	Include    []string `help:"Role whose permissions the role gives too; may be repeated." placeholder:"ROLE,…"`
+	By         string   `help:"Member who creates the role, who must hold what the role gives." placeholder:"M"`
+	Reason     string   `help:"Reason, which is recorded."`
 }
 
 func (c *rolePutCmd) Run(a *app) error {

@@ -3,15 +3,15 @@ package main
 import "fmt"
 
 type seatCmd struct {
-	Take seatTakeCmd `cmd:"" help:"Give a holder a seat, or change the one that it has. Exit code 1: no seat is free."`
-	Free seatFreeCmd `cmd:"" help:"Free a holder's seat at once."`
-	List seatListCmd `cmd:"" help:"List who holds a seat, those who came first first."`
+	Take seatTakeCmd `cmd:"" help:"Give a holder a seat, or change the one that it has; exit code 1 means that no seat is free."`
+	Free seatFreeCmd `cmd:"" help:"Free a holder's seat now."`
+	List seatListCmd `cmd:"" help:"List who holds a seat, oldest first."`
 }
 
 // seatsOf names the seats of one feature.
 type seatsOf struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Feature  string `arg:"" help:"The key of a feature of kind seats."`
+	Customer string `arg:"" help:"Id of the customer."`
+	Feature  string `arg:"" help:"Key of a feature of kind seats."`
 }
 
 func (s *seatsOf) path() (string, error) {
@@ -26,7 +26,7 @@ func (s *seatsOf) path() (string, error) {
 // seatOf names one seat.
 type seatOf struct {
 	seatsOf
-	Holder string `arg:"" help:"Who holds it: your id of a person, a device, a session."`
+	Holder string `arg:"" help:"Holder: your id of a person, a device or a session."`
 }
 
 func (s *seatOf) path() (string, error) {
@@ -40,9 +40,9 @@ func (s *seatOf) path() (string, error) {
 
 type seatTakeCmd struct {
 	seatOf
-	Pending   bool   `help:"Invited, not there yet. It counts."`
-	TTL       string `name:"ttl" xor:"end" help:"The seat frees itself after this long, such as 2m, unless it is taken again before." placeholder:"SPAN"`
-	ExpiresAt string `xor:"end" help:"The seat frees itself then." placeholder:"T"`
+	Pending   bool   `help:"Mark the seat as pending: the holder is invited, and the seat counts."`
+	TTL       string `name:"ttl" xor:"end" help:"Time after which the seat frees itself unless taken again, such as 2m." placeholder:"SPAN"`
+	ExpiresAt string `xor:"end" help:"Time at which the seat frees itself." placeholder:"T"`
 }
 
 func (c *seatTakeCmd) Run(a *app) error {

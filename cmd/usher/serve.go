@@ -18,31 +18,31 @@ import (
 )
 
 type serveCmd struct {
-	DB           string        `name:"db" required:"" help:"A SQLite file or a postgres:// address." placeholder:"FILE|postgres://…"`
-	Listen       string        `help:"Where to listen; port 0 takes a free one; ${default} where nothing is said." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	PortFile     string        `help:"Write the address listened on to this file." type:"path" placeholder:"FILE"`
-	PublicURL    string        `name:"public-url" help:"Where clients and browsers reach this server; http:// and the listen address where nothing is said." placeholder:"https://usher.example.com"`
-	CORSOrigins  []string      `name:"cors-origin" help:"A web page's origin that may ask for OpenFeature flags from the browser; may be repeated." placeholder:"https://app.example.com"`
-	PollInterval time.Duration `help:"How often other nodes' changes are read (PostgreSQL)." default:"200ms"`
-	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
-	AuditKey     string        `help:"The file of the private key that signs the audit log; one in the database where nothing is said." type:"path" placeholder:"FILE"`
-	Proxies      int           `help:"How many reverse proxies stand in front and add to X-Forwarded-For; 0: what connects is the caller." default:"0" placeholder:"N"`
-	RateLimit    float64       `help:"Calls a second for keys that have no limit of their own; 0: any number." default:"0" placeholder:"N"`
+	DB           string        `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	Listen       string        `help:"Address to listen on (default ${default})." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	PortFile     string        `help:"File to write the listen address to." type:"path" placeholder:"FILE"`
+	PublicURL    string        `name:"public-url" help:"Address that clients use (default http:// and the listen address)." placeholder:"URL"`
+	CORSOrigins  []string      `name:"cors-origin" help:"Origin of web pages that may ask for flags; may be repeated." placeholder:"ORIGIN"`
+	PollInterval time.Duration `help:"Interval at which other nodes' changes are read, on PostgreSQL (default ${default})." default:"200ms"`
+	LogLevel     slog.Level    `help:"Log level: debug, info, warn or error (default ${default})." default:"info"`
+	AuditKey     string        `help:"File of the private key of the audit log (default in the database)." type:"path" placeholder:"FILE"`
+	Proxies      int           `help:"Reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`
+	RateLimit    float64       `help:"Calls a second of keys without a limit; 0 is any (default ${default})." default:"0" placeholder:"N"`
 
 	OIDC oidcFlags `embed:"" prefix:"oidc-"`
 }
 
-// oidcFlags are the identity provider that operators log in with.
+// oidcFlags describe the identity provider that operators log in with.
 type oidcFlags struct {
-	Issuer           string            `help:"Operators log in with this identity provider (OpenID Connect)." placeholder:"https://…"`
-	ClientID         string            `help:"What usher is called there." placeholder:"ID"`
-	ClientSecret     string            `help:"Its secret there, better given as USHER_OIDC_CLIENT_SECRET or in a file; a public client has none." placeholder:"SECRET"`
-	ClientSecretFile string            `help:"A file that holds the secret." type:"path" placeholder:"FILE"`
-	RolesClaim       string            `help:"The claim that says what an operator is." default:"groups" placeholder:"CLAIM"`
-	RoleMap          map[string]string `help:"Which role each value of the claim gives." mapsep:"," placeholder:"GROUP=ROLE,…"`
+	Issuer           string            `help:"Issuer of the OpenID Connect provider that operators log in with." placeholder:"https://…"`
+	ClientID         string            `help:"Client id of usher at the identity provider." placeholder:"ID"`
+	ClientSecret     string            `help:"Client secret, better given in a file; a public client has none." placeholder:"SECRET"`
+	ClientSecretFile string            `help:"File with the client secret." type:"path" placeholder:"FILE"`
+	RolesClaim       string            `help:"Claim with the operator's groups (default ${default})." default:"groups" placeholder:"CLAIM"`
+	RoleMap          map[string]string `help:"Role that each value of the claim gives." mapsep:"," placeholder:"GROUP=ROLE,…"`
 }
 
-// provider reads what the flags say.
+// provider reads the flags and the file with the secret.
 func (f *oidcFlags) provider() (auth.OIDC, error) {
 	p := auth.OIDC{Issuer: f.Issuer, ClientID: f.ClientID, ClientSecret: f.ClientSecret, RolesClaim: f.RolesClaim, Roles: f.RoleMap}
 	if f.ClientSecretFile != "" {
@@ -73,8 +73,8 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := open(a, c.AuditKey, server.Config{DB: c.DB, PollInterval: c.PollInterval, PublicURL: public, Origins: c.CORSOrigins, OIDC: provider,
-		RateLimit: c.RateLimit, Proxies: c.Proxies, Log: log})
+	s, err := open(a, c.AuditKey, server.Config{DB: c.DB, PollInterval: c.PollInterval, PublicURL: public, Origins: c.CORSOrigins,
+		OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies, Log: log})
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (c *serveCmd) Run(a *app) error {
 	})
 }
 
-// greet makes the first keys where there are none.
+// greet creates the first keys, if the database has none.
 func greet(a *app, s *server.Server) error {
 	has, err := hasKeys(a, s.Auth)
 	if err != nil || has {
@@ -99,7 +99,7 @@ func greet(a *app, s *server.Server) error {
 	return firstKeys(a, s.Auth)
 }
 
-// nameOf is a database for people: without a password.
+// nameOf is the name of a database for people, without a password.
 func nameOf(dsn string) string {
 	if !strings.Contains(dsn, "://") {
 		return dsn
@@ -111,26 +111,27 @@ func nameOf(dsn string) string {
 	return "PostgreSQL at " + u.Host + u.Path
 }
 
-// checkOrigins refuses what is no origin as browsers send it: an origin that is
-// never met would look as if it were let in.
+// checkOrigins refuses origins in another form than browsers send: they would never
+// match.
 func checkOrigins(list []string) error {
 	for _, o := range list {
 		u, err := url.Parse(o)
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || o != u.Scheme+"://"+strings.ToLower(u.Host) {
-			return wrong("--cors-origin must be a scheme and a host in lower case, with its port where it has one, such as https://app.example.com, got %q", o)
+			return wrong("--cors-origin must be a scheme, a host in lower case and perhaps a port, such as https://app.example.com, got %q", o)
 		}
 	}
 	return nil
 }
 
-// publicURL is where the server is reached, by scheme and host. What a request
-// says about that, its Host header for one, is never asked.
+// publicURL is the scheme and host of the address that clients use. A request's
+// Host header is never used for it, because callers choose that.
 func publicURL(given string, l net.Listener) (string, error) {
 	if given == "" {
 		return "http://" + l.Addr().String(), nil
 	}
 	u, err := url.Parse(given)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil ||
+		strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return "", wrong("--public-url must be a scheme and a host without a path, such as https://usher.example.com")
 	}
 	return u.Scheme + "://" + strings.ToLower(u.Host), nil
@@ -146,11 +147,11 @@ func open(ctx context.Context, auditKeyFile string, c server.Config) (*server.Se
 	return server.Open(ctx, c)
 }
 
-// listen comes before all else, so that a place that is taken changes nothing.
+// listen listens on an address. It comes first, so that a failure changes nothing.
 func listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, wrong("cannot listen at %q: %s; --listen or USHER_LISTEN names another place", address, reason(err))
+		return nil, wrong("cannot listen on %q: %s; set another address with --listen or USHER_LISTEN", address, reason(err))
 	}
 	return l, nil
 }
@@ -173,7 +174,7 @@ func serve(ctx context.Context, s *server.Server, l net.Listener, portFile strin
 	})
 }
 
-// reason is the last, plainest part of a network error.
+// reason is the innermost part of a network error.
 func reason(err error) string {
 	var e *net.OpError
 	if errors.As(err, &e) {
@@ -182,7 +183,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// writeFile replaces a file whole, so that no reader sees half of it.
+// writeFile replaces a whole file, so that no reader sees half of it.
 func writeFile(name string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
 	if err != nil {
@@ -199,8 +200,8 @@ func writeFile(name string, content []byte) error {
 	return err
 }
 
-// firstKeys makes one admin key for each environment and prints them, the only
-// time that they are seen.
+// firstKeys creates an admin key for each environment and a token for the first
+// owner, and prints them: the only time that they are shown.
 func firstKeys(a *app, s *auth.Service) error {
 	keys := map[usher.Environment]string{}
 	for _, env := range usher.Environments {
@@ -213,7 +214,7 @@ func firstKeys(a *app, s *auth.Service) error {
 	if a.cli.JSON {
 		return a.printJSON(keys)
 	}
-	fmt.Fprintln(a.out, "Admin keys, shown only now; usher keeps no copy:")
+	fmt.Fprintln(a.out, "Admin keys, printed only now; usher keeps no copy:")
 	for _, env := range usher.Environments {
 		fmt.Fprintf(a.out, "  %-11s %s\n", env, keys[env])
 	}
@@ -221,11 +222,11 @@ func firstKeys(a *app, s *auth.Service) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "A token with which the first owner logs in; it works once, for a day:\n  %s\n", token)
+	fmt.Fprintf(a.out, "A token for the first owner to log in with; it works once, for a day:\n  %s\n", token)
 	return nil
 }
 
-// hasKeys reports whether any key was ever made.
+// hasKeys reports whether any key was ever created.
 func hasKeys(ctx context.Context, s *auth.Service) (bool, error) {
 	for _, env := range usher.Environments {
 		keys, err := s.Keys(ctx, env)

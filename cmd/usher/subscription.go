@@ -3,13 +3,13 @@ package main
 import "fmt"
 
 type subscribeCmd struct {
-	Customer    string   `arg:"" help:"The customer's id."`
-	Plan        string   `arg:"" help:"A plan's key, or a version such as pro@1, which migration then leaves alone."`
-	StartsAt    string   `help:"Now where nothing is said; may lie in the past." placeholder:"T"`
-	EndsAt      string   `help:"Open where nothing is said." placeholder:"T"`
-	TrialEndsAt string   `help:"The plan's own trial where nothing is said; none is no trial." placeholder:"T|none"`
-	Anchor      string   `help:"Where the customer's windows are counted from." placeholder:"T"`
-	Addon       []string `help:"An add-on, n times; repeat it for more." placeholder:"ADDON=N"`
+	Customer    string   `arg:"" help:"Id of the customer."`
+	Plan        string   `arg:"" help:"Key of a plan, or a version such as pro@1, which migration leaves alone."`
+	StartsAt    string   `help:"Start, which may be in the past (default now)." placeholder:"T"`
+	EndsAt      string   `help:"End (default never)." placeholder:"T"`
+	TrialEndsAt string   `help:"End of the trial, or none (default the plan's own trial)." placeholder:"T|none"`
+	Anchor      string   `help:"Time from which the customer's windows are counted." placeholder:"T"`
+	Addon       []string `help:"Add-on and how many times; may be repeated." placeholder:"ADDON=N"`
 }
 
 func (c *subscribeCmd) Run(a *app) error {
@@ -41,7 +41,8 @@ func (a *app) showSubscription(o object) {
 	if p := o.object("current_period"); p != nil {
 		period = p.text("start") + " to " + p.text("end")
 	}
-	fields(a.out, "  ", "add-ons", addons, "starts", o.text("starts_at"), "trial ends", o.text("trial_ends_at"), "ends", o.text("ends_at"), "period", period)
+	fields(a.out, "  ", "add-ons", addons, "starts", o.text("starts_at"), "trial ends", o.text("trial_ends_at"),
+		"ends", o.text("ends_at"), "period", period)
 	for _, s := range o.list("scheduled") {
 		fields(a.out, "  ", "from "+s.text("at"), s.text("plan")+" "+s.text("status"))
 	}

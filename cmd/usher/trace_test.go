@@ -108,7 +108,8 @@ func TestTrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		ingest := []string{"ingest", copied, "--timezone", "UTC", "--map",
-			"id={row},source==azure-trace,type==llm.completion,subject=customer-{row%7},time=TIMESTAMP,data.context=ContextTokens,data.tokens=GeneratedTokens"}
+			"id={row},source==azure-trace,type==llm.completion,subject=customer-{row%7}," +
+				"time=TIMESTAMP,data.context=ContextTokens,data.tokens=GeneratedTokens"}
 		if got, want := do(ingest...), "8819 accepted, 0 duplicates, 0 rejected\n"; got != want {
 			t.Errorf("first: got %q, want %q", got, want)
 		}

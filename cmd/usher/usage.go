@@ -9,12 +9,12 @@ import (
 )
 
 type usageCmd struct {
-	Customer string `arg:"" help:"The customer's id."`
-	Feature  string `arg:"" help:"A metered feature's key."`
-	From     string `help:"From this instant on; 30 days before --to where nothing is said." placeholder:"T"`
-	To       string `help:"Up to this instant, without it; the end of the environment's present minute where nothing is said." placeholder:"T"`
-	Window   string `help:"minute, hour, day or month; days and months are the customer's." default:"day" enum:"minute,hour,day,month"`
-	GroupBy  string `help:"A dimension of the feature's meter, such as data.model." placeholder:"PATH"`
+	Customer string `arg:"" help:"Id of the customer."`
+	Feature  string `arg:"" help:"Key of a metered feature."`
+	From     string `help:"From this time on (default 30 days before --to)." placeholder:"T"`
+	To       string `help:"Before this time (default the end of the environment's present minute)." placeholder:"T"`
+	Window   string `help:"Window, one of ${enum} (default ${default})." default:"day" enum:"minute,hour,day,month"`
+	GroupBy  string `help:"Dimension of the feature's meter, such as data.model." placeholder:"PATH"`
 }
 
 func (c *usageCmd) Run(a *app) error {
@@ -46,7 +46,7 @@ func (c *usageCmd) Run(a *app) error {
 	return err
 }
 
-// span fills in what --from and --to leave open: the 30 days that end with the
+// span fills in --from and --to: by default the 30 days that end with the
 // environment's present minute.
 func (a *app) span(from, to string) (string, string, error) {
 	if to == "" {
@@ -66,8 +66,7 @@ func (a *app) span(from, to string) (string, string, error) {
 	return from, to, nil
 }
 
-// present is the environment's time, or this machine's where the key may not
-// ask.
+// present is the environment's time, or this machine's if the key may not read that.
 func (a *app) present() (time.Time, error) {
 	cl, err := a.client()
 	if err != nil {

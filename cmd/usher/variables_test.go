@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 )
@@ -77,10 +79,62 @@ func TestVariablesAtWork(t *testing.T) {
 	for env, want := range map[string]struct {
 		code int
 		says string
-	}{"production": {exitUsage, "is not of production"}, "staging": {exitUsage, `no environment "staging"`}, "sandbox": {exitFault, "nothing listens"}, "": {exitFault, "nothing listens"}} {
+	}{
+		"production": {exitUsage, "is not of production"},
+		"staging":    {exitUsage, `no environment "staging"`},
+		"sandbox":    {exitFault, "nothing listens"},
+		"":           {exitFault, "nothing listens"},
+	} {
 		_, errs, code := runUsher(t, append(slices.Clone(nobody), "USHER_ENVIRONMENT="+env), "check", "acme", "sso")
 		if code != want.code || !strings.Contains(errs, want.says) {
 			t.Errorf("environment %q: got %d %s, want %d %s", env, code, errs, want.code, want.says)
 		}
+	}
+}
+
+// TestHelpIsPlain: each help text is one sentence, and says the default if there
+// is one.
+func TestHelpIsPlain(t *testing.T) {
+	t.Parallel()
+	k, err := kong.New(&cli{}, kong.Bind(&app{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := 0
+	plain := func(what, help string) {
+		t.Helper()
+		said++
+		first, _ := utf8.DecodeRuneInString(help)
+		if !strings.HasSuffix(help, ".") || strings.Contains(strings.TrimSuffix(help, "."), ". ") || unicode.IsSpace(first) {
+			t.Errorf("%s: %q is not one sentence", what, help)
+		}
+		for _, riddle := range []string{"nothing is said", "somebody", "in truth", "whoever"} {
+			if strings.Contains(help, riddle) {
+				t.Errorf("%s: %q says %q: use plain words", what, help, riddle)
+			}
+		}
+	}
+	var walk func(n *kong.Node)
+	walk = func(n *kong.Node) {
+		for _, f := range n.Flags {
+			if f.Name == "help" {
+				continue
+			}
+			plain(n.FullPath()+" --"+f.Name, f.Help)
+			if f.HasDefault && !strings.Contains(f.Help, "(default ${default})") && !strings.Contains(f.Help, "(default "+f.Default+")") {
+				t.Errorf("%s --%s: %q does not say (default %s)", n.FullPath(), f.Name, f.Help, f.Default)
+			}
+		}
+		for _, p := range n.Positional {
+			plain(n.FullPath()+" "+p.Name, p.Help)
+		}
+		for _, c := range n.Children {
+			plain(c.FullPath(), c.Help)
+			walk(c)
+		}
+	}
+	walk(k.Model.Node)
+	if said < 200 {
+		t.Errorf("saw %d help texts only", said)
 	}
 }
