@@ -146,7 +146,8 @@ func BenchmarkB8_Access(b *testing.B) {
 			must(b, err)
 			subjects[q.Member] = s
 		}
-		of[i], asked[i] = subjects[q.Member], access.Question{Permission: q.Permission, ResourceType: q.Resource.Type, ResourceID: q.Resource.ID, At: now}
+		of[i], asked[i] = subjects[q.Member], access.Question{Permission: q.Permission, ResourceType: q.Resource.Type,
+			ResourceID: q.Resource.ID, At: now}
 	}
 	b.Run("decide", func(b *testing.B) {
 		yes, n := 0, 0
@@ -223,7 +224,8 @@ func recompile(b *testing.B, many int) {
 	const role = "role07"
 	gives := w.live.Access(env).Customer(nil).Gives(role)[0]
 	ask := func(n int, want bool) {
-		d, err := s.Check(b.Context(), env, decide.CheckQuery{Customer: customer(0), Member: person(n), Permission: gives, Resource: decide.ResourceRef{Type: "thing", ID: "1"}}, nil)
+		d, err := s.Check(b.Context(), env, decide.CheckQuery{Customer: customer(0), Member: person(n), Permission: gives,
+			Resource: decide.ResourceRef{Type: "thing", ID: "1"}}, nil)
 		must(b, err)
 		if want && !d.Allowed {
 			b.Fatalf("got %+v", d)

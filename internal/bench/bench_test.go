@@ -138,7 +138,8 @@ func events(b *testing.B, dsn, stored string, uuid func([]byte, *rand.Rand)) {
 			for j := range list[i] {
 				uuid(id, r)
 				list[i][j] = usher.Event{ID: string(id), Source: "gateway", Type: "llm.completion", Subject: customer(r.IntN(reported)),
-					Time: now.Add(-time.Duration(r.IntN(60)) * time.Second), Data: fmt.Appendf(nil, `{"tokens":%d,"model":"m%d"}`, 1+r.IntN(900), r.IntN(4))}
+					Time: now.Add(-time.Duration(r.IntN(60)) * time.Second), Data: fmt.Appendf(nil, `{"tokens":%d,"model":"m%d"}`, 1+r.IntN(900),
+						r.IntN(4))}
 			}
 		}
 		return list

@@ -192,21 +192,25 @@ func (p *panel) draw(b *bytes.Buffer, points []point) {
 			left, panelWidth-right, y(v), y(v), left-6, y(v)+4, short(v))
 	}
 	for _, n := range xs {
-		fmt.Fprintf(b, `<text class="faint" fill="#59636e" text-anchor="middle" x="%.1f" y="%d">%s</text>`+"\n", x(n), panelHeight-foot+16, short(float64(n)))
+		fmt.Fprintf(b, `<text class="faint" fill="#59636e" text-anchor="middle" x="%.1f" y="%d">%s</text>`+"\n", x(n), panelHeight-foot+16,
+			short(float64(n)))
 	}
-	fmt.Fprintf(b, `<text class="faint" fill="#59636e" text-anchor="middle" x="%d" y="%d">%s</text>`+"\n", (left+panelWidth-right)/2, panelHeight-foot+31, p.grows)
+	fmt.Fprintf(b, `<text class="faint" fill="#59636e" text-anchor="middle" x="%d" y="%d">%s</text>`+"\n", (left+panelWidth-right)/2,
+		panelHeight-foot+31, p.grows)
 	for i, line := range lines {
 		var path []string
 		for _, pt := range line {
 			path = append(path, fmt.Sprintf("%.1f,%.1f", x(pt.n), y(pt.value)))
 		}
-		fmt.Fprintf(b, `<polyline class="line%d" fill="none" stroke="%s" stroke-width="2" points="%s"/>`+"\n", i, colours[i], strings.Join(path, " "))
+		fmt.Fprintf(b, `<polyline class="line%d" fill="none" stroke="%s" stroke-width="2" points="%s"/>`+"\n", i, colours[i],
+			strings.Join(path, " "))
 		for _, pt := range line {
 			fmt.Fprintf(b, `<circle class="dot%d" fill="%s" r="3" cx="%.1f" cy="%.1f"><title>%s: %s %s</title></circle>`+"\n",
 				i, colours[i], x(pt.n), y(pt.value), short(float64(pt.n)), short(pt.value), p.unit)
 		}
 		if last := line; len(last) > 0 {
-			fmt.Fprintf(b, `<text class="dot%d" fill="%s" x="%.1f" y="%.1f">%s</text>`+"\n", i, colours[i], x(last[len(last)-1].n)+7, y(last[len(last)-1].value)+4, p.curves[i].label)
+			fmt.Fprintf(b, `<text class="dot%d" fill="%s" x="%.1f" y="%.1f">%s</text>`+"\n", i, colours[i], x(last[len(last)-1].n)+7,
+				y(last[len(last)-1].value)+4, p.curves[i].label)
 		}
 	}
 }

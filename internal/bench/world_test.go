@@ -120,9 +120,11 @@ func (w *world) found(b testing.TB, n int) {
 	since := time.Now().UTC().Add(-10 * 24 * time.Hour).Truncate(time.Minute)
 	for i := range n {
 		w.founding = customer(i)
-		_, _, err := w.customers.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, customer(i), customers.CustomerInput{Name: "Company " + customer(i), Anchor: &since})
+		_, _, err := w.customers.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, customer(i),
+			customers.CustomerInput{Name: "Company " + customer(i), Anchor: &since})
 		must(b, err)
-		_, err = w.customers.Subscribe(ctx, env, usher.By{}, customers.Guard{}, customer(i), customers.NewSubscription{Plan: "pro", StartsAt: &since})
+		_, err = w.customers.Subscribe(ctx, env, usher.By{}, customers.Guard{}, customer(i),
+			customers.NewSubscription{Plan: "pro", StartsAt: &since})
 		must(b, err)
 	}
 }
@@ -258,7 +260,8 @@ func manyCustomers(b testing.TB, dir string, count int) (file, key string) {
 	w.found(b, 1)
 	key = w.key(b)
 	revision := w.live.Revision(env)
-	d, err := w.usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first-" + customer(0), Amount: "3"})
+	d, err := w.usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first-" + customer(0),
+		Amount: "3"})
 	must(b, err)
 	if !d.Allowed {
 		b.Fatalf("got %+v", d)

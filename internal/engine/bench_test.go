@@ -33,17 +33,21 @@ func benchSnapshot(tb testing.TB) (*engine.Snapshot, time.Time) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	book := engine.NewBook(c, []usher.PlanVersion{{Version: 1, Plan: *catalogfile.Resolve(c, "pro")}}, []usher.AddonVersion{{Version: 1, Addon: *c.Addons["daily"]}})
+	book := engine.NewBook(c, []usher.PlanVersion{{Version: 1, Plan: *catalogfile.Resolve(c, "pro")}},
+		[]usher.AddonVersion{{Version: 1, Addon: *c.Addons["daily"]}})
 	at := time.Date(2026, 1, 15, 7, 30, 0, 0, time.UTC)
 	w := engine.NewWorld(engine.Facts{Book: book,
 		Customer: &usher.Customer{ID: "acme", CreatedAt: at, Clocks: []usher.Clock{{From: at, Anchor: at}}},
-		Subscriptions: []usher.Subscription{{ID: "sub", Customer: "acme", Family: "main", StartsAt: at, CreatedAt: at, Phases: []usher.Phase{{At: at,
-			Plan: &usher.HeldPlan{Ref: usher.Ref{Key: "pro", Version: 1}}, Addons: &[]usher.HeldAddon{{Addon: usher.Ref{Key: "daily", Version: 1}, Quantity: 1}}}}}},
+		Subscriptions: []usher.Subscription{{ID: "sub", Customer: "acme", Family: "main", StartsAt: at, CreatedAt: at,
+			Phases: []usher.Phase{{At: at,
+				Plan: &usher.HeldPlan{Ref: usher.Ref{Key: "pro",
+					Version: 1}}, Addons: &[]usher.HeldAddon{{Addon: usher.Ref{Key: "daily", Version: 1}, Quantity: 1}}}}}},
 		Grants: []usher.Grant{{ID: "gr_1", Customer: "acme", Feature: "api", Amount: 100, Priority: 50, EffectiveAt: at}},
 	})
 	at = at.Add(time.Hour)
 	s := engine.NewSnapshot(w, 1, nil, nil)
-	if e := engine.Take(s, engine.Op{Customer: "acme", Feature: "api", Amount: 650}, at); !e.Decision.Allowed || len(e.Decision.Allowances) != 3 || len(e.Decision.Caps) != 2 {
+	if e := engine.Take(s, engine.Op{Customer: "acme", Feature: "api", Amount: 650}, at); !e.Decision.Allowed ||
+		len(e.Decision.Allowances) != 3 || len(e.Decision.Caps) != 2 {
 		tb.Fatalf("got %+v", e.Decision)
 	}
 	return s, at

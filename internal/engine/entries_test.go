@@ -126,7 +126,8 @@ func TestS23_ASettlementCountsOnce(t *testing.T) {
 		amount, used int64
 		after        time.Duration
 	}{
-		{"less", 3, 3, 0}, {"as held", 4, 4, 0}, {"more", 6, 6, 0}, {"beyond the limit", 12, 12, 0}, {"nothing", 0, 0, 0}, {"after the end", 3, 3, time.Minute},
+		{"less", 3, 3, 0}, {"as held", 4, 4, 0}, {"more", 6, 6, 0}, {"beyond the limit", 12, 12, 0}, {"nothing", 0, 0, 0}, {"after the end",
+			3, 3, time.Minute},
 	} {
 		s := untouched(t, `{api: {kind: metered}}`, `{api: {limit: 10, per: month}}`)
 		h := hold(t, s, "rsv_1", 4, time.Minute)

@@ -144,7 +144,8 @@ func (m *ref) slots(feature string, t int64) (list []*refSlot, caps []usher.Cap,
 					nth = fmt.Sprint("#", i+2)
 				}
 			}
-			list = append(list, &refSlot{id: "plan:" + key + "@1", nth: nth, clock: a.Per.String(), unlimited: a.Unlimited, limit: a.Limit, over: a.Overage,
+			list = append(list, &refSlot{id: "plan:" + key + "@1", nth: nth, clock: a.Per.String(), unlimited: a.Unlimited, limit: a.Limit,
+				over: a.Overage,
 				roll: a.Rollover, per: a.Per, priority: a.Priority, began: began})
 		}
 	}
@@ -172,7 +173,8 @@ func (m *ref) slots(feature string, t int64) (list []*refSlot, caps []usher.Cap,
 			waiting = true
 		case g.start <= t && t < g.end:
 			granted = true
-			list = append(list, &refSlot{id: "grant:" + g.id, clock: "grant:" + g.id, limit: g.amount, priority: g.priority, paid: g.paid, grant: true,
+			list = append(list, &refSlot{id: "grant:" + g.id, clock: "grant:" + g.id, limit: g.amount, priority: g.priority, paid: g.paid,
+				grant: true,
 				began: g.start, start: g.start, end: g.end})
 		}
 	}
@@ -378,7 +380,8 @@ func (m *ref) rolled(feature string, c *refSlot, now int64) (out []*refSlot) {
 			left := max(s.limit-held, 0)
 			held = max(held-s.limit, 0)
 			if s.roll != nil && s.roll.Windows >= back {
-				out = append(out, &refSlot{id: "rollover:" + s.id, clock: "rollover:" + s.id + "/" + c.clock + s.nth, parent: c.clock, limit: min(left, s.roll.Max),
+				out = append(out, &refSlot{id: "rollover:" + s.id, clock: "rollover:" + s.id + "/" + c.clock + s.nth, parent: c.clock,
+					limit:    min(left, s.roll.Max),
 					priority: s.priority, rolled: true, began: edge, start: edge, end: c.end})
 			}
 		}

@@ -51,7 +51,8 @@ func TestI1_Model(t *testing.T) {
 		}
 	}
 	t.Logf("USHER_SEED=%d: %v", seed, total)
-	for _, k := range []string{"allowed", "denied", "warned", "shadowed", "overage", "excess", "consume", "record", "late event", "reserve", "settle", "late settlement",
+	for _, k := range []string{"allowed", "denied", "warned", "shadowed", "overage", "excess", "consume", "record", "late event",
+		"reserve", "settle", "late settlement",
 		"release", "expired", "correct", "sit", "leave", "plan", "grant", "override", "void", "check", "drawn", "rolled over", "opened"} {
 		if total[k] == 0 && !t.Failed() {
 			t.Errorf("no operation was %q: the model test does not see it", k)
@@ -96,11 +97,13 @@ func minuteTime(m int64) time.Time { return time.Unix(m*60, 0).UTC() }
 var modelFeatures = []string{"api", "pool", "img", "members"}
 
 func newModel(t *testing.T, seed, world uint64, counts map[string]int) *model {
-	m := &model{t: t, rnd: rand.New(rand.NewPCG(seed, world)), name: fmt.Sprintf("USHER_SEED=%d, world %d", seed, world), counts: counts, ledger: newLedger()}
+	m := &model{t: t, rnd: rand.New(rand.NewPCG(seed, world)), name: fmt.Sprintf("USHER_SEED=%d, world %d", seed, world), counts: counts,
+		ledger: newLedger()}
 	start := time.Date(2026, 1, 28+m.rnd.IntN(4), m.rnd.IntN(24), 0, 0, 0, time.UTC)
 	m.now = start.Unix() / 60
-	m.ref = &ref{mode: pick(m.rnd, usher.Enforce, usher.Enforce, usher.Enforce, usher.Warn, usher.Shadow), rate: 1 + m.rnd.Int64N(3), anchor: start,
-		plans: map[string]map[string]*usher.Entitlement{}}
+	m.ref = &ref{mode: pick(m.rnd, usher.Enforce, usher.Enforce, usher.Enforce, usher.Warn, usher.Shadow), rate: 1 + m.rnd.Int64N(3),
+		anchor: start,
+		plans:  map[string]map[string]*usher.Entitlement{}}
 	c := &usher.Catalog{Features: map[string]*usher.Feature{
 		"api":     {Key: "api", Kind: usher.Metered, Mode: m.ref.mode},
 		"pool":    {Key: "pool", Kind: usher.Credits, Mode: m.ref.mode},
@@ -120,7 +123,8 @@ func newModel(t *testing.T, seed, world uint64, counts map[string]int) *model {
 		plans = append(plans, usher.PlanVersion{Version: 1, Plan: p})
 	}
 	m.book = engine.NewBook(c, plans, nil)
-	m.facts = engine.Facts{Book: m.book, Customer: &usher.Customer{ID: "acme", CreatedAt: start, Clocks: []usher.Clock{{From: start, Anchor: start}}},
+	m.facts = engine.Facts{Book: m.book, Customer: &usher.Customer{ID: "acme", CreatedAt: start,
+		Clocks: []usher.Clock{{From: start, Anchor: start}}},
 		Subscriptions: []usher.Subscription{{ID: "sub", Customer: "acme", Family: "main", StartsAt: start, CreatedAt: start}}}
 	m.plan("a")
 	m.world = engine.NewWorld(m.facts)
@@ -133,7 +137,8 @@ func (m *model) entitlement(feature string) *usher.Entitlement {
 	r, e := m.rnd, &usher.Entitlement{}
 	most := int64(40)
 	if feature == "members" {
-		e.Allowances = []usher.Allowance{{Limit: r.Int64N(5), Per: usher.Period{Every: 1, Unit: usher.Lifetime}, Priority: 100, Unlimited: r.IntN(12) == 0, Overage: usher.Overage{Max: r.Int64N(2)}}}
+		e.Allowances = []usher.Allowance{{Limit: r.Int64N(5), Per: usher.Period{Every: 1, Unit: usher.Lifetime}, Priority: 100,
+			Unlimited: r.IntN(12) == 0, Overage: usher.Overage{Max: r.Int64N(2)}}}
 		if e.Allowances[0].Unlimited {
 			e.Allowances[0].Limit, e.Allowances[0].Overage = 0, usher.Overage{}
 		}
@@ -145,8 +150,9 @@ func (m *model) entitlement(feature string) *usher.Entitlement {
 	}
 	rolls := false
 	for range n {
-		a := usher.Allowance{Limit: r.Int64N(most), Priority: pick(r, 100, 100, 50, 200), Per: pick(r, usher.Period{Every: 1, Unit: usher.Month}, usher.Period{Every: 1, Unit: usher.Day},
-			usher.Period{Every: 6, Unit: usher.Hour}, usher.Period{Every: 1, Unit: usher.Week}, usher.Period{Every: 1, Unit: usher.Lifetime})}
+		a := usher.Allowance{Limit: r.Int64N(most), Priority: pick(r, 100, 100, 50, 200),
+			Per: pick(r, usher.Period{Every: 1, Unit: usher.Month}, usher.Period{Every: 1, Unit: usher.Day},
+				usher.Period{Every: 6, Unit: usher.Hour}, usher.Period{Every: 1, Unit: usher.Week}, usher.Period{Every: 1, Unit: usher.Lifetime})}
 		switch r.IntN(10) {
 		case 0:
 			a.Overage.Unlimited = true
@@ -164,7 +170,8 @@ func (m *model) entitlement(feature string) *usher.Entitlement {
 		e.Allowances = append(e.Allowances, a)
 	}
 	for range r.IntN(3) {
-		e.Caps = append(e.Caps, usher.Cap{Limit: 5 + r.Int64N(60), Per: pick(r, usher.Period{Every: 1, Unit: usher.Day}, usher.Period{Every: 1, Unit: usher.Hour})})
+		e.Caps = append(e.Caps, usher.Cap{Limit: 5 + r.Int64N(60),
+			Per: pick(r, usher.Period{Every: 1, Unit: usher.Day}, usher.Period{Every: 1, Unit: usher.Hour})})
 	}
 	return e
 }
@@ -189,7 +196,8 @@ func (m *model) fail(format string, args ...any) {
 		b, _ := json.Marshal(p)
 		text += "\n\tplan " + key + ": " + string(b)
 	}
-	m.t.Fatalf("%s: operation %d at %s: %s\n\tthe last were:%s", m.name, len(m.trail), minuteTime(m.now).Format(time.RFC3339), fmt.Sprintf(format, args...), text)
+	m.t.Fatalf("%s: operation %d at %s: %s\n\tthe last were:%s", m.name, len(m.trail), minuteTime(m.now).Format(time.RFC3339),
+		fmt.Sprintf(format, args...), text)
 }
 
 func (m *model) note(what, format string, args ...any) {
@@ -338,7 +346,8 @@ func (m *model) take(op engine.Op, at int64) {
 	switch {
 	case op.Kind == engine.Reserve && a.allowed:
 		hold.posts = a.posts
-		m.holds = append(m.holds, &modelHold{engine.Hold{ID: op.Hold, Customer: "acme", Feature: op.Feature, Amount: op.Amount, At: minuteTime(at), Expires: op.Until, Entries: e.Entries}, hold})
+		m.holds = append(m.holds, &modelHold{engine.Hold{ID: op.Hold, Customer: "acme", Feature: op.Feature, Amount: op.Amount,
+			At: minuteTime(at), Expires: op.Until, Entries: e.Entries}, hold})
 		e.Entries = nil
 	case len(e.Entries) > 0:
 		m.takes = append(m.takes, &modelTake{op.Feature, at, e.Entries, a.posts})
@@ -409,7 +418,8 @@ func (m *model) correct() {
 }
 
 func (m *model) seated(holder string) (int, *engine.Seat) {
-	list := slices.DeleteFunc(m.ledger.seats["members"], func(s engine.Seat) bool { return !s.Expires.IsZero() && !s.Expires.After(minuteTime(m.now)) })
+	list := slices.DeleteFunc(m.ledger.seats["members"],
+		func(s engine.Seat) bool { return !s.Expires.IsZero() && !s.Expires.After(minuteTime(m.now)) })
 	m.ledger.seats["members"] = list
 	i := slices.IndexFunc(list, func(s engine.Seat) bool { return s.Holder == holder })
 	if i < 0 {
@@ -488,7 +498,8 @@ func (m *model) change() {
 		m.note("plan", "%s", key)
 		m.plan(key)
 	case 2:
-		g := &refGrant{id: fmt.Sprintf("gr_%03d", len(m.ref.grants)), feature: pick(r, "api", "pool", "img"), amount: 1 + r.Int64N(30), priority: pick(r, 100, 50), paid: r.IntN(2) == 0, start: m.now, end: endOfTime}
+		g := &refGrant{id: fmt.Sprintf("gr_%03d", len(m.ref.grants)), feature: pick(r, "api", "pool", "img"), amount: 1 + r.Int64N(30),
+			priority: pick(r, 100, 50), paid: r.IntN(2) == 0, start: m.now, end: endOfTime}
 		if r.IntN(2) == 0 {
 			g.start += r.Int64N(60 * 24 * 3)
 		}
@@ -511,13 +522,15 @@ func (m *model) change() {
 		m.note("void", "%s", g.id)
 		g.end = m.now
 	default:
-		o := &refAdd{feature: pick(r, modelFeatures...), n: r.Int64N(40) - 20, deny: r.IntN(6) == 0, start: m.now, end: m.now + 1 + r.Int64N(60*24*10)}
+		o := &refAdd{feature: pick(r, modelFeatures...), n: r.Int64N(40) - 20, deny: r.IntN(6) == 0, start: m.now,
+			end: m.now + 1 + r.Int64N(60*24*10)}
 		m.note("override", "%+v", *o)
 		m.ref.adds = append(m.ref.adds, o)
 	}
 	m.facts.Grants = nil
 	for _, g := range m.ref.grants {
-		x := usher.Grant{ID: g.id, Customer: "acme", Feature: g.feature, Amount: g.amount, Priority: g.priority, Kind: usher.Promotion, EffectiveAt: minuteTime(g.start), CreatedAt: minuteTime(g.start)}
+		x := usher.Grant{ID: g.id, Customer: "acme", Feature: g.feature, Amount: g.amount, Priority: g.priority, Kind: usher.Promotion,
+			EffectiveAt: minuteTime(g.start), CreatedAt: minuteTime(g.start)}
 		if g.paid {
 			x.Kind = usher.Purchase
 		}
@@ -530,7 +543,8 @@ func (m *model) change() {
 	m.facts.Overrides = nil
 	for i, o := range m.ref.adds {
 		end := minuteTime(o.end)
-		x := usher.Override{ID: fmt.Sprintf("ovr_%03d", i), Customer: "acme", Feature: o.feature, CreatedAt: minuteTime(o.start), ExpiresAt: &end, Deny: o.deny}
+		x := usher.Override{ID: fmt.Sprintf("ovr_%03d", i), Customer: "acme", Feature: o.feature, CreatedAt: minuteTime(o.start),
+			ExpiresAt: &end, Deny: o.deny}
 		if !o.deny {
 			x.Add = &o.n
 		}
@@ -609,7 +623,8 @@ func (m *model) agree(d usher.Decision, feature string, allowed bool, reason ush
 		got[2], got[3], want[2], want[3] = 0, 0, 0, 0
 	}
 	if got != want || d.Unlimited != sum.unlimited {
-		m.fail("%s: used, reserved, limit, remaining, overage, excess: got %v, want %v\n\tengine %+v\n\treference %s", feature, got, want, d, describe(rows))
+		m.fail("%s: used, reserved, limit, remaining, overage, excess: got %v, want %v\n\tengine %+v\n\treference %s", feature, got, want, d,
+			describe(rows))
 	}
 	if len(d.Allowances) == 0 {
 		return
@@ -641,7 +656,8 @@ func (m *model) agree(d usher.Decision, feature string, allowed bool, reason ush
 
 func describe(rows []*refRow) (text string) {
 	for _, r := range rows {
-		text += fmt.Sprintf("{%s %d: used %d reserved %d limit %d remaining %d overage %d excess %d", r.clock, r.start, r.used, r.reserved, r.limit, r.remaining, r.overage, r.excess)
+		text += fmt.Sprintf("{%s %d: used %d reserved %d limit %d remaining %d overage %d excess %d", r.clock, r.start, r.used, r.reserved,
+			r.limit, r.remaining, r.overage, r.excess)
 		for _, s := range r.slots {
 			text += fmt.Sprintf(" %s %d+%+v", s.id, s.limit, s.over)
 		}
@@ -663,7 +679,8 @@ func (m *model) same(entries []engine.Entry, posts []*refPost) {
 			m.counts["drawn"]++
 		}
 		if e.Allowance != engine.EntryCap {
-			got = append(got, &refPost{feature: e.Bucket.Feature, clock: e.Bucket.Clock, start: e.Bucket.Start / 60_000_000, name: e.Allowance, n: e.Amount})
+			got = append(got, &refPost{feature: e.Bucket.Feature, clock: e.Bucket.Clock, start: e.Bucket.Start / 60_000_000, name: e.Allowance,
+				n: e.Amount})
 		}
 	}
 	words := func(list []*refPost) (out []string) {

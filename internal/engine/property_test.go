@@ -26,7 +26,8 @@ func drawPeriod(t *rapid.T) usher.Period {
 }
 
 func drawAllowance(t *rapid.T) usher.Allowance {
-	a := usher.Allowance{Limit: rapid.Int64Range(0, 40).Draw(t, "limit"), Per: drawPeriod(t), Priority: rapid.SampledFrom([]int{100, 100, 50, 200}).Draw(t, "priority")}
+	a := usher.Allowance{Limit: rapid.Int64Range(0, 40).Draw(t, "limit"), Per: drawPeriod(t),
+		Priority: rapid.SampledFrom([]int{100, 100, 50, 200}).Draw(t, "priority")}
 	if a.Per.Unit != usher.Lifetime {
 		a.Anchor = rapid.SampledFrom([]usher.Anchor{"", "", usher.AnchorCalendar, usher.AnchorFirstUse}).Draw(t, "anchor")
 	}
@@ -54,7 +55,8 @@ func drawEntitlement(t *rapid.T, draws bool) *usher.Entitlement {
 		e.Allowances = append(e.Allowances, drawAllowance(t))
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "caps") {
-		c := usher.Cap{Limit: rapid.Int64Range(1, 60).Draw(t, "cap"), Per: rapid.SampledFrom([]usher.Period{{Every: 1, Unit: usher.Day}, {Every: 1, Unit: usher.Hour}}).Draw(t, "cap per")}
+		c := usher.Cap{Limit: rapid.Int64Range(1, 60).Draw(t, "cap"),
+			Per: rapid.SampledFrom([]usher.Period{{Every: 1, Unit: usher.Day}, {Every: 1, Unit: usher.Hour}}).Draw(t, "cap per")}
 		c.Sliding = rapid.IntRange(0, 3).Draw(t, "sliding") == 0
 		e.Caps = append(e.Caps, c)
 	}
@@ -102,7 +104,8 @@ func drawFacts(t *rapid.T) engine.Facts {
 	}
 	f.Customer = &usher.Customer{ID: "acme", CreatedAt: epoch, Clocks: []usher.Clock{{From: epoch, Anchor: epoch}}}
 	for range rapid.IntRange(0, 2).Draw(t, "clocks") {
-		k := usher.Clock{From: at("from"), Anchor: at("anchor"), Timezone: rapid.SampledFrom([]string{"", "America/New_York", "Asia/Kolkata"}).Draw(t, "zone")}
+		k := usher.Clock{From: at("from"), Anchor: at("anchor"),
+			Timezone: rapid.SampledFrom([]string{"", "America/New_York", "Asia/Kolkata"}).Draw(t, "zone")}
 		if k.From.After(f.Customer.Clocks[len(f.Customer.Clocks)-1].From) {
 			f.Customer.Clocks = append(f.Customer.Clocks, k)
 		}
@@ -110,7 +113,8 @@ func drawFacts(t *rapid.T) engine.Facts {
 	if rapid.IntRange(0, 4).Draw(t, "subscribed") > 0 {
 		s := usher.Subscription{ID: "sub", Customer: "acme", Family: "main", StartsAt: epoch, EndsAt: maybe("ends"), CreatedAt: epoch}
 		for i := range rapid.IntRange(1, 4).Draw(t, "phases") {
-			ph := usher.Phase{At: at("phase"), Status: rapid.SampledFrom([]usher.Status{"", "", usher.Active, usher.PastDueSt, usher.Canceled}).Draw(t, "status")}
+			ph := usher.Phase{At: at("phase"), Status: rapid.SampledFrom([]usher.Status{"", "", usher.Active, usher.PastDueSt,
+				usher.Canceled}).Draw(t, "status")}
 			held := usher.HeldPlan{Ref: usher.Ref{Key: rapid.SampledFrom([]string{"free", "pro", "max"}).Draw(t, "plan"), Version: 1}}
 			ph.Plan = &held
 			if i == 0 {
@@ -127,12 +131,15 @@ func drawFacts(t *rapid.T) engine.Facts {
 		f.Subscriptions = []usher.Subscription{s}
 	}
 	for i := range rapid.IntRange(0, 3).Draw(t, "grants") {
-		f.Grants = append(f.Grants, usher.Grant{ID: fmt.Sprint("gr_", i), Customer: "acme", Feature: rapid.SampledFrom([]string{"api", "pool", "tok"}).Draw(t, "granted"),
-			Amount: rapid.Int64Range(1, 30).Draw(t, "amount"), Priority: rapid.SampledFrom([]int{100, 50}).Draw(t, "priority"),
-			Kind: rapid.SampledFrom([]usher.GrantKind{usher.Promotion, usher.Purchase}).Draw(t, "kind"), EffectiveAt: at("effective"), ExpiresAt: maybe("expires")})
+		f.Grants = append(f.Grants, usher.Grant{ID: fmt.Sprint("gr_", i), Customer: "acme",
+			Feature: rapid.SampledFrom([]string{"api", "pool", "tok"}).Draw(t, "granted"),
+			Amount:  rapid.Int64Range(1, 30).Draw(t, "amount"), Priority: rapid.SampledFrom([]int{100, 50}).Draw(t, "priority"),
+			Kind: rapid.SampledFrom([]usher.GrantKind{usher.Promotion, usher.Purchase}).Draw(t,
+				"kind"), EffectiveAt: at("effective"), ExpiresAt: maybe("expires")})
 	}
 	for i := range rapid.IntRange(0, 3).Draw(t, "overrides") {
-		o := usher.Override{ID: fmt.Sprint("ovr_", i), Customer: "acme", Feature: rapid.SampledFrom([]string{"api", "pool", "tok"}).Draw(t, "overridden"),
+		o := usher.Override{ID: fmt.Sprint("ovr_", i), Customer: "acme",
+			Feature:   rapid.SampledFrom([]string{"api", "pool", "tok"}).Draw(t, "overridden"),
 			CreatedAt: at("created"), ExpiresAt: maybe("expires")}
 		switch n := rapid.Int64Range(-30, 30).Draw(t, "n"); rapid.IntRange(0, 4).Draw(t, "form") {
 		case 0:
@@ -160,8 +167,10 @@ func drawSteps(t *rapid.T) []step {
 	var steps []step
 	now := epoch
 	for range rapid.IntRange(1, 40).Draw(t, "steps") {
-		now = now.Add(time.Duration(rapid.SampledFrom([]int{0, 1, 59, 60 * 7, 60 * 24, 60 * 24 * 9}).Draw(t, "minutes"))*time.Minute + time.Duration(rapid.IntRange(0, 59).Draw(t, "seconds"))*time.Second)
-		s := step{now, engine.Op{Kind: engine.Consume, Customer: "acme", Feature: rapid.SampledFrom([]string{"api", "tok", "pool"}).Draw(t, "feature"), Amount: rapid.Int64Range(0, 25).Draw(t, "amount")}}
+		now = now.Add(time.Duration(rapid.SampledFrom([]int{0, 1, 59, 60 * 7, 60 * 24, 60 * 24 * 9}).Draw(t,
+			"minutes"))*time.Minute + time.Duration(rapid.IntRange(0, 59).Draw(t, "seconds"))*time.Second)
+		s := step{now, engine.Op{Kind: engine.Consume, Customer: "acme",
+			Feature: rapid.SampledFrom([]string{"api", "tok", "pool"}).Draw(t, "feature"), Amount: rapid.Int64Range(0, 25).Draw(t, "amount")}}
 		if rapid.IntRange(0, 3).Draw(t, "event") == 0 {
 			s.op.Kind = engine.Record
 			s.at = now.Add(-time.Duration(rapid.SampledFrom([]int{0, 0, 60, 60 * 24 * 3}).Draw(t, "late")) * time.Minute)
@@ -175,7 +184,8 @@ func drawSteps(t *rapid.T) []step {
 }
 
 func newLedger() *ledger {
-	return &ledger{buckets: map[engine.BucketKey]engine.Bucket{}, minutes: map[engine.BucketKey]int64{}, seen: map[string]bool{}, seats: map[string][]engine.Seat{}}
+	return &ledger{buckets: map[engine.BucketKey]engine.Bucket{}, minutes: map[engine.BucketKey]int64{}, seen: map[string]bool{},
+		seats: map[string][]engine.Seat{}}
 }
 
 func (l *ledger) snapshot(w *engine.World, feature string, at time.Time) *engine.Snapshot {
@@ -206,7 +216,8 @@ func sound(t *rapid.T, f engine.Facts, d usher.Decision) {
 				t.Fatalf("window %v is not the one that ends soonest: %+v", d.Window, a)
 			}
 		}
-		if used != d.Used || limit != d.Limit || over != d.Overage || excess != d.Excess || left != d.Remaining && f.Book.Features[d.Feature].Draws == nil {
+		if used != d.Used || limit != d.Limit || over != d.Overage || excess != d.Excess || left != d.Remaining &&
+			f.Book.Features[d.Feature].Draws == nil {
 			t.Fatalf("rows do not add up: %+v", d)
 		}
 	}
@@ -376,8 +387,9 @@ func TestS24_NothingWraps(t *testing.T) {
 		f.Overrides = append(f.Overrides, usher.Override{ID: "ovr_9", Customer: "acme", Feature: "api", Add: &big, CreatedAt: epoch})
 		w, l := engine.NewWorld(f), newLedger()
 		for range 6 {
-			s := step{epoch, engine.Op{Kind: engine.OpKind(rapid.IntRange(0, 1).Draw(t, "kind")), Customer: "acme", Feature: rapid.SampledFrom([]string{"api", "tok"}).Draw(t, "feature"),
-				Amount: rapid.SampledFrom([]int64{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2, math.MaxInt64/2 + 1, 3}).Draw(t, "amount")}}
+			s := step{epoch, engine.Op{Kind: engine.OpKind(rapid.IntRange(0, 1).Draw(t, "kind")), Customer: "acme",
+				Feature: rapid.SampledFrom([]string{"api", "tok"}).Draw(t, "feature"),
+				Amount:  rapid.SampledFrom([]int64{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2, math.MaxInt64/2 + 1, 3}).Draw(t, "amount")}}
 			e := l.take(w, s)
 			for _, b := range l.buckets {
 				if min(b.Used, b.Opening, b.Overage, b.Excess, b.Limit) < 0 {
@@ -403,7 +415,8 @@ func TestS18_WindowsTile(t *testing.T) {
 		}
 		anchor := rapid.SampledFrom([]usher.Anchor{usher.AnchorSubscription, usher.AnchorCalendar}).Draw(t, "anchor kind")
 		f := drawFacts(t)
-		p := usher.Plan{Key: "p", Family: "main", Default: true, Entitlements: map[string]*usher.Entitlement{"api": {Allowances: []usher.Allowance{{Limit: 9, Per: per, Anchor: anchor}}}}}
+		p := usher.Plan{Key: "p", Family: "main", Default: true,
+			Entitlements: map[string]*usher.Entitlement{"api": {Allowances: []usher.Allowance{{Limit: 9, Per: per, Anchor: anchor}}}}}
 		c := &usher.Catalog{Features: map[string]*usher.Feature{"api": {Key: "api", Kind: usher.Metered}}, Plans: map[string]*usher.Plan{"p": &p}}
 		w := engine.NewWorld(engine.Facts{Book: engine.NewBook(c, []usher.PlanVersion{{Version: 1, Plan: p}}, nil), Customer: f.Customer})
 		l := newLedger()

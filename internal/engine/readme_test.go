@@ -53,7 +53,8 @@ func TestReadme(t *testing.T) {
 		if !b.Unlimited {
 			limit = fmt.Sprint(b.Limit)
 		}
-		want += fmt.Sprintf("| `%s` | %s | %s | %s | %d | %d |\n", b.Clock, time.UnixMicro(b.Start).UTC().Format(time.DateOnly), end, limit, b.Opening, b.Used)
+		want += fmt.Sprintf("| `%s` | %s | %s | %s | %d | %d |\n", b.Clock, time.UnixMicro(b.Start).UTC().Format(time.DateOnly), end, limit,
+			b.Opening, b.Used)
 	}
 	if !strings.Contains(after, want+"\n") {
 		t.Errorf("README.md must show these buckets:\n%s", want)

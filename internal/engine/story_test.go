@@ -97,7 +97,8 @@ type held struct {
 const minute = 60_000_000
 
 func newStage(t testing.TB) *stage {
-	return &stage{t: t, customers: map[string]*usher.Customer{}, subs: map[string][]usher.Subscription{}, used: map[string]*ledger{}, takes: map[string]*taken{},
+	return &stage{t: t, customers: map[string]*usher.Customer{}, subs: map[string][]usher.Subscription{}, used: map[string]*ledger{},
+		takes:  map[string]*taken{},
 		worlds: map[string]*engine.World{}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
@@ -214,7 +215,8 @@ func (r *stage) run(s *story.Story, l story.Line) {
 		}
 	case "grant":
 		f := r.feature(l.Args[1])
-		g := usher.Grant{ID: fmt.Sprintf("gr_%d", len(r.grants)+1), Customer: who, Feature: f.Key, Amount: r.amount(f, l.Args[2]), Kind: usher.Promotion,
+		g := usher.Grant{ID: fmt.Sprintf("gr_%d", len(r.grants)+1), Customer: who, Feature: f.Key, Amount: r.amount(f, l.Args[2]),
+			Kind:     usher.Promotion,
 			Priority: usher.DefaultPriority, EffectiveAt: r.now, ExpiresAt: r.maybe(l, "expires_at"), Reason: "story", CreatedAt: r.now}
 		if at := r.maybe(l, "effective_at"); at != nil {
 			g.EffectiveAt = *at
@@ -338,7 +340,8 @@ func (r *stage) subscribe(id string, l story.Line) {
 		start = *at
 	}
 	addons := r.addonsOf(cmp.Or(l.Opts["addons"], "none"))
-	s := usher.Subscription{ID: fmt.Sprintf("sub_%d", len(r.subs[id])+1), Customer: id, Family: version.Family, StartsAt: start, EndsAt: r.maybe(l, "ends_at"),
+	s := usher.Subscription{ID: fmt.Sprintf("sub_%d", len(r.subs[id])+1), Customer: id, Family: version.Family, StartsAt: start,
+		EndsAt:      r.maybe(l, "ends_at"),
 		TrialEndsAt: r.maybe(l, "trial_ends_at"), NoTrial: l.Opts["trial_ends_at"] == "null", CreatedAt: r.now,
 		Phases: []usher.Phase{{At: start, Plan: &plan, Addons: &addons}}}
 	for i := range r.subs[id] { // a plan of the same family replaces the current one
@@ -566,7 +569,8 @@ func (r *stage) use(who string, l story.Line) {
 		c := r.writer(who, q.Feature, at)
 		e := engine.Take(c, op, at)
 		if l.Verb == "reserve" && e.Decision.Allowed {
-			r.holds = append(r.holds, &held{Hold: engine.Hold{ID: op.Hold, Customer: who, Feature: f.Key, Amount: op.Amount, At: at, Expires: op.Until, Entries: e.Entries}})
+			r.holds = append(r.holds, &held{Hold: engine.Hold{ID: op.Hold, Customer: who, Feature: f.Key, Amount: op.Amount, At: at,
+				Expires: op.Until, Entries: e.Entries}})
 			e.Decision.Reservation = &usher.Reservation{ID: op.Hold, Amount: op.Amount, ExpiresAt: op.Until, State: usher.ReservationOpen}
 			r.takes[op.Hold] = &taken{customer: who, feature: f.Key} // nothing, as yet
 			e.Entries = nil                                          // it is no use yet

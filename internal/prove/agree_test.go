@@ -95,7 +95,8 @@ func TestA11_EveryDoorGivesTheSameAnswer(t *testing.T) {
 	bulk.Join = append(bulk.Join, map[string]any{"group": "g0", "inner": "g1"})
 	bulk.Roles = []map[string]any{{"key": "mine", "permissions": []string{"report.read", "report.export"}}}
 	for _, d := range resources {
-		bulk.Resources = append(bulk.Resources, map[string]any{"type": "document", "id": d, "properties": map[string]any{"owner": members[r.IntN(len(members))]}})
+		bulk.Resources = append(bulk.Resources, map[string]any{"type": "document", "id": d,
+			"properties": map[string]any{"owner": members[r.IntN(len(members))]}})
 	}
 	for range 10 {
 		a := map[string]any{"role": []string{"viewer", "editor", "editor", "mine"}[r.IntN(4)]}
@@ -131,11 +132,13 @@ func TestA11_EveryDoorGivesTheSameAnswer(t *testing.T) {
 		Legs    map[string]string
 	}
 	quote := func(v any) string { b, _ := json.Marshal(v); return string(b) }
-	permissions := []string{"report.read", "report.run", "report.export", "report.audit", "report.either", "report.both", "document.update", "document.fly"}
+	permissions := []string{"report.read", "report.run", "report.export", "report.audit", "report.either", "report.both",
+		"document.update", "document.fly"}
 	allowed := map[question]bool{}
 	var yes int
 	for i := range size(150, 3000) {
-		q := question{append(members, "nobody")[r.IntN(len(members)+1)], permissions[r.IntN(len(permissions))], append(resources, "none", "")[r.IntN(len(resources)+2)]}
+		q := question{append(members, "nobody")[r.IntN(len(members)+1)], permissions[r.IntN(len(permissions))],
+			append(resources, "none", "")[r.IntN(len(resources)+2)]}
 		body := map[string]any{"customer": "firm", "member": q.member, "permission": q.permission}
 		if q.resource != "" {
 			body["resource"] = map[string]any{"type": "document", "id": q.resource}
@@ -157,7 +160,8 @@ func TestA11_EveryDoorGivesTheSameAnswer(t *testing.T) {
 		// AuthZEN names a permission by the resource's type.
 		if kind, action, _ := strings.Cut(q.permission, "."); kind == "document" && q.resource != "" {
 			var e struct{ Decision bool }
-			ask("POST", "/access/v1/evaluation", quote(map[string]any{"subject": map[string]any{"type": "user", "id": q.member}, "action": map[string]any{"name": action},
+			ask("POST", "/access/v1/evaluation", quote(map[string]any{"subject": map[string]any{"type": "user", "id": q.member},
+				"action":   map[string]any{"name": action},
 				"resource": map[string]any{"type": kind, "id": q.resource}, "context": map[string]any{"customer": "firm"}}), &e)
 			if e.Decision != d.Allowed {
 				t.Errorf("%v: check %v, AuthZEN %v", q, d, e)

@@ -319,7 +319,8 @@ func open(dsn, name string, newID func(string) string) (*place, error) {
 	p.keys = auth.New(auth.Config{DB: p.db})
 	d := door.New(door.Config{Auth: p.keys})
 	api.Register(d, api.Config{DB: p.db, Live: p.live, Decide: decide.New(p.live), Usage: p.use, Auth: p.keys,
-		Customers: customers.New(customers.Config{DB: p.db, Live: p.live, NewID: newID}), Catalog: catalog.New(catalog.Config{DB: p.db, Live: p.live})})
+		Customers: customers.New(customers.Config{DB: p.db, Live: p.live, NewID: newID}), Catalog: catalog.New(catalog.Config{DB: p.db,
+			Live: p.live})})
 	p.http = httptest.NewServer(d)
 	if p.key, _, err = p.keys.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "differential", auth.RoleAdmin, time.Time{}); err != nil {
 		p.close()
@@ -513,7 +514,8 @@ func (w *author) near(back, ahead time.Duration) time.Time {
 func (w *author) customer(who string) {
 	body := fmt.Sprintf(`{"name":%q`, who)
 	if w.IntN(2) == 0 {
-		body += fmt.Sprintf(`,"timezone":%q`, w.of([]string{"America/New_York", "Europe/Berlin", "Asia/Tokyo", "Pacific/Apia", "America/Sao_Paulo"}))
+		body += fmt.Sprintf(`,"timezone":%q`, w.of([]string{"America/New_York", "Europe/Berlin", "Asia/Tokyo", "Pacific/Apia",
+			"America/Sao_Paulo"}))
 	}
 	if w.IntN(3) == 0 {
 		body += fmt.Sprintf(`,"anchor":%q`, stamp(w.near(90*day, day)))
@@ -623,14 +625,16 @@ func (w *author) next() {
 		if w.IntN(3) > 0 {
 			end = fmt.Sprintf(`"expires_at":%q`, stamp(w.now.Add(time.Duration(1+w.IntN(500))*time.Hour)))
 		}
-		w.makes("override", w.step("customer", who, "POST", base+"/overrides", fmt.Sprintf(`{"feature":%q,"value":%s,"reason":"r",%s}`, f, w.value(f), end)))
+		w.makes("override", w.step("customer", who, "POST", base+"/overrides",
+			fmt.Sprintf(`{"feature":%q,"value":%s,"reason":"r",%s}`, f, w.value(f), end)))
 	case k < 19:
 		if n := w.one("override"); n > 0 {
 			w.step("customer", w.whose(n), "DELETE", fmt.Sprint("/v1/overrides/ovr_", n), "")
 		}
 	case k < 22 && len(w.adds) > 0:
 		f := w.of(w.adds)
-		body := fmt.Sprintf(`{"feature":%q,"amount":%s,"reason":"r","kind":%q,"priority":%d`, f, w.amount(f), w.of([]string{"promotion", "purchase", "compensation"}), 50*w.IntN(5))
+		body := fmt.Sprintf(`{"feature":%q,"amount":%s,"reason":"r","kind":%q,"priority":%d`, f, w.amount(f),
+			w.of([]string{"promotion", "purchase", "compensation"}), 50*w.IntN(5))
 		if w.IntN(2) == 0 {
 			body += fmt.Sprintf(`,"expires_at":%q`, stamp(w.now.Add(time.Duration(1+w.IntN(900))*time.Hour)))
 		}
@@ -659,7 +663,8 @@ func (w *author) next() {
 			f = w.of(append([]string{"no.such"}, w.all...))
 		}
 		n := len(w.steps) + 1
-		w.makes("take", w.step("", who, "POST", "/v1/consume", fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":%s,"key":"k%d"}`, who, f, w.amount(f), n)))
+		w.makes("take", w.step("", who, "POST", "/v1/consume",
+			fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":%s,"key":"k%d"}`, who, f, w.amount(f), n)))
 	case k < 48 && len(w.adds) > 0:
 		f, n := w.of(w.adds), len(w.steps)+1
 		w.step("", who, "POST", "/v1/reservations", fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":%s,"ttl":%q,"key":"k%d"}`,

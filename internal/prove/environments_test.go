@@ -251,14 +251,17 @@ func (s *side) things() things {
 	s.n++
 	who := fmt.Sprintf("acme-%s%d", s.tag, s.n)
 	base := "/v1/customers/" + who
-	w := things{customer: who, feature: "calls_" + s.tag, seats: "members_" + s.tag, plan: "plan_" + s.tag, holder: "h1", ref: "take-" + who, ids: map[string]string{}}
+	w := things{customer: who, feature: "calls_" + s.tag, seats: "members_" + s.tag, plan: "plan_" + s.tag, holder: "h1",
+		ref: "take-" + who, ids: map[string]string{}}
 	s.made("PUT", base, fmt.Sprintf(`{"name":%q,"metadata":{%q:%q}}`, s.secret, s.secret, s.secret))
 	w.ids["subscriptions"] = s.made("POST", base+"/subscriptions", fmt.Sprintf(`{"plan":%q}`, w.plan))
-	w.ids["overrides"] = s.made("POST", base+"/overrides", fmt.Sprintf(`{"feature":%q,"value":{"add":5},"reason":%q,"expires":"never"}`, w.feature, s.secret))
+	w.ids["overrides"] = s.made("POST", base+"/overrides",
+		fmt.Sprintf(`{"feature":%q,"value":{"add":5},"reason":%q,"expires":"never"}`, w.feature, s.secret))
 	w.ids["grants"] = s.made("POST", base+"/grants", fmt.Sprintf(`{"feature":%q,"amount":20,"reason":%q}`, w.feature, s.secret))
 	s.made("POST", "/v1/consume", fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":5,"key":%q}`, who, w.feature, w.ref))
 	s.made("POST", "/v1/consume", fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":5000,"key":%q}`, who, w.feature, s.secret+who))
-	w.ids["reservations"] = s.made("POST", "/v1/reservations", fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":3,"ttl":"100h","key":%q}`, who, w.feature, "hold-"+who))
+	w.ids["reservations"] = s.made("POST", "/v1/reservations",
+		fmt.Sprintf(`{"customer":%q,"feature":%q,"amount":3,"ttl":"100h","key":%q}`, who, w.feature, "hold-"+who))
 	for _, holder := range []string{w.holder, s.secret} {
 		s.made("PUT", base+"/seats/"+w.seats+"/"+holder, `{}`)
 	}
@@ -267,7 +270,8 @@ func (s *side) things() things {
 		"groups":[{"id":"g1","title":"SECRET"},{"id":"g2","properties":{"x":"SECRET"}},{"id":"SECRET"}],"join":[{"group":"g1","member":"m-SECRET"},{"group":"g1","inner":"g2"}],
 		"roles":[{"key":"own","title":"SECRET","permissions":["do_%s.read"]}],"resources":[{"type":"folder","id":"r1","properties":{"x":"SECRET"}},{"type":"folder","id":"SECRET"}]}`,
 		w.holder, s.tag), "SECRET", s.secret))
-	w.ids["assignments"] = s.made("PUT", base+"/assignments", fmt.Sprintf(`{"member":%q,"role":"role_%s","reason":%q}`, w.holder, s.tag, s.secret))
+	w.ids["assignments"] = s.made("PUT", base+"/assignments",
+		fmt.Sprintf(`{"member":%q,"role":"role_%s","reason":%q}`, w.holder, s.tag, s.secret))
 	s.provider(who)
 	w.ids["Users"] = s.made("POST", "/scim/v2/Users", fmt.Sprintf(`{"userName":%q}`, s.secret))
 	w.ids["Groups"] = s.made("POST", "/scim/v2/Groups", fmt.Sprintf(`{"displayName":%q}`, s.secret))
@@ -303,7 +307,8 @@ func (s *side) export(own things) string {
 	const span = "&from=2026-01-01T00:00:00Z&to=2030-01-01T00:00:00Z"
 	for _, c := range list.Data {
 		base := "/v1/customers/" + url.PathEscape(c.ID)
-		for _, part := range []string{"", "/subscriptions", "/overrides", "/grants", "/seats/" + own.seats, "/seats/places", "/entitlements", "/entitlements?at=2026-06-01T00:00:00Z",
+		for _, part := range []string{"", "/subscriptions", "/overrides", "/grants", "/seats/" + own.seats, "/seats/places", "/entitlements",
+			"/entitlements?at=2026-06-01T00:00:00Z",
 			"/members", "/groups", "/roles", "/assignments", "/resources/folder"} {
 			get(base + part)
 		}
@@ -457,10 +462,14 @@ func (s *side) request(r route, w things) call {
 			feature = "places"
 		}
 	}
-	values := map[string]any{"customer": w.customer, "subject": w.customer, "feature": feature, "holder": w.holder, "plan": w.plan, "ref": w.ref,
-		"amount": 1, "key": fmt.Sprintf("walk-%s%d", s.tag, s.n), "ttl": "1h", "value": map[string]any{"add": 1}, "reason": "walk", "expires": "never",
-		"role": "read", "status": "active", "state": "active", "now": "2026-05-01T00:00:00Z", "specversion": "1.0", "id": fmt.Sprint("walk", s.n), "source": "walk", "type": "used",
-		"data": map[string]any{"n": 1}, "window": "month", "from": "2026-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z", "name": "walk", "metadata": map[string]string{}}
+	values := map[string]any{"customer": w.customer, "subject": w.customer, "feature": feature, "holder": w.holder, "plan": w.plan,
+		"ref":    w.ref,
+		"amount": 1, "key": fmt.Sprintf("walk-%s%d", s.tag,
+			s.n), "ttl": "1h", "value": map[string]any{"add": 1}, "reason": "walk", "expires": "never",
+		"role": "read", "status": "active", "state": "active", "now": "2026-05-01T00:00:00Z", "specversion": "1.0", "id": fmt.Sprint("walk",
+			s.n), "source": "walk", "type": "used",
+		"data": map[string]any{"n": 1}, "window": "month", "from": "2026-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z", "name": "walk",
+		"metadata": map[string]string{}}
 	if strings.HasPrefix(r.path, "/ofrep/") {
 		values["key"], values["targetingKey"], values["context"] = feature, w.customer, map[string]string{"targetingKey": w.customer}
 	}
@@ -694,13 +703,17 @@ func sameKeys(t *testing.T, sides [2]*side) {
 		for i, s := range sides {
 			for _, c := range []call{
 				{"POST", "/v1/consume", "application/json", fmt.Sprintf(`{"customer":"both","feature":"shared","amount":%d,"key":"one"}`, 1+i)},
-				{"POST", "/v1/reservations", "application/json", fmt.Sprintf(`{"customer":"both","feature":"shared","amount":%d,"ttl":"1h","key":"two"}`, 1+i)},
+				{"POST", "/v1/reservations", "application/json",
+					fmt.Sprintf(`{"customer":"both","feature":"shared","amount":%d,"ttl":"1h","key":"two"}`, 1+i)},
 				{"POST", "/v1/corrections", "application/json", fmt.Sprintf(`{"ref":"one","amount":1,"reason":"r%d","key":"three"}`, i)},
-				{"POST", "/v1/customers/both/grants", "application/json", fmt.Sprintf(`{"feature":"shared","amount":%d,"reason":"r","key":"four"}`, 1+i)},
-				{"POST", "/v1/events", "application/cloudevents+json", fmt.Sprintf(`{"specversion":"1.0","id":"five","source":"s","type":"used","subject":"both","data":{"n":%d}}`, 1+i)},
+				{"POST", "/v1/customers/both/grants", "application/json",
+					fmt.Sprintf(`{"feature":"shared","amount":%d,"reason":"r","key":"four"}`, 1+i)},
+				{"POST", "/v1/events", "application/cloudevents+json",
+					fmt.Sprintf(`{"specversion":"1.0","id":"five","source":"s","type":"used","subject":"both","data":{"n":%d}}`, 1+i)},
 			} {
 				status, header, body := s.do(c)
-				again := strings.Contains(body, `"replayed":true`) || header.Get("Idempotent-Replayed") == "true" || strings.Contains(body, `"duplicates":1`)
+				again := strings.Contains(body, `"replayed":true`) || header.Get("Idempotent-Replayed") == "true" ||
+					strings.Contains(body, `"duplicates":1`)
 				if status >= 300 || again != (round == 1) || strings.Contains(body, `"rejected":[{`) {
 					t.Errorf("%s: %s, time %d: got %d %s", s.env, c, round+1, status, body)
 				}

@@ -121,7 +121,8 @@ func (l *load) begin(client int) (int64, *op) {
 		o.customer = 1 + r.IntN(spread)
 	}
 	ms, random := uint64(base+i/8), r.Uint64()
-	o.key = fmt.Sprintf("%08x-%04x-7%03x-%04x-%012x", ms>>16, ms&0xffff, i&7<<9|int64(random&0x1ff), 0x8000|random>>48&0x3fff, random>>9&(1<<48-1))
+	o.key = fmt.Sprintf("%08x-%04x-7%03x-%04x-%012x", ms>>16, ms&0xffff, i&7<<9|int64(random&0x1ff), 0x8000|random>>48&0x3fff,
+		random>>9&(1<<48-1))
 	return i, o
 }
 

@@ -98,7 +98,8 @@ func (m *mirror) world(id string) *engine.World {
 	if err != nil {
 		panic(err) // the database of the test itself
 	}
-	m.worlds[id] = engine.NewWorld(engine.Facts{Book: m.book, Customer: st.Customer, Subscriptions: st.Subscriptions, Overrides: st.Overrides, Grants: st.Grants})
+	m.worlds[id] = engine.NewWorld(engine.Facts{Book: m.book, Customer: st.Customer, Subscriptions: st.Subscriptions,
+		Overrides: st.Overrides, Grants: st.Grants})
 	return m.worlds[id]
 }
 
@@ -355,7 +356,8 @@ func (m *mirror) take(n int, path, body string, b asked) (int, string) {
 	k := &taken{customer: b.Customer, feature: b.Feature, at: m.now}
 	if reserve && e.Decision.Allowed {
 		status = 201
-		m.holds[op.Hold] = &held{Hold: engine.Hold{ID: op.Hold, Customer: b.Customer, Feature: b.Feature, Amount: op.Amount, At: m.now, Expires: op.Until, Entries: e.Entries}}
+		m.holds[op.Hold] = &held{Hold: engine.Hold{ID: op.Hold, Customer: b.Customer, Feature: b.Feature, Amount: op.Amount, At: m.now,
+			Expires: op.Until, Entries: e.Entries}}
 		e.Decision.Reservation = &usher.Reservation{ID: op.Hold, Amount: op.Amount, ExpiresAt: op.Until, State: usher.ReservationOpen}
 		e.Entries = nil // it is no use yet
 		k.hold = op.Hold
@@ -519,7 +521,8 @@ func (m *mirror) ingest(body string) (int, string) {
 			reject(usher.RejectUnknownCustomer)
 			continue
 		}
-		readings, err := meter.Read(m.book.Reading(e.Type), m.book.Meters, &usher.Event{ID: e.ID, Source: e.Source, Type: e.Type, Subject: e.Subject, Time: at, Data: e.Data})
+		readings, err := meter.Read(m.book.Reading(e.Type), m.book.Meters,
+			&usher.Event{ID: e.ID, Source: e.Source, Type: e.Type, Subject: e.Subject, Time: at, Data: e.Data})
 		if err != nil {
 			reject(usher.RejectInvalidValue)
 			continue

@@ -96,7 +96,8 @@ func readBug(name string, src []byte) (bug, error) {
 func (b *bug) plant(src []byte) ([]byte, error) {
 	for _, e := range b.edits {
 		if n := bytes.Count(src, []byte(e[0])); n != 1 {
-			return nil, fmt.Errorf("no longer fits the code: %s has %q %d times, not once; write the bug anew for the code as it is", b.file, e[0], n)
+			return nil, fmt.Errorf("no longer fits the code: %s has %q %d times, not once; write the bug anew for the code as it is", b.file,
+				e[0], n)
 		}
 		src = bytes.Replace(src, []byte(e[0]), []byte(e[1]), 1)
 	}
@@ -366,7 +367,8 @@ func TestPlantedRunnerReads(t *testing.T) {
 			t.Errorf("%q: got %q, want that it no longer fits", src, got)
 		}
 	}
-	for _, change := range [][2]string{{"S07", "seven"}, {"./engine", "engine"}, {" ^TestX$", ""}, {"<= 1", "< 1"}, {"-- new --", "-- old --"}, {"file: ", "fille: "}} {
+	for _, change := range [][2]string{{"S07", "seven"}, {"./engine", "engine"}, {" ^TestX$", ""}, {"<= 1", "< 1"},
+		{"-- new --", "-- old --"}, {"file: ", "fille: "}} {
 		src := strings.Replace(good, change[0], change[1], 1)
 		if _, err := readBug("b", []byte(src)); err == nil {
 			t.Errorf("accepted:\n%s", src)
