@@ -12,7 +12,7 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// words are conditions by their text: enough to tell which held.
+// words are conditions that are known by their text.
 var words = map[string]usher.Condition{
 	"true":   func(*usher.AccessRequest) (bool, error) { return true, nil },
 	"false":  func(*usher.AccessRequest) (bool, error) { return false, nil },
@@ -126,7 +126,7 @@ func TestA03_UnionThenTest(t *testing.T) {
 	}
 }
 
-// TestA01_MissingDataDenies: who is not there, or not active, may do nothing.
+// TestA01_MissingDataDenies: an unknown or inactive member may do nothing.
 func TestA01_MissingDataDenies(t *testing.T) {
 	t.Parallel()
 	b := NewBook(catalog(usher.Role{Key: "all", Permissions: []string{"**"}}), nil)
@@ -168,7 +168,7 @@ func TestA05_CustomRolesStayUnderTheCeiling(t *testing.T) {
 			t.Errorf("%s gives %v, want %v", role, got, want)
 		}
 	}
-	// The ceiling's seat is asked of the custom role's holder as well.
+	// The holder of a custom role needs the ceiling's seat as well.
 	s := rs.Subject(Facts{Member: alice(), Assignments: []usher.Assignment{holder("wide")}}, noon)
 	if a := s.Decide(&Question{Permission: "report.export", At: noon}); a.Seat != usher.LegFail {
 		t.Errorf("got %v, want a seat asked", a)
@@ -180,7 +180,7 @@ func TestA05_CustomRolesStayUnderTheCeiling(t *testing.T) {
 	if a := s.Decide(&Question{Permission: "report.read", At: noon}); a.Reason != usher.NoRole {
 		t.Errorf("a shadowed role gives %v", a)
 	}
-	// Where the catalogue lets nobody make roles, those that are there give nothing.
+	// If the catalogue does not allow custom roles, existing ones give nothing.
 	c.CustomRoles = nil
 	if got := NewBook(c, nil).Customer([]usher.Role{{Key: "wide", Permissions: []string{"**"}}}).Gives("wide"); got != nil {
 		t.Errorf("without a ceiling: got %v", got)
@@ -204,7 +204,7 @@ func TestSeparatedDuties(t *testing.T) {
 	}
 }
 
-// TestAgainstTheDefinition compares with the rules read out one by one.
+// TestAgainstTheDefinition compares with a slow evaluation of each rule.
 func TestAgainstTheDefinition(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -269,7 +269,7 @@ func TestAgainstTheDefinition(t *testing.T) {
 			}
 			walk(a.Role, true)
 		}
-		at := noon.Add(time.Duration(r.IntN(3)-1) * time.Hour) // what it was compiled for does not matter
+		at := noon.Add(time.Duration(r.IntN(3)-1) * time.Hour) // the answer must not depend on the instant that it was compiled for
 		got := NewBook(c, words).Customer(nil).Subject(f, at).Decide(q)
 		if (got.Role == usher.LegPass) != role || (got.Reason == "" && got.Seat != usher.LegFail) != open {
 			t.Fatalf("%+v\nroles %v\nfacts %+v\ngot %+v, want role %v, open %v", q, c.Roles, f, got, role, open)

@@ -1,6 +1,6 @@
-// Package access answers what members may do: roles, permissions, conditions,
-// yes or no with the legs that said so. It is values in, values out; it knows no
-// plan, no clock and no storage, and it refuses to guess: what is missing denies.
+// Package access decides what members may do, from roles, permissions and
+// conditions, and says which of them decided. It is pure: values in, values out. It
+// knows no plan, clock or storage, and does not guess: missing data denies.
 package access
 
 import (
@@ -10,8 +10,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// MaxTerms bounds the ways (sets of conditions and seats) in which one role may
-// give what it gives.
+// MaxTerms bounds the ways in which one role gives permissions: its distinct sets of
+// conditions and seats.
 const MaxTerms = 64
 
 // Book is a catalogue's permissions and roles, compiled. It never changes.
@@ -20,12 +20,12 @@ type Book struct {
 	perms  []*usher.Permission
 	roles  map[string]*role
 	splits []*usher.Separation
-	// ceiling bounds custom roles; nil: there are none.
+	// ceiling bounds custom roles; nil: custom roles are not allowed.
 	ceiling *role
 	conds   map[string]usher.Condition
 }
 
-// role is a role with all that it includes.
+// role is a role with everything that it includes.
 type role struct {
 	def    *usher.Role
 	custom bool
@@ -33,15 +33,15 @@ type role struct {
 	terms  []term
 }
 
-// term is a set of permissions and what they are given under: every condition
-// true, every seat held.
+// term is a set of permissions and what they need: every condition must be true and
+// every seat held.
 type term struct {
 	bits  bits
 	when  []string
 	seats []string
 }
 
-// bits is a set of permissions by their place in the book.
+// bits is a set of permissions, by their index in the book.
 type bits []uint64
 
 func (b bits) has(i int) bool { return b[i>>6]&(1<<(i&63)) != 0 }
@@ -71,7 +71,7 @@ func (b bits) empty() bool {
 	return true
 }
 
-// NewBook compiles a catalogue that catalogfile has accepted. conds has a
+// NewBook compiles a catalogue that catalogfile has accepted. conds must have a
 // condition for each When; one that is missing is never true.
 func NewBook(c *usher.Catalog, conds map[string]usher.Condition) *Book {
 	b := &Book{bit: make(map[string]int, len(c.Permissions)), roles: make(map[string]*role, len(c.Roles)), conds: conds}
@@ -97,7 +97,8 @@ func NewBook(c *usher.Catalog, conds map[string]usher.Condition) *Book {
 
 func (b *Book) none() bits { return make(bits, (len(b.perms)+63)/64) }
 
-// expand is what keys and patterns mean. A key that does not exist means nothing.
+// expand returns the permissions that keys and patterns match. A key that does not
+// exist matches none.
 func (b *Book) expand(patterns []string) bits {
 	set := b.none()
 	for _, p := range patterns {
@@ -116,8 +117,8 @@ func (b *Book) expand(patterns []string) bits {
 	return set
 }
 
-// compile makes a role of the catalogue, once. A cycle, which catalogfile
-// refuses, gives nothing.
+// compile compiles a role of the catalogue, once. A role in a cycle, which
+// catalogfile refuses, gives nothing.
 func (b *Book) compile(key string, defs map[string]*usher.Role, above []string) *role {
 	if r := b.roles[key]; r != nil {
 		return r
@@ -132,7 +133,7 @@ func (b *Book) compile(key string, defs map[string]*usher.Role, above []string) 
 	return r
 }
 
-// fill computes what a role gives, with what it includes.
+// fill computes what a role gives, together with the roles that it includes.
 func (b *Book) fill(r *role, included func(string) *role) {
 	var when, seats []string
 	if r.def.When != "" {
@@ -163,8 +164,8 @@ func (b *Book) fill(r *role, included func(string) *role) {
 	}
 }
 
-// addTerm adds a term, or its permissions to the one that asks the same. Beyond
-// MaxTerms nothing is added: fewer ways in, never more.
+// addTerm adds a term, or adds its permissions to the term with the same needs. Beyond
+// MaxTerms it adds nothing, so that a role gives too little and never too much.
 func addTerm(all []term, t term) []term {
 	for i := range all {
 		if slices.Equal(all[i].when, t.when) && slices.Equal(all[i].seats, t.seats) {
@@ -180,7 +181,7 @@ func addTerm(all []term, t term) []term {
 	return append(all, t)
 }
 
-// union is a sorted set of what both hold.
+// union returns the sorted union of two sets.
 func union(a, b []string) []string {
 	if len(a) == 0 {
 		return b
@@ -193,7 +194,7 @@ func union(a, b []string) []string {
 	return slices.Compact(all)
 }
 
-// Permission is a permission of the catalogue; nil where there is none.
+// Permission returns a permission of the catalogue, nil if there is none.
 func (b *Book) Permission(key string) *usher.Permission {
 	if i, ok := b.bit[key]; ok {
 		return b.perms[i]
@@ -201,22 +202,22 @@ func (b *Book) Permission(key string) *usher.Permission {
 	return nil
 }
 
-// Permissions lists every permission by key. It is not to be changed.
+// Permissions returns every permission, by key. The caller must not change the list.
 func (b *Book) Permissions() []*usher.Permission { return b.perms }
 
 // HasRole reports whether the catalogue has a role.
 func (b *Book) HasRole(key string) bool { return b.roles[key] != nil }
 
-// Roles is a customer's roles: the catalogue's and its own.
+// Roles is the roles that a customer may assign: the catalogue's and its own.
 type Roles struct {
 	book   *Book
 	custom map[string]*role
 }
 
-// Customer joins a customer's custom roles with the catalogue's. Each gives no
-// more than the ceiling, under the ceiling's own conditions (A05). One whose key
-// the catalogue has too gives nothing, and neither does the catalogue's then:
-// nobody knows which of the two was meant.
+// Customer joins a customer's custom roles with the catalogue's. Each gives no more
+// than the ceiling, under the ceiling's own conditions (A05). If a custom role has
+// the key of one of the catalogue's, neither gives anything, because it is unknown
+// which of the two an assignment means.
 func (b *Book) Customer(custom []usher.Role) *Roles {
 	rs := &Roles{book: b}
 	if len(custom) == 0 {
@@ -263,7 +264,7 @@ func (b *Book) Customer(custom []usher.Role) *Roles {
 	return rs
 }
 
-// find is a role by key; nil where neither the catalogue nor the customer has it.
+// find returns a role by key, nil if neither the catalogue nor the customer has it.
 func (rs *Roles) find(key string) *role {
 	if r := rs.custom[key]; r != nil {
 		return r
@@ -274,8 +275,8 @@ func (rs *Roles) find(key string) *role {
 // Has reports whether the customer can assign a role.
 func (rs *Roles) Has(key string) bool { return rs.find(key) != nil }
 
-// Seats is the features of kind seats that a role asks of its holder, on any
-// way through it, sorted.
+// Seats returns the features of kind seats of which a role may need its holder to
+// have a seat, sorted.
 func (rs *Roles) Seats(key string) []string {
 	r := rs.find(key)
 	if r == nil {
@@ -288,8 +289,7 @@ func (rs *Roles) Seats(key string) []string {
 	return all
 }
 
-// Gives lists the permissions that a role can give, under whatever conditions,
-// by key.
+// Gives returns the permissions that a role can give, under any conditions, by key.
 func (rs *Roles) Gives(key string) []string {
 	r := rs.find(key)
 	if r == nil {
@@ -316,7 +316,7 @@ func (b *Book) names(set bits) []string {
 	return all
 }
 
-// Asked lists what a custom role's own words mean, before any ceiling, by key.
+// Asked returns the permissions that a custom role names, before the ceiling, by key.
 // includes are roles whose permissions it has too.
 func (rs *Roles) Asked(permissions, includes []string) []string {
 	set := rs.book.expand(permissions)
@@ -328,8 +328,8 @@ func (rs *Roles) Asked(permissions, includes []string) []string {
 	return rs.book.names(set)
 }
 
-// Ceiling lists what custom roles may hold, by key; ok is false where the
-// catalogue lets customers make none.
+// Ceiling returns the permissions that custom roles may give, by key. ok is false if
+// the catalogue does not allow custom roles.
 func (b *Book) Ceiling() (permissions []string, ok bool) {
 	if b.ceiling == nil {
 		return nil, false
@@ -343,8 +343,8 @@ func (rs *Roles) Includes(key, other string) bool {
 	return r != nil && slices.Contains(r.all, other)
 }
 
-// Separated names a rule of separated duties that somebody who holds all of the
-// given roles would break, and two of its roles; nil where there is none.
+// Separated returns a rule of separated duties that a member with all of these roles
+// would break, and two of the roles; nil if there is none.
 func (rs *Roles) Separated(held []string) (rule *usher.Separation, one, other string) {
 	if len(rs.book.splits) == 0 {
 		return nil, "", ""
@@ -375,7 +375,7 @@ func (rs *Roles) Separated(held []string) (rule *usher.Separation, one, other st
 // Separates reports whether the catalogue has any rule of separated duties.
 func (b *Book) Separates() bool { return len(b.splits) > 0 }
 
-// Giving lists the roles that can give a permission, by key.
+// Giving returns the roles that can give a permission, by key.
 func (rs *Roles) Giving(permission string) []string {
 	i, ok := rs.book.bit[permission]
 	if !ok {
@@ -396,7 +396,7 @@ func (rs *Roles) Giving(permission string) []string {
 	return all
 }
 
-// Seated reports whether any role of the catalogue asks for a seat.
+// Seated reports whether any role of the catalogue needs a seat.
 func (b *Book) Seated() bool {
 	for _, r := range b.roles {
 		if r.def.Seat != "" {

@@ -12,11 +12,11 @@ import (
 
 // Facts is what is known about one member.
 type Facts struct {
-	Member *usher.Member // nil: nobody knows them
-	// Assignments are the member's own and those of the groups that it is in,
-	// directly or through groups.
+	Member *usher.Member // nil: unknown
+	// Assignments are the member's own and those of its groups, direct or through
+	// other groups.
 	Assignments []usher.Assignment
-	Seats       []Seat // that it sits in now; invitations are not among them
+	Seats       []Seat // that it holds now, without pending ones
 }
 
 // Seat is a seat that a member holds.
@@ -29,15 +29,15 @@ type Seat struct {
 type Subject struct {
 	Facts
 	roles  *Roles
-	always bits    // given everywhere, for good, without conditions or seats
-	since  int64   // from when on, µs
-	grants []grant // all that holds everywhere
+	always bits    // given everywhere, without an end, conditions or seats
+	since  int64   // from when on always holds, µs
+	grants []grant // the terms that hold for every resource
 	scoped map[scope][]grant
-	// ever and partly are all that grants and scoped give at some time under some
-	// condition: most noes need not look further.
+	// ever and partly are all permissions that grants and scoped give at any time and
+	// under any condition. Most answers of "no" need no more than a look at them.
 	ever, partly bits
 	asks         bool // some grant has conditions
-	seated       bool // some grant asks for seats
+	seated       bool // some grant needs seats
 }
 
 type scope struct{ resourceType, resourceID string } // id "": every resource of the type
@@ -49,8 +49,8 @@ type grant struct {
 	assignment  int
 }
 
-// Subject compiles a member. at is when most questions are about: any instant is
-// answered right, and those from at on fastest.
+// Subject compiles a member. Questions about any instant are answered correctly, and
+// those about at and later fastest.
 func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
 	n := (len(rs.book.perms) + 63) / 64
 	sets := make(bits, 3*n)
@@ -98,21 +98,21 @@ type Question struct {
 	ResourceType string // "": about no resource, where scoped assignments do not count
 	ResourceID   string
 	At           time.Time
-	// Stored and Said are read by conditions: what is registered about the
-	// resource, and what the caller says, which overrides it key by key.
+	// Conditions read Stored and Said: the properties that are registered for the
+	// resource, and those that the caller sends, which replace them key by key.
 	Stored map[string]any
 	Said   *Said
 }
 
-// Said is what a caller says about those that it asks about. Any may be nil.
+// Said is the properties that a caller sends. Each may be nil.
 type Said struct {
 	Subject, Action, Resource, Context map[string]any
 }
 
-// Answer is what the legs about the member say.
+// Answer is the decision about the member: its role, conditions and seats.
 type Answer struct {
-	// Reason is the first that fails of member, role and condition; "" where
-	// none does. Whether a seat failed is in Seat, which comes after the plan.
+	// Reason is the first that fails of member, role and condition; "" if none does.
+	// A missing seat is in Seat and not in Reason, because the plan comes before it.
 	Reason     usher.Reason
 	Role       usher.Leg
 	Condition  usher.Leg
@@ -128,13 +128,13 @@ func (s *Subject) Conditional() bool { return s.asks }
 // Facts.Seats is read.
 func (s *Subject) Seated() bool { return s.seated }
 
-// Active reports whether the member is there and may do anything at all.
+// Active reports whether the member exists and is active.
 func (s *Subject) Active() bool { return s.Member != nil && s.Member.Active }
 
-// Decide answers a question. The permission is given where any of the roles in
-// force, directly or through groups, in scope, gives it (A03): of the ways in
-// which they do, one whose conditions hold and whose seats are held is enough.
-// It allocates only where a condition is evaluated.
+// Decide answers a question. The permission is given if any role gives it that is in
+// force and in scope, held directly or through groups (A03). One way is enough whose
+// conditions are true and whose seats are held. It allocates only to evaluate a
+// condition.
 func (s *Subject) Decide(q *Question) Answer {
 	a := Answer{Role: usher.LegFail, Condition: usher.LegNone, Seat: usher.LegNone}
 	i, known := s.roles.book.bit[q.Permission]
@@ -142,7 +142,7 @@ func (s *Subject) Decide(q *Question) Answer {
 		a.Permission = s.roles.book.perms[i]
 	}
 	switch {
-	case !s.Active(): // who is not there holds no role
+	case !s.Active(): // an unknown or inactive member holds no role
 		a.Reason = usher.UnknownMember
 		return a
 	case !known:
@@ -172,7 +172,7 @@ func (s *Subject) Decide(q *Question) Answer {
 	return a
 }
 
-// How far a way leads, worst first.
+// How near a way comes to a yes, worst first.
 const (
 	shut     = iota // no role gives it
 	doubtful        // a condition fails
@@ -180,7 +180,7 @@ const (
 	open
 )
 
-// try looks for a better way among some grants than the best so far.
+// try looks among some grants for a better way than the best so far.
 func (s *Subject) try(q *Question, list []grant, i int, at int64, best int, a *Answer) int {
 	for j := range list {
 		g := &list[j]
@@ -218,7 +218,7 @@ func (s *Subject) sits(features []string, at int64) bool {
 	return true
 }
 
-// holds reports whether every condition is true. One that errors is not.
+// holds reports whether every condition is true. A condition with an error is false.
 func (s *Subject) holds(q *Question, when []string) bool {
 	r := s.request(q)
 	for _, text := range when {
@@ -249,7 +249,7 @@ func (s *Subject) request(q *Question) *usher.AccessRequest {
 	return r
 }
 
-// overlay is stored properties with what was said over them, key by key.
+// overlay returns stored properties, replaced key by key by those that were sent.
 func overlay(stored, said map[string]any) map[string]any {
 	if len(stored) == 0 {
 		return said
@@ -262,8 +262,8 @@ func overlay(stored, said map[string]any) map[string]any {
 	return all
 }
 
-// SplitPermission splits a permission at its last dot: what it is done to, and
-// what is done.
+// SplitPermission splits a permission at its last dot, into the resource type and the
+// action.
 func SplitPermission(key string) (resourceType, action string) {
 	if i := strings.LastIndexByte(key, '.'); i >= 0 {
 		return key[:i], key[i+1:]
@@ -271,9 +271,9 @@ func SplitPermission(key string) (resourceType, action string) {
 	return "", key
 }
 
-// Holds lists the permissions that the member has at an instant without
-// conditions and wherever it acts, each with when it ends (the zero time: it does
-// not): what it may hand on, and for how long (A05). Seats do not matter for that.
+// Holds returns the permissions that the member has at an instant without conditions
+// and for every resource, each with its end (zero: none). A member may give these to
+// others, for no longer than it has them (A05). Seats do not matter here.
 func (s *Subject) Holds(at time.Time) map[string]time.Time {
 	all := map[string]time.Time{}
 	if !s.Active() {
@@ -298,21 +298,21 @@ func (s *Subject) Holds(at time.Time) map[string]time.Time {
 	return all
 }
 
-// Trace is one assignment that was considered, and what came of it.
+// Trace is one assignment that was considered, and its outcome.
 type Trace struct {
 	Assignment usher.Assignment
 	Outcome    Outcome
-	Conditions []string // of the way that was looked at, and that failed or held
-	Seats      []string // the same
+	Conditions []string // of the way that came nearest to a yes
+	Seats      []string // of the same way
 }
 
-// Outcome is what became of an assignment.
+// Outcome says what an assignment contributes to the answer.
 type Outcome string
 
 // The outcomes, nearest to a yes first.
 const (
-	Gives       Outcome = "gives"        // it is enough
-	SeatMissing Outcome = "seat_missing" // it would be with the seats
+	Gives       Outcome = "gives"        // enough for a yes
+	SeatMissing Outcome = "seat_missing" // enough, but for a seat
 	Untrue      Outcome = "condition_failed"
 	NotYet      Outcome = "not_started"
 	Over        Outcome = "ended"
@@ -321,7 +321,7 @@ const (
 	NoSuchRole  Outcome = "unknown_role"
 )
 
-// Explain says of each assignment what came of it, in the order of Facts.
+// Explain returns the outcome of each assignment, in the order of Facts.
 func (s *Subject) Explain(q *Question) []Trace {
 	all := make([]Trace, len(s.Assignments))
 	i, known := s.roles.book.bit[q.Permission]
@@ -371,5 +371,5 @@ func (s *Subject) Explain(q *Question) []Trace {
 	return all
 }
 
-// Roles is the customer's roles that the member was compiled with.
+// Roles returns the customer's roles that the member was compiled with.
 func (s *Subject) Roles() *Roles { return s.roles }

@@ -29,10 +29,10 @@ const (
 
 func permission(n int) string { return fmt.Sprintf("area%02d.thing%d.do%d", n/100, n/10%10, n%10) }
 
-// company puts a catalogue of 1,000 permissions and 100 roles in force, and makes
-// customer 0 with so many assignments to its members and groups. A role gives 20
-// permissions and, one in five, all of an area's thing, and includes another one
-// in three times. A quarter of the assignments is of one folder, one in ten ends.
+// company applies a catalogue of 1,000 permissions and 100 roles, and creates customer
+// 0 with assignments to its members and groups. Each role gives 20 permissions; one
+// in five also gives a pattern, and one in three includes another role. A quarter of
+// the assignments is for one folder, and one in ten has an end.
 func (w *world) company(b testing.TB, assignments int) {
 	b.Helper()
 	ctx := context.Background()
@@ -108,7 +108,7 @@ func person(n int) string { return fmt.Sprintf("member%04d", n) }
 func team(n int) string   { return fmt.Sprintf("team%03d", n) }
 func folder(n int) string { return fmt.Sprintf("f%03d", n) }
 
-// customer makes one, on the plan that is everybody's.
+// customer creates a customer on the plan that all have.
 func (w *world) customer(b testing.TB, id string) {
 	b.Helper()
 	w.founding = id
@@ -123,8 +123,8 @@ func (w *world) change(b testing.TB, c directory.Change) {
 }
 
 // BenchmarkB8_Access asks random members for random permissions, half of them
-// about a folder: through the evaluator alone, and as the server does, which finds
-// the member, the customer and the clock.
+// about a folder: once through the evaluator alone, and once as the server does it,
+// which also finds the member, the customer and the clock.
 func BenchmarkB8_Access(b *testing.B) {
 	w := open(b, filepath.Join(b.TempDir(), "usher.db"))
 	w.company(b, assigned)
@@ -187,7 +187,7 @@ func BenchmarkB10_Recompile(b *testing.B) {
 	b.Run("one-customer", func(b *testing.B) { recompile(b, 1) })
 }
 
-// recompile has a million assignments of so many customers.
+// recompile has a million assignments in all, of a given number of customers.
 func recompile(b *testing.B, many int) {
 	file := filepath.Join(b.TempDir(), "usher.db")
 	w := open(b, file)
@@ -198,7 +198,7 @@ func recompile(b *testing.B, many int) {
 	w.stop()
 	bulk(b, file, func(c *sql.Conn) {
 		where := `holder = '` + person(0) + `' OR id = (SELECT min(id) FROM assignment WHERE is_group = 0)`
-		// Each is one that usher made, of another holder, and under another id.
+		// Each row is a copy of one that usher wrote, with another holder and id.
 		do(b, c, `DELETE FROM assignment WHERE NOT (`+where+`)`)
 		have := number(b, c, `SELECT count(*) FROM assignment`)
 		holder := `printf('member%04d', n % 5000)`

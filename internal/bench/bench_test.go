@@ -23,8 +23,8 @@ const (
 	clients = 64
 )
 
-// BenchmarkB3_Consume measures POST /v1/consume on SQLite that holds a million
-// takes already, against a bare handler that gets the same bytes.
+// BenchmarkB3_Consume measures POST /v1/consume on a SQLite file with a million takes,
+// against a bare handler that gets the same bytes.
 func BenchmarkB3_Consume(b *testing.B) {
 	b.Run("ordered", func(b *testing.B) { consumeRatio(b, false, pastUUID, orderedUUID) })
 	b.Run("random", func(b *testing.B) { consumeRatio(b, false, anyUUID, randomUUID) })
@@ -84,8 +84,8 @@ func consumeRatio(b *testing.B, hot bool, stored string, uuid func([]byte, *rand
 	})
 }
 
-// What is stored of ids that were made before, for each n: in the order of time,
-// one a millisecond until an hour ago, or in none.
+// SQL for the ids of rows that are stored before the benchmark: UUIDs in order of
+// time, one a millisecond until an hour ago, or random ones.
 const (
 	anyUUID  = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-4' || substr(h, 14, 3) || '-8' || substr(h, 18, 3) || '-' || substr(h, 21) FROM (SELECT lower(hex(randomblob(16))) || substr('', n) AS h))`
 	pastUUID = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7' || substr(h, 13, 3) || '-8' || substr(h, 16, 3) || '-' || substr(h, 19, 12)
@@ -95,14 +95,14 @@ const (
 		FROM (SELECT lpad(to_hex((extract(epoch FROM now())::bigint - 3600) * 1000 - 1000000 + n), 12, '0') || md5(n::text) AS h) AS x)`
 )
 
-// BenchmarkB4_Events records batches of 1,000 events where a million are stored
-// already, through the library; over HTTP once, for comparison.
+// BenchmarkB4_Events records batches of 1,000 events in a database that has a million,
+// through the library; once over HTTP, for comparison.
 func BenchmarkB4_Events(b *testing.B) {
 	sqlite := func(b *testing.B) string { return filepath.Join(b.TempDir(), "usher.db") }
 	b.Run("sqlite-ordered", func(b *testing.B) { events(b, sqlite(b), pastUUID, orderedUUID) })
 	b.Run("sqlite-random", func(b *testing.B) { events(b, sqlite(b), anyUUID, randomUUID) })
 	b.Run("postgres", func(b *testing.B) {
-		// As a server that keeps what it acknowledged; the rest is as shipped.
+		// As a server that does not lose acknowledged takes; the rest is the default.
 		pg, err := testpg.Start("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 		if errors.Is(err, testpg.ErrNoBinaries) {
 			b.Skip(err)
@@ -128,7 +128,7 @@ func events(b *testing.B, dsn, stored string, uuid func([]byte, *rand.Rand)) {
 	key := w.key(b)
 	r := newRand(0)
 	sent := int64(1)
-	// make readies the events of n batches; ids that are ordered are so throughout.
+	// make prepares the events of n batches. Ordered ids are ordered across batches.
 	ready := func(n int) [][]usher.Event {
 		list := make([][]usher.Event, n)
 		now := time.Now().UTC()
@@ -214,7 +214,7 @@ func events(b *testing.B, dsn, stored string, uuid func([]byte, *rand.Rand)) {
 	})
 }
 
-// number reads one number.
+// number queries one number.
 func number(b testing.TB, c *sql.Conn, text string) (n int64) {
 	b.Helper()
 	must(b, c.QueryRowContext(b.Context(), text).Scan(&n))
@@ -250,8 +250,8 @@ func overHTTP(b *testing.B, addr, key string, ingest func(func(int, []usher.Even
 	})
 }
 
-// BenchmarkB5B6_Customers starts the real program on a million customers, and
-// asks it about those that it has in memory, then about any, against a program
+// BenchmarkB5B6_Customers starts the real program with a million customers, asks about
+// customers that it has in memory and then about any, and compares with a program
 // that has a thousand.
 func BenchmarkB5B6_Customers(b *testing.B) {
 	program := build(b)
@@ -302,10 +302,10 @@ func BenchmarkB5B6_Customers(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// checkers are few, so that what is measured is an answer and not a queue.
+// checkers is small, so that the benchmark measures an answer and not a queue.
 const checkers = 2
 
-// inMemory is a number of customers that the server holds with certainty.
+// inMemory is a number of customers that the server certainly keeps in memory.
 const inMemory = 50_000
 
 // BenchmarkB7_Hot lets 64 clients consume from one customer's limit, against

@@ -54,7 +54,7 @@ func toCSV(points []point) []byte {
 func fromCSV(text []byte) (points []point, err error) {
 	rows, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
 	if err != nil || len(rows) == 0 {
-		return nil, fmt.Errorf("the curves cannot be read: %w", err)
+		return nil, fmt.Errorf("read the growth curves: %w", err)
 	}
 	for _, row := range rows[1:] {
 		n, err := strconv.Atoi(row[1])
@@ -89,7 +89,7 @@ var panels = []panel{
 	{"Consume", "clients", "µs", []curve{{"consume-p50-µs", "p50"}, {"consume-p99-µs", "p99"}}},
 }
 
-// tables writes the curves in Markdown, a table for each thing that grows.
+// tables writes the curves in Markdown, one table for customers and one for clients.
 func tables(out io.Writer, points []point) {
 	for _, grows := range []string{"customers", "clients"} {
 		rows := [][]string{{grows}}
@@ -120,8 +120,8 @@ func tables(out io.Writer, points []point) {
 	}
 }
 
-// The look: every colour is an attribute, which any renderer knows, and a class,
-// which the style changes for dark pages.
+// Every colour is an attribute, which any renderer knows, and a class, which the
+// style changes for dark pages.
 const (
 	panelWidth, panelHeight = 250, 220
 	left, right, top, foot  = 46, 58, 34, 42
@@ -137,7 +137,7 @@ text { font-family: system-ui, sans-serif; font-size: 11px }
 
 var colours = []string{"#0969da", "#bc4c00"}
 
-// draw makes the picture: each panel's axes begin and end at powers of ten.
+// draw returns the picture. Each panel's axes begin and end at powers of ten.
 func draw(points []point) []byte {
 	var b bytes.Buffer
 	const across = 4 // of customers in the first row, of clients in the second

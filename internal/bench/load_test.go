@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// load is clients that each keep one connection and ask again as soon as they
-// are answered. They write ready bytes, patch what must differ, and look at
-// little of the answer, so that they take little of what is measured.
+// load is a number of clients that each keep one connection and send the next request
+// as soon as they have an answer. They write prepared bytes, change only what must
+// differ, and read little of the answer, so that they use little processor time.
 type load struct {
 	path, contentType, key string
 	clients                int
@@ -139,7 +139,7 @@ func answer(in *bufio.Reader) (allowed bool, err error) {
 	return allowed, err
 }
 
-// newRand differs from client to client, and from run to run: no key comes twice.
+// newRand differs between clients and between runs, so no key comes twice.
 func newRand(client int) *rand.Rand {
 	return rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(client)))
 }
@@ -190,8 +190,8 @@ func putCustomer(to []byte, n int) {
 	}
 }
 
-// consume takes one unit, each client of its own customer, or all of the first,
-// under a new key each time.
+// consume takes one unit under a new key, each client from its own customer or all
+// from the first.
 func consume(key string, clients int, hot bool, uuid func(to []byte, r *rand.Rand)) *load {
 	const before = `{"key":"`
 	return &load{path: "/v1/consume", contentType: "application/json", key: key, clients: clients,
@@ -204,8 +204,8 @@ func consume(key string, clients int, hot bool, uuid func(to []byte, r *rand.Ran
 		next: func(body []byte, _ int, r *rand.Rand) { uuid(body[len(before):], r) }}
 }
 
-// bareConsume is what consume is measured against: it reads the same request and
-// writes the same answer; no key, no database, no limits.
+// bareConsume is the handler that consume is compared with: it reads the same request
+// and writes the same answer, without a key, a database or limits.
 func bareConsume(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Key      string `json:"key"`
@@ -254,7 +254,7 @@ func median(list []float64) float64 {
 	return list[len(list)/2]
 }
 
-// pairs runs x and y in turns, each first in every second pair, and returns the
+// pairs runs x and y in turns, in alternating order, and returns the
 // medians of x, of y, and of x/y.
 func pairs(n int, x, y func() float64) (mx, my, ratio float64) {
 	var xs, ys, ratios []float64

@@ -1,6 +1,6 @@
-// Command bench reads what Go's benchmarks print and says how it compares with
-// the targets, as a table; with -growth it keeps the growth curves as CSV and
-// draws them, and prints them too. It measures nothing itself: the benchmarks beside it do.
+// Command bench reads what Go's benchmarks print and compares it with the targets, as
+// a table. With -growth it writes the growth curves as CSV, draws them and prints
+// them. It measures nothing itself; the benchmarks in this folder do.
 package main
 
 import (
@@ -34,7 +34,7 @@ func run(in io.Reader, out, progress io.Writer, growth string) error {
 	}
 	points := curves(results)
 	if len(points) == 0 {
-		return fmt.Errorf("no growth curves in what was read")
+		return fmt.Errorf("the input has no growth curves")
 	}
 	if err := os.WriteFile(growth+".csv", toCSV(points), 0o644); err != nil {
 		return err
@@ -50,8 +50,8 @@ type result struct {
 	metrics map[string]float64
 }
 
-// read takes benchmark lines, and passes all lines on as they come. A benchmark
-// that failed is an error, after all has been read.
+// read reads benchmark lines, and passes all lines on as they come. If a benchmark
+// failed, it returns an error after it has read everything.
 func read(in io.Reader, progress io.Writer) (results []result, err error) {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
@@ -88,9 +88,9 @@ func read(in io.Reader, progress io.Writer) (results []result, err error) {
 type target struct {
 	name, what  string
 	bench, unit string
-	atMost      bool // else at least
+	atMost      bool // false: at least
 	bound       float64
-	show        string // how bound and value are written
+	show        string // the format of bound and value
 }
 
 var targets = []target{

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestTable: each target gets what was measured last, on the right side of its
-// bound, or is said not to be measured.
+// TestTable: each target shows the last measurement and whether it keeps the bound, or
+// that it was not measured.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	const printed = `goos: linux
@@ -50,7 +50,7 @@ PASS
 	}
 }
 
-// TestFailure: a benchmark that failed is never a row that looks measured.
+// TestFailure: a benchmark that failed never looks like one that was measured.
 func TestFailure(t *testing.T) {
 	t.Parallel()
 	for _, printed := range []string{"--- FAIL: BenchmarkB7_Hot\n", "FAIL	github.com/usher-sh/usher/engine [build failed]\n"} {
@@ -60,7 +60,7 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// TestPicture: the picture in the documentation is that of the numbers beside it.
+// TestPicture: the picture in the documentation shows the numbers beside it.
 func TestPicture(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/benchmarks-growth.csv")
@@ -86,7 +86,7 @@ func TestPicture(t *testing.T) {
 	}
 }
 
-// TestUUIDs: ids in the order of time sort so, and both kinds have their form.
+// TestUUIDs: ids in order of time sort in that order, and both kinds are valid.
 func TestUUIDs(t *testing.T) {
 	t.Parallel()
 	r := newRand(1)
@@ -106,8 +106,8 @@ func TestUUIDs(t *testing.T) {
 	}
 }
 
-// TestManyCustomers: customers by the bulk decide as the first one does;
-// manyCustomers looks for itself.
+// TestManyCustomers: customers that are inserted in bulk decide as the first one does.
+// manyCustomers checks it.
 func TestManyCustomers(t *testing.T) {
 	t.Parallel()
 	manyCustomers(t, t.TempDir(), 10)

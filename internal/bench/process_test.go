@@ -18,11 +18,11 @@ import (
 type process struct {
 	cmd   *exec.Cmd
 	addr  string
-	ready time.Duration // from its start until /readyz says so
+	ready time.Duration // from its start until /readyz answers 200
 	stop  func()
 }
 
-// build compiles the program as it is shipped.
+// build compiles the program as a release does.
 func build(b testing.TB) string {
 	b.Helper()
 	program := filepath.Join(b.TempDir(), "usher")
@@ -69,8 +69,8 @@ func serve(b testing.TB, program, dsn string) *process {
 	return nil
 }
 
-// rss is the memory that the process holds, in MB; 0 where the system does not
-// say it as Linux does.
+// rss returns the memory of the process in MB; 0 if the system does not report it as
+// Linux does.
 func (p *process) rss(b testing.TB) float64 {
 	b.Helper()
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
@@ -83,7 +83,7 @@ func (p *process) rss(b testing.TB) float64 {
 	return kb * 1024 / 1e6
 }
 
-// gauge sums what /metrics says under a name.
+// gauge returns the sum of a metric's values in /metrics.
 func (p *process) gauge(b testing.TB, name string) (sum float64) {
 	b.Helper()
 	res, err := http.Get("http://" + p.addr + "/metrics")

@@ -48,7 +48,7 @@ plans:
       tokens: {limit: 1000000000000, per: month, overage: unlimited}
 `
 
-// env is where everything happens.
+// env is the environment that all benchmarks use.
 const env = usher.Production
 
 // world is a database and the rooms of a server over it, in this process.
@@ -60,7 +60,7 @@ type world struct {
 	customers *customers.Service
 	directory *directory.Service
 	handler   *door.Door
-	founding  string // the customer that is being made: ids are made of it
+	founding  string // the customer that is being created; ids contain it
 	stop      func()
 }
 
@@ -107,11 +107,11 @@ func open(b testing.TB, dsn string) *world {
 	return w
 }
 
-// customer names the n-th customer: names are all of one length.
+// customer returns the n-th customer's id. All ids have the same length.
 func customer(n int) string { return fmt.Sprintf("c%07d", n) }
 
-// found puts the catalogue in force and makes customers 0 to n-1, on the plan pro
-// for ten days, by the product's own functions.
+// found applies the catalogue and creates customers 0 to n-1, ten days ago on the plan
+// pro, with the product's own functions.
 func (w *world) found(b testing.TB, n int) {
 	b.Helper()
 	ctx := context.Background()
@@ -129,7 +129,7 @@ func (w *world) found(b testing.TB, n int) {
 	}
 }
 
-// key makes an API key of an application.
+// key creates an application's API key.
 func (w *world) key(b testing.TB) string {
 	b.Helper()
 	key, _, err := w.auth.Create(context.Background(), usher.Actor{Kind: "cli"}, env, "bench", auth.RoleApp, time.Time{})
@@ -148,14 +148,14 @@ func listen(b testing.TB, h http.Handler) string {
 	return l.Addr().String()
 }
 
-// bulk is the database without usher: for rows by the million. Run it where no
-// server has the file.
+// bulk opens the database without usher, to insert rows by the million. No server may
+// use the file meanwhile.
 func bulk(b testing.TB, dsn string, fill func(c *sql.Conn)) {
 	b.Helper()
 	postgres := strings.HasPrefix(dsn, "postgres")
 	driver, name := "pgx", dsn
 	if !postgres {
-		// Nothing here need survive a crash: it is built anew.
+		// Nothing here must survive a crash; it is built again.
 		driver, name = "sqlite", "file:"+filepath.ToSlash(dsn)+"?_pragma=journal_mode(OFF)&_pragma=synchronous(OFF)&_pragma=cache_size(-400000)&_pragma=locking_mode(EXCLUSIVE)"
 	}
 	db, err := sql.Open(driver, name)
@@ -166,11 +166,11 @@ func bulk(b testing.TB, dsn string, fill func(c *sql.Conn)) {
 	defer c.Close()
 	fill(c)
 	if postgres {
-		do(b, c, `VACUUM (ANALYZE)`) // which it would do by itself, in the middle of what is measured
+		do(b, c, `VACUUM (ANALYZE)`) // otherwise it would run by itself during the measurement
 		do(b, c, `CHECKPOINT`)
 		return
 	}
-	// Written now rather than in the middle of what is measured.
+	// Written now and not during the measurement.
 	f, err := os.OpenFile(dsn, os.O_RDWR, 0)
 	must(b, err)
 	must(b, f.Sync())
@@ -194,9 +194,8 @@ func columns(b testing.TB, c *sql.Conn, table string) []string {
 	return names
 }
 
-// multiply adds rows to a table: for each n in 1…count a copy of its rows that
-// satisfy where, with the columns of change computed, and all others, whatever
-// they are, as they were.
+// multiply adds rows to a table: for each n in 1…count a copy of the rows that satisfy
+// where. It computes the columns in change and copies all others.
 func multiply(b testing.TB, c *sql.Conn, table, where string, count int, change func(column string) string) {
 	b.Helper()
 	var exprs []string
@@ -214,10 +213,9 @@ func multiply(b testing.TB, c *sql.Conn, table, where string, count int, change 
 	do(b, c, `DROP TABLE model`)
 }
 
-// multiplyCustomers makes customer n, for n in 1…count, of every row that names
-// customer 0, in whatever table but the audit log (a tree, which nothing here
-// reads), as if each had been made after the other by
-// step revisions. SQLite.
+// multiplyCustomers creates customer n, for n in 1…count, from every row that names
+// customer 0, in every table except the audit log, as if each had been created after
+// the other, step revisions apart. SQLite only.
 func multiplyCustomers(b testing.TB, c *sql.Conn, count int, step int64) {
 	b.Helper()
 	var tables []string
@@ -251,8 +249,8 @@ func multiplyCustomers(b testing.TB, c *sql.Conn, count int, step int64) {
 	do(b, c, `UPDATE environment SET revision = revision + $1 WHERE env = $2`, int64(count)*step, string(env))
 }
 
-// manyCustomers builds a SQLite file with so many customers, each on a plan
-// and with some use, and returns it with an application's key.
+// manyCustomers builds a SQLite file with a number of customers, each on a plan and
+// with some use, and returns it with an application's key.
 func manyCustomers(b testing.TB, dir string, count int) (file, key string) {
 	b.Helper()
 	file = filepath.Join(dir, fmt.Sprintf("customers-%d.db", count))
@@ -268,7 +266,7 @@ func manyCustomers(b testing.TB, dir string, count int) (file, key string) {
 	}
 	w.stop()
 	bulk(b, file, func(c *sql.Conn) { multiplyCustomers(b, c, count-1, 2) })
-	// Each decides as the first one does, and none is there beyond the last.
+	// Each decides as the first one does, and there is none after the last.
 	w = open(b, file)
 	defer w.stop()
 	for _, n := range []int{0, 1, count / 2, count - 1, count} {

@@ -1,11 +1,11 @@
 // Package calendar computes windows from an anchor, a period and a time zone,
-// and adds calendar spans to instants; it refuses to know the present time, and
+// and adds calendar spans to instants. It does not know the present time, and
 // never counts a window from the one before it.
 //
-// Everything is worked out in wall seconds: what the clocks of a zone show, in
-// seconds since they showed 1970-01-01T00:00. Windows are laid out evenly there
-// and each boundary is then resolved to the first instant at which the clocks
-// show that time or a later one. This one rule places gaps and overlaps (S08).
+// It computes in wall seconds: what the clocks of a zone show, in seconds since
+// they showed 1970-01-01T00:00. It lays windows out evenly there and then resolves
+// each boundary to the first instant at which the clocks show that time or a later
+// one. This one rule decides what happens in gaps and overlaps (S08).
 package calendar
 
 import (
@@ -20,8 +20,8 @@ const (
 	day    = 24 * hour
 )
 
-// length returns the length of a unit: calendar months, or seconds otherwise.
-// Both are zero for Lifetime and for what is no unit.
+// length returns the length of a unit, in calendar months or else in seconds. Both
+// are zero for Lifetime and for an unknown unit.
 func length(u usher.Unit) (months int, seconds int64) {
 	switch u {
 	case usher.Minute:
@@ -42,17 +42,16 @@ func length(u usher.Unit) (months int, seconds int64) {
 	return 0, 0
 }
 
-// At returns the window of period p that holds t, in UTC: [anchor + n periods,
-// anchor + n+1 periods) for the one n, negative for t before the anchor, for
-// which that span holds t (S07, S09). Minutes and hours are elapsed time; days
-// and longer follow the wall clock of loc, with the day clamped to the month's
-// length, a gap resolved to the first instant after it and an overlap to its
-// first occurrence (S08). The anchor is cut to the whole minute, of the wall
-// clock where that is what is followed. A window is never empty, and the end of
-// each is the start of the next.
+// At returns the window of period p that contains t, in UTC: [anchor + n periods,
+// anchor + n+1 periods), where n is negative if t is before the anchor (S07, S09).
+// Minutes and hours are elapsed time. Days and longer follow the wall clock of loc:
+// the day is clamped to the month's length, a gap is resolved to the first instant
+// after it and an overlap to its first occurrence (S08). The anchor is cut to the
+// whole minute, of the wall clock for days and longer. A window is never empty, and
+// the end of each is the start of the next.
 //
-// ok is false for Lifetime, which has no bounds, and for a period that is not
-// valid. Anchor and t lie from usher.MinTime to usher.MaxTime.
+// ok is false for Lifetime, which has no bounds, and for an invalid period. Anchor
+// and t must be between usher.MinTime and usher.MaxTime.
 func At(p usher.Period, anchor time.Time, loc *time.Location, t time.Time) (w usher.Window, ok bool) {
 	months, seconds := length(p.Unit)
 	if months == 0 && seconds == 0 || p.Every < 1 || p.Every > usher.MaxEvery {
@@ -78,7 +77,7 @@ func At(p usher.Period, anchor time.Time, loc *time.Location, t time.Time) (w us
 	} else {
 		d := dateOf(first)
 		n := floor(dateOf(now).month-d.month, int64(months))
-		if start = d.plus(n); start > now { // clamped or not, it comes later in this month
+		if start = d.plus(n); start > now { // the boundary is later in this month, clamped or not
 			n -= int64(months)
 			start = d.plus(n)
 		}
@@ -87,7 +86,7 @@ func At(p usher.Period, anchor time.Time, loc *time.Location, t time.Time) (w us
 	return usher.Window{Start: instant(resolve(start, here, loc)), End: instant(resolve(end, here, loc))}, true
 }
 
-// Origin is the anchor of calendar windows (`anchor: calendar`) in loc, in UTC:
+// Origin returns the anchor of calendar windows (`anchor: calendar`) in loc, in UTC:
 // the wall clock's 1970-01-01T00:00, so that quarters and years start in
 // January; for weeks 1970-01-05T00:00, a Monday (S08).
 func Origin(p usher.Period, loc *time.Location) time.Time {
@@ -99,8 +98,8 @@ func Origin(p usher.Period, loc *time.Location) time.Time {
 
 // Add returns t plus s, in UTC. Minutes and hours are elapsed time; days and
 // longer keep the wall clock's time of day in loc, with the day clamped to the
-// month's length and gaps and overlaps resolved as for windows (S08). A span of
-// no time, or of a unit without length, returns t.
+// month's length and gaps and overlaps resolved as for windows (S08). It returns t
+// for a span of 0 and for a unit without length.
 func Add(t time.Time, s usher.Span, loc *time.Location) time.Time {
 	months, seconds := length(s.Unit)
 	if s.N == 0 || months == 0 && seconds == 0 {
@@ -116,7 +115,7 @@ func Add(t time.Time, s usher.Span, loc *time.Location) time.Time {
 	return resolveNano(wall, t.Nanosecond(), loc)
 }
 
-// date is a wall time split for counting in months.
+// date is a wall time in the parts that counting in months needs.
 type date struct {
 	month int64 // months since January of year 0
 	day   int   // 1 to 31

@@ -10,10 +10,10 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// The reference for I8. It knows nothing of offsets, zone bounds or date
-// arithmetic: it has a table of dates, made by turning one page at a time, and
-// clocks, which it reads by formatting an instant. It finds when a wall time
-// comes by watching those clocks go from one day's to the next.
+// The reference for I8. It does not use offsets, zone bounds or date arithmetic. It
+// has a table of dates, made by turning one page at a time, and clocks, which it
+// reads by formatting an instant. It finds the instant of a wall time by watching
+// those clocks from one day to the next.
 
 // pages is every date in order, as 20060102, and pageOf finds one.
 var pages, pageOf = func() ([]int32, map[int32]int) {
@@ -66,7 +66,7 @@ func comes(first, last int, clock int64, loc *time.Location) []int64 {
 	for page := first; page < last; page++ {
 		target := int64(page)*86400 + clock
 		for now < target {
-			// Go in great steps while the clocks run evenly, else in small ones.
+			// Go in large steps while the clocks run evenly, else in small ones.
 			for _, step := range [...]int64{6 * 3600, 3600, 60, 1} {
 				next := shown(sec+step, loc)
 				if step == 1 || next == now+step && next <= target {
@@ -147,7 +147,7 @@ func (r *reference) check(t *testing.T, p usher.Period, anchor int) int {
 	}
 	origin := r.when[anchor-r.first]
 	if shown(origin, r.loc) != int64(anchor)*86400+r.clock {
-		return 0 // no clock ever shows this anchor
+		return 0 // the clocks never show this anchor
 	}
 	starts := r.starts(p, anchor)
 	for i := 0; i+1 < len(starts); i++ {
@@ -235,8 +235,8 @@ func TestI8_WindowsTileOver130YearsInAwkwardZones(t *testing.T) {
 	}
 }
 
-// Every zone that there is, over years picked by the seed: two of them, or with
-// USHER_PROVE=full eight.
+// Every zone, over years that the seed picks: two of them, or eight with
+// USHER_PROVE=full.
 func TestI8_WindowsTileInAllZones(t *testing.T) {
 	t.Parallel()
 	years := int32(2)
@@ -316,8 +316,8 @@ func meets(t *testing.T, p usher.Period, anchor time.Time, loc *time.Location, p
 	}
 }
 
-// FuzzAt: for instants that usher takes in the windows are right; for any
-// others At still returns.
+// FuzzAt: for instants that usher accepts the windows are right; for all others At
+// still returns.
 func FuzzAt(f *testing.F) {
 	names := zoneNames(f)
 	f.Add(uint16(0), uint8(4), int16(1), int64(1_700_000_000), int64(1_800_000_000), int64(5))

@@ -5,17 +5,17 @@ import (
 	"strings"
 	"sync"
 	"time"
-	_ "time/tzdata" // zones are there on hosts that carry no zone data
+	_ "time/tzdata" // embeds the zones, for hosts without zone data
 
 	"github.com/usher-sh/usher"
 )
 
-// zones holds what Zone has loaded. Only names that exist get in, so it is small.
+// zones keeps what Zone has loaded. Only existing names are kept, so it stays small.
 var zones sync.Map // string -> *time.Location
 
-// Zone returns the IANA time zone of that name, such as "Europe/Berlin"; ""
-// is UTC. Every call for a name returns the same location. Anything else, also
-// "Local" and paths, is an Invalid error that quotes the name.
+// Zone returns the IANA time zone of a name, such as "Europe/Berlin"; "" is UTC.
+// Every call with the same name returns the same location. Any other name, also
+// "Local" or a path, is an Invalid error that quotes the name.
 func Zone(name string) (*time.Location, error) {
 	if name == "" {
 		return time.UTC, nil
@@ -32,8 +32,8 @@ func Zone(name string) (*time.Location, error) {
 	return nil, usher.Errorf(usher.Invalid, `unknown time zone %.64q: must be an IANA name such as "Europe/Berlin" or "UTC"`, name)
 }
 
-// plausible reports whether name is written as zone names are: parts divided by
-// single slashes, each with a capital letter first. This keeps out the other
+// plausible reports whether name has the form of a zone name: parts separated by
+// single slashes, each beginning with a capital letter. This excludes the other
 // files of a host's zone directory, such as "localtime" and "right/UTC".
 func plausible(name string) bool {
 	if name == "Local" || len(name) > 64 {
@@ -55,8 +55,8 @@ func plausible(name string) bool {
 }
 
 // Resolve returns the first instant, in UTC, at which the clocks of loc show
-// the given wall time or a later one. A time that they skip is thus the first
-// instant after the gap, however long, and one that they show twice is its
+// the given wall time or a later one. For a time that they skip this is the first
+// instant after the gap, however long it is; for one that they show twice it is the
 // first occurrence (S08). Values outside their usual ranges carry over, as in
 // time.Date: 31 April is 1 May.
 func Resolve(year int, month time.Month, day, hour, min, sec, nsec int, loc *time.Location) time.Time {
@@ -64,12 +64,12 @@ func Resolve(year int, month time.Month, day, hour, min, sec, nsec int, loc *tim
 	return resolveNano(wall.Unix(), wall.Nanosecond(), loc)
 }
 
-// No zone has ever been this far from UTC, in seconds. Two stretches of one
-// zone can thus overlap by twice this at most.
+// No zone has ever been this far from UTC, in seconds. So two stretches of one zone
+// overlap by at most twice this.
 const farthest = 26 * hour
 
-// No zone has nearly this many stretches within a few days. The bound ends the
-// search for instants so remote that arithmetic on them overflows.
+// No zone has nearly this many stretches within a few days. This bound ends the
+// search for instants so far away that arithmetic on them overflows.
 const most = 20
 
 // stretch is a run of instants [from, to), in Unix seconds, over which the
@@ -88,8 +88,8 @@ func stretchAt(sec int64, loc *time.Location) stretch {
 		s.to = to.Unix()
 	}
 	if s.to <= sec {
-		// On the last day of a leap year that follows a zone's rule, Go 1.26 gives
-		// that day's start for the end of the year.
+		// For the last day of a leap year that follows a zone's rule, Go 1.26 returns
+		// the start of that day as the end of the year.
 		s.to = floor(sec, day) + day
 	}
 	return s
@@ -101,9 +101,9 @@ func showing(t time.Time, loc *time.Location) int64 {
 	return t.Unix() + int64(offset)
 }
 
-// reached returns the latest wall seconds that the clocks of loc have shown up
-// to sec, which lies in here. It is more than they show at sec only where they
-// were put back shortly before.
+// reached returns the latest wall seconds that the clocks of loc have shown up to
+// sec, which is in here. It is more than they show at sec only if they were put back
+// shortly before.
 func reached(sec int64, here stretch, loc *time.Location) int64 {
 	latest := sec + here.offset
 	for s, i := here, 0; i < most && s.from > sec-2*farthest; i++ {
@@ -115,7 +115,7 @@ func reached(sec int64, here stretch, loc *time.Location) int64 {
 }
 
 // resolve returns the first Unix second at which the clocks of loc show wall or
-// later. It is quick where that lies well inside near.
+// later. It is fast if that second is well inside near.
 func resolve(wall int64, near stretch, loc *time.Location) int64 {
 	if sec := wall - near.offset; sec > near.from+2*farthest && sec < near.to {
 		return sec
@@ -132,8 +132,8 @@ func resolve(wall int64, near stretch, loc *time.Location) int64 {
 	return sec
 }
 
-// resolveNano is resolve for a wall time with a fraction of a second, which is
-// dropped where the wall time falls into a gap.
+// resolveNano is resolve for a wall time with a fraction of a second. It drops the
+// fraction if the wall time is in a gap.
 func resolveNano(wall int64, nsec int, loc *time.Location) time.Time {
 	sec := resolve(wall, stretchAt(wall, loc), loc)
 	if sec+stretchAt(sec, loc).offset != wall {

@@ -17,14 +17,14 @@ import (
 //go:embed testdata/zones.txt
 var zoneList string
 
-// zoneNames lists every zone: those of the Go installation where it is at hand,
-// which are the ones that the program embeds, else those of the list.
+// zoneNames lists every zone: those of the Go installation, which are the ones that
+// the program embeds, or those of the list if there is no installation.
 func zoneNames(t testing.TB) []string {
 	names, _ := readZones(t)
 	return names
 }
 
-// distinctZones leaves out the names that stand for the same data as another.
+// distinctZones leaves out names with the same data as another.
 func distinctZones(t testing.TB) []string {
 	names, sums := readZones(t)
 	seen := map[uint32]bool{}

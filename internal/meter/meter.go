@@ -1,6 +1,6 @@
-// Package meter turns events into quantities: which features an event counts
-// for, and how much. It is pure, and refuses to guess: a value that is missing
-// or not a plain number is an error.
+// Package meter turns events into quantities: for which features an event counts,
+// and how much. It is pure and does not guess: a value that is missing or is not a
+// plain number is an error.
 package meter
 
 import (
@@ -23,16 +23,16 @@ type Reading struct {
 	Dimensions  []Dimension
 }
 
-// Dimension is one declared dimension's value; "" where the event has none.
+// Dimension is the value of one declared dimension; "" if the event has none.
 type Dimension struct{ Path, Value string }
 
-// MaxText is the longest value of unique and of a dimension, in bytes; longer
-// ones are refused, so that no two are ever taken for one.
+// MaxText is the greatest length of a unique value and of a dimension, in bytes.
+// Longer ones are refused and never cut, so that two different values stay different.
 const MaxText = 512
 
-// Read lists what an event means for the features whose meters read its type,
-// in their order. What no filter lets through means nothing. An error names the
-// path and what would be right (S17).
+// Read returns what an event means for the features whose meters read its type, in
+// the order of the features. A feature whose filter does not match is left out. An
+// error names the path and what would be right (S17).
 func Read(features []*usher.Feature, meters map[string]*usher.Meter, e *usher.Event) ([]Reading, error) {
 	if len(features) == 0 {
 		return nil, nil
@@ -42,7 +42,7 @@ func Read(features []*usher.Feature, meters map[string]*usher.Meter, e *usher.Ev
 		dec := json.NewDecoder(bytes.NewReader(e.Data))
 		dec.UseNumber()
 		if err := dec.Decode(&data); err != nil {
-			return nil, fmt.Errorf("data is not valid JSON: %w", err)
+			return nil, fmt.Errorf("data must be valid JSON: %w", err)
 		}
 	}
 	var out []Reading
@@ -62,7 +62,7 @@ func Read(features []*usher.Feature, meters map[string]*usher.Meter, e *usher.Ev
 		case usher.Unique:
 			s, ok := text(at(data, m.Field))
 			if !ok || s == "" {
-				return nil, fmt.Errorf("%s must be a text or a number that names one %s", m.Field, f.Key)
+				return nil, fmt.Errorf("%s must be a string or a number that identifies one %s", m.Field, f.Key)
 			}
 			if len(s) > MaxText {
 				return nil, fmt.Errorf("%s must be at most %d bytes", m.Field, MaxText)
@@ -87,8 +87,8 @@ func Read(features []*usher.Feature, meters map[string]*usher.Meter, e *usher.Ev
 	return out, nil
 }
 
-// at follows a path such as "data.usage.tokens" into the event's data; nil
-// where it leads nowhere.
+// at returns the value at a path such as "data.usage.tokens" in the event's data, nil
+// if there is none.
 func at(data any, path string) any {
 	_, rest, _ := strings.Cut(path, ".")
 	for rest != "" {

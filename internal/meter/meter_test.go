@@ -28,7 +28,7 @@ func TestS24_ValuesAreExactOrRefused(t *testing.T) {
 		`{"usage":[1]}`:                        "data.usage.n is missing",
 		`{"usage":{"n":"NaN"}}`:                "data.usage.n must be a plain decimal number",
 		``:                                     "data.usage.n is missing",
-		`{"usage":`:                            "data is not valid JSON",
+		`{"usage":`:                            "data must be valid JSON",
 	} {
 		got := ""
 		r, err := meter.Read([]*usher.Feature{f}, m, &usher.Event{Type: "e", Data: json.RawMessage(data)})

@@ -44,8 +44,8 @@ const (
 	password     = "verysecure" // of the provider's test users
 )
 
-// provider is a real identity provider. What its token endpoint answers can be
-// changed on the way, with its own key at hand.
+// provider is a real identity provider. Tests can change the answers of its token
+// endpoint and sign them with its key.
 type provider struct {
 	*httptest.Server
 	storage *storage.Storage
@@ -104,7 +104,7 @@ func claimsOf(token string) map[string]any {
 	return claims
 }
 
-// sign makes a token with a key; nil is the provider's own.
+// sign signs a token with a key; nil is the provider's own.
 func (p *provider) sign(claims map[string]any, key *rsa.PrivateKey) string {
 	own, _ := p.storage.SigningKey(context.Background())
 	if key == nil {
@@ -123,7 +123,7 @@ func (p *provider) sign(claims map[string]any, key *rsa.PrivateKey) string {
 	return token
 }
 
-// world is a server of ours, reached by https, and a provider.
+// world is an usher server, over https, and a provider.
 type world struct {
 	t        *testing.T
 	provider *provider
@@ -185,7 +185,7 @@ func newWorld(t *testing.T, claim string, roles map[string]string) *world {
 	return w
 }
 
-// browser is one person's.
+// browser is one person's browser.
 type browser struct {
 	*world
 	http *http.Client
@@ -200,7 +200,7 @@ func (w *world) browser() *browser {
 	return &browser{world: w, http: &c}
 }
 
-// do sends a request and returns status, where to go, and the body.
+// do sends a request and returns the status, the Location header and the body.
 func (b *browser) do(method, address, contentType, body string) (int, string, string) {
 	b.t.Helper()
 	if strings.HasPrefix(address, "/") {
@@ -284,7 +284,7 @@ func (b *browser) session() (s session, ok bool) {
 	return s, status == 200
 }
 
-// refused ends a login that must not be one.
+// refused finishes a login that must fail.
 func (b *browser) refused(back string, status int, words string) {
 	b.t.Helper()
 	got, where, body := b.do("GET", back, "", "")
@@ -369,7 +369,7 @@ func (w *world) quiet(seen []string, addresses ...string) {
 	}
 }
 
-// TestForgedLogins: whatever is wrong with a login, nobody is let in.
+// TestForgedLogins: a login with any fault is refused.
 func TestForgedLogins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "groups", map[string]string{"eng": "developer"})
@@ -434,7 +434,7 @@ func TestForgedLogins(t *testing.T) {
 	}
 }
 
-// TestWhoComesBack: a login ends in the browser that began it, once.
+// TestWhoComesBack: only the browser that began a login can finish it, once.
 func TestWhoComesBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "preferred_username", map[string]string{"test-user@127.0.0.1": "owner"})
@@ -557,9 +557,9 @@ func TestRolesFollowTheClaim(t *testing.T) {
 	}
 }
 
-// TestALinkedOperatorComesIn: an operator who was made with a subject is who
-// logs in as that, with the roles that were given by hand, and no second one is
-// made. An email links nobody.
+// TestALinkedOperatorComesIn: a login with the subject of an existing operator is that
+// operator, with the roles that were given by hand, and creates no second one. An equal
+// email does not link a login with an operator.
 func TestALinkedOperatorComesIn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "groups", map[string]string{"eng": "developer"})
@@ -603,7 +603,7 @@ func TestALinkedOperatorComesIn(t *testing.T) {
 	}
 }
 
-// TestStepUp: the proof is made at the provider, lately, by the same person.
+// TestStepUp: the same person must log in again at the provider.
 func TestStepUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "preferred_username", map[string]string{"test-user@127.0.0.1": "owner", "test-user2": "owner"})

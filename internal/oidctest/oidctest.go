@@ -1,4 +1,4 @@
-// Package oidctest proves the login with an identity provider against a real
-// one, which runs in the tests. It is a module of its own, so that the provider
-// is no dependency of usher, and holds nothing but tests.
+// Package oidctest tests the login with an identity provider against a real provider
+// that runs in the tests. It contains only tests, and is a module of its own so that
+// the provider is not a dependency of usher.
 package oidctest

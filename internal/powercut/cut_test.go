@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// history is one disk that loses power again and again.
+// history is the story of one disk that loses power again and again.
 type history struct {
 	dir     string
 	clock   *clock
@@ -32,13 +32,13 @@ func newHistory(t *testing.T, n uint64, p pragmas, lies bool) *history {
 	return h
 }
 
-// afterSteps is a moment: any of the next few steps, or of many.
+// afterSteps returns a moment: one of the next few steps, or of the next many.
 func (h *history) afterSteps(most float64) int64 {
 	return int64(math.Exp(h.rng.Float64() * math.Log(most)))
 }
 
-// cycle starts usher, lets it work, cuts the power, starts it again on what is
-// left, and asks for all that was acknowledged.
+// cycle starts usher, lets it work, cuts the power, starts it again on what is left, and
+// asks for everything that was acknowledged.
 func (h *history) cycle(ctx context.Context, name string) error {
 	if h.cuts+h.boots == 0 && h.rng.IntN(3) > 0 || h.rng.IntN(5) == 0 { // while it makes its tables, or starts
 		h.disk.CutAfter(h.afterSteps(150))
@@ -94,8 +94,8 @@ func (h *history) verify(ctx context.Context, all bool) error {
 	return nil
 }
 
-// Whatever the moment, and whatever the disk keeps of what was not synced: all
-// that was acknowledged is there, and nothing is counted twice.
+// Whenever the power goes, and whatever the disk keeps of unsynced writes: everything
+// that was acknowledged is there, and nothing counts twice.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	cycles, each := sized(25, 500), sized(5, 20)
@@ -131,8 +131,8 @@ func TestPowerCuts(t *testing.T) {
 		boots, takes, events, asked, time.Since(start).Seconds())
 }
 
-// The proof can fail: where commits are not synced, it sees that acknowledged
-// takes are lost.
+// The proof can fail: if commits are not synced, it finds that acknowledged takes are
+// lost.
 func TestPowerCuts_SeeWhatIsLost(t *testing.T) {
 	t.Parallel()
 	for _, x := range []struct {

@@ -1,6 +1,6 @@
-// Package powercut is a disk in memory that loses power, fails and fills up, as
-// a file layer for SQLite. Its tests run usher's own rooms on it: what usher has
-// acknowledged must be there after the power comes back.
+// Package powercut is a disk in memory that loses power, fails and fills up. It is a
+// file layer for SQLite. Its tests run usher on it: everything that usher acknowledged
+// must be there when the power is back.
 package powercut
 
 import (
@@ -16,14 +16,14 @@ import (
 	"github.com/ncruces/go-sqlite3/vfs"
 )
 
-// sector is the most that a power cut leaves whole, in bytes.
+// sector is the number of bytes that a power cut never tears apart.
 const sector = 512
 
 // Kind is a way to fail.
 type Kind int
 
-// The ways to fail. A disk that is full fails only what takes more room, and
-// only until Repair; the others may pass by themselves.
+// The ways to fail. A full disk fails only changes that need more space, and only until
+// Repair; the others may end by themselves.
 const (
 	WriteError Kind = iota + 1
 	SyncError
@@ -42,10 +42,10 @@ type Fault struct {
 	For  int64 // how many fail one after the other; 0 is all until Repair
 }
 
-// Disk is a disk with all its files. The zero Disk is of no use: see New. Its
-// methods are safe for concurrent use. It is a vfs.VFS.
+// Disk is a disk with all its files, a vfs.VFS. Use New; the zero Disk does not work.
+// Its methods are safe for concurrent use.
 type Disk struct {
-	// Lies makes every sync a success that does nothing.
+	// Lies makes every sync succeed and do nothing.
 	Lies bool
 
 	name string // under which SQLite knows it
@@ -65,8 +65,8 @@ type Disk struct {
 	steps  int64 // since the power came
 }
 
-// file has its content twice: as the process sees it and as the platter has it.
-// What was changed and not synced is in between.
+// file has its content twice: as the process sees it, and as it is on the platter.
+// Changes that were not synced are in between.
 type file struct {
 	data     []byte
 	platter  []byte
@@ -76,7 +76,7 @@ type file struct {
 	reserved, pending bool
 }
 
-// change is a write at an offset, or, where b is nil, a new size.
+// change is a write at an offset or, if b is nil, a new size.
 type change struct {
 	at int64
 	b  []byte
@@ -84,8 +84,8 @@ type change struct {
 
 var disks atomic.Int64
 
-// New makes an empty disk; dir is a folder for a file that no proof is about.
-// The seed decides what becomes of what was not synced.
+// New returns an empty disk. dir is a folder for temporary files. The seed decides what
+// a power cut leaves of unsynced writes.
 func New(dir string, seed uint64) *Disk {
 	return start(dir, rand.New(rand.NewPCG(seed, 1)), map[string]*file{})
 }
@@ -98,10 +98,10 @@ func start(dir string, rng *rand.Rand, files map[string]*file) *Disk {
 	return d
 }
 
-// Retire ends the disk: SQLite no longer knows it. Connections must be closed.
+// Retire removes the disk from SQLite. All connections must be closed.
 func (d *Disk) Retire() { vfs.Unregister(d.name) }
 
-// Copy is another disk with the same files, all of it synced.
+// Copy returns another disk with the same files, all synced.
 func (d *Disk) Copy(dir string, seed uint64) *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -112,15 +112,15 @@ func (d *Disk) Copy(dir string, seed uint64) *Disk {
 	return start(dir, rand.New(rand.NewPCG(seed, 1)), files)
 }
 
-// CutAfter lets the power go at the given step from now: a write, a sync, or
-// another change. 1 is the next.
+// CutAfter cuts the power at the n-th step from now: a write, a sync or another change.
+// 1 is the next.
 func (d *Disk) CutAfter(steps int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.left = steps
 }
 
-// Cut lets the power go.
+// Cut cuts the power now.
 func (d *Disk) Cut() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -134,7 +134,7 @@ func (d *Disk) Off() bool {
 	return d.off
 }
 
-// Steps is how many steps were made since the power came.
+// Steps returns how many steps were made since the power came on.
 func (d *Disk) Steps() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -148,14 +148,14 @@ func (d *Disk) Break(f Fault) {
 	d.fault, d.writes, d.syncs, d.reads, d.failed = f, 0, 0, 0, 0
 }
 
-// Failed is how many steps the fault failed.
+// Failed returns how many steps the fault failed.
 func (d *Disk) Failed() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.failed
 }
 
-// Repair ends the fault and says how many steps it failed.
+// Repair ends the fault and returns how many steps it failed.
 func (d *Disk) Repair() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,8 +163,8 @@ func (d *Disk) Repair() int64 {
 	return d.failed
 }
 
-// PowerOn is the disk after a power cut: what was synced, and of what was not,
-// anything: nothing, all, or some writes, whole or torn.
+// PowerOn returns the disk after a power cut: everything that was synced, and of the
+// other writes none, all or some, whole or torn.
 func (d *Disk) PowerOn(dir string) *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -236,8 +236,8 @@ func (c change) apply(b []byte) []byte {
 
 func clone(b []byte) []byte { return append([]byte(nil), b...) }
 
-// step counts one change of the disk; ok is false from the power cut on. The
-// step at which the power goes may still have reached the platter.
+// step counts one change of the disk; ok is false from the power cut on. The step at
+// which the power is cut may still have reached the platter.
 func (d *Disk) step() (ok bool) {
 	if d.off {
 		return false
@@ -261,7 +261,7 @@ func (d *Disk) hits(k Kind, n int64) bool {
 	return hit
 }
 
-// change makes a change that the process sees at once, or fails it.
+// change applies a change, which the process sees at once, or fails it.
 func (d *Disk) change(f *file, c change) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -293,7 +293,7 @@ func (d *Disk) change(f *file, c change) error {
 	return err
 }
 
-// clone0 keeps nil, which is a new size.
+// clone0 clones b and keeps nil, which means a new size.
 func clone0(b []byte) []byte {
 	if b == nil {
 		return nil

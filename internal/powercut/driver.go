@@ -16,8 +16,8 @@ import (
 	"modernc.org/sqlite"
 )
 
-// OpenSQLite opens a SQLite file of this disk for store.Config. The driver is
-// another one than usher's, which takes no file layer in Go; it is made to bind
+// OpenSQLite opens a SQLite file of this disk for store.Config. usher's own driver does
+// not accept a file layer in Go, so this is another driver, adapted to bind arguments
 // and to fail as usher's does.
 func (d *Disk) OpenSQLite(uri string) (*sql.DB, error) {
 	c, err := (&sqlite3driver.SQLite{}).OpenConnector(uri + "&vfs=" + d.name)
@@ -29,11 +29,11 @@ func (d *Disk) OpenSQLite(uri string) (*sql.DB, error) {
 
 var numbered = regexp.MustCompile(`\$([0-9]+)`)
 
-// byNumber makes $3 the third argument: to this driver $3 is a name, and counts
-// by where it stands first.
+// byNumber makes $3 the third argument. This driver takes $3 for a name and numbers
+// names in the order in which they first occur.
 func byNumber(text string) string { return numbered.ReplaceAllString(text, "?$1") }
 
-// fault is err as the driver of usher says it: by its result code.
+// fault returns err as usher's driver would: with its result code.
 func fault(err error) error {
 	var e *sqlite3.Error
 	var primary sqlite3.ErrorCode
@@ -84,7 +84,7 @@ func (c conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error
 	return tx{t}, nil
 }
 
-// ExecContext runs scripts of several statements too, as migrations are.
+// ExecContext also runs scripts of several statements, such as migrations.
 func (c conn) ExecContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Result, error) {
 	r, err := c.Conn.(driver.ExecerContext).ExecContext(ctx, text, args)
 	return r, fault(err)
@@ -135,8 +135,8 @@ func (r rows) Next(to []driver.Value) error {
 	return fault(err)
 }
 
-// Close says no error: what Next said before is all there is, and usher's driver
-// does not say it twice.
+// Close returns no error: Next has already returned it, and usher's driver does not
+// return it twice.
 func (r rows) Close() error {
 	r.Rows.Close()
 	return nil

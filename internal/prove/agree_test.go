@@ -15,9 +15,9 @@ import (
 	"testing"
 )
 
-// The members' world: roles with conditions and seats, on a plan that gives some
-// of what they may use. Features that permissions are linked with are switches,
-// which OpenFeature shows as booleans.
+// The members' world: roles with conditions and seats, on a plan that gives some of
+// the features. Permissions are linked with switches, which OpenFeature shows as
+// booleans.
 const agreeCatalog = `usher: 1
 features:
   exports: {kind: switch}
@@ -42,7 +42,7 @@ custom_roles: {ceiling: analyst}
 `
 
 // TestA11_EveryDoorGivesTheSameAnswer asks the same questions of the real
-// program by every way in: check, batch, explain, AuthZEN, its batches and
+// program through every API: check, batch, explain, AuthZEN, its batches and
 // searches, OpenFeature, usher's own searches, and the command line.
 func TestA11_EveryDoorGivesTheSameAnswer(t *testing.T) {
 	t.Parallel()
@@ -193,7 +193,7 @@ func TestA11_EveryDoorGivesTheSameAnswer(t *testing.T) {
 		t.Errorf("%d of %d questions were answered yes: nothing was tried", yes, len(allowed))
 	}
 
-	// Who can: what a search lists is what was answered, member by member.
+	// Who can: a search lists the members that a check allows.
 	for q, ok := range allowed {
 		if q.member == "nobody" {
 			continue

@@ -34,12 +34,11 @@ import (
 	"github.com/usher-sh/usher/internal/usage"
 )
 
-// TestI7_SameAnswerEverywhere plays random lives and asks of each step the same
-// answer of the pure engine, of a server on SQLite, and of two nodes on one
-// PostgreSQL that write in turn; of caches that are warm and of ones that were
-// dropped. Nodes are in this process, because a cache cannot be dropped from
-// outside. A life that differs is retried with steps removed, and what is left
-// of it is printed.
+// TestI7_SameAnswerEverywhere plays random lives. At each step the pure engine, a
+// server on SQLite and two nodes on one PostgreSQL that write in turn must answer the
+// same, with warm caches and with dropped ones. Nodes run in this process, because a
+// cache cannot be dropped from outside. If answers differ, the test removes steps as
+// long as they still differ, and prints the rest.
 func TestI7_SameAnswerEverywhere(t *testing.T) {
 	t.Parallel()
 	seed, want := seed(t), size(600, 20_000)
@@ -85,7 +84,7 @@ func TestI7_SameAnswerEverywhere(t *testing.T) {
 	}
 }
 
-// step is one call. n names it, and what it makes, whichever steps are removed.
+// step is one call. n names it and what it creates, also when other steps are removed.
 type step struct {
 	n                  int
 	method, path, body string
@@ -97,7 +96,7 @@ func (s step) asks() bool {
 	return s.method == "GET" || s.path == "/v1/check" || s.path == "/v1/check/batch" || s.path == "/v1/explain"
 }
 
-// difference is the first step at which answers are not the same.
+// difference is the first step at which answers differ.
 type difference struct {
 	step    step
 	answers []string
@@ -153,7 +152,7 @@ func shortened(t *testing.T, pg *testpg.Server, steps []step, diff *difference) 
 	return steps, diff
 }
 
-// play runs a life from its beginning on new databases.
+// play runs a whole life on new databases.
 func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, compared int, err error) {
 	dir, err := os.MkdirTemp(temporary, "life-")
 	if err != nil {
@@ -211,7 +210,7 @@ func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, comp
 		case s.changes == "" && !s.asks():
 			b.late[s.who] = true
 		case s.changes == "environment", s.changes == "customer" && s.n%3 == 0:
-			// Nodes poll: what is decided by the clock or the catalogue waits for it.
+			// Nodes poll, so a change of the clock or the catalogue takes effect after that.
 			if err := b.live.Refresh(t.Context(), usher.Sandbox); err != nil {
 				return nil, compared, err
 			}
@@ -239,7 +238,7 @@ func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, comp
 	return nil, compared, nil
 }
 
-// shown are answers from shortly before where they first differ.
+// shown is the number of answers that are printed before the first difference.
 func shown(all []heard) (lines []string) {
 	from := len(all[0].text)
 	for _, h := range all {
@@ -261,8 +260,8 @@ func shown(all []heard) (lines []string) {
 	return lines
 }
 
-// heard is an answer without what may differ: revisions and request ids, and
-// which key an author had.
+// heard returns an answer without the parts that may differ: revisions, request ids
+// and the key's name.
 type heard struct {
 	who, text string
 	status    int
@@ -336,7 +335,7 @@ func (p *place) close() {
 	p.db.Close()
 }
 
-// hears does what polling does within a second, now.
+// hears does at once what polling does within a second.
 func (p *place) hears(who string) {
 	if p.old {
 		p.live.Refresh(context.Background(), usher.Sandbox)
@@ -348,7 +347,7 @@ func (p *place) hears(who string) {
 	clear(p.late)
 }
 
-// forget makes the node cold.
+// forget drops the node's caches.
 func (p *place) forget() {
 	for who := range p.all {
 		p.live.Forget(usher.Sandbox, who)
@@ -382,8 +381,8 @@ func (p *place) call(s step) (int, string, error) {
 	return res.StatusCode, string(text), err
 }
 
-// author writes a life: calls that fit a catalogue, about a few customers. It
-// looks at no answer, so that steps can be removed.
+// author writes a life: calls about a few customers that fit a catalogue. It does not
+// use any answer, so that steps can be removed.
 type author struct {
 	*rand.Rand
 	c      *usher.Catalog
@@ -399,7 +398,7 @@ type author struct {
 
 var people = []string{"ann", "bob", "cy"}
 
-// life is the n-th of a seed. It has about size steps.
+// life returns the n-th life of a seed, of about size steps.
 func life(seed, n uint64, files []string, size int) (steps []step, name string, err error) {
 	w := &author{Rand: rand.New(rand.NewPCG(seed, n)), made: map[string][]int{}}
 	name = files[(n+seed)%uint64(len(files))]
@@ -452,7 +451,7 @@ func life(seed, n uint64, files []string, size int) (steps []step, name string, 
 
 var figure = regexp.MustCompile(`\$([0-9]+)`)
 
-// edition is the catalogue with its figures at k halves.
+// edition returns the catalogue with its figures multiplied by k/2.
 func (w *author) edition(k int) string {
 	return figure.ReplaceAllStringFunc(w.file, func(s string) string {
 		n, _ := strconv.Atoi(s[1:])
@@ -474,7 +473,7 @@ func (w *author) clock() {
 	w.step("environment", "", "PUT", "/v1/clock", fmt.Sprintf(`{"now":%q}`, stamp(w.now)))
 }
 
-// who is mostly somebody.
+// who returns a customer, nearly always an existing one.
 func (w *author) who() string {
 	if w.IntN(40) == 0 {
 		return "nobody"
@@ -482,8 +481,8 @@ func (w *author) who() string {
 	return w.of(people[:1+w.IntN(len(people))]) // the first the most
 }
 
-// amount is mostly small, of a feature's precision, and sometimes what no
-// feature of few digits can count.
+// amount returns an amount, mostly a small one of the feature's precision, and
+// sometimes one with too many digits.
 func (w *author) amount(feature string) string {
 	p := 0
 	if f := w.c.Features[feature]; f != nil {
@@ -502,7 +501,7 @@ func (w *author) amount(feature string) string {
 	return strconv.Itoa(n)
 }
 
-// near is an instant around now.
+// near returns an instant around now.
 func (w *author) near(back, ahead time.Duration) time.Time {
 	t := w.now.Add(-time.Duration(w.Int64N(int64(back))) + time.Duration(w.Int64N(int64(ahead))))
 	if w.IntN(3) == 0 {
@@ -552,7 +551,7 @@ func (w *author) subscribe(who string) {
 
 func (w *author) makes(what string, n int) { w.made[what] = append(w.made[what], n) }
 
-// made is one of what was made, the newest the most; 0 is none yet.
+// made returns one of the created things, most often the newest; 0: there is none yet.
 func (w *author) one(what string) int {
 	list := w.made[what]
 	if len(list) == 0 {
@@ -564,7 +563,7 @@ func (w *author) one(what string) int {
 	return list[w.IntN(len(list))]
 }
 
-// whose is the customer of a step.
+// whose returns the customer of a step.
 func (w *author) whose(n int) string { return w.steps[n-1].who }
 
 func (w *author) value(feature string) string {

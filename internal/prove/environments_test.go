@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// TestI10_EnvironmentsNeverMeet walks every route of the OpenAPI document with
-// the key of one environment and the ids of the other, both ways: what the
-// other has is not there, not a byte of it is told, and nothing of it changes.
-// A route that the document has is walked; one that the walk cannot call fails.
+// TestI10_EnvironmentsNeverMeet calls every route of the OpenAPI document with the key
+// of one environment and the ids of the other, both ways. The answer must be that
+// there is no such thing, it must not contain a byte of the other environment, and
+// nothing there may change. A route that the walk cannot call fails the test.
 func TestI10_EnvironmentsNeverMeet(t *testing.T) {
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) { t.Parallel(); meet(t, filepath.Join(t.TempDir(), "usher.db")) })
@@ -53,7 +53,7 @@ func meet(t *testing.T, dsn string) {
 	sides[1].routes() // which sees that operators are not the sandbox's
 	calls := 0
 	for i, owner := range sides {
-		// Its own key may do all of it, or what follows would prove nothing.
+		// Its own key may do all of it; otherwise the rest would prove nothing.
 		own := owner.things()
 		for _, r := range routes {
 			if r.method != "GET" {
@@ -86,7 +86,7 @@ func meet(t *testing.T, dsn string) {
 				calls++
 			}
 		}
-		// With a customer of the same name, which is another one and has nothing.
+		// With a customer of the same id, which is another customer and has nothing.
 		for name := range mayOwn {
 			for _, r := range routes {
 				if r.name() == name {
@@ -113,8 +113,8 @@ func meet(t *testing.T, dsn string) {
 	fsck(t, dsn)
 }
 
-// mayOwn are the routes that put something of one's own, whatever its name is
-// elsewhere. Whoever adds a route here says that it does.
+// mayOwn lists the routes that create something in the caller's own environment, even
+// if its id exists in the other. Add a route here only if it does that.
 var mayOwn = map[string]bool{"POST /v1/keys": true, "PUT /v1/customers/{id}": true, "PUT /v1/catalog": true, "PUT /v1/clock": true}
 
 // side is one environment.
@@ -126,7 +126,7 @@ type side struct {
 	told                        []string // ids that the server made
 }
 
-// things are names of what one environment has, none of which tells the secret.
+// things are the ids of what one environment has. None contains the secret.
 type things struct {
 	customer, feature, seats, plan, holder, ref string
 	ids                                         map[string]string // by collection: "subscriptions" → sub_…
@@ -167,7 +167,7 @@ func (s *side) do(c call) (int, http.Header, string) {
 	return res.StatusCode, res.Header, string(b)
 }
 
-// made makes something and returns its id, if it has one.
+// made creates something and returns its id, if it has one.
 func (s *side) made(method, path, body string) string {
 	s.t.Helper()
 	c := call{method, path, "application/json", body}
@@ -221,7 +221,7 @@ func (s *side) furnish() {
 	s.customer("secret-" + s.secret)
 }
 
-// provider makes the key of a customer's identity provider.
+// provider creates the key of a customer's identity provider.
 func (s *side) provider(who string) {
 	s.t.Helper()
 	status, _, text := s.do(call{"POST", "/v1/keys", "application/json", fmt.Sprintf(`{"role":"scim","customer":%q}`, who)})
@@ -232,8 +232,8 @@ func (s *side) provider(who string) {
 	s.scim = made.Key
 }
 
-// both makes the customer that has one name in both environments, anew where
-// the walk deleted it.
+// both creates the customer that has the same id in both environments, again if the
+// walk deleted it.
 func (s *side) both() { s.customer("both") }
 
 func (s *side) customer(who string) {
@@ -245,7 +245,7 @@ func (s *side) customer(who string) {
 	s.made("PUT", "/v1/customers/"+who+"/seats/places/"+s.secret, "{}")
 }
 
-// things makes a customer with one of everything.
+// things creates a customer with one of everything.
 func (s *side) things() things {
 	s.t.Helper()
 	s.n++
@@ -285,7 +285,7 @@ func (s *side) things() things {
 	return w
 }
 
-// export is all that the environment shows.
+// export returns everything that the environment shows.
 func (s *side) export(own things) string {
 	s.t.Helper()
 	var b strings.Builder
@@ -341,7 +341,7 @@ func firstDifference(before, after string) string {
 	return fmt.Sprintf("%d lines became %d", len(old), len(new))
 }
 
-// schema is as much of a JSON schema as the walk reads.
+// schema is the part of a JSON schema that the walk reads.
 type schema struct {
 	Ref        string `json:"$ref"`
 	Type       any
@@ -364,7 +364,7 @@ type route struct {
 
 func (r route) name() string { return r.method + " " + r.path }
 
-// routes are those of the document that need a key.
+// routes returns the document's routes that need a key.
 func (s *side) routes() (list []route) {
 	s.t.Helper()
 	_, _, text := s.do(call{method: "GET", path: "/openapi.json"})
@@ -419,13 +419,13 @@ func aboutPeople(path string) bool {
 	return ok && slices.Contains([]string{"members", "groups", "roles", "assignments", "resources", "directory"}, part)
 }
 
-// ofInstallation reports whether a route is about operators, who are of the
-// installation and of no environment: the walk leaves these out.
+// ofInstallation reports whether a route is about operators, who belong to the
+// installation and to no environment. The walk leaves these out.
 func ofInstallation(path string) bool {
 	return strings.HasPrefix(path, "/v1/operators") || strings.HasPrefix(path, "/v1/elevations")
 }
 
-// installation fails where a key of the sandbox gets to operators.
+// installation fails the test if a sandbox key reaches operators.
 func (s *side) installation(method, path string) {
 	s.t.Helper()
 	if s.env != "sandbox" {
@@ -450,8 +450,8 @@ func (s *side) installation(method, path string) {
 	}
 }
 
-// request calls a route about somebody's things: path, query and body by the
-// names that the document gives.
+// request builds a call of a route about an environment's things: path, query and body
+// by the names in the document.
 func (s *side) request(r route, w things) call {
 	s.t.Helper()
 	s.n++
@@ -565,7 +565,7 @@ func (s *side) request(r route, w things) call {
 	return c
 }
 
-// example fills in a schema what the walk has a value for.
+// example returns a value of a schema, with the walk's values where it has one.
 func (s *side) example(r route, of schema, values map[string]any) any {
 	s.t.Helper()
 	if name, ok := strings.CutPrefix(of.Ref, "#/components/schemas/"); ok {
@@ -590,7 +590,7 @@ func (s *side) example(r route, of schema, values map[string]any) any {
 	return out
 }
 
-// silent makes a call and fails if the answer tells anything of the other side.
+// silent makes a call and fails the test if the answer contains anything of the other side.
 func (s *side) silent(owner *side, c call, own things) (int, string) {
 	s.t.Helper()
 	status, header, body := s.do(c)
@@ -637,8 +637,8 @@ func (s *side) foreign(owner *side, c call, their, own things) {
 		return // it names nothing that is only there
 	}
 	if status >= 300 {
-		// A customer that is not here is a 404; a feature or a plan that is not, in a
-		// request about something that is here, is what is wrong with the request.
+		// An unknown customer is a 404. An unknown feature or plan in a request about a known
+		// customer is a fault of the request.
 		if status != http.StatusNotFound && !(foreignFeature || named(own.plan)) || status >= 500 {
 			bad("404")
 		}
@@ -693,7 +693,7 @@ func (s *side) foreign(owner *side, c call, their, own things) {
 	}
 }
 
-// sameKeys: a key, and an event's id, are one in each environment.
+// sameKeys: the same key, or event id, may be used once in each environment.
 func sameKeys(t *testing.T, sides [2]*side) {
 	t.Helper()
 	for _, s := range sides {

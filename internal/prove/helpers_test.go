@@ -56,7 +56,7 @@ func binary(t *testing.T) string {
 	return name
 }
 
-// size is how much to do: small, or with USHER_PROVE=full all of it.
+// size returns how much to do: a small number, or all with USHER_PROVE=full.
 func size(small, full int) int {
 	if os.Getenv("USHER_PROVE") == "full" {
 		return full
@@ -78,7 +78,7 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
-// postgres starts a cluster of the test's own, or skips the test.
+// postgres starts a cluster for this test, or skips the test.
 func postgres(t *testing.T, settings ...string) *testpg.Server {
 	t.Helper()
 	s, err := testpg.Start(settings...)
@@ -92,7 +92,7 @@ func postgres(t *testing.T, settings ...string) *testpg.Server {
 	return s
 }
 
-// create makes usher's schema and returns production's admin key.
+// create creates usher's schema and returns production's admin key.
 func create(t *testing.T, dsn string) (key string) {
 	t.Helper()
 	out, err := exec.Command(binary(t), "init", "--json", "--db", dsn).Output()
@@ -113,8 +113,8 @@ type node struct {
 	log  *tail
 }
 
-// serve starts a node, with more flags perhaps, and returns once it listens. It
-// is killed with the test.
+// serve starts a node, possibly with more flags, and returns when it listens. The node
+// is killed at the end of the test.
 func serve(t *testing.T, dsn string, flags ...string) *node {
 	t.Helper()
 	args := append([]string{"serve", "--json", "--log-level", "warn", "--db", dsn, "--listen", "127.0.0.1:0"}, flags...)
@@ -179,7 +179,7 @@ func (l *tail) String() string {
 	return string(bytes.TrimSpace(l.text))
 }
 
-// manage makes one call that changes something, and fails the test where it does not.
+// manage makes one call that changes something, and fails the test if it does not succeed.
 func manage(t *testing.T, addr, key, method, path, contentType, body string) {
 	t.Helper()
 	req, err := http.NewRequest(method, "http://"+addr+path, strings.NewReader(body))
@@ -198,8 +198,8 @@ func manage(t *testing.T, addr, key, method, path, contentType, body string) {
 	}
 }
 
-// client is one caller over one connection at a time. It writes requests and
-// reads answers by hand, because it shares the processors with the server.
+// client is one caller with one connection at a time. It writes requests and reads
+// answers by hand to save processor time, which it shares with the server.
 type client struct {
 	key  string // API key
 	addr string // of the open connection
@@ -209,11 +209,11 @@ type client struct {
 	body []byte
 }
 
-// patience bounds one call: more than the server's own bounds.
+// patience is the timeout of one call. It is longer than the server's own.
 const patience = 40 * time.Second
 
-// post calls a node. The answer's body is valid until the next call. An error
-// means that no whole answer came; what the server did is not known then.
+// post calls a node. The answer's body is valid until the next call. An error means
+// that there was no whole answer; it is then unknown what the server did.
 func (c *client) post(addr, path, body string) (a answer, err error) {
 	if c.conn != nil && c.addr != addr {
 		c.close()
@@ -300,7 +300,7 @@ func (c *client) close() {
 	}
 }
 
-// answer is what a client was told.
+// answer is one answer that a client received.
 type answer struct {
 	status     int
 	retryAfter string
@@ -334,7 +334,7 @@ var (
 func (a answer) allowed() bool  { return bytes.HasPrefix(a.body, allowed) }
 func (a answer) replayed() bool { return bytes.Contains(a.body, replayed) }
 
-// used is the decision's own figure, which comes before those of its parts.
+// used returns the decision's own figure, which comes before those of its parts.
 func (a answer) used() (n int64) {
 	_, rest, _ := bytes.Cut(a.body, used)
 	for _, digit := range rest {
@@ -346,7 +346,7 @@ func (a answer) used() (n int64) {
 	return n
 }
 
-// check asks one question of a node and fails the test where it has no answer.
+// check asks a node one question and fails the test if there is no answer.
 func check(t *testing.T, c *client, addr, customer, feature string) decision {
 	t.Helper()
 	a, err := c.post(addr, "/v1/check", fmt.Sprintf(`{"customer":%q,"feature":%q}`, customer, feature))

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// TestKill: the real binary on SQLite is killed again and again under load.
-// After each restart every key that was acknowledged since the one before, and
-// some of all earlier ones, replays its answer; in the end every key does, and
-// what was never answered counted once.
+// TestKill: the real binary on SQLite is killed again and again under load. After each
+// restart every key that was acknowledged since the last one, and some earlier ones,
+// must replay its answer. In the end every key does, and a call that was never answered
+// has counted once.
 func TestKill(t *testing.T) {
 	seed, cycles := seed(t), size(8, 200)
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -59,8 +59,8 @@ func TestKill(t *testing.T) {
 	fsck(t, db)
 }
 
-// TestDisconnect: clients that go away in the middle of a request, or without
-// waiting for its answer, and ask again. Each key counts once.
+// TestDisconnect: clients disconnect in the middle of a request, or before its answer,
+// and ask again. Each key counts once.
 func TestDisconnect(t *testing.T) {
 	seed, keys := seed(t), size(200, 2000)
 	r := rand.New(rand.NewPCG(seed, 2))

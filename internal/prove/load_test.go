@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// spread is how many customers there are beside the hot one.
+// spread is the number of customers beside the hot one.
 const spread = 64
 
-// op is one operation of one unit, and what its callers were told about it.
+// op is one operation of one unit, and the answers to it.
 type op struct {
 	key      string
 	customer int           // 0 is the hot one
@@ -28,9 +28,9 @@ type op struct {
 	lost     atomic.Bool  // some attempt had no answer
 }
 
-// load is clients that take from customers and remember, outside the server,
-// what they were told: a witness. An operation is asked for again, under its
-// key, until it is answered, at another node where there is one.
+// load is a number of clients that take from customers and remember the answers,
+// outside the server: a witness. They repeat each operation under its key until it is
+// answered, at another node if there is one.
 type load struct {
 	t       *testing.T
 	seed    uint64
@@ -56,8 +56,8 @@ type load struct {
 
 const base = 1_900_000_000_000 // ms: where the time of the keys begins
 
-// newLoad makes the catalogue and the customers. max bounds the operations that
-// may begin; hot and each are the limits.
+// newLoad creates the catalogue and the customers. At most max operations begin; hot
+// and each are the limits.
 func newLoad(t *testing.T, seed uint64, key string, clients, max int, hot, each int64, nodes ...*node) *load {
 	t.Helper()
 	l := &load{t: t, seed: seed, key: key, nodes: make([]atomic.Pointer[node], len(nodes)), clients: clients, hot: hot, each: each,
@@ -104,8 +104,8 @@ func (l *load) limit(customer int) int64 {
 	return l.each
 }
 
-// begin makes the next operation, or nil where enough have begun. Every other
-// one is the hot customer's. The key is a UUIDv7, and later ones sort later.
+// begin returns the next operation, nil if enough have begun. Every other one is the
+// hot customer's. The key is a UUIDv7, so later ones sort later.
 func (l *load) begin(client int) (int64, *op) {
 	if l.stop.Load() {
 		return 0, nil
@@ -126,9 +126,9 @@ func (l *load) begin(client int) (int64, *op) {
 	return i, o
 }
 
-// run runs clients until calls were made, or where calls is 0 until stop is
-// set or no operation is left. About 30 of 100 calls are retries: half of them
-// of what another client asks for at that moment, half of anything before.
+// run runs clients until they made a number of calls or, if calls is 0, until stop is
+// set or no operation is left. About 30 of 100 calls are retries: half of an operation
+// that another client sends at that moment, half of any earlier one.
 func (l *load) run(calls int64) {
 	l.began = time.Now()
 	var wg sync.WaitGroup
@@ -168,7 +168,7 @@ func (l *load) run(calls int64) {
 	}
 }
 
-// again asks for an operation at another node than its first attempt.
+// again repeats an operation at another node than its first attempt.
 func (l *load) again(c *client, o *op) {
 	l.retries.Add(1)
 	if o.hash.Load() == 0 {
@@ -177,12 +177,12 @@ func (l *load) again(c *client, o *op) {
 	l.ask(c, o, o.first+1)
 }
 
-// restless is how long an operation may stay without an answer while databases
-// and nodes come and go.
+// restless is how long an operation may stay unanswered while databases and nodes come
+// and go.
 const restless = 90 * time.Second
 
-// ask asks for an operation until it is answered, and remembers the answer. It
-// begins at the node-th node, and goes on to the next after each failure.
+// ask repeats an operation until it is answered, and remembers the answer. It begins
+// at the node-th node and goes to the next one after each failure.
 func (l *load) ask(c *client, o *op, node int) {
 	body := `{"customer":"` + customer(o.customer) + `","feature":"` + feature(o.customer) + `","key":"` + o.key + `"}`
 	for deadline := time.Now().Add(restless); ; node++ {
@@ -220,7 +220,7 @@ func (l *load) ask(c *client, o *op, node int) {
 
 var hashes = maphash.MakeSeed()
 
-// remember holds an answer against the first one under the same key.
+// remember compares an answer with the first one under the same key.
 func (l *load) remember(o *op, a answer) {
 	again := a.replayed()
 	if again {
@@ -249,7 +249,7 @@ func (l *load) remember(o *op, a answer) {
 	}
 }
 
-// errorf fails the test, in words only the first few times.
+// errorf fails the test, and prints only the first few messages.
 func (l *load) errorf(format string, args ...any) {
 	l.mu.Lock()
 	l.errs++
@@ -262,9 +262,9 @@ func (l *load) errorf(format string, args ...any) {
 	}
 }
 
-// finish judges a load that has ended: every operation has one answer, each
-// customer was granted exactly what was asked for or its limit, and the server
-// says the same. Where replay is set, every key is asked for once more first.
+// finish checks a load that has ended: every operation has one answer, each customer
+// was granted exactly what was asked for or its limit, and the server reports the same.
+// If replay is set, every key is first sent once more.
 func (l *load) finish(replay bool) {
 	t := l.t
 	t.Helper()
@@ -295,7 +295,7 @@ func (l *load) finish(replay bool) {
 		if granted[i] != want {
 			l.errorf("%s: granted %d, want %d: %d asked, limit %d", customer(i), granted[i], want, demand[i], l.limit(i))
 		}
-		// Other nodes' use is seen a little later.
+		// A node sees the use of other nodes a little later.
 		var d decision
 		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			if d = check(t, c, l.living().addr, customer(i), feature(i)); d.Used == want || time.Now().After(end) {
@@ -320,7 +320,7 @@ func (l *load) finish(replay bool) {
 		begun, l.calls.Load(), l.retries.Load(), l.together.Load(), l.lost.Load(), l.refused.Load(), l.stopped.Load(), all, full, spread+1, l.hot, demand[0], seconds, float64(l.calls.Load())/seconds)
 }
 
-// living is a node that serves.
+// living returns a node that serves.
 func (l *load) living() *node {
 	for i := range l.nodes {
 		if n := l.nodes[i].Load(); n != nil {
@@ -331,8 +331,8 @@ func (l *load) living() *node {
 	return nil
 }
 
-// replay asks again for every answered operation of [from, to), at a node or at
-// all of them: it must be a replay of the same answer.
+// replay repeats every answered operation of [from, to), at one node or at all. The
+// answer must be the first one again.
 func (l *load) replay(from, to int64, at *node) {
 	const callers = 8
 	var wg sync.WaitGroup
@@ -367,7 +367,7 @@ func (l *load) replay(from, to int64, at *node) {
 	wg.Wait()
 }
 
-// until waits for the n-th operation to begin; false where the load ended before.
+// until waits for the n-th operation to begin; false if the load ended before.
 func (l *load) until(n int64, ended <-chan struct{}) bool {
 	for l.next.Load() < n {
 		select {

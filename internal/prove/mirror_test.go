@@ -16,9 +16,9 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// mirror answers the calls of a sandbox from the pure engine: the least that a
-// caller must keep. Who holds what it takes from a database, since that is
-// decided elsewhere; all use is its own.
+// mirror answers the calls of a sandbox from the pure engine, with the least that a
+// caller must keep. It reads from a database what customers hold, because other tests
+// cover that, and keeps all use itself.
 type mirror struct {
 	facts   *store.DB
 	now     time.Time
@@ -40,7 +40,7 @@ type ledger struct {
 	seats   map[string][]engine.Seat
 }
 
-// kept is an answer that a retry gets again.
+// kept is an answer that a retry receives again.
 type kept struct {
 	request  string
 	status   int
@@ -70,7 +70,7 @@ func newMirror(facts *store.DB) *mirror {
 		takes: map[string]*taken{}, holds: map[string]*held{}, events: map[string]string{}, book: engine.NewBook(&usher.Catalog{}, nil, nil)}
 }
 
-// changed says that a catalogue or a customer's holdings are different now.
+// changed drops what was compiled, after a change of the catalogue or a customer.
 func (m *mirror) changed() { m.worlds = map[string]*engine.World{} }
 
 func (m *mirror) apply(file string) error {
@@ -111,7 +111,7 @@ func (m *mirror) ledger(id string) *ledger {
 	return m.used[id]
 }
 
-// snapshot holds what Needs names of an instant, and nothing else.
+// snapshot contains only what Needs names for an instant.
 func (m *mirror) snapshot(id, feature string, at time.Time) *engine.Snapshot {
 	w, l := m.world(id), m.ledger(id)
 	if !w.Known() {
@@ -126,7 +126,7 @@ func (m *mirror) snapshot(id, feature string, at time.Time) *engine.Snapshot {
 	return s
 }
 
-// writer is a clone to take from, in which what has ended is given back.
+// writer returns a clone to take from, after Expire.
 func (m *mirror) writer(id, feature string, at time.Time, more ...engine.Entry) *engine.Snapshot {
 	w, l := m.world(id), m.ledger(id)
 	var keys []engine.BucketKey
@@ -196,7 +196,7 @@ func (l *ledger) keep(s *engine.Snapshot, entries []engine.Entry, at time.Time) 
 
 func minuteOf(t time.Time) int64 { return t.Truncate(time.Minute).UnixMicro() }
 
-// asked is any body that the mirror reads.
+// asked has the fields of all bodies that the mirror reads.
 type asked struct {
 	Customer, Feature, Key, TTL, State, Now, Reason string
 	Amount                                          usher.Number
@@ -206,8 +206,8 @@ type asked struct {
 	Checks                                          []asked
 }
 
-// do answers one call. Status 0 means that the mirror has no word on it; of an
-// error it says the status and the code only.
+// do answers one call. Status 0 means that the mirror does not know the route. Of an
+// error it returns only the status and the code.
 func (m *mirror) do(n int, method, path, body string) (int, string) {
 	u, _ := url.Parse(path)
 	parts := strings.Split(strings.TrimPrefix(u.Path, "/v1/"), "/")
@@ -312,7 +312,7 @@ func (m *mirror) check(b asked) (usher.Decision, usher.Code) {
 	return engine.Decide(m.snapshot(q.Customer, q.Feature, at), q, at), ""
 }
 
-// replay is the answer under a key, where there is one.
+// replay returns the answer under a key, if there is one.
 func (m *mirror) replay(key, request string) (int, string, bool) {
 	old := m.answers[key]
 	if old == nil {
@@ -540,7 +540,7 @@ func (m *mirror) ingest(body string) (int, string) {
 	return 200, string(text)
 }
 
-// record books what an event means for one feature.
+// record books one feature's use of an event.
 func (m *mirror) record(who string, r meter.Reading, at time.Time) []engine.Entry {
 	l, feature := m.ledger(who), r.Feature.Key
 	op := engine.Op{Kind: engine.Record, Customer: who, Feature: feature, Amount: r.Amount}
@@ -573,7 +573,7 @@ func (m *mirror) record(who string, r meter.Reading, at time.Time) []engine.Entr
 	return e.Entries
 }
 
-// seat gives, frees or lists places (S19, S22).
+// seat gives, frees or lists seats (S19, S22).
 func (m *mirror) seat(method, who string, path []string, b asked) (int, string) {
 	feature := path[0]
 	f, l, known := m.book.Features[feature], m.ledger(who), m.world(who).Known()

@@ -10,9 +10,9 @@ import (
 	"github.com/usher-sh/usher/internal/testpg"
 )
 
-// away holds a node to what it must answer while its database is away: takes are
-// told to come back, checks of what it knows go on from memory, and checks of
-// what it does not know follow the feature's policy.
+// away checks what a node answers while its database is away: takes are refused with a
+// time to retry, checks of loaded customers go on from memory, and other checks follow
+// the feature's fail policy.
 func away(t *testing.T, c *client, n *node) {
 	t.Helper()
 	a, err := c.post(n.addr, "/v1/consume", fmt.Sprintf(`{"customer":"calm","feature":"hot","key":"away-%d"}`, time.Now().UnixNano()))
@@ -23,7 +23,7 @@ func away(t *testing.T, c *client, n *node) {
 		t.Errorf("a check of a known customer without a database: got %+v, want what was known, and as_of where degraded", d)
 	}
 	for feature, open := range map[string]bool{"lenient": true, "calls": false} {
-		// A new name each time: what is asked for once may be remembered.
+		// A new name each time, because the node may remember one that it was asked about.
 		stranger := fmt.Sprintf("stranger-%d", time.Now().UnixNano())
 		if d := check(t, c, n.addr, stranger, feature); d.Allowed != open || d.Reason != "unavailable" || !d.Degraded {
 			t.Errorf("a check of %s for an unknown customer without a database: got %+v, want allowed %v, unavailable, degraded", feature, d, open)
@@ -31,7 +31,7 @@ func away(t *testing.T, c *client, n *node) {
 	}
 }
 
-// know makes the customers that away asks for.
+// know creates the customers that away asks about.
 func know(t *testing.T, l *load, addr string) {
 	t.Helper()
 	for _, name := range []string{"known", "calm"} {
@@ -39,7 +39,7 @@ func know(t *testing.T, l *load, addr string) {
 	}
 }
 
-// learn makes every node hold the known customer.
+// learn makes every node load the known customer.
 func learn(t *testing.T, c *client, nodes []*node) {
 	t.Helper()
 	revision := check(t, c, nodes[0].addr, "known", "hot").Revision
@@ -51,9 +51,9 @@ func learn(t *testing.T, c *client, nodes []*node) {
 	}
 }
 
-// TestDatabaseIsKilled: PostgreSQL itself is killed, every process of it, and
-// started again, under the load of three nodes. The server's own default would
-// lose what it answered; usher asks for more.
+// TestDatabaseIsKilled: all processes of PostgreSQL are killed and started again under
+// the load of three nodes. With the database server's default settings acknowledged
+// takes would be lost; usher sets stricter ones.
 func TestDatabaseIsKilled(t *testing.T) {
 	seed, times := seed(t), size(2, 10)
 	r := rand.New(rand.NewPCG(seed, 3))
@@ -101,7 +101,7 @@ func TestDatabaseIsKilled(t *testing.T) {
 	fsck(t, dsn)
 }
 
-// recovered waits until every node takes again.
+// recovered waits until every node accepts takes again.
 func recovered(t *testing.T, l *load, nodes []*node) {
 	t.Helper()
 	c := &client{key: l.key}
@@ -125,8 +125,8 @@ func recovered(t *testing.T, l *load, nodes []*node) {
 	}
 }
 
-// TestFailover: the primary is killed under the load of three nodes and its
-// synchronous standby takes over. What was acknowledged is there.
+// TestFailover: the primary is killed under the load of three nodes and its synchronous
+// standby takes over. Nothing that was acknowledged is lost.
 func TestFailover(t *testing.T) {
 	seed, times := seed(t), size(1, 2)
 	r := rand.New(rand.NewPCG(seed, 4))
@@ -181,8 +181,8 @@ func failover(t *testing.T, r *rand.Rand) {
 	fsck(t, dsn)
 }
 
-// TestDatabaseVanishes: a node without its database says so, does not end, and
-// serves again once the database is back.
+// TestDatabaseVanishes: a node without its database reports it, keeps running, and
+// serves again when the database is back.
 func TestDatabaseVanishes(t *testing.T) {
 	pg := postgres(t)
 	dsn, err := pg.NewDatabase(t.Context())
@@ -226,8 +226,8 @@ func TestDatabaseVanishes(t *testing.T) {
 	n.stop(t)
 }
 
-// TestLaggingNode: a node that has not yet taken in a catalogue, which another
-// has applied, takes whole units of what is new in it.
+// TestLaggingNode: a node that has not yet loaded a catalogue that another node applied
+// accepts takes of whole units of the new features in it.
 func TestLaggingNode(t *testing.T) {
 	pg := postgres(t)
 	dsn, err := pg.NewDatabase(t.Context())

@@ -24,7 +24,7 @@ import (
 // moduleRoot is the module's folder, seen from this one.
 const moduleRoot = "../.."
 
-// plantedSample is how many bugs a run plants that does not ask for all of them.
+// plantedSample is how many bugs a run plants without USHER_PROVE=full.
 const plantedSample = 3
 
 // plantedPatience is how long one run of a bug's test may take. A test that hangs on a
@@ -91,8 +91,8 @@ func readBug(name string, src []byte) (bug, error) {
 	return b, nil
 }
 
-// plant returns a file's text with the bug in it. The error says that the code
-// has moved away from under the bug.
+// plant returns a file's text with the bug in it. The error says that the bug no longer
+// fits the code.
 func (b *bug) plant(src []byte) ([]byte, error) {
 	for _, e := range b.edits {
 		if n := bytes.Count(src, []byte(e[0])); n != 1 {
@@ -134,7 +134,7 @@ func (b *bug) find() (path string, planted []byte, err error) {
 	return path, planted, err
 }
 
-// bugs reads all of them, in the order of their names.
+// bugs reads all bugs, in the order of their names.
 func bugs(t *testing.T) []bug {
 	t.Helper()
 	files, err := filepath.Glob("testdata/planted/*.txt")
@@ -157,7 +157,7 @@ func bugs(t *testing.T) []bug {
 	return all
 }
 
-// Each bug still fits the code: what it changes stands in its file exactly once.
+// Each bug still fits the code: its old text occurs in its file exactly once.
 func TestPlantedBugsFit(t *testing.T) {
 	t.Parallel()
 	for _, b := range bugs(t) {
@@ -167,9 +167,9 @@ func TestPlantedBugsFit(t *testing.T) {
 	}
 }
 
-// The tests find bugs: each planted bug compiles and makes the test that it
-// names fail, which passes without it. USHER_PROVE=full plants all of them, any
-// other run a few that the seed chooses. USHER_SEED repeats a choice.
+// The tests find bugs: each planted bug compiles and makes the test that it names fail,
+// which passes without it. USHER_PROVE=full plants all of them, other runs a few that
+// the seed chooses. USHER_SEED repeats a choice.
 func TestPlantedBugsAreCaught(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -183,8 +183,8 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 		all = all[:min(plantedSample, len(all))]
 	}
 
-	// The tests as they are must pass, or their failure would tell nothing. Each
-	// is run once, when the first bug needs it.
+	// The tests must pass without bugs; otherwise their failure would prove nothing. Each
+	// runs once, when the first bug needs it.
 	packages := map[string]func() (testBinary, error){}
 	unfit := map[testTarget]func() string{} // "": it passes
 	for _, b := range all {
@@ -225,8 +225,8 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	t.Logf("planted: %d of %d bugs caught, %d skipped: %.0f s", caught.Load(), planted.Load(), skipped.Load(), time.Since(began).Seconds())
 }
 
-// try plants the bug in a copy, which the compiler reads in place of the file,
-// and returns the name of the test that failed.
+// try plants the bug in a copy, which the compiler reads instead of the file, and
+// returns the name of the test that failed.
 func (b *bug) try(t *testing.T) (caughtBy string, err error) {
 	path, src, err := b.find()
 	if err != nil {
@@ -261,7 +261,7 @@ func (b *bug) try(t *testing.T) (caughtBy string, err error) {
 // testBinary is the compiled tests of a package.
 type testBinary struct{ path, dir string }
 
-// compileTests builds the tests of a package, with an overlay where one is given.
+// compileTests builds the tests of a package, with an overlay if one is given.
 func compileTests(t *testing.T, pkg, overlay string) (testBinary, error) {
 	dir, err := filepath.Abs(filepath.Join(moduleRoot, pkg))
 	if err != nil {
@@ -280,10 +280,10 @@ func compileTests(t *testing.T, pkg, overlay string) (testBinary, error) {
 	return b, nil
 }
 
-// remove frees the disk at once: each is tens of megabytes.
+// remove deletes the binary at once, because each has tens of megabytes.
 func (b testBinary) remove() { _ = os.Remove(b.path) }
 
-// testOutcome is what a run of tests said.
+// testOutcome is the result of a run of tests.
 type testOutcome struct {
 	failed   string // the first test that did
 	passed   bool   // all that ran did, and some ran
@@ -322,7 +322,7 @@ func (b testBinary) test(t *testing.T, run string) testOutcome {
 
 const skippedHere = "is skipped here"
 
-// unfit says why the test cannot catch a bug; "" is that it can.
+// unfit returns why the test cannot catch a bug; "" if it can.
 func (o testOutcome) unfit() string {
 	switch {
 	case o.passed:

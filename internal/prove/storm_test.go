@@ -5,15 +5,15 @@ import (
 	"testing"
 )
 
-// shares are the limits for n calls, of which about 70 of 100 are operations,
-// half of them the hot customer's: 80 of 100 of what it will ask for, and for the
-// others about what each will.
+// shares returns the limits for n calls. About 70 of 100 calls are operations, half of
+// them the hot customer's. Its limit is 80 % of what it asks for; the limit of each
+// other customer is about what it asks for.
 func shares(calls int) (hot, each int64) {
 	return int64(calls) * 28 / 100, int64(calls) * 35 / 100 / spread
 }
 
-// TestStormOnSQLite: many clients take from one limit and from many, and retry
-// at once and later. Exactly the limits are granted, and each key has one answer.
+// TestStormOnSQLite: many clients take from one limit and from many, and retry at once
+// and later. Exactly the limits are granted, and each key has one answer.
 func TestStormOnSQLite(t *testing.T) {
 	seed, calls := seed(t), size(20_000, 1_000_000)
 	db := filepath.Join(t.TempDir(), "usher.db")
@@ -30,8 +30,8 @@ func TestStormOnSQLite(t *testing.T) {
 	fsck(t, db)
 }
 
-// TestStormOnThreeNodes: the same on one PostgreSQL with three nodes, of which
-// one is killed half-way; a retry goes to another node than the first attempt.
+// TestStormOnThreeNodes: the same on one PostgreSQL with three nodes. One is killed
+// half-way; a retry goes to another node than the first attempt.
 func TestStormOnThreeNodes(t *testing.T) {
 	seed, calls := seed(t), size(6_000, 200_000)
 	pg := postgres(t, "fsync=on")

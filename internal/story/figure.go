@@ -9,7 +9,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Figure is one value of a decision as a story writes it; "-" is absent.
+// Figure returns one value of a decision as a story writes it; "-" means absent.
 func Figure(d *usher.Decision, name string) string {
 	q := func(n int64) string { return usher.FormatQuantity(n, d.Precision) }
 	window := func(w usher.Window) string {
@@ -166,7 +166,7 @@ func reservation(d *usher.Decision, name string) string {
 	return "in time"
 }
 
-// SeatWord is a seat as a story writes it: "ann", "bob:pending", "cat:excess".
+// SeatWord returns a seat as a story writes it: "ann", "bob:pending", "cat:excess".
 func SeatWord(s *usher.Seat) string {
 	word := s.Holder
 	if s.State == usher.SeatPending {

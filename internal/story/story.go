@@ -1,6 +1,6 @@
 // Package story reads decision stories: a catalogue and a script of lines with
-// expected answers, one story a file. It parses only; whoever runs a story,
-// through the engine or over HTTP, says what each line means there.
+// expected answers, one story a file. It only parses; the tests that run a story,
+// through the engine or over HTTP, decide what each line does there.
 //
 // A story is a txtar archive. Its comment is a title line, a line "# S07 S18"
 // that names its rules, and prose. Its files are catalogues ("catalog.yaml" is
@@ -27,12 +27,11 @@
 //	check acme sso at=… -> no not_entitled
 //	explain acme sso -> contains "no plan"
 //
-// patch means the customer's newest subscription, of the family where one is
-// named. Overrides, grants and reservations are called ovr_1, gr_1, rsv_1, … in
-// the order in which the story makes them; as=k1 names a take or an event that is
-// corrected later. settle without an amount settles what is held. seats expects
-// all holders, those who came first first, or "nobody". A line that begins with
-// # is a remark.
+// patch changes the customer's newest subscription, or the newest of the family if
+// one is named. Overrides, grants and reservations are called ovr_1, gr_1, rsv_1, …
+// in the order in which the story creates them; as=k1 names a take or an event that
+// is corrected later. settle without an amount settles what is held. seats expects
+// all holders, oldest first, or "nobody". A line that begins with # is a comment.
 package story
 
 import (
@@ -57,32 +56,32 @@ type Line struct {
 	Number int    // in the script, from 1
 	Text   string // as written
 	Verb   string
-	Args   []string          // what stands alone after the verb
+	Args   []string          // the words after the verb
 	Opts   map[string]string // name=value before the arrow
-	Expect *Expect           // nil where the line has no arrow
+	Expect *Expect           // nil if the line has no arrow
 }
 
-// Expect is what stands after the arrow. Only what is named is compared.
+// Expect is the answer after the arrow. Only the fields that it names are compared.
 type Expect struct {
 	Allowed  bool
 	Reason   string
 	Error    string   // a code such as "conflict" in place of an answer
 	Fields   []Field  // in the order written; a bare word has no value
-	Contains []string // of explain: what the trace must say
-	Seats    []string // of seats: "ann", "bob:pending", "cat:excess"; none is nobody
+	Contains []string // of explain: texts that the trace must contain
+	Seats    []string // of seats: "ann", "bob:pending", "cat:excess"; empty is nobody
 }
 
 // Field is one expected figure: "used" "30", "row[plan:pro@1].limit" "100".
 type Field struct{ Name, Value string }
 
-// verbs holds the least number of arguments of each verb.
+// verbs holds the smallest number of arguments of each verb.
 var verbs = map[string]int{
 	"at": 1, "customer": 1, "subscribe": 2, "patch": 1, "override": 3, "unoverride": 1, "grant": 3, "void": 1,
 	"catalog": 1, "record": 3, "consume": 3, "check": 2, "explain": 2,
 	"correct": 2, "reserve": 3, "settle": 1, "release": 1, "seat": 3, "seats": 2, "unseat": 3,
 }
 
-// silent lists the verbs without an arrow: what has no decision as its answer.
+// silent lists the verbs without an arrow: they are not answered by a decision.
 var silent = []string{"at", "customer", "subscribe", "patch", "override", "unoverride", "grant", "void", "catalog", "record", "unseat"}
 
 var (
@@ -102,14 +101,14 @@ func Parse(src []byte) (*Story, error) {
 		if names, ok := strings.CutPrefix(line, "# "); ok && i > 0 {
 			for _, name := range strings.Fields(names) {
 				if !rule.MatchString(name) {
-					return nil, fmt.Errorf("rules: %q is no rule such as S07", name)
+					return nil, fmt.Errorf("unknown rule %q; a rule is a letter and two digits, such as S07", name)
 				}
 				s.Rules = append(s.Rules, name)
 			}
 		}
 	}
 	if s.Title == "" || len(s.Rules) == 0 {
-		return nil, fmt.Errorf(`a story begins with its title and a line "# S07 …" of its rules`)
+		return nil, fmt.Errorf(`a story must begin with its title and a line "# S07 …" that names its rules`)
 	}
 	script := ""
 	for _, f := range a.Files {
@@ -120,7 +119,7 @@ func Parse(src []byte) (*Story, error) {
 		s.Files[f.Name] = f.Data
 	}
 	if s.Files["catalog.yaml"] == nil || script == "" {
-		return nil, fmt.Errorf(`a story has the files "catalog.yaml" and "story"`)
+		return nil, fmt.Errorf(`a story must have the files "catalog.yaml" and "story"`)
 	}
 	for i, text := range strings.Split(script, "\n") {
 		text = strings.TrimSpace(text)
@@ -157,7 +156,7 @@ func parseLine(text string) (Line, error) {
 		return l, fmt.Errorf("%s needs %d arguments", l.Verb, least)
 	}
 	if slices.Contains(silent, l.Verb) == arrow {
-		return l, fmt.Errorf("%s have no arrow, all else has", strings.Join(silent, ", "))
+		return l, fmt.Errorf("%s have no arrow; all other verbs have one", strings.Join(silent, ", "))
 	}
 	if arrow {
 		e, err := parseExpect(l.Verb, split(after))
@@ -173,7 +172,7 @@ func parseExpect(verb string, words []string) (*Expect, error) {
 	e := &Expect{}
 	if verb == "explain" {
 		if len(words) < 2 || words[0] != "contains" {
-			return nil, fmt.Errorf(`explain expects: contains "text" …`)
+			return nil, fmt.Errorf(`an explain line expects: contains "text" …`)
 		}
 		for _, w := range words[1:] {
 			e.Contains = append(e.Contains, strings.Trim(w, `"`))
@@ -182,7 +181,7 @@ func parseExpect(verb string, words []string) (*Expect, error) {
 	}
 	if verb == "seats" {
 		if len(words) == 0 {
-			return nil, fmt.Errorf("seats expects holders, or nobody")
+			return nil, fmt.Errorf("a seats line expects holders, or nobody")
 		}
 		if words[0] != "nobody" {
 			e.Seats = words
@@ -203,13 +202,13 @@ func parseExpect(verb string, words []string) (*Expect, error) {
 		} else if w == "unlimited" || w == "late" {
 			e.Fields = append(e.Fields, Field{Name: w})
 		} else {
-			return nil, fmt.Errorf("%q is no expectation such as used=5", w)
+			return nil, fmt.Errorf("invalid expectation %q; write a field and a value, such as used=5", w)
 		}
 	}
 	return e, nil
 }
 
-// split cuts at blanks outside of quotes, braces and brackets.
+// split splits a line at blanks that are outside quotes, braces and brackets.
 func split(s string) (words []string) {
 	depth, quoted, start := 0, false, -1
 	for i := 0; i < len(s); i++ {

@@ -69,7 +69,7 @@ func TestParseRefuses(t *testing.T) {
 		"check acme sso":                "arrow",
 		"at T -> yes granted":           "arrow",
 		"check acme sso -> maybe x":     "yes|no",
-		"check acme sso -> yes x Used":  "no expectation",
+		"check acme sso -> yes x Used":  "invalid expectation",
 		"explain acme sso -> has words": "contains",
 	} {
 		if _, err := parse(script); err == nil || !strings.Contains(err.Error(), want) {

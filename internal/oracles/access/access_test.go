@@ -17,7 +17,7 @@ import (
 
 var seed = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the random worlds: the same again is the same")
 
-// engine is usher's evaluator over a world, as it is or spoilt on purpose.
+// engine is usher's evaluator over a world, possibly with a mistake planted.
 type engine struct {
 	w        *world
 	customer map[*customer]*access.Roles
@@ -25,7 +25,7 @@ type engine struct {
 	spoil    *spoil
 }
 
-// spoil is a mistake that usher could make, made in what it is told.
+// spoil is a mistake that usher could make, planted in its input.
 type spoil struct {
 	name    string
 	world   func(*world)        // changes a copy
@@ -70,7 +70,7 @@ func (w *world) copy() *world {
 	return &x
 }
 
-// allows is usher's answer.
+// allows returns usher's answer.
 func (e *engine) allows(q *question, compiled time.Time) bool {
 	key := [2]string{q.customer.id, q.member}
 	s := e.subjects[key]
@@ -98,7 +98,7 @@ func (e *engine) allows(q *question, compiled time.Time) bool {
 // perWorld is how many questions are asked in one world.
 const perWorld = 500
 
-// compare asks usher and the oracles in the nth world, and says where they differ.
+// compare asks usher and the oracles in the nth world, and returns where they differ.
 func compare(t testing.TB, n uint64, s *spoil, questions int) (cases, yes, differs int, first string) {
 	r := rand.New(rand.NewPCG(*seed, n))
 	w := newWorld(r, false)
@@ -124,7 +124,7 @@ func compare(t testing.TB, n uint64, s *spoil, questions int) (cases, yes, diffe
 	return cases, yes, differs, first
 }
 
-// TestTwoOracles: in random worlds usher, casbin and Cedar say the same.
+// TestTwoOracles: usher, casbin and Cedar answer the same in random worlds.
 func TestTwoOracles(t *testing.T) {
 	t.Parallel()
 	worlds := 240
@@ -154,7 +154,7 @@ func TestTwoOracles(t *testing.T) {
 	}
 }
 
-// spoils are mistakes that must be found.
+// spoils lists mistakes that must be found.
 var spoils = []*spoil{
 	{name: "segments are no boundary", world: func(w *world) {
 		w.everyPattern(func(p string) string {
@@ -283,8 +283,8 @@ func (w *world) everyPattern(f func(string) string) {
 	})
 }
 
-// TestMistakesAreFound: each mistake, planted, is found in the same kind of
-// worlds, so that agreement means something.
+// TestMistakesAreFound: each planted mistake is found in the same kind of worlds, so
+// agreement means something.
 func TestMistakesAreFound(t *testing.T) {
 	t.Parallel()
 	for _, s := range spoils {

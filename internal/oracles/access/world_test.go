@@ -1,7 +1,7 @@
-// Package access compares what usher decides about members with what two policy
-// engines of other makers, casbin and cedar-go, decide in the same random worlds.
-// It holds tests only. Of usher it uses what is asked about; everything that says
-// what the answer should be (patterns, groups, conditions) is written anew here.
+// Package access compares usher's decisions about members with those of two other
+// policy engines, casbin and cedar-go, in the same random worlds. It contains only
+// tests. It uses usher's types for the questions; everything that determines the answer
+// (patterns, groups, conditions) is written again here.
 package access
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/usher-sh/usher/internal/access"
 )
 
-// noon is the middle of all time in a world.
+// noon is the middle of the time that a world covers.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // world is a catalogue and the people of some customers.
@@ -67,7 +67,7 @@ var equalities = []equality{
 	{"action.mode", `"safe"`},
 }
 
-// cel is the condition as usher's catalogue says it.
+// cel returns the condition as usher's catalogue writes it.
 func (e equality) cel() string {
 	place := func(s string) string {
 		front, name, _ := strings.Cut(s, ".")
@@ -86,7 +86,7 @@ var features = []string{"seats-a", "seats-b"}
 
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-// chance is true n times of 100.
+// chance returns true in n of 100 calls.
 func chance(r *rand.Rand, n int) bool { return r.IntN(100) < n }
 
 // some is up to most of a list, each once.
@@ -299,7 +299,7 @@ func merged(a, b map[string]any) map[string]any {
 	return all
 }
 
-// ask makes a question. from: no question is about an earlier instant.
+// ask returns a question about an instant that is not before from.
 func (w *world) ask(r *rand.Rand, from time.Time) *question {
 	q := &question{customer: pick(r, w.customers), member: pick(r, []string{"alice", "bob", "carol", "dave", "erin", "nobody"}),
 		permission: pick(r, w.permissions), at: near(r)}

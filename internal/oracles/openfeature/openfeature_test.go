@@ -1,5 +1,5 @@
-// Package openfeature proves that OpenFeature's own SDKs are clients of usher:
-// each of them, unchanged, against the real server. It holds tests only.
+// Package openfeature proves that OpenFeature's own SDKs work with usher: each of them,
+// unchanged, against the real server. It contains only tests.
 package openfeature
 
 import (
@@ -111,7 +111,7 @@ func serve(t *testing.T) *server {
 	return s
 }
 
-// do sends one request as an admin; it must succeed.
+// do sends one request as an admin and fails the test if it does not succeed.
 func (s *server) do(t *testing.T, method, path, kind, body string) []byte {
 	t.Helper()
 	req, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
