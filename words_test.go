@@ -64,7 +64,6 @@ var unplain = map[string]string{
 	".":                                  "comments of nouns",
 	"cmd/usher":                          "its lines and words are being mended",
 	"docs/how-to":                        "it quotes an answer of directory",
-	"internal/access":                    "its lines and words are being mended",
 	"internal/api":                       "its lines and words are being mended",
 	"internal/auth":                      "its lines and words are being mended",
 	"internal/bench":                     "its lines and words are being mended",
@@ -77,7 +76,6 @@ var unplain = map[string]string{
 	"internal/doors/ofrep":               "its lines and words are being mended",
 	"internal/doors/scim":                "its lines and words are being mended",
 	"internal/engine":                    "its lines and words are being mended",
-	"internal/engine/testdata":           "its lines and words are being mended",
 	"internal/fsck":                      "its lines and words are being mended",
 	"internal/ledger":                    "its lines and words are being mended",
 	"internal/live":                      "its lines and words are being mended",
@@ -86,7 +84,6 @@ var unplain = map[string]string{
 	"internal/store":                     "its lines and words are being mended",
 	"internal/store/migrations/postgres": "its lines and words are being mended",
 	"internal/store/migrations/sqlite":   "its lines and words are being mended",
-	"internal/story":                     "its lines and words are being mended",
 	"internal/usage":                     "its lines and words are being mended",
 }
 
