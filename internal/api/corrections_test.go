@@ -46,8 +46,8 @@ func TestS16_Corrections(t *testing.T) {
 		// Of an event: the excess goes first; one that counted for two names one.
 		w.json("POST", "/v1/events", event("e1", `{"tokens":12}`), "Content-Type", eventType)
 		const ref = `"ref":{"source":"s","id":"e1"}`
-		correct(400, `{`+ref+`,"amount":3,"reason":"r","key":"y1"}`, bad("body.feature|the event counted for several features, so name one of copies, tokens"))
-		correct(422, `{`+ref+`,"feature":"peak","amount":3,"reason":"r","key":"y1"}`, problemBody(usher.Refused, "the event counted nothing of peak that adds up: there is nothing to give back"))
+		correct(400, `{`+ref+`,"amount":3,"reason":"r","key":"y1"}`, bad("body.feature|is required because the event counted for several features: one of copies, tokens"))
+		correct(422, `{`+ref+`,"feature":"peak","amount":3,"reason":"r","key":"y1"}`, problemBody(usher.Refused, "the event added nothing to peak, so there is nothing to give back"))
 		correct(404, `{"ref":{"source":"s","id":"e2"},"amount":3,"reason":"r","key":"y1"}`, problemBody(usher.NotFound, `no event with source "s" and id "e2"`))
 		correct(201, `{`+ref+`,"feature":"copies","amount":3,"reason":"r","key":"y2"}`,
 			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"copies","kind":"metered","limit":1000,"used":9,"reserved":0,"remaining":991,"unlimited":false,"overage":0,`+march+
