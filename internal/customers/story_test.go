@@ -256,10 +256,10 @@ func TestCustomerInput(t *testing.T) {
 		long[fmt.Sprint(i)] = ""
 	}
 	for location, in := range map[string]CustomerInput{
-		"body.timezone":   {Timezone: "Mars/Olympus"},
-		"body.name":       {Name: string(make([]byte, 201))},
-		"body.metadata":   {Metadata: long},
-		"body.metadata.k": {Metadata: map[string]string{"k": "a\x00"}},
+		"timezone":   {Timezone: "Mars/Olympus"},
+		"name":       {Name: string(make([]byte, 201))},
+		"metadata":   {Metadata: long},
+		"metadata.k": {Metadata: map[string]string{"k": "a\x00"}},
 	} {
 		_, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "a", in)
 		wantCode(t, err, usher.Invalid, location)
@@ -329,18 +329,18 @@ func TestS05_AddonsAreInstances(t *testing.T) {
 		t.Errorf("got limit %d, want 1000 + 2 × 50", d.Limit)
 	}
 	for location, in := range map[string][]AddonInput{
-		"body.addons[0].quantity": {{"api-pack", 10_001}},
-		"body.addons[1].quantity": {{"api-pack", 6000}, {"api-pack", 6000}},
-		"body.addons[0].addon":    {{"api-pac", 1}},
-		"body.addons":             {{"huge", 2}},
+		"addons[0].quantity": {{"api-pack", 10_001}},
+		"addons[1].quantity": {{"api-pack", 6000}, {"api-pack", 6000}},
+		"addons[0].addon":    {{"api-pac", 1}},
+		"addons":             {{"huge", 2}},
 	} {
 		_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Addons: &in})
 		wantCode(t, err, usher.Invalid, location)
 	}
 	_, err := w.s.Subscribe(t.Context(), env, who, Guard{}, "a", NewSubscription{Plan: "prro"})
-	wantCode(t, err, usher.Invalid, "body.plan")
+	wantCode(t, err, usher.Invalid, "plan")
 	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "a", NewSubscription{Plan: "pro@2"})
-	wantCode(t, err, usher.Invalid, "body.plan")
+	wantCode(t, err, usher.Invalid, "plan")
 	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "nobody", NewSubscription{Plan: "pro"})
 	wantCode(t, err, usher.NotFound, "")
 }
@@ -416,8 +416,8 @@ func TestS35_Trials(t *testing.T) {
 		t.Errorf("got %s", js(s))
 	}
 	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "c", NewSubscription{Plan: "pro", TrialEnd: MaybeTime{true, atp("2026-01-01T00:00:00Z")}, EndsAt: atp("2026-01-01T00:00:00Z")})
-	wantCode(t, err, usher.Invalid, "body.trial_ends_at")
-	wantCode(t, err, usher.Invalid, "body.ends_at")
+	wantCode(t, err, usher.Invalid, "trial_ends_at")
+	wantCode(t, err, usher.Invalid, "ends_at")
 
 	// A subscription that never began has had no trial.
 	w.put("d", CustomerInput{})
@@ -484,11 +484,11 @@ func TestPatch_When(t *testing.T) {
 		location string
 	}{
 		{SubscriptionPatch{}, usher.Invalid, "body"},
-		{SubscriptionPatch{Status: "trialing"}, usher.Invalid, "body.status"},
-		{SubscriptionPatch{Status: usher.Active, When: "soon"}, usher.Invalid, "body.when"},
-		{SubscriptionPatch{Status: usher.Active, When: "2026-03-01T00:00:00Z"}, usher.Invalid, "body.when"},
+		{SubscriptionPatch{Status: "trialing"}, usher.Invalid, "status"},
+		{SubscriptionPatch{Status: usher.Active, When: "soon"}, usher.Invalid, "when"},
+		{SubscriptionPatch{Status: usher.Active, When: "2026-03-01T00:00:00Z"}, usher.Invalid, "when"},
 		{SubscriptionPatch{Plan: str("support")}, usher.Refused, ""},
-		{SubscriptionPatch{EndsAt: MaybeTime{true, atp("2026-03-01T00:00:00Z")}}, usher.Invalid, "body.ends_at"},
+		{SubscriptionPatch{EndsAt: MaybeTime{true, atp("2026-03-01T00:00:00Z")}}, usher.Invalid, "ends_at"},
 	} {
 		_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, c.in)
 		wantCode(t, err, c.code, c.location)
@@ -537,7 +537,9 @@ func TestConcurrentPatchesBothApply(t *testing.T) {
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
 	s := w.subscribe("a", NewSubscription{Plan: "pro"})
-	other := New(w.s.cfg) // another node's: no lock in common
+	cfg := w.s.cfg // of another node: no lock and no memory in common
+	cfg.Live = must(live.New(t.Context(), live.Config{DB: w.db, Now: func() time.Time { return noon }}))(t)
+	other := New(cfg)
 	errs := make(chan error, 2)
 	go func() {
 		_, err := w.s.PatchSubscription(t.Context(), env, who, Guard{}, s.ID, SubscriptionPatch{Plan: str("free")})
@@ -604,21 +606,21 @@ func TestS03_Overrides(t *testing.T) {
 		t.Errorf("got %s", d.Reason)
 	}
 	for _, c := range []struct{ feature, value, location string }{
-		{"sso", `{"add": 1}`, "body.value.add"},
-		{"nope", `true`, "body.feature"},
-		{"sso", ``, "body.value"},
-		{"sso", `1`, "body.value"},
+		{"sso", `{"add": 1}`, "value.add"},
+		{"nope", `true`, "feature"},
+		{"sso", ``, "value"},
+		{"sso", `1`, "value"},
 	} {
 		_, err := add(c.feature, c.value)
 		wantCode(t, err, usher.Invalid, c.location)
 	}
 	w.put("b", CustomerInput{})
 	_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "credits", Value: json.RawMessage(`{"limit": 5}`), Reason: "x", Expires: "never"})
-	wantCode(t, err, usher.Invalid, "body.value.per")
+	wantCode(t, err, usher.Invalid, "value.per")
 	for location, in := range map[string]NewOverride{
-		"body.reason":     {Expires: "never"},
-		"body.expires_at": {Reason: "x"},
-		"body.expires":    {Reason: "x", Expires: "soon"},
+		"reason":     {Expires: "never"},
+		"expires_at": {Reason: "x"},
+		"expires":    {Reason: "x", Expires: "soon"},
 	} {
 		in.Feature, in.Value = "sso", json.RawMessage(`true`)
 		_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", in)
@@ -627,7 +629,7 @@ func TestS03_Overrides(t *testing.T) {
 	for _, in := range []NewOverride{{Expires: "never", ExpiresAt: atp("2027-01-01T00:00:00Z")}, {ExpiresAt: &noon}} {
 		in.Feature, in.Value, in.Reason = "sso", json.RawMessage(`true`), "x"
 		_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", in)
-		wantCode(t, err, usher.Invalid, "body.expires_at")
+		wantCode(t, err, usher.Invalid, "expires_at")
 	}
 	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "sso", Value: json.RawMessage(`true`), Reason: "x", ExpiresAt: atp("2026-03-11T00:00:00Z")}))(t)
 	if !w.decide("b", "sso", noon).Allowed {
@@ -669,11 +671,11 @@ func TestGrants(t *testing.T) {
 		wantCode(t, err, usher.Refused, "")
 	}
 	for location, in := range map[string]NewGrant{
-		"body.amount":     {Amount: "1.5"},
-		"body.reason":     {Amount: "1", Reason: " \n"},
-		"body.priority":   {Amount: "1", Priority: str(256)},
-		"body.kind":       {Amount: "1", Kind: "gift"},
-		"body.expires_at": {Amount: "1", ExpiresAt: &noon},
+		"amount":     {Amount: "1.5"},
+		"reason":     {Amount: "1", Reason: " \n"},
+		"priority":   {Amount: "1", Priority: str(256)},
+		"kind":       {Amount: "1", Kind: "gift"},
+		"expires_at": {Amount: "1", ExpiresAt: &noon},
 	} {
 		in.Feature = "api_calls"
 		if in.Reason == "" {
@@ -684,7 +686,7 @@ func TestGrants(t *testing.T) {
 	}
 	must(w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "api_calls", Amount: "9223372036854775807", Reason: "r"}))(t)
 	_, err := w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "api_calls", Amount: "1", Reason: "r"})
-	wantCode(t, err, usher.Invalid, "body.amount")
+	wantCode(t, err, usher.Invalid, "amount")
 	all, next, err := w.s.Grants(t.Context(), env, "a", "", 1)
 	if err != nil || len(all) != 1 || all[0].VoidedAt == nil || next != g.ID {
 		t.Errorf("got %s %q %v", js(all), next, err)
