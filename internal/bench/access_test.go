@@ -59,7 +59,7 @@ func (w *world) company(b testing.TB, assignments int) {
 		}
 		text = append(text, "}\n"...)
 	}
-	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, usher.By{}, text, catalog.Options{})
+	_, err := catalog.New(catalog.Config{DB: w.DB, Live: w.Live}).Apply(ctx, env, usher.By{}, text, catalog.Options{})
 	must(b, err)
 	w.customer(b, customer(0))
 	var c directory.Change
@@ -112,13 +112,13 @@ func folder(n int) string { return fmt.Sprintf("f%03d", n) }
 func (w *world) customer(b testing.TB, id string) {
 	b.Helper()
 	w.founding = id
-	_, _, err := w.customers.PutCustomer(context.Background(), env, usher.By{}, customers.Guard{}, id, customers.CustomerInput{Name: id})
+	_, _, err := w.Customers.PutCustomer(context.Background(), env, usher.By{}, customers.Guard{}, id, customers.CustomerInput{Name: id})
 	must(b, err)
 }
 
 func (w *world) change(b testing.TB, c directory.Change) {
 	b.Helper()
-	_, err := w.directory.Apply(context.Background(), env, usher.By{Actor: usher.Actor{Kind: "cli"}, RequestID: "bench"}, customer(0), c)
+	_, err := w.Directory.Apply(context.Background(), env, usher.By{Actor: usher.Actor{Kind: "cli"}, RequestID: "bench"}, customer(0), c)
 	must(b, err)
 }
 
@@ -130,7 +130,7 @@ func BenchmarkB8_Access(b *testing.B) {
 	w.company(b, assigned)
 	const many = 1 << 16
 	r := rand.New(rand.NewPCG(1, 1))
-	now := w.live.Now(env)
+	now := w.Live.Now(env)
 	questions := make([]decide.CheckQuery, many)
 	subjects := map[string]*access.Subject{}
 	asked := make([]access.Question, many)
@@ -142,7 +142,7 @@ func BenchmarkB8_Access(b *testing.B) {
 			q.Resource = decide.ResourceRef{Type: "folder", ID: folder(r.IntN(folders))}
 		}
 		if subjects[q.Member] == nil {
-			s, err := w.live.Member(b.Context(), env, q.Customer, q.Member, now)
+			s, err := w.Live.Member(b.Context(), env, q.Customer, q.Member, now)
 			must(b, err)
 			subjects[q.Member] = s
 		}
@@ -162,7 +162,7 @@ func BenchmarkB8_Access(b *testing.B) {
 		b.ReportMetric(100*float64(yes)/float64(n), "%yes")
 	})
 	b.Run("check", func(b *testing.B) {
-		s, ctx := decide.New(w.live), context.Background()
+		s, ctx := decide.New(w.Live), context.Background()
 		buf := new(engine.Buf)
 		yes, n := 0, 0
 		b.ReportAllocs()
@@ -220,9 +220,9 @@ func recompile(b *testing.B, many int) {
 		}
 	})
 	w = open(b, file)
-	s := decide.New(w.live)
+	s := decide.New(w.Live)
 	const role = "role07"
-	gives := w.live.Access(env).Customer(nil).Gives(role)[0]
+	gives := w.Live.Access(env).Customer(nil).Gives(role)[0]
 	ask := func(n int, want bool) {
 		d, err := s.Check(b.Context(), env, decide.CheckQuery{Customer: customer(0), Member: person(n), Permission: gives,
 			Resource: decide.ResourceRef{Type: "thing", ID: "1"}}, nil)

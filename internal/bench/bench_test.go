@@ -37,7 +37,7 @@ func consumeRatio(b *testing.B, hot bool, stored string, uuid func([]byte, *rand
 	w := open(b, file)
 	w.found(b, clients)
 	key := w.key(b)
-	_, err := w.usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first"})
+	_, err := w.Usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first"})
 	must(b, err)
 	w.stop()
 	bulk(b, file, func(c *sql.Conn) {
@@ -49,7 +49,7 @@ func consumeRatio(b *testing.B, hot bool, stored string, uuid func([]byte, *rand
 		})
 	})
 	w = open(b, file)
-	ours, bare := listen(b, w.handler), listen(b, http.HandlerFunc(bareConsume))
+	ours, bare := listen(b, w.Server), listen(b, http.HandlerFunc(bareConsume))
 	l := consume(key, clients, hot, uuid)
 	granted := int64(1)
 	rate := func(addr string, d time.Duration) float64 {
@@ -144,7 +144,7 @@ func events(b *testing.B, dsn, stored string, uuid func([]byte, *rand.Rand)) {
 		}
 		return list
 	}
-	first, err := w.usage.Ingest(b.Context(), env, ready(1)[0][:1])
+	first, err := w.Usage.Ingest(b.Context(), env, ready(1)[0][:1])
 	must(b, err)
 	if first.Accepted != 1 {
 		b.Fatalf("got %+v", first)
@@ -159,7 +159,7 @@ func events(b *testing.B, dsn, stored string, uuid func([]byte, *rand.Rand)) {
 		})
 	})
 	w = open(b, dsn)
-	addr := listen(b, w.handler)
+	addr := listen(b, w.Server)
 	ingest := func(send func(caller int, events []usher.Event) error) float64 {
 		list := ready(batches)
 		next := make(chan []usher.Event, len(list))
@@ -189,7 +189,7 @@ func events(b *testing.B, dsn, stored string, uuid func([]byte, *rand.Rand)) {
 	}
 	library := func() float64 {
 		return ingest(func(_ int, list []usher.Event) error {
-			res, err := w.usage.Ingest(b.Context(), env, list)
+			res, err := w.Usage.Ingest(b.Context(), env, list)
 			if err == nil && res.Accepted != len(list) {
 				err = fmt.Errorf("got %d of %d events: %v", res.Accepted, len(list), res.Rejected)
 			}
@@ -314,7 +314,7 @@ func BenchmarkB7_Hot(b *testing.B) {
 	w := open(b, filepath.Join(b.TempDir(), "usher.db"))
 	w.found(b, clients)
 	key := w.key(b)
-	addr := listen(b, w.handler)
+	addr := listen(b, w.Server)
 	rate := func(hot bool) func() float64 {
 		l := consume(key, clients, hot, orderedUUID)
 		return func() float64 { return l.run(b, addr, 2*time.Second).perSecond }

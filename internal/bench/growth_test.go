@@ -50,7 +50,7 @@ func BenchmarkGrowth_Clients(b *testing.B) {
 	w := open(b, filepath.Join(b.TempDir(), "usher.db"))
 	w.found(b, most)
 	key := w.key(b)
-	addr := listen(b, w.handler)
+	addr := listen(b, w.Server)
 	for _, n := range []int{1, 4, 16, 64, most} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {

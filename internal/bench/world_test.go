@@ -10,22 +10,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/api"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/decide"
-	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/job"
-	"github.com/usher-sh/usher/internal/live"
-	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/server"
 	"github.com/usher-sh/usher/internal/testpg"
 	"github.com/usher-sh/usher/internal/usage"
 )
@@ -51,58 +48,32 @@ plans:
 // env is the environment that all benchmarks use.
 const env = usher.Production
 
-// world is a database and the rooms of a server over it, in this process.
+// world is a server with its rooms, in this process.
 type world struct {
-	db        *store.DB
-	live      *live.Live
-	usage     *usage.Usage
-	auth      *auth.Service
-	customers *customers.Service
-	directory *directory.Service
-	handler   *door.Door
-	founding  string // the customer that is being created; ids contain it
-	stop      func()
+	*server.Server
+	founding string // the customer that is being created; ids contain it
+	stop     func() // closes the server, once
 }
 
-// open wires a server as cmd/usher does.
+// open starts a server as cmd/usher does, with ids that name their customer.
 func open(b testing.TB, dsn string) *world {
 	b.Helper()
-	ctx := context.Background()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	w := &world{}
-	node := fmt.Sprintf("bench-%d", time.Now().UnixNano())
 	var err error
-	w.db, err = store.Open(ctx, store.Config{DSN: dsn})
+	w.Server, err = server.Open(context.Background(), server.Config{DB: dsn, Version: "bench",
+		NewID: func(prefix string) string {
+			if w.founding == "" {
+				return usher.NewID(prefix, time.Now(), nil)
+			}
+			return prefix + w.founding
+		},
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	must(b, err)
-	w.live, err = live.New(ctx, live.Config{DB: w.db, Node: node})
-	must(b, err)
-	w.usage = usage.New(usage.Config{DB: w.db, Live: w.live, Node: node, Log: log})
-	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
-	w.customers = customers.New(customers.Config{DB: w.db, Live: w.live, NewID: func(prefix string) string { return prefix + w.founding }})
-	w.directory = directory.New(directory.Config{DB: w.db, Live: w.live, Direct: w.usage.Direct})
-	w.handler = door.New(door.Config{Auth: w.auth, Log: log, Version: "bench"})
-	api.Register(w.handler, api.Config{DB: w.db, Live: w.live, Decide: decide.New(w.live), Usage: w.usage, Auth: w.auth,
-		Customers: w.customers, Catalog: catalog.New(catalog.Config{DB: w.db, Live: w.live}),
-		Directory: w.directory})
-	running, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() { job.New(job.Config{}, w.live.Jobs()...).Run(running); close(done) }()
-	stopped := false
-	w.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		if err := w.usage.Close(ctx); err != nil {
+	w.stop = sync.OnceFunc(func() {
+		if err := w.Close(); err != nil {
 			b.Error(err)
 		}
-		cancel()
-		<-done
-		w.auth.Close()
-		if err := w.db.Close(); err != nil {
-			b.Error(err)
-		}
-	}
+	})
 	b.Cleanup(w.stop)
 	return w
 }
@@ -115,24 +86,25 @@ func customer(n int) string { return fmt.Sprintf("c%07d", n) }
 func (w *world) found(b testing.TB, n int) {
 	b.Helper()
 	ctx := context.Background()
-	_, err := catalog.New(catalog.Config{DB: w.db, Live: w.live}).Apply(ctx, env, usher.By{}, []byte(catalogue), catalog.Options{})
+	_, err := w.Catalog.Apply(ctx, env, usher.By{}, []byte(catalogue), catalog.Options{})
 	must(b, err)
 	since := time.Now().UTC().Add(-10 * 24 * time.Hour).Truncate(time.Minute)
 	for i := range n {
 		w.founding = customer(i)
-		_, _, err := w.customers.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, customer(i),
+		_, _, err := w.Customers.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, customer(i),
 			customers.CustomerInput{Name: "Company " + customer(i), Anchor: &since})
 		must(b, err)
-		_, err = w.customers.Subscribe(ctx, env, usher.By{}, customers.Guard{}, customer(i),
+		_, err = w.Customers.Subscribe(ctx, env, usher.By{}, customers.Guard{}, customer(i),
 			customers.NewSubscription{Plan: "pro", StartsAt: &since})
 		must(b, err)
 	}
+	w.founding = ""
 }
 
 // key creates an application's API key.
 func (w *world) key(b testing.TB) string {
 	b.Helper()
-	key, _, err := w.auth.Create(context.Background(), usher.Actor{Kind: "cli"}, env, "bench", auth.RoleApp, time.Time{})
+	key, _, err := w.Auth.Create(context.Background(), usher.Actor{Kind: "cli"}, env, "bench", auth.RoleApp, time.Time{})
 	must(b, err)
 	return key
 }
@@ -257,8 +229,8 @@ func manyCustomers(b testing.TB, dir string, count int) (file, key string) {
 	w := open(b, file)
 	w.found(b, 1)
 	key = w.key(b)
-	revision := w.live.Revision(env)
-	d, err := w.usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first-" + customer(0),
+	revision := w.Live.Revision(env)
+	d, err := w.Usage.Consume(b.Context(), env, usage.ConsumeOp{Customer: customer(0), Feature: "calls", Key: "first-" + customer(0),
 		Amount: "3"})
 	must(b, err)
 	if !d.Allowed {
@@ -270,13 +242,13 @@ func manyCustomers(b testing.TB, dir string, count int) (file, key string) {
 	w = open(b, file)
 	defer w.stop()
 	for _, n := range []int{0, 1, count / 2, count - 1, count} {
-		d, err := decide.New(w.live).Check(b.Context(), env, decide.CheckQuery{Customer: customer(n), Feature: "calls"}, nil)
+		d, err := decide.New(w.Live).Check(b.Context(), env, decide.CheckQuery{Customer: customer(n), Feature: "calls"}, nil)
 		must(b, err)
 		if want := n < count; d.Allowed != want || want && (d.Used != 3 || d.Plan.Key != "pro") {
 			b.Fatalf("customer %d of %d: got %+v", n, count, d)
 		}
 	}
-	if got, want := w.live.Revision(env), revision+2*int64(count-1); got != want {
+	if got, want := w.Live.Revision(env), revision+2*int64(count-1); got != want {
 		b.Fatalf("revision %d, want %d", got, want)
 	}
 	return file, key

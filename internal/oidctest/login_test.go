@@ -27,15 +27,9 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/api"
 	"github.com/usher-sh/usher/internal/auth"
-	"github.com/usher-sh/usher/internal/catalog"
-	"github.com/usher-sh/usher/internal/customers"
-	"github.com/usher-sh/usher/internal/decide"
-	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/server"
 	"github.com/usher-sh/usher/internal/store"
-	"github.com/usher-sh/usher/internal/usage"
 )
 
 const (
@@ -165,23 +159,12 @@ func newWorld(t *testing.T, claim string, roles map[string]string) *world {
 	w.site = httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { handler.ServeHTTP(rw, r) }))
 	t.Cleanup(w.site.Close)
 	w.provider = newProvider(t, w.site.URL+auth.OIDCCallback)
-	var err error
-	w.db, err = store.Open(ctx, store.Config{DSN: filepath.Join(t.TempDir(), "usher.db")})
-	must(err)
-	t.Cleanup(func() { w.db.Close() })
-	l, err := live.New(ctx, live.Config{DB: w.db})
-	must(err)
-	u := usage.New(usage.Config{DB: w.db, Live: l, Log: logger})
-	t.Cleanup(func() { u.Close(ctx) })
 	c := auth.OIDC{Issuer: w.provider.URL, ClientID: clientID, ClientSecret: clientSecret, RolesClaim: claim, Roles: roles}
 	must(c.Check())
-	w.auth = auth.New(auth.Config{DB: w.db, Log: logger, PublicURL: w.site.URL, OIDC: c})
-	t.Cleanup(w.auth.Close)
-	d := door.New(door.Config{Auth: w.auth, Log: logger, PublicURL: w.site.URL})
-	api.Register(d, api.Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
-		Customers: customers.New(customers.Config{DB: w.db, Live: l}),
-		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l})})
-	handler = d
+	srv, err := server.Open(ctx, server.Config{DB: filepath.Join(t.TempDir(), "usher.db"), Log: logger, PublicURL: w.site.URL, OIDC: c})
+	must(err)
+	t.Cleanup(func() { srv.Close() })
+	w.db, w.auth, handler = srv.DB, srv.Auth, srv
 	return w
 }
 

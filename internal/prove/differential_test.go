@@ -21,17 +21,10 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/api"
 	"github.com/usher-sh/usher/internal/auth"
-	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/catalogfile"
-	"github.com/usher-sh/usher/internal/customers"
-	"github.com/usher-sh/usher/internal/decide"
-	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/live"
-	"github.com/usher-sh/usher/internal/store"
+	"github.com/usher-sh/usher/internal/server"
 	"github.com/usher-sh/usher/internal/testpg"
-	"github.com/usher-sh/usher/internal/usage"
 )
 
 // TestI7_SameAnswerEverywhere plays random lives. At each step the pure engine, a
@@ -175,7 +168,7 @@ func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, comp
 		nodes[i] = p
 	}
 	lite, a, b := nodes[0], nodes[1], nodes[2]
-	m := newMirror(lite.db)
+	m := newMirror(lite.DB)
 	for _, s := range steps {
 		now.Store(int64(s.n))
 		if s.n%2 == 0 {
@@ -211,7 +204,7 @@ func play(t *testing.T, pg *testpg.Server, steps []step) (diff *difference, comp
 			b.late[s.who] = true
 		case s.changes == "environment", s.changes == "customer" && s.n%3 == 0:
 			// Nodes poll, so a change of the clock or the catalogue takes effect after that.
-			if err := b.live.Refresh(t.Context(), usher.Sandbox); err != nil {
+			if err := b.Live.Refresh(t.Context(), usher.Sandbox); err != nil {
 				return nil, compared, err
 			}
 		case s.changes == "customer":
@@ -292,11 +285,8 @@ func (h heard) same(o heard) bool {
 
 // place is a node in this process.
 type place struct {
+	*server.Server
 	name string
-	db   *store.DB
-	live *live.Live
-	use  *usage.Usage
-	keys *auth.Service
 	http *httptest.Server
 	key  string
 	all  map[string]bool // customers that were asked about
@@ -308,20 +298,12 @@ func open(dsn, name string, newID func(string) string) (*place, error) {
 	ctx := context.Background()
 	p := &place{name: name, all: map[string]bool{}, late: map[string]bool{}}
 	var err error
-	if p.db, err = store.Open(ctx, store.Config{DSN: dsn, MaxConns: 3}); err != nil {
+	if p.Server, err = server.Open(ctx, server.Config{DB: dsn, MaxConns: 3, Node: name, NewID: newID}); err != nil {
 		return nil, err
 	}
-	if p.live, err = live.New(ctx, live.Config{DB: p.db, Node: name}); err != nil {
-		return nil, errors.Join(err, p.db.Close())
-	}
-	p.use = usage.New(usage.Config{DB: p.db, Live: p.live, Node: name, NewID: newID})
-	p.keys = auth.New(auth.Config{DB: p.db})
-	d := door.New(door.Config{Auth: p.keys})
-	api.Register(d, api.Config{DB: p.db, Live: p.live, Decide: decide.New(p.live), Usage: p.use, Auth: p.keys,
-		Customers: customers.New(customers.Config{DB: p.db, Live: p.live, NewID: newID}), Catalog: catalog.New(catalog.Config{DB: p.db,
-			Live: p.live})})
-	p.http = httptest.NewServer(d)
-	if p.key, _, err = p.keys.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "differential", auth.RoleAdmin, time.Time{}); err != nil {
+	p.http = httptest.NewServer(p.Server)
+	p.key, _, err = p.Auth.Create(ctx, usher.Actor{Kind: "cli"}, usher.Sandbox, "differential", auth.RoleAdmin, time.Time{})
+	if err != nil {
 		p.close()
 		return nil, err
 	}
@@ -330,19 +312,17 @@ func open(dsn, name string, newID func(string) string) (*place, error) {
 
 func (p *place) close() {
 	p.http.Close()
-	p.use.Close(context.Background())
-	p.keys.Close()
-	p.db.Close()
+	p.Close()
 }
 
 // hears does at once what polling does within a second.
 func (p *place) hears(who string) {
 	if p.old {
-		p.live.Refresh(context.Background(), usher.Sandbox)
+		p.Live.Refresh(context.Background(), usher.Sandbox)
 		p.old = false
 	}
 	for who := range p.late {
-		p.live.Forget(usher.Sandbox, who)
+		p.Live.Forget(usher.Sandbox, who)
 	}
 	clear(p.late)
 }
@@ -350,7 +330,7 @@ func (p *place) hears(who string) {
 // forget drops the node's caches.
 func (p *place) forget() {
 	for who := range p.all {
-		p.live.Forget(usher.Sandbox, who)
+		p.Live.Forget(usher.Sandbox, who)
 	}
 }
 

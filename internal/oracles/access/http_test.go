@@ -13,27 +13,21 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/access"
-	"github.com/usher-sh/usher/internal/api"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
-	"github.com/usher-sh/usher/internal/decide"
 	"github.com/usher-sh/usher/internal/directory"
-	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/live"
-	"github.com/usher-sh/usher/internal/store"
-	"github.com/usher-sh/usher/internal/usage"
+	"github.com/usher-sh/usher/internal/server"
 )
 
-// server is usher over a SQLite file at noon, with a world written through its
+// served is usher over a SQLite file at noon, with a world written through its
 // own rooms.
-type server struct {
-	db  *store.DB
-	api *door.Door
+type served struct {
+	*server.Server
 	key string
 }
 
-func serve(t *testing.T, w *world) *server {
+func serve(t *testing.T, w *world) *served {
 	t.Helper()
 	ctx, env := context.Background(), usher.Production
 	must := func(err error) {
@@ -42,27 +36,15 @@ func serve(t *testing.T, w *world) *server {
 			t.Fatalf("-seed %d: %v", *seed, err)
 		}
 	}
-	now := func() time.Time { return noon }
-	s := &server{}
-	var err error
-	s.db, err = store.Open(ctx, store.Config{DSN: filepath.Join(t.TempDir(), "usher.db")})
-	must(err)
-	t.Cleanup(func() { s.db.Close() })
-	l, err := live.New(ctx, live.Config{DB: s.db, Now: now})
-	must(err)
-	u := usage.New(usage.Config{DB: s.db, Live: l})
-	t.Cleanup(func() { u.Close(ctx) })
-	keys := auth.New(auth.Config{DB: s.db})
-	t.Cleanup(keys.Close)
-	s.key, _, err = keys.Create(ctx, usher.Actor{Kind: "cli"}, env, "oracles", auth.RoleApp, time.Time{})
-	must(err)
 	made := 0
-	cs := customers.New(customers.Config{DB: s.db, Live: l, NewID: func(prefix string) string { made++; return fmt.Sprint(prefix, made) }})
-	cat := catalog.New(catalog.Config{DB: s.db, Live: l})
-	dir := directory.New(directory.Config{DB: s.db, Live: l, Direct: u.Direct})
-	s.api = door.New(door.Config{Auth: keys, Version: "oracles"})
-	api.Register(s.api, api.Config{DB: s.db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: cs, Catalog: cat,
-		Directory: dir})
+	s := &served{}
+	var err error
+	s.Server, err = server.Open(ctx, server.Config{DB: filepath.Join(t.TempDir(), "usher.db"), Now: func() time.Time { return noon },
+		NewID: func(prefix string) string { made++; return fmt.Sprint(prefix, made) }})
+	must(err)
+	t.Cleanup(func() { s.Close() })
+	s.key, _, err = s.Auth.Create(ctx, usher.Actor{Kind: "cli"}, env, "oracles", auth.RoleApp, time.Time{})
+	must(err)
 	// Customers' own roles are made under a ceiling that is lowered later: what
 	// is above it then is masked.
 	high := w.copy()
@@ -70,27 +52,27 @@ func serve(t *testing.T, w *world) *server {
 	if w.ceiling != "" {
 		high.ceiling = "top"
 	}
-	_, err = cat.Apply(ctx, env, usher.By{}, high.catalogue(), catalog.Options{})
+	_, err = s.Catalog.Apply(ctx, env, usher.By{}, high.catalogue(), catalog.Options{})
 	must(err)
 	for _, c := range w.customers {
-		_, _, err = cs.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, c.id, customers.CustomerInput{Name: c.id})
+		_, _, err = s.Customers.PutCustomer(ctx, env, usher.By{}, customers.Guard{}, c.id, customers.CustomerInput{Name: c.id})
 		must(err)
 		change := directory.Change{Members: c.members, Join: c.joins, Roles: c.custom, Assign: c.assignments, Resources: c.resources}
 		for _, g := range c.groups {
 			change.Groups = append(change.Groups, usher.Group{ID: g})
 		}
-		_, err = dir.Apply(ctx, env, usher.By{Actor: usher.Actor{Kind: "cli"}, RequestID: "test"}, c.id, change)
+		_, err = s.Directory.Apply(ctx, env, usher.By{Actor: usher.Actor{Kind: "cli"}, RequestID: "test"}, c.id, change)
 		must(err)
 	}
 	low := w.copy()
 	low.roles = append(low.roles, high.roles[len(high.roles)-1])
-	_, err = cat.Apply(ctx, env, usher.By{}, low.catalogue(), catalog.Options{})
+	_, err = s.Catalog.Apply(ctx, env, usher.By{}, low.catalogue(), catalog.Options{})
 	must(err)
 	// Seats came with the roles (A08): whether someone has one is a fact here.
 	for _, c := range w.customers {
 		c.seats = map[string][]access.Seat{}
 		for _, m := range c.members {
-			f, err := s.db.Directory(env, c.id).Facts(ctx, []string{m.ID}, noon, 0)
+			f, err := s.DB.Directory(env, c.id).Facts(ctx, []string{m.ID}, noon, 0)
 			must(err)
 			for _, x := range f[m.ID].Seats {
 				c.seats[m.ID] = append(c.seats[m.ID], access.Seat{Feature: x.Feature, Expires: x.Expires})
@@ -101,7 +83,7 @@ func serve(t *testing.T, w *world) *server {
 }
 
 // allows posts a check.
-func (s *server) allows(t *testing.T, q *question) bool {
+func (s *served) allows(t *testing.T, q *question) bool {
 	t.Helper()
 	in := map[string]any{"customer": q.customer.id, "member": q.member, "permission": q.permission}
 	if !q.at.Equal(noon) {
@@ -125,7 +107,7 @@ func (s *server) allows(t *testing.T, q *question) bool {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+s.key)
 	res := httptest.NewRecorder()
-	s.api.ServeHTTP(res, req)
+	s.ServeHTTP(res, req)
 	var out struct {
 		Allowed bool
 		Legs    *usher.Legs
