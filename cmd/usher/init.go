@@ -11,7 +11,7 @@ import (
 
 type initCmd struct {
 	DB       string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
-	AuditKey string `help:"File of the private key of the audit log (default in the database)." type:"path" placeholder:"FILE"`
+	AuditKey string `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
 }
 
 func (c *initCmd) Run(a *app) (err error) {
@@ -24,6 +24,9 @@ func (c *initCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if key == "" && db.Dialect() == store.Postgres {
+		fmt.Fprintln(a.err, "The audit log's private key is in the database; `usher audit key --new FILE` and --audit-key FILE keep it outside.")
+	}
 	s := auth.New(auth.Config{DB: db})
 	defer s.Close()
 	has, err := hasKeys(a, s)

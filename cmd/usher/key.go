@@ -19,7 +19,7 @@ type keyCmd struct {
 
 type keyDB struct {
 	DB       string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
-	AuditKey string `help:"File of the private key of the audit log (default in the database)." type:"path" placeholder:"FILE"`
+	AuditKey string `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
 }
 
 // open opens the database, also while its server runs.

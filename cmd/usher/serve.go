@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,11 +22,14 @@ type serveCmd struct {
 	DB           string        `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
 	Listen       string        `help:"Address to listen on (default ${default})." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	PortFile     string        `help:"File to write the listen address to." type:"path" placeholder:"FILE"`
-	PublicURL    string        `name:"public-url" help:"Address that clients use (default http:// and the listen address)." placeholder:"URL"`
+	TLSCert      string        `name:"tls-cert" help:"File of the TLS certificate and its chain, read again when it changes." type:"path" placeholder:"FILE"`
+	TLSKey       string        `name:"tls-key" help:"File of the certificate's private key." type:"path" placeholder:"FILE"`
+	AdminKeyFile string        `help:"File to write the admin keys of an empty database to, once, for its owner only." type:"path" placeholder:"FILE"`
+	PublicURL    string        `name:"public-url" help:"Address that clients use (default http:// or https:// and the listen address)." placeholder:"URL"`
 	CORSOrigins  []string      `name:"cors-origin" help:"Origin of web pages that may ask for flags; may be repeated." placeholder:"ORIGIN"`
 	PollInterval time.Duration `help:"Interval at which other nodes' changes are read, on PostgreSQL (default ${default})." default:"200ms"`
 	LogLevel     slog.Level    `help:"Log level: debug, info, warn or error (default ${default})." default:"info"`
-	AuditKey     string        `help:"File of the private key of the audit log (default in the database)." type:"path" placeholder:"FILE"`
+	AuditKey     string        `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
 	Proxies      int           `help:"Reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`
 	RateLimit    float64       `help:"Calls a second of keys without a limit; 0 is any (default ${default})." default:"0" placeholder:"N"`
 
@@ -62,7 +66,17 @@ func (c *serveCmd) Run(a *app) error {
 	}
 	defer listener.Close()
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: c.LogLevel}))
-	public, err := publicURL(c.PublicURL, listener)
+	scheme := "http"
+	if c.TLSCert != "" || c.TLSKey != "" {
+		if listener, err = listenTLS(listener, c.TLSCert, c.TLSKey, log); err != nil {
+			return err
+		}
+		scheme = "https"
+	} else if !loopback(listener.Addr()) {
+		log.Warn("keys and answers cross the network in plain text: give --tls-cert and --tls-key, "+
+			"or let only a proxy with TLS reach this address", "listen", listener.Addr())
+	}
+	public, err := publicURL(c.PublicURL, scheme, listener)
 	if err != nil {
 		return err
 	}
@@ -78,25 +92,51 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := greet(a, s); err != nil {
+	if err := c.greet(a, s.Auth, log); err != nil {
 		return errors.Join(err, s.Close())
 	}
 	return serve(a, s, listener, c.PortFile, func(address string) error {
 		if a.cli.JSON {
-			return a.printJSON(map[string]string{"url": "http://" + address})
+			return a.printJSON(map[string]string{"url": scheme + "://" + address})
 		}
-		_, err := fmt.Fprintf(a.out, "usher %s serves http://%s on %s; Ctrl-C stops it\n", versionText(), address, nameOf(c.DB))
+		_, err := fmt.Fprintf(a.out, "usher %s serves %s://%s on %s; Ctrl-C stops it\n", versionText(), scheme, address, nameOf(c.DB))
 		return err
 	})
 }
 
-// greet creates the first keys, if the database has none.
-func greet(a *app, s *server.Server) error {
-	has, err := hasKeys(a, s.Auth)
+// greet creates the first keys, if the database has none. It prints them to a
+// terminal only: what else reads the output may keep it.
+func (c *serveCmd) greet(a *app, s *auth.Service, log *slog.Logger) error {
+	has, err := hasKeys(a, s)
 	if err != nil || has {
 		return err
 	}
-	return firstKeys(a, s.Auth)
+	if c.AdminKeyFile != "" {
+		return adminKeyFile(a, s, c.AdminKeyFile)
+	}
+	if a.tty.out {
+		return firstKeys(a, s)
+	}
+	log.Warn("the database has no API keys, and none were created because standard output is not a terminal: "+
+		"create one with the command, or start with --admin-key-file FILE", "command", "usher key create --db "+nameOf(c.DB))
+	return nil
+}
+
+// adminKeyFile creates the first keys and writes them to a new file, in the form of
+// `usher init --json`.
+func adminKeyFile(ctx context.Context, s *auth.Service, name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return wrong("--admin-key-file: %s", err)
+	}
+	keys, err := adminKeys(ctx, s)
+	if err == nil {
+		err = json.NewEncoder(f).Encode(keys)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil && keys == nil {
+		os.Remove(name)
+	}
+	return err
 }
 
 // nameOf is the name of a database for people, without a password.
@@ -125,9 +165,9 @@ func checkOrigins(list []string) error {
 
 // publicURL is the scheme and host of the address that clients use. A request's
 // Host header is never used for it, because callers choose that.
-func publicURL(given string, l net.Listener) (string, error) {
+func publicURL(given, scheme string, l net.Listener) (string, error) {
 	if given == "" {
-		return "http://" + l.Addr().String(), nil
+		return scheme + "://" + l.Addr().String(), nil
 	}
 	u, err := url.Parse(given)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil ||
@@ -200,16 +240,25 @@ func writeFile(name string, content []byte) error {
 	return err
 }
 
+// adminKeys creates an admin key for each environment.
+func adminKeys(ctx context.Context, s *auth.Service) (map[usher.Environment]string, error) {
+	keys := map[usher.Environment]string{}
+	for _, env := range usher.Environments {
+		key, _, err := s.Create(ctx, actorCLI, env, "first", auth.RoleAdmin, time.Time{})
+		if err != nil {
+			return nil, err
+		}
+		keys[env] = key
+	}
+	return keys, nil
+}
+
 // firstKeys creates an admin key for each environment and a token for the first
 // owner, and prints them: the only time that they are shown.
 func firstKeys(a *app, s *auth.Service) error {
-	keys := map[usher.Environment]string{}
-	for _, env := range usher.Environments {
-		key, _, err := s.Create(a, actorCLI, env, "first", auth.RoleAdmin, time.Time{})
-		if err != nil {
-			return err
-		}
-		keys[env] = key
+	keys, err := adminKeys(a, s)
+	if err != nil {
+		return err
 	}
 	if a.cli.JSON {
 		return a.printJSON(keys)

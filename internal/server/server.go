@@ -40,8 +40,8 @@ type Config struct {
 	OpenSQLite func(uri string) (*sql.DB, error)
 	// MaxConns bounds the connections to PostgreSQL; see store.Config.
 	MaxConns int
-	// AuditKey is the private key that signs the audit log; "" is one that is kept
-	// in the database.
+	// AuditKey is the private key that signs the audit log; "" is one in a file
+	// beside a SQLite database, or in a PostgreSQL database; see store.Config.
 	AuditKey string
 	// Node is the name of this process among the nodes of the database; "" makes
 	// one.
@@ -108,6 +108,10 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 	db, err := store.Open(ctx, store.Config{DSN: c.DB, OpenSQLite: c.OpenSQLite, MaxConns: c.MaxConns, AuditKey: c.AuditKey, Now: c.Now})
 	if err != nil {
 		return nil, err
+	}
+	if c.AuditKey == "" && db.Dialect() == store.Postgres {
+		c.Log.Warn("the audit log's private key is in the database, so a person with all rights on the database can rewrite the log: " +
+			"`usher audit key --new FILE` and --audit-key FILE keep it outside")
 	}
 	node := cmp.Or(c.Node, usher.NewID("node_", c.Now(), nil))
 	l, err := live.New(ctx, live.Config{DB: db, Now: c.Now, PollInterval: c.PollInterval, Node: node})

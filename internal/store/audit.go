@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"strings"
@@ -191,77 +190,6 @@ func (a *auditTail) append(ctx context.Context, tx *sql.Tx, e audit.Entry) error
 		return err
 	}
 	a.db.auditEnd.Store(&auditEnd{a.tree.Clone(), s.root})
-	return nil
-}
-
-// auditSigner returns the signer of a log whose newest public key is key, and
-// whether the log must announce the signer's key first. The signer's key comes
-// from Config, or the first write creates it in the database.
-func (db *DB) auditSigner(ctx context.Context, tx *sql.Tx, key string) (s *audit.Signer, announce bool, err error) {
-	if given := db.signKey; given != nil {
-		if given.Public() == key {
-			return given, false, nil
-		}
-		var old bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE action = $1 AND object = $2)`, audit.ActionKey,
-			given.Public()).Scan(&old); err != nil {
-			return nil, false, err
-		}
-		if old {
-			return nil, false, usher.Errorf(usher.Refused,
-				"the given audit key is retired: the log is signed with the newer key %s; give that one", key)
-		}
-		if db.beside && key != "" {
-			return nil, false, usher.Errorf(usher.Refused,
-				"the audit log is signed with %s, not with the given key: to replace it, start `usher serve` with the new one first", key)
-		}
-		_, err := exec(ctx, tx, `DELETE FROM audit_key`) // it never signs again
-		return given, true, err
-	}
-	if kept := db.keptKey.Load(); kept != nil && kept.Public() == key {
-		return kept, false, nil
-	}
-	var private string
-	err = tx.QueryRowContext(ctx, `SELECT private FROM audit_key WHERE one = 1`).Scan(&private)
-	switch {
-	case err == sql.ErrNoRows && key == "":
-		if s, err = audit.NewKey(rand.Reader); err == nil {
-			_, err = exec(ctx, tx, `INSERT INTO audit_key (one, private) VALUES (1, $1)`, s.Private())
-		}
-		return s, true, err // keptKey is set when the key is read back, committed
-	case err == sql.ErrNoRows:
-		return nil, false, noAuditKey(key)
-	case err != nil:
-		return nil, false, err
-	}
-	if s, err = audit.ParseKey(private); err != nil {
-		return nil, false, err
-	}
-	if key != "" && s.Public() != key {
-		return nil, false, noAuditKey(key)
-	}
-	db.keptKey.Store(s)
-	return s, key == "", nil
-}
-
-func noAuditKey(public string) error {
-	return usher.Errorf(usher.Refused,
-		"the audit log is signed with %s, whose private key is not in the database: give it with --audit-key or USHER_AUDIT_KEY", public)
-}
-
-// checkAuditKey returns Refused if there is no key to sign the log with.
-func (db *DB) checkAuditKey(ctx context.Context) error {
-	head, err := db.AuditHead(ctx)
-	if err != nil || db.signKey != nil || head.Key == "" {
-		return err
-	}
-	var private string
-	switch err := db.w.QueryRowContext(ctx, `SELECT private FROM audit_key WHERE one = 1`).Scan(&private); {
-	case err == sql.ErrNoRows:
-		return noAuditKey(head.Key)
-	case err != nil:
-		return err
-	}
 	return nil
 }
 

@@ -121,11 +121,11 @@ func (db *DB) exportSigner(ctx context.Context, s *Scan, key string) (*audit.Sig
 		return nil, err
 	}
 	if private == "" {
-		return nil, noAuditKey(key)
+		return nil, db.noAuditKey(key)
 	}
 	signer, err := audit.ParseKey(private)
 	if err == nil && signer.Public() != key {
-		err = noAuditKey(key)
+		err = db.noAuditKey(key)
 	}
 	return signer, err
 }

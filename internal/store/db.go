@@ -37,7 +37,9 @@ type Config struct {
 	// whose files fail.
 	OpenSQLite func(uri string) (*sql.DB, error)
 	// AuditKey is the private key that signs the audit log, in the form that
-	// audit.ParseKey reads. "": the first write creates one in the database.
+	// audit.ParseKey reads. "": for SQLite it is in a file beside the database, with
+	// KeySuffix after its name, which Open creates unless Beside is set; for
+	// PostgreSQL, and with OpenSQLite, the first write creates one in the database.
 	AuditKey string
 	// Now returns real time, for the audit log (default time.Now).
 	Now func() time.Time
@@ -65,7 +67,8 @@ type DB struct {
 	now     func() time.Time
 
 	beside  bool
-	signKey *audit.Signer                // from Config; nil: the key is in the database
+	keyFile string                       // where the audit key of a SQLite file is unless Config gives one; "": in the database
+	signKey *audit.Signer                // from Config or keyFile; nil: the key is in the database
 	keptKey atomic.Pointer[audit.Signer] // the key in the database, once it was read
 	// auditEnd is the end of the audit log that this process saw last. It saves
 	// reading the hashes. nil: not known.
@@ -98,13 +101,18 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if db.now == nil {
 		db.now = time.Now
 	}
-	if !c.Beside { // beside the owner, a write that needs the key reports a missing one
-		if err := db.checkAuditKey(ctx); err != nil {
-			return nil, errors.Join(err, db.Close())
-		}
+	err = db.openAuditKey(ctx)
+	if err == nil && !c.Beside { // beside the owner, a write that needs the key reports a missing one
+		err = db.checkAuditKey(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fault(err), db.Close())
 	}
 	return db, nil
 }
+
+// KeySuffix ends the name of the file with the audit key of a SQLite database.
+const KeySuffix = ".audit-key"
 
 func open(ctx context.Context, c Config) (*DB, error) {
 	switch {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/audit"
 )
 
 // openForParent is the other process: it says how opening went, and holds the
@@ -358,5 +360,86 @@ func TestSQLiteIsDurable(t *testing.T) {
 	}
 	if _, err := db.r.ExecContext(t.Context(), `DELETE FROM environment`); err == nil {
 		t.Error("a reading connection can write")
+	}
+}
+
+// A new database, its log and its audit key are for their owner only, whatever the
+// umask, and the key is in none of the database's files.
+func TestNewFilesArePrivate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "usher.db")
+	db := openTest(t, file)
+	put(t, db, "acme")
+	for _, name := range []string{"usher.db", "usher.db-wal", "usher.db-shm", "usher.db.lock", "usher.db.audit-key"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got %v, %v, want mode 0600", name, info, err)
+		}
+	}
+	for _, name := range []string{"usher.db", "usher.db-wal"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || strings.Contains(string(b), "PRIVATE+KEY+") {
+			t.Errorf("%s has the private key in it (%v)", name, err)
+		}
+	}
+}
+
+// A database that keeps its audit key inside, as earlier versions did, goes on with
+// the same key in a file. Beside its owner nothing moves.
+func TestTheAuditKeyMovesOutOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "usher.db")
+	db, err := Open(t.Context(), Config{DSN: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, "acme")
+	key := db.signKey.Private()
+	write(t, db, `INSERT INTO audit_key (one, private) VALUES (1, $1)`, key)
+	if err := errors.Join(db.Close(), os.Remove(file+KeySuffix)); err != nil {
+		t.Fatal(err)
+	}
+	inside := func(db *DB) bool {
+		t.Helper()
+		_, ok, err := one(t.Context(), db, scanText, selectAuditKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	beside, err := Open(t.Context(), Config{DSN: file, Beside: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, beside, "beta")
+	if _, err := os.Stat(file + KeySuffix); err == nil || !inside(beside) {
+		t.Errorf("beside the owner the key moved: %v", err)
+	}
+	beside.Close()
+
+	db, err = Open(t.Context(), Config{DSN: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, "gamma")
+	b, err := os.ReadFile(file + KeySuffix)
+	if err != nil || strings.TrimSpace(string(b)) != key || inside(db) {
+		t.Errorf("got %q, %v in the file, and inside: %v, want the key in the file only", b, err, inside(db))
+	}
+	if r := verify(t, db, audit.Options{}); r.Total != 0 || len(r.Keys) != 1 {
+		t.Errorf("got %+v, want one key and no faults", r)
+	}
+	if err := errors.Join(db.Close(), os.Remove(file+KeySuffix)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(file); err != nil || strings.Contains(string(b), "PRIVATE+KEY+") {
+		t.Errorf("the key is still in the database's pages (%v)", err)
+	}
+	db, err = Open(t.Context(), Config{DSN: file})
+	if err == nil {
+		db.Close()
+	}
+	if wantCode(t, err, usher.Refused); !strings.Contains(err.Error(), file+KeySuffix) || !strings.Contains(err.Error(), "--new") {
+		t.Errorf("without the file: got %v, want its name and what to do", err)
 	}
 }

@@ -42,7 +42,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 		}
 	}()
 	if !c.Beside {
-		lock := flock.New(path + ".lock")
+		lock := flock.New(path+".lock", flock.SetPermissions(0o600))
 		switch ok, err := lock.TryLock(); {
 		case err != nil:
 			return nil, usher.Errorf(usher.Invalid, "the lock file %s.lock of the database cannot be opened: %v", c.DSN, plain(err))
@@ -51,6 +51,14 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 				"the database %s is owned by another process, a running `usher serve` perhaps: stop it first", c.DSN)
 		}
 		db.lock = lock
+	}
+	if c.OpenSQLite == nil {
+		db.keyFile = path + KeySuffix
+		if !c.Beside {
+			if err := private(path); err != nil {
+				return nil, usher.Errorf(usher.Invalid, "the database %s cannot be created: %v", c.DSN, plain(err))
+			}
+		}
 	}
 	// synchronous(FULL): with NORMAL a power cut loses commits that were answered.
 	// _txlock=immediate: a transaction that reads first and writes later would fail
@@ -134,6 +142,18 @@ func checkFile(name string, mustExist bool) (string, error) {
 		return "", usher.Errorf(usher.Invalid, "the database %s cannot be read: %v", name, plain(err))
 	}
 	return path, nil
+}
+
+// private creates a file that does not exist so that only its owner may read it.
+// SQLite gives the log beside it the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil // it keeps the mode that it has
+	} else if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // own returns Invalid if the file holds another program's tables.
