@@ -1,0 +1,153 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// How long roles are given for a while.
+const (
+	MaxElevation  = 8 * time.Hour
+	MaxBreakGlass = time.Hour
+	minElevation  = time.Minute
+	requestFor    = 24 * time.Hour // a request that nobody has decided by then is made again
+)
+
+// NewElevation asks for a role for a while.
+type NewElevation struct {
+	Role        string
+	Environment usher.Environment // "" is both
+	Reason      string
+	Duration    time.Duration // whole seconds, at most MaxElevation; in an emergency MaxBreakGlass
+	BreakGlass  bool          // an emergency: it holds at once, and is reviewed afterwards
+}
+
+// RequestElevation asks for a role for the caller, an operator; in an emergency
+// it gives it at once, what hands out rights apart. Refused for a key, and where
+// the caller's last emergency waits for its review.
+func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.By, n NewElevation) (e store.Elevation, err error) {
+	if err := onlyOperators(who); err != nil {
+		return e, err
+	}
+	if err := checkRole(n.Role, n.Environment); err != nil {
+		return e, err
+	}
+	if err := checkText("reason", n.Reason, MaxReason, true); err != nil {
+		return e, err
+	}
+	longest := MaxElevation
+	if n.BreakGlass {
+		longest = MaxBreakGlass
+	}
+	if n.Duration < minElevation || n.Duration > longest || n.Duration%time.Second != 0 {
+		return e, problems([]usher.Problem{{Location: "duration", Message: fmt.Sprintf(`must be from %s to %s, such as "30m"`, span(minElevation), span(longest))}})
+	}
+	now := s.now()
+	e = store.Elevation{Operator: who.Actor.ID, Role: n.Role, Environment: n.Environment, Reason: n.Reason, Seconds: int64(n.Duration / time.Second),
+		BreakGlass: n.BreakGlass, State: store.ElevationRequested, RequestedAt: now}
+	e.ID = s.id("elv_")
+	var role *store.OperatorRole
+	if n.BreakGlass {
+		e.State, e.DecidedAt, e.Review = store.ElevationApproved, &now, store.ReviewPending
+		role = s.elevated(e, now, usher.SourceBreakGlass, by.Actor.String())
+		e.Until = role.Until
+	}
+	if err := s.c.DB.RequestElevation(ctx, e, role, by, now); err != nil {
+		return store.Elevation{}, err
+	}
+	if n.BreakGlass {
+		s.operators.forget(who.Actor.ID)
+		s.c.Log.Warn("BREAK GLASS: an operator took a role without approval; another operator must review it", "elevation", e.ID, "operator", e.Operator,
+			"role", e.Role, "environment", string(e.Environment), "until", e.Until.Format(time.RFC3339), "request_id", by.RequestID)
+	}
+	return e, nil
+}
+
+func onlyOperators(who *Identity) error {
+	if who.Actor.Kind != "operator" {
+		return usher.Errorf(usher.Refused, "only an operator can do this: behind a key there may be anybody, also who asked")
+	}
+	return nil
+}
+
+func (s *Service) elevated(e store.Elevation, now time.Time, source usher.Source, by string) *store.OperatorRole {
+	until := now.Add(time.Duration(e.Seconds) * time.Second)
+	return &store.OperatorRole{ID: s.id("oas_"), Role: e.Role, Environment: e.Environment, From: now, Until: &until, Source: source,
+		GrantedBy: by, Reason: e.Reason}
+}
+
+// DecideElevation approves a request or denies it. The caller is another
+// operator than who asked, and to approve holds what the role gives for as long:
+// Forbidden else. Conflict where it is decided already.
+func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.By, id string, approve bool, note string) (e store.Elevation, err error) {
+	if e, err = s.othersElevation(ctx, who, id, note, false); err != nil {
+		return store.Elevation{}, err
+	}
+	now := s.now()
+	var role *store.OperatorRole
+	if approve {
+		role = s.elevated(e, now, usher.SourceRequest, by.Actor.String())
+		if err := who.MayGive(e.Role, e.Environment, role.Until); err != nil {
+			return store.Elevation{}, err
+		}
+	}
+	err = s.c.DB.DecideElevation(ctx, id, note, now.Add(-requestFor), role, by, now)
+	s.operators.forget(e.Operator)
+	if err != nil {
+		return store.Elevation{}, err
+	}
+	return s.c.DB.Elevation(ctx, id)
+}
+
+// othersElevation reads an elevation that the caller, an operator, may judge.
+func (s *Service) othersElevation(ctx context.Context, who *Identity, id, note string, needed bool) (store.Elevation, error) {
+	if err := onlyOperators(who); err != nil {
+		return store.Elevation{}, err
+	}
+	if err := checkText("note", note, MaxReason, needed); err != nil {
+		return store.Elevation{}, err
+	}
+	e, err := s.c.DB.Elevation(ctx, id)
+	if err == nil && e.Operator == who.Actor.ID {
+		err = usher.Errorf(usher.Forbidden, "nobody judges their own request: another operator does")
+	}
+	return e, err
+}
+
+// The outcomes of a review.
+const (
+	ReviewJustified   = "justified"
+	ReviewUnjustified = "unjustified"
+)
+
+// ReviewElevation ends the review of an emergency. The caller is another
+// operator than who took the role: Forbidden else. Conflict where none is due.
+func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by usher.By, id, outcome, note string) (store.Elevation, error) {
+	if outcome != ReviewJustified && outcome != ReviewUnjustified {
+		return store.Elevation{}, problems([]usher.Problem{{Location: "outcome", Message: "is justified or unjustified"}})
+	}
+	if _, err := s.othersElevation(ctx, who, id, note, true); err != nil {
+		return store.Elevation{}, err
+	}
+	if err := s.c.DB.ReviewElevation(ctx, id, outcome, note, by, s.now()); err != nil {
+		return store.Elevation{}, err
+	}
+	return s.c.DB.Elevation(ctx, id)
+}
+
+// Elevations lists elevations, the newest first: all where the caller may read
+// operators, else its own. pending leaves only those whose review is due.
+func (s *Service) Elevations(ctx context.Context, who *Identity, pending bool) ([]store.Elevation, error) {
+	var of string
+	if !who.Allows(PermOperatorsRead) {
+		if who.Actor.Kind != "operator" {
+			return nil, nil
+		}
+		of = who.Actor.ID
+	}
+	return s.c.DB.Elevations(ctx, of, pending)
+}

@@ -1,0 +1,157 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// held is what roles in force give in an environment, those apart that end
+// before until; the zero until is for good.
+func held(roles []store.OperatorRole, env usher.Environment, until time.Time) (s permSet) {
+	for i := range roles {
+		r := &roles[i]
+		if r.Until != nil && (until.IsZero() || r.Until.Before(until)) {
+			continue
+		}
+		var set permSet
+		if r.Environment == "" || r.Environment == env {
+			set = gives(r.Role, env)
+		}
+		if r.Environment == "" || r.Environment == usher.Production {
+			set |= gives(r.Role, usher.Production) & ofInstallation
+		}
+		if r.Source == usher.SourceBreakGlass {
+			set &^= handsOn
+		}
+		s |= set
+	}
+	return s
+}
+
+// lasting is what the caller may do in an environment at least until a time, so
+// that nothing that is held for a while is handed on for longer. The zero time
+// is for good. What is held in production may be handed on for the sandbox too.
+func (i *Identity) lasting(env usher.Environment, until time.Time) (s permSet) {
+	if i.Actor.Kind == "operator" {
+		s = held(i.roles, env, until)
+		if env == usher.Sandbox {
+			s |= held(i.roles, usher.Production, until)
+		}
+		return s
+	}
+	if !i.expires.IsZero() && (until.IsZero() || until.After(i.expires)) {
+		return 0
+	}
+	if i.Env == env || i.Env == usher.Production {
+		s = i.perms
+	}
+	return s
+}
+
+// MayGive returns Forbidden unless the caller holds every permission that a role
+// gives in an environment ("" is both), and does so until a time; nil is for
+// good.
+func (i *Identity) MayGive(role string, env usher.Environment, until *time.Time) error {
+	if err := i.MayMakeOperators(); err != nil {
+		return err
+	}
+	var end time.Time
+	if until != nil {
+		end = *until
+	}
+	for _, e := range usher.Environments {
+		if env != "" && env != e {
+			continue
+		}
+		if missing := gives(role, e) &^ i.lasting(e, end); missing != 0 {
+			return usher.Errorf(usher.Forbidden, "the role %q gives more in %s than you hold, or for longer: %s", role, e, missing.text())
+		}
+	}
+	return nil
+}
+
+// NewRole is what is said about a role that an operator is given.
+type NewRole struct {
+	Role        string
+	Environment usher.Environment // "" is both
+	From        time.Time         // zero is now
+	Until       *time.Time        // nil is for good
+	Reason      string
+}
+
+func checkRole(role string, env usher.Environment) error {
+	var wrong []usher.Problem
+	if !slices.Contains(OperatorRoles, role) {
+		wrong = append(wrong, usher.Problem{Location: "role", Message: fmt.Sprintf("no role %q: it is one of %s", role, strings.Join(OperatorRoles, ", "))})
+	}
+	if env != "" && !slices.Contains(usher.Environments, env) {
+		wrong = append(wrong, usher.Problem{Location: "environment", Message: "is production or sandbox; left out, it is both"})
+	}
+	return problems(wrong)
+}
+
+// PutRole gives an operator a role, in place of what it was given of that role
+// in that environment. Nobody gives to themselves, nor what they do not hold:
+// Forbidden. Refused where the last owner would be one until a date.
+func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id string, n NewRole) (Operator, error) {
+	if err := checkRole(n.Role, n.Environment); err != nil {
+		return Operator{}, err
+	}
+	if err := checkText("reason", n.Reason, MaxReason, false); err != nil {
+		return Operator{}, err
+	}
+	now := s.now()
+	r := store.OperatorRole{Role: n.Role, Environment: n.Environment, From: cut(n.From), Source: usher.SourceManual, GrantedBy: by.Actor.String(), Reason: n.Reason}
+	switch {
+	case n.From.IsZero():
+		r.From = now
+	case r.From.Before(now): // what was done meanwhile was done without it (A07)
+		return Operator{}, problems([]usher.Problem{{Location: "from", Message: "must not have passed: leave it out for a role that holds from now on"}})
+	}
+	if n.Until != nil {
+		t := cut(*n.Until)
+		if !t.After(r.From) || !t.After(now) {
+			return Operator{}, problems([]usher.Problem{{Location: "until", Message: "must be after from, and not have passed"}})
+		}
+		r.Until = &t
+	}
+	if who.Actor.Kind == "operator" && who.Actor.ID == id {
+		return Operator{}, usher.Errorf(usher.Forbidden, "operators cannot give roles to themselves: another operator can, or request an elevation")
+	}
+	if err := who.MayGive(r.Role, r.Environment, r.Until); err != nil {
+		return Operator{}, err
+	}
+	o, err := s.c.DB.Operator(ctx, id)
+	if err != nil {
+		return Operator{}, err
+	}
+	r.ID = s.id("oas_")
+	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by, now)
+	s.operators.forget(id)
+	if err != nil {
+		return Operator{}, err
+	}
+	return s.c.DB.Operator(ctx, id)
+}
+
+// DeleteRole takes a role in an environment ("" is both) from an operator,
+// whatever gave it. Forbidden where it gives what the caller does not hold;
+// Refused where it is the last owner's.
+func (s *Service) DeleteRole(ctx context.Context, who *Identity, by usher.By, id, role string, env usher.Environment) error {
+	if err := checkRole(role, env); err != nil {
+		return err
+	}
+	now := s.now()
+	if err := who.MayGive(role, env, &now); err != nil {
+		return err
+	}
+	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(role, env, &now) }), by, now)
+	s.operators.forget(id)
+	return err
+}

@@ -1,0 +1,50 @@
+package auth
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
+)
+
+// A token for the first owner is "uso_<secret><checksum>", 256 random bits.
+const tokenPrefix = "uso_"
+
+// TokenFor is how long a token for an owner can be used.
+const TokenFor = 24 * time.Hour
+
+// OwnerToken makes a one-time token that makes its holder an owner. This is the
+// only time that it is seen. Whoever may open the database may make one.
+func (s *Service) OwnerToken(ctx context.Context, by usher.By) (token string, expires time.Time, err error) {
+	raw, err := s.random(secretBytes)
+	if err != nil {
+		return "", expires, err
+	}
+	token = tokenPrefix + text32.EncodeToString(raw)
+	token += string(checksum(nil, token))
+	now := s.now()
+	expires = now.Add(TokenFor)
+	h := sha256.Sum256([]byte(token))
+	return token, expires, s.c.DB.AddOwnerToken(ctx, h[:], expires, by, now)
+}
+
+// RedeemOwnerToken makes an operator who is an owner from now on, for the
+// holder of a one-time token, which is then used up. Unauthenticated where the
+// token is unknown, used or expired: which of these is not said.
+func (s *Service) RedeemOwnerToken(ctx context.Context, token string, op NewOperator) (Operator, error) {
+	o, err := s.newOperator(op)
+	if err != nil {
+		return Operator{}, err
+	}
+	r := store.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system", Reason: "the holder of an owner token"}
+	r.ID = s.id("oas_")
+	h := sha256.Sum256([]byte(token))
+	if err := s.c.DB.RedeemOwnerToken(ctx, h[:], o, r, usher.By{Actor: usher.Actor{Kind: "operator", ID: o.ID}}, o.CreatedAt); err != nil {
+		return Operator{}, err
+	}
+	s.operators.forget(o.ID)
+	o.Roles = []store.OperatorRole{r}
+	return o, nil
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// OperatorRole gives an operator a role.
+type OperatorRole struct {
+	ID          string            `json:"id"` // opaque, "oas_…"
+	Role        string            `json:"role"`
+	Environment usher.Environment `json:"environment,omitempty"` // "" is both
+	From        time.Time         `json:"from"`                  // from here on (A07)
+	Until       *time.Time        `json:"until,omitempty"`       // up to here, not included; nil: for good
+	Source      usher.Source      `json:"source"`                // manual, sso, request or break_glass
+	GrantedBy   string            `json:"granted_by"`            // an actor: "operator:opr_…", "key:…", "cli"
+	Reason      string            `json:"reason,omitempty"`
+}
+
+// InForce reports whether r gives anything at now.
+func (r *OperatorRole) InForce(now time.Time) bool {
+	return !now.Before(r.From) && (r.Until == nil || now.Before(*r.Until))
+}
+
+type operatorRoleRow struct {
+	operator string
+	OperatorRole
+}
+
+const selectOperatorRole = `SELECT operator, id, role, env, from_at, until_at, source, granted_by, reason FROM operator_role `
+
+func scanOperatorRole(row *sql.Rows, r *operatorRoleRow) error {
+	var from, until int64
+	err := row.Scan(&r.operator, &r.ID, &r.Role, &r.Environment, &from, &until, &r.Source, &r.GrantedBy, &r.Reason)
+	r.From = fromMicros(from)
+	if until != forever {
+		t := fromMicros(until)
+		r.Until = &t
+	}
+	return err
+}
+
+func insertOperatorRole(ctx context.Context, tx *sql.Tx, operator string, r OperatorRole) error {
+	_, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		r.ID, operator, r.Role, string(r.Environment), micros(r.From), end(r.Until), string(r.Source), r.GrantedBy, r.Reason)
+	return err
+}
+
+// roleShown is what the audit log says of an operator's role.
+type roleShown struct {
+	Role        string            `json:"role"`
+	Environment usher.Environment `json:"environment,omitempty"`
+	From        *time.Time        `json:"from,omitempty"`
+	Until       *time.Time        `json:"until,omitempty"`
+	Source      usher.Source      `json:"source,omitempty"`
+}
+
+func shownRole(r OperatorRole) roleShown {
+	return roleShown{Role: r.Role, Environment: r.Environment, From: &r.From, Until: r.Until, Source: r.Source}
+}
+
+// PutOperatorRole gives an operator a role in place of those of the same role,
+// environment and source. NotFound where there is no such operator; Refused
+// where the last owner would be one until a date only. May is asked first.
+func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRole, may May, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
+		if _, err := operatorOf(ctx, tx, operator); err != nil {
+			return err
+		}
+		if err := allowed(ctx, tx, may); err != nil {
+			return err
+		}
+		if _, err := exec(ctx, tx, `DELETE FROM operator_role WHERE operator = $1 AND role = $2 AND env = $3 AND source = $4`,
+			operator, r.Role, string(r.Environment), string(r.Source)); err != nil {
+			return err
+		}
+		if err := insertOperatorRole(ctx, tx, operator, r); err != nil {
+			return err
+		}
+		by.Reason = r.Reason
+		return db.auditOperators(ctx, tx, by, at, "operator.role.put", operator, nil, shownRole(r))
+	})
+}
+
+// DeleteOperatorRole takes a role in an environment ("" is both) from an
+// operator, whatever gave it, where may says so. NotFound where it has no such
+// role; Refused where it is the last owner's.
+func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, by usher.By, at time.Time) error {
+	return db.operators(ctx, at, func(tx *sql.Tx) error {
+		if err := allowed(ctx, tx, may); err != nil {
+			return err
+		}
+		n, err := exec(ctx, tx, `DELETE FROM operator_role WHERE operator = $1 AND role = $2 AND env = $3`, operator, role, string(env))
+		if err == nil && n == 0 {
+			err = usher.Errorf(usher.NotFound, "the operator %q has no role %q there", operator, role)
+		}
+		if err != nil {
+			return err
+		}
+		return db.auditOperators(ctx, tx, by, at, "operator.role.delete", operator, roleShown{Role: role, Environment: env}, nil)
+	})
+}

@@ -1,0 +1,38 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+)
+
+// SetPassword stores the hash of an operator's password in place of the one
+// before, and ends all sessions of the operator.
+func (db *DB) SetPassword(ctx context.Context, operator, hash string, note Note) error {
+	return db.tx(ctx, func(tx *sql.Tx) error {
+		if _, err := exec(ctx, tx, `INSERT INTO operator_password (operator, hash, set_at) VALUES ($1, $2, $3)
+			ON CONFLICT (operator) DO UPDATE SET hash = excluded.hash, set_at = excluded.set_at`, operator, hash, micros(note.At)); err != nil {
+			return err
+		}
+		if _, err := endSessions(ctx, tx, operator, note.At); err != nil {
+			return err
+		}
+		return db.audit(ctx, tx, AuditEntry{Note: note})
+	})
+}
+
+// Password reads the hash of an operator's password; "" where there is none.
+func (db *DB) Password(ctx context.Context, operator string) (string, error) {
+	hash, _, err := one(ctx, db, func(row *sql.Rows, v *string) error { return row.Scan(v) },
+		`SELECT hash FROM operator_password WHERE operator = $1`, operator)
+	return hash, err
+}
+
+// PasswordOf reads the active operator with an email, in any case, and the hash
+// of its password; both are "" where there is none.
+func (db *DB) PasswordOf(ctx context.Context, email string) (operator, hash string, err error) {
+	type row struct{ operator, hash string }
+	r, _, err := one(ctx, db, func(rows *sql.Rows, v *row) error { return rows.Scan(&v.operator, &v.hash) },
+		`SELECT o.id, p.hash FROM operator o JOIN operator_password p ON p.operator = o.id WHERE o.email = $1 AND o.active = 1`, strings.ToLower(email))
+	return r.operator, r.hash, err
+}

@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-sh/usher"
+)
+
+// SignIn is who an identity provider says came.
+type SignIn struct {
+	Issuer, Subject string
+	Name, Email     string   // of an operator who is made now; an email that another one has is left out
+	Roles           []string // what the provider's claim gives now, in both environments, each once
+	NewID           func(prefix string) string
+}
+
+// SignIn finds or makes the operator whom a provider knows by issuer and
+// subject, and lets its roles of source sso be exactly in.Roles from at on;
+// the last owner keeps that role. Forbidden where the operator then has no role,
+// for which none is made, or is not active. The system is the actor.
+func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.Time) (operator string, err error) {
+	var forbidden error
+	err = db.tx(ctx, func(tx *sql.Tx) error {
+		forbidden = nil
+		if _, err := exec(ctx, tx, `UPDATE operators SET revision = revision + 1`); err != nil { // one change of operators at a time
+			return err
+		}
+		var active int64
+		var made bool
+		err := tx.QueryRowContext(ctx, `SELECT o.id, o.active FROM operator_subject s JOIN operator o ON o.id = s.operator WHERE s.issuer = $1 AND s.subject = $2`,
+			in.Issuer, in.Subject).Scan(&operator, &active)
+		switch {
+		case err == sql.ErrNoRows && len(in.Roles) == 0:
+			return usher.Errorf(usher.Forbidden, "what the identity provider says about you gives you no role here: ask an owner")
+		case err == sql.ErrNoRows:
+			operator, made = in.NewID("opr_"), true
+			if err := makeOperator(ctx, tx, operator, in, at); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case active == 0:
+			return usher.Errorf(usher.Forbidden, "this operator is not active: ask an owner")
+		}
+		changed, err := setSSORoles(ctx, tx, operator, in, at)
+		if err != nil {
+			return err
+		}
+		var roles int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM operator_role WHERE operator = $1 AND from_at <= $2 AND until_at > $2`, operator, micros(at)).Scan(&roles); err != nil {
+			return err
+		}
+		if roles == 0 { // what was taken away stays taken away
+			forbidden = usher.Errorf(usher.Forbidden, "what the identity provider says about you gives you no role here any more: ask an owner")
+		}
+		if !made && !changed {
+			return nil
+		}
+		e := AuditEntry{Note: Note{By: usher.By{Actor: bySystem.Actor, RequestID: requestID}, Action: "operator.sso", Object: operator, At: at}}
+		if e.After, err = json.Marshal(map[string]any{"roles": append([]string{}, in.Roles...), "created": made}); err != nil {
+			return err
+		}
+		return db.audit(ctx, tx, e)
+	})
+	if err == nil {
+		err = forbidden
+	}
+	return operator, err
+}
+
+func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, at time.Time) error {
+	email := strings.ToLower(in.Email)
+	if usher.CheckID("email", email) != nil {
+		email = ""
+	}
+	name := in.Name
+	if usher.CheckID("name", name) != nil {
+		name = ""
+	}
+	var taken bool
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator WHERE email = $1 AND email <> '')`, email).Scan(&taken); err != nil {
+		return err
+	}
+	if taken {
+		email = ""
+	}
+	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email, micros(at)); err != nil {
+		return err
+	}
+	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Issuer, in.Subject, id)
+	return err
+}
+
+// setSSORoles lets the operator's roles of source sso be in.Roles, and reports
+// whether that changed anything.
+func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at time.Time) (changed bool, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, role FROM operator_role WHERE operator = $1 AND source = $2 AND until_at > $3`, operator, string(usher.SourceSSO), micros(at))
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close()
+	type held struct{ id, role string }
+	var old []held
+	for rows.Next() {
+		var h held
+		if err := rows.Scan(&h.id, &h.role); err != nil {
+			return false, err
+		}
+		old = append(old, h)
+	}
+	if err := rows.Err(); err != nil {
+		return false, err
+	}
+	rows.Close()
+	has := map[string]bool{}
+	for _, h := range old {
+		if has[h.role] = true; slices.Contains(in.Roles, h.role) {
+			continue
+		}
+		if h.role == "owner" {
+			var other bool
+			err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_role r JOIN operator o ON o.id = r.operator
+				WHERE r.role = 'owner' AND r.env = '' AND r.id <> $1 AND r.from_at <= $2 AND r.until_at = $3 AND o.active = 1)`, h.id, micros(at), int64(forever)).Scan(&other)
+			if err != nil {
+				return false, err
+			}
+			if !other {
+				continue // the last owner is protected (A12)
+			}
+		}
+		if _, err := exec(ctx, tx, `UPDATE operator_role SET until_at = $2 WHERE id = $1`, h.id, micros(at)); err != nil {
+			return false, err
+		}
+		changed = true
+	}
+	for _, role := range in.Roles {
+		if has[role] {
+			continue
+		}
+		if _, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES ($1, $2, $3, '', $4, $5, $6, 'system', '')`,
+			in.NewID("oas_"), operator, role, micros(at), int64(forever), string(usher.SourceSSO)); err != nil {
+			return false, err
+		}
+		changed = true
+	}
+	return changed, nil
+}
+
+// OperatorOf is the operator whom a provider knows by issuer and subject; "" is
+// none.
+func (db *DB) OperatorOf(ctx context.Context, issuer, subject string) (string, error) {
+	id, _, err := one(ctx, db, func(row *sql.Rows, v *string) error { return row.Scan(v) },
+		`SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, issuer, subject)
+	return id, err
+}
