@@ -2,8 +2,8 @@ package usher
 
 // Actor is who does something. Every write has one.
 type Actor struct {
-	Kind string `json:"kind"` // "key", "system", or "cli": who works on the database itself
-	ID   string `json:"id"`   // the API key's id; "" for the others
+	Kind string `json:"kind"` // "key", "operator", "system" (usher itself), or "cli" (a person with the database in hand)
+	ID   string `json:"id"`   // of the API key or the operator; "" for the others
 	Role string `json:"role,omitempty"`
 }
 

@@ -24,7 +24,7 @@ func TestAnotherMachine(t *testing.T) {
 	defer db.Close()
 	write := func(id string) store.AuditHead {
 		t.Helper()
-		if err := db.CreateKey(t.Context(), store.APIKey{ID: id, Env: usher.Production, Hash: []byte("h")},
+		if err := db.CreateKey(t.Context(), usher.APIKey{ID: id, Env: usher.Production, Hash: []byte("h")},
 			usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}

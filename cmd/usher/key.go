@@ -83,7 +83,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 		return err
 	}
 	n := auth.NewKey{Name: c.Name, Role: c.Role, ExpiresAt: expires, Customer: c.Customer, NoProperties: c.NoProperties,
-		Rate: store.Rate{PerSecond: c.Rate, Burst: c.Burst}}
+		Rate: usher.RateLimit{PerSecond: c.Rate, Burst: c.Burst}}
 	return c.with(a, func(s *auth.Service) error {
 		if err := s.CustomerThere(a, env, c.Customer); err != nil {
 			return err
@@ -94,7 +94,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 }
 
 // newKey prints a new key: the only time that it is shown.
-func (a *app) newKey(key string, k store.APIKey, err error) error {
+func (a *app) newKey(key string, k usher.APIKey, err error) error {
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (c *operatorListCmd) Run(a *app) error {
 		}
 		if a.cli.JSON {
 			if all == nil {
-				all = []auth.Operator{}
+				all = []usher.Operator{}
 			}
 			return a.printJSON(map[string]any{"data": all})
 		}

@@ -8,7 +8,6 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type keyBody struct {
@@ -18,7 +17,7 @@ type keyBody struct {
 	Role        string            `json:"role"`
 	Customer    string            `json:"customer,omitempty" doc:"The key's own: of AuthZEN calls that name none, and the only one that SCIM serves"`
 	Properties  bool              `json:"properties" doc:"Whether what a request says about members and resources may override what is stored"`
-	Rate        *store.Rate       `json:"rate,omitempty" doc:"The key's own limit of calls; absent: the server's"`
+	Rate        *usher.RateLimit  `json:"rate,omitempty" doc:"The key's own limit of calls; absent: the server's"`
 	Rotates     string            `json:"rotates,omitempty" doc:"The first key of the line that this one is in"`
 	CreatedAt   time.Time         `json:"created_at"`
 	ExpiresAt   *time.Time        `json:"expires_at,omitempty"`
@@ -27,10 +26,10 @@ type keyBody struct {
 	Key         string            `json:"key,omitempty" doc:"The key itself: in the answer that makes it, and never again"`
 }
 
-func keyOf(k store.APIKey, key string) keyBody {
+func keyOf(k usher.APIKey, key string) keyBody {
 	b := keyBody{ID: k.ID, Environment: k.Env, Name: k.Name, Role: k.Role, Customer: k.Customer, Properties: !k.NoProperties, Rotates: k.Line,
 		CreatedAt: k.CreatedAt, ExpiresAt: some(k.ExpiresAt), RevokedAt: some(k.RevokedAt), LastUsedAt: some(k.LastUsedAt), Key: key}
-	if k.Rate != (store.Rate{}) {
+	if k.Rate != (usher.RateLimit{}) {
 		b.Rate = &k.Rate
 	}
 	return b
@@ -125,7 +124,7 @@ func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*ke
 		n.ExpiresAt = *expires
 	}
 	if r := in.Body.Rate; r != nil {
-		n.Rate = store.Rate{PerSecond: r.PerSecond, Burst: r.Burst}
+		n.Rate = usher.RateLimit{PerSecond: r.PerSecond, Burst: r.Burst}
 	}
 	if err := a.mayMake(ctx, c, n); err != nil {
 		return nil, err

@@ -8,10 +8,9 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
-type operatorOut struct{ Body store.Operator }
+type operatorOut struct{ Body usher.Operator }
 
 type createOperatorIn struct {
 	Body struct {
@@ -29,14 +28,14 @@ type OperatorSubject struct {
 }
 
 // subject is nil where there is none.
-func (s *OperatorSubject) subject() (*auth.Subject, error) {
+func (s *OperatorSubject) subject() (*usher.SSOSubject, error) {
 	if s.Subject == nil {
 		if s.Issuer != "" {
 			return nil, door.Invalid("body.subject", "must be there, beside issuer")
 		}
 		return nil, nil
 	}
-	return &auth.Subject{Issuer: s.Issuer, Subject: *s.Subject}, nil
+	return &usher.SSOSubject{Issuer: s.Issuer, Subject: *s.Subject}, nil
 }
 
 type patchOperatorIn struct {
@@ -68,7 +67,7 @@ type deleteRoleIn struct {
 	Environment usher.Environment `query:"environment" enum:"production,sandbox" doc:"Absent: the role that holds in both"`
 }
 
-type elevationOut struct{ Body store.Elevation }
+type elevationOut struct{ Body usher.Elevation }
 
 type elevateIn struct {
 	Body struct {
@@ -140,12 +139,12 @@ func (a *api) operatorsRoutes(d *door.Door) {
 		ID: "reviewElevation", Tag: "Operators", Summary: "Review another's emergency"}, a.reviewElevation)
 }
 
-func (a *api) listOperators(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[store.Operator], error) {
+func (a *api) listOperators(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[usher.Operator], error) {
 	all, err := a.Auth.Operators(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return door.Page(all, func(o store.Operator) string { return o.ID }, in)
+	return door.Page(all, func(o usher.Operator) string { return o.ID }, in)
 }
 
 func (a *api) getOperator(ctx context.Context, c *door.Call, in *door.PathID) (*operatorOut, error) {
@@ -183,7 +182,7 @@ func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperator
 	if err != nil {
 		return nil, err
 	}
-	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, store.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
+	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, usher.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
 	return &operatorOut{o}, err
 }
 
@@ -251,10 +250,10 @@ func (a *api) reviewElevation(ctx context.Context, c *door.Call, in *reviewEleva
 	return &elevationOut{e}, err
 }
 
-func (a *api) listElevations(ctx context.Context, c *door.Call, in *listElevationsIn) (*door.ListOut[store.Elevation], error) {
-	all, err := a.Auth.Elevations(ctx, &c.Identity, in.Review == store.ReviewPending)
+func (a *api) listElevations(ctx context.Context, c *door.Call, in *listElevationsIn) (*door.ListOut[usher.Elevation], error) {
+	all, err := a.Auth.Elevations(ctx, &c.Identity, in.Review == usher.ReviewPending)
 	if err != nil {
 		return nil, err
 	}
-	return door.Page(all, func(e store.Elevation) string { return e.ID }, &door.PageIn{Limit: in.Limit, Cursor: in.Cursor})
+	return door.Page(all, func(e usher.Elevation) string { return e.ID }, &door.PageIn{Limit: in.Limit, Cursor: in.Cursor})
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // holding is a role that somebody here holds.
@@ -122,7 +121,7 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 		if env != "" {
 			body += `,"environment":"` + string(env) + `"`
 		}
-		var e store.Elevation
+		var e usher.Elevation
 		mustJSON(t, []byte(ask(201, s.cookie, "POST", "/v1/elevations", body+`}`)), &e)
 		if !glass {
 			ask(200, boss.cookie, "POST", "/v1/elevations/"+e.ID+"/approve", `{}`)

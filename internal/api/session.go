@@ -120,7 +120,7 @@ func body(r *http.Request, c *door.Call, into any) error {
 }
 
 // answerSession answers with a session; cookie is its new one, or "".
-func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call, cookie string, s *auth.Session) {
+func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call, cookie string, s *usher.Session) {
 	who, err := a.Auth.Who(r.Context(), s)
 	if err != nil {
 		c.Fail(w, err)
@@ -145,7 +145,7 @@ func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call
 		return
 	}
 	if cookie != "" {
-		setCookie(w, door.SessionCookie, cookie, auth.SessionAbsolute)
+		setCookie(w, door.SessionCookie, cookie, usher.SessionAbsolute)
 		w.Header()["Cache-Control"] = door.NoStore
 	}
 	c.Write(w, b)
@@ -158,7 +158,7 @@ func (a *api) makeOwner(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		err = body(r, c, &in)
 	}
 	var cookie string
-	var s *auth.Session
+	var s *usher.Session
 	if err == nil {
 		cookie, s, err = a.Auth.Owner(r.Context(), c.Visit(r), in.Token, auth.NewOperator{Name: in.Name, Email: in.Email}, in.Password)
 	}
@@ -177,7 +177,7 @@ func (a *api) login(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		err = body(r, c, &in)
 	}
 	var cookie string
-	var s *auth.Session
+	var s *usher.Session
 	if err == nil {
 		cookie, s, err = a.Auth.Login(r.Context(), c.Visit(r), in.Email, in.Password)
 	}
@@ -219,7 +219,7 @@ func (a *api) stepUp(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		c.Fail(w, err)
 		return
 	}
-	if in.Password == "" && c.Session.Method == auth.MethodOIDC {
+	if in.Password == "" && c.Session.Method == usher.LoginOIDC {
 		address, login, err := a.Auth.StartOIDC(r.Context(), in.ReturnTo, true)
 		if err != nil {
 			c.Fail(w, err)
@@ -285,7 +285,7 @@ func (a *api) finishOIDC(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		c.Refuse(w, r, err, true)
 		return
 	}
-	setCookie(w, door.SessionCookie, cookie, auth.SessionAbsolute)
+	setCookie(w, door.SessionCookie, cookie, usher.SessionAbsolute)
 	a.redirect(w, c, to)
 }
 

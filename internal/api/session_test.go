@@ -317,7 +317,7 @@ func TestWrongKeysAreCounted(t *testing.T) {
 func TestRateOfAKey(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, nil)
-	key, _, err := o.auth.CreateKey(context.Background(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleApp, Rate: store.Rate{PerSecond: 1, Burst: 3}})
+	key, _, err := o.auth.CreateKey(context.Background(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleApp, Rate: usher.RateLimit{PerSecond: 1, Burst: 3}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ const (
 type Service struct {
 	c         Config
 	keys      *cache[knownKey]
-	operators *cache[store.Operator]
+	operators *cache[usher.Operator]
 	*doors
 
 	running sync.WaitGroup
@@ -104,25 +104,25 @@ type Identity struct {
 	// may override what is stored about them, in conditions (A10).
 	Properties bool
 	// Rate is the key's own limit of calls.
-	Rate store.Rate
+	Rate usher.RateLimit
 
 	perms   permSet
 	expires time.Time            // when a key ends; zero: never
-	roles   []store.OperatorRole // an operator's; read only
+	roles   []usher.OperatorRole // an operator's; read only
 }
 
 // Allows reports whether the caller has a permission.
 func (i *Identity) Allows(p Permission) bool { return i.perms.has(p) }
 
 // identityOf is who a live key is.
-func identityOf(k *store.APIKey) Identity {
+func identityOf(k *usher.APIKey) Identity {
 	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties, Rate: k.Rate,
 		perms: gives(k.Role, k.Env), expires: k.ExpiresAt}
 }
 
 // knownKey is a key and who it is, worked out once.
 type knownKey struct {
-	store.APIKey
+	usher.APIKey
 	identity Identity
 }
 

@@ -52,7 +52,7 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
-func (h *house) create(t *testing.T, env usher.Environment, role string, expires time.Time) (string, store.APIKey) {
+func (h *house) create(t *testing.T, env usher.Environment, role string, expires time.Time) (string, usher.APIKey) {
 	t.Helper()
 	key, k, err := h.Create(t.Context(), usher.Actor{Kind: "cli"}, env, "a name", role, expires)
 	if err != nil {

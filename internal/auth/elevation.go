@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // How long roles are given for a while.
@@ -29,7 +28,7 @@ type NewElevation struct {
 // RequestElevation asks for a role for the caller, an operator; in an emergency
 // it gives it at once, what hands out rights apart. Refused for a key, and where
 // the caller's last emergency waits for its review.
-func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.By, n NewElevation) (e store.Elevation, err error) {
+func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.By, n NewElevation) (e usher.Elevation, err error) {
 	if err := onlyOperators(who); err != nil {
 		return e, err
 	}
@@ -47,17 +46,17 @@ func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.
 		return e, problems([]usher.Problem{{Location: "duration", Message: fmt.Sprintf(`must be from %s to %s, such as "30m"`, span(minElevation), span(longest))}})
 	}
 	now := s.now()
-	e = store.Elevation{Operator: who.Actor.ID, Role: n.Role, Environment: n.Environment, Reason: n.Reason, Seconds: int64(n.Duration / time.Second),
-		BreakGlass: n.BreakGlass, State: store.ElevationRequested, RequestedAt: now}
+	e = usher.Elevation{Operator: who.Actor.ID, Role: n.Role, Environment: n.Environment, Reason: n.Reason, Seconds: int64(n.Duration / time.Second),
+		BreakGlass: n.BreakGlass, State: usher.ElevationRequested, RequestedAt: now}
 	e.ID = s.id("elv_")
-	var role *store.OperatorRole
+	var role *usher.OperatorRole
 	if n.BreakGlass {
-		e.State, e.DecidedAt, e.Review = store.ElevationApproved, &now, store.ReviewPending
+		e.State, e.DecidedAt, e.Review = usher.ElevationApproved, &now, usher.ReviewPending
 		role = s.elevated(e, now, usher.SourceBreakGlass, by.Actor.String())
 		e.Until = role.Until
 	}
 	if err := s.c.DB.RequestElevation(ctx, e, role, by, now); err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	if n.BreakGlass {
 		s.operators.forget(who.Actor.ID)
@@ -74,42 +73,42 @@ func onlyOperators(who *Identity) error {
 	return nil
 }
 
-func (s *Service) elevated(e store.Elevation, now time.Time, source usher.Source, by string) *store.OperatorRole {
+func (s *Service) elevated(e usher.Elevation, now time.Time, source usher.Source, by string) *usher.OperatorRole {
 	until := now.Add(time.Duration(e.Seconds) * time.Second)
-	return &store.OperatorRole{ID: s.id("oas_"), Role: e.Role, Environment: e.Environment, From: now, Until: &until, Source: source,
+	return &usher.OperatorRole{ID: s.id("oas_"), Role: e.Role, Environment: e.Environment, From: now, Until: &until, Source: source,
 		GrantedBy: by, Reason: e.Reason}
 }
 
 // DecideElevation approves a request or denies it. The caller is another
 // operator than who asked, and to approve holds what the role gives for as long:
 // Forbidden else. Conflict where it is decided already.
-func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.By, id string, approve bool, note string) (e store.Elevation, err error) {
+func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.By, id string, approve bool, note string) (e usher.Elevation, err error) {
 	if e, err = s.othersElevation(ctx, who, id, note, false); err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	now := s.now()
-	var role *store.OperatorRole
+	var role *usher.OperatorRole
 	if approve {
 		role = s.elevated(e, now, usher.SourceRequest, by.Actor.String())
 		if err := who.MayGive(e.Role, e.Environment, role.Until); err != nil {
-			return store.Elevation{}, err
+			return usher.Elevation{}, err
 		}
 	}
 	err = s.c.DB.DecideElevation(ctx, id, note, now.Add(-requestFor), role, by, now)
 	s.operators.forget(e.Operator)
 	if err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	return s.c.DB.Elevation(ctx, id)
 }
 
 // othersElevation reads an elevation that the caller, an operator, may judge.
-func (s *Service) othersElevation(ctx context.Context, who *Identity, id, note string, needed bool) (store.Elevation, error) {
+func (s *Service) othersElevation(ctx context.Context, who *Identity, id, note string, needed bool) (usher.Elevation, error) {
 	if err := onlyOperators(who); err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	if err := checkText("note", note, MaxReason, needed); err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	e, err := s.c.DB.Elevation(ctx, id)
 	if err == nil && e.Operator == who.Actor.ID {
@@ -118,30 +117,24 @@ func (s *Service) othersElevation(ctx context.Context, who *Identity, id, note s
 	return e, err
 }
 
-// The outcomes of a review.
-const (
-	ReviewJustified   = "justified"
-	ReviewUnjustified = "unjustified"
-)
-
 // ReviewElevation ends the review of an emergency. The caller is another
 // operator than who took the role: Forbidden else. Conflict where none is due.
-func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by usher.By, id, outcome, note string) (store.Elevation, error) {
-	if outcome != ReviewJustified && outcome != ReviewUnjustified {
-		return store.Elevation{}, problems([]usher.Problem{{Location: "outcome", Message: "is justified or unjustified"}})
+func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by usher.By, id, outcome, note string) (usher.Elevation, error) {
+	if outcome != usher.ReviewJustified && outcome != usher.ReviewUnjustified {
+		return usher.Elevation{}, problems([]usher.Problem{{Location: "outcome", Message: "is justified or unjustified"}})
 	}
 	if _, err := s.othersElevation(ctx, who, id, note, true); err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	if err := s.c.DB.ReviewElevation(ctx, id, outcome, note, by, s.now()); err != nil {
-		return store.Elevation{}, err
+		return usher.Elevation{}, err
 	}
 	return s.c.DB.Elevation(ctx, id)
 }
 
 // Elevations lists elevations, the newest first: all where the caller may read
 // operators, else its own. pending leaves only those whose review is due.
-func (s *Service) Elevations(ctx context.Context, who *Identity, pending bool) ([]store.Elevation, error) {
+func (s *Service) Elevations(ctx context.Context, who *Identity, pending bool) ([]usher.Elevation, error) {
 	var of string
 	if !who.Allows(PermOperatorsRead) {
 		if who.Actor.Kind != "operator" {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // A key is "usk_<environment>_<id>_<secret><checksum>", and its id begins with
@@ -96,7 +95,7 @@ type NewKey struct {
 	ExpiresAt    time.Time // zero: never
 	Customer     string    // its own; "" is none; the role scim needs one
 	NoProperties bool      // it may not send properties of members and resources
-	Rate         store.Rate
+	Rate         usher.RateLimit
 }
 
 // MaxRate bounds a key's own limit of calls.
@@ -116,7 +115,7 @@ func (s *Service) Now() time.Time { return s.now() }
 func (s *Service) now() time.Time { return s.c.Now().UTC().Truncate(time.Microsecond) }
 
 // Create makes a key of which only a name and a role are said.
-func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k store.APIKey, err error) {
+func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k usher.APIKey, err error) {
 	return s.CreateKey(ctx, usher.By{Actor: by}, env, NewKey{Name: name, Role: role, ExpiresAt: expires})
 }
 
@@ -131,7 +130,7 @@ func (s *Service) CustomerThere(ctx context.Context, env usher.Environment, cust
 }
 
 // CreateKey makes and stores a key. This is the only time that it is seen.
-func (s *Service) CreateKey(ctx context.Context, by usher.By, env usher.Environment, n NewKey) (key string, k store.APIKey, err error) {
+func (s *Service) CreateKey(ctx context.Context, by usher.By, env usher.Environment, n NewKey) (key string, k usher.APIKey, err error) {
 	if !slices.Contains(usher.Environments, env) {
 		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
 	}
@@ -145,7 +144,7 @@ func (s *Service) CreateKey(ctx context.Context, by usher.By, env usher.Environm
 	}
 	k.Name, k.Role, k.ExpiresAt, k.Customer, k.NoProperties, k.Rate = n.Name, n.Role, cut(n.ExpiresAt), n.Customer, n.NoProperties, n.Rate
 	if err := s.c.DB.CreateKey(ctx, k, by, now); err != nil {
-		return "", store.APIKey{}, err
+		return "", usher.APIKey{}, err
 	}
 	s.keys.forget(k.ID)
 	return key, k, nil
@@ -196,19 +195,19 @@ func problems(list []usher.Problem) error {
 	return &usher.Error{Code: usher.Invalid, Detail: fmt.Sprintf("%d problems", len(list)), Problems: list}
 }
 
-func (s *Service) freshKey(env usher.Environment, now time.Time) (string, store.APIKey, error) {
+func (s *Service) freshKey(env usher.Environment, now time.Time) (string, usher.APIKey, error) {
 	key, n, err := newKey(env, now, s.c.Random)
 	if err != nil {
-		return "", store.APIKey{}, err
+		return "", usher.APIKey{}, err
 	}
 	h := hash(n.Secret)
-	return key, store.APIKey{ID: n.ID, Env: env, Hash: h[:], CreatedAt: now}, nil
+	return key, usher.APIKey{ID: n.ID, Env: env, Hash: h[:], CreatedAt: now}, nil
 }
 
 // RotateKey makes a key like another, which ends after grace. The new one
 // expires at expires; zero is never. NotFound where env has no such key; Refused
 // where it has ended; Conflict where it was rotated already and both live.
-func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environment, id string, grace time.Duration, expires time.Time) (key string, k store.APIKey, err error) {
+func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environment, id string, grace time.Duration, expires time.Time) (key string, k usher.APIKey, err error) {
 	now := s.now()
 	switch {
 	case grace < 0 || grace > MaxGrace:
@@ -223,7 +222,7 @@ func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environm
 	next.ExpiresAt = cut(expires)
 	k, err = s.c.DB.RotateKey(ctx, env, id, next, now.Add(grace), by, now)
 	if err != nil {
-		return "", store.APIKey{}, err
+		return "", usher.APIKey{}, err
 	}
 	s.keys.forget(id)
 	s.keys.forget(k.ID)
@@ -236,16 +235,16 @@ func span(d time.Duration) string {
 }
 
 // Key reads a key of env; NotFound where it has none of that id.
-func (s *Service) Key(ctx context.Context, env usher.Environment, id string) (store.APIKey, error) {
+func (s *Service) Key(ctx context.Context, env usher.Environment, id string) (usher.APIKey, error) {
 	k, err := s.c.DB.Key(ctx, id)
 	if err == nil && k.Env != env {
-		return store.APIKey{}, usher.Errorf(usher.NotFound, "no key %q", id)
+		return usher.APIKey{}, usher.Errorf(usher.NotFound, "no key %q", id)
 	}
 	return k, err
 }
 
 // Keys lists env's keys, revoked and expired ones too, oldest first.
-func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]store.APIKey, error) {
+func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]usher.APIKey, error) {
 	return s.c.DB.Keys(ctx, env)
 }
 
@@ -278,7 +277,7 @@ func (i *Identity) MayMake(n NewKey) error {
 		return usher.Errorf(usher.Forbidden, "your key may not send properties, and makes keys that may not either: send \"properties\": false")
 	}
 	most, got := i.Rate, n.Rate
-	for _, r := range []*store.Rate{&most, &got} { // calls at once are those of a second where nothing is said
+	for _, r := range []*usher.RateLimit{&most, &got} { // calls at once are those of a second where nothing is said
 		if r.Burst == 0 {
 			r.Burst = r.PerSecond
 		}

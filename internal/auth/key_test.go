@@ -7,14 +7,13 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	ctx := t.Context()
-	n := NewKey{Name: "ci", Role: RoleSCIM, Customer: "acme", NoProperties: true, Rate: store.Rate{PerSecond: 5, Burst: 9}}
+	n := NewKey{Name: "ci", Role: RoleSCIM, Customer: "acme", NoProperties: true, Rate: usher.RateLimit{PerSecond: 5, Burst: 9}}
 	first, k, err := h.CreateKey(ctx, by(), usher.Sandbox, n)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +84,7 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 	}
 	acme := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Customer: "acme", perms: gives(RoleAdmin, usher.Production)}
 	slow := func(perSecond, burst int64) *Identity {
-		return &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Properties: true, Rate: store.Rate{PerSecond: perSecond, Burst: burst}, perms: gives(RoleAdmin, usher.Production)}
+		return &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Properties: true, Rate: usher.RateLimit{PerSecond: perSecond, Burst: burst}, perms: gives(RoleAdmin, usher.Production)}
 	}
 	for _, c := range []struct {
 		who  *Identity
@@ -102,15 +101,15 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 		{acme, NewKey{Role: RoleSCIM, Customer: "bravo", NoProperties: true}, false},
 		{&Identity{Env: usher.Production}, NewKey{Role: RoleOFREP}, false},
 		{slow(10, 0), NewKey{Role: RoleApp}, false},
-		{slow(10, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 11}}, false},
-		{slow(10, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 10}}, true},
-		{slow(10, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 1, Burst: 11}}, false},
-		{slow(10, 5), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 10}}, false},
-		{slow(10, 5), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 10, Burst: 5}}, true},
-		{slow(10, 5), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: 5}}, true},
+		{slow(10, 0), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: 11}}, false},
+		{slow(10, 0), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: 10}}, true},
+		{slow(10, 0), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: 1, Burst: 11}}, false},
+		{slow(10, 5), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: 10}}, false},
+		{slow(10, 5), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: 10, Burst: 5}}, true},
+		{slow(10, 5), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: 5}}, true},
 		{slow(0, 5), NewKey{Role: RoleApp}, false},
-		{slow(0, 5), NewKey{Role: RoleApp, Rate: store.Rate{Burst: 5}}, true},
-		{slow(0, 0), NewKey{Role: RoleApp, Rate: store.Rate{PerSecond: MaxRate}}, true},
+		{slow(0, 5), NewKey{Role: RoleApp, Rate: usher.RateLimit{Burst: 5}}, true},
+		{slow(0, 0), NewKey{Role: RoleApp, Rate: usher.RateLimit{PerSecond: MaxRate}}, true},
 	} {
 		if err := c.who.MayMake(c.n); (err == nil) != c.want || err != nil && usher.ErrorCode(err) != usher.Forbidden {
 			t.Errorf("%+v: got %v, want %v", c.n, err, c.want)

@@ -244,7 +244,7 @@ var errNotBegun = usher.Errorf(usher.Unauthenticated, "this login was not begun 
 // the roles claim gives a role, and what that claim gives replaces what it gave
 // before. returnTo is a local path.
 // Who is not let in is counted in the audit log.
-func (s *Service) FinishOIDC(ctx context.Context, v Visit, r Returned) (cookie string, out *Session, returnTo string, err error) {
+func (s *Service) FinishOIDC(ctx context.Context, v Visit, r Returned) (cookie string, out *usher.Session, returnTo string, err error) {
 	cookie, out, returnTo, err = s.finishOIDC(ctx, v, r)
 	if code := usher.ErrorCode(err); err != nil && (code == usher.Unauthenticated || code == usher.Forbidden) {
 		s.noteTurnedAway(v)
@@ -252,7 +252,7 @@ func (s *Service) FinishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 	return cookie, out, returnTo, err
 }
 
-func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie string, out *Session, returnTo string, err error) {
+func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie string, out *usher.Session, returnTo string, err error) {
 	secret, rest, _ := strings.Cut(r.Cookie, ".")
 	purpose, to, _ := strings.Cut(rest, ".")
 	path, err := base64.RawURLEncoding.DecodeString(to)
@@ -281,12 +281,13 @@ func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 		return "", nil, "", err
 	}
 	now := s.c.Now().UTC().Truncate(time.Microsecond)
+	as := usher.SSOSubject{Issuer: s.c.OIDC.Issuer, Subject: who.subject}
 	if proof {
 		old, err := s.Session(ctx, v.Cookie)
 		if err != nil {
 			return "", nil, "", err
 		}
-		op, err := s.c.DB.OperatorOf(ctx, s.c.OIDC.Issuer, who.subject)
+		op, err := s.c.DB.OperatorOf(ctx, as)
 		if err != nil {
 			return "", nil, "", err
 		}
@@ -296,13 +297,13 @@ func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 		cookie, out, err = s.follow(ctx, v, old, state, who.proved)
 		return cookie, out, string(path), notTwice(err)
 	}
-	id := store.SignIn{Issuer: s.c.OIDC.Issuer, Subject: who.subject, Name: who.name, Email: who.email, Roles: who.roles, NewID: s.id}
+	id := store.SignIn{Subject: as, Name: who.name, Email: who.email, Roles: who.roles, NewID: s.id}
 	op, err := s.c.DB.SignIn(ctx, id, v.RequestID, now)
 	if err != nil {
 		return "", nil, "", err
 	}
 	s.operators.forget(op)
-	cookie, out, err = s.begin(ctx, v, op, MethodOIDC, state, who.proved, nil)
+	cookie, out, err = s.begin(ctx, v, op, usher.LoginOIDC, state, who.proved, nil)
 	return cookie, out, string(path), notTwice(err)
 }
 

@@ -13,20 +13,14 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Operator is one of us who works with usher.
-type Operator = store.Operator
-
 // NewOperator is what is said about an operator who is made.
 type NewOperator struct {
 	Name  string // "" is none
 	Email string // "" is none
 	// Subject is who the operator is at an identity provider, and comes in as; the
 	// zero Subject is nobody. An empty Issuer is the configured one.
-	Subject Subject
+	Subject usher.SSOSubject
 }
-
-// Subject is somebody at an identity provider.
-type Subject = store.Subject
 
 // errOperator says the same for an operator who is not there and one who is not
 // active.
@@ -50,7 +44,7 @@ func (s *Service) OperatorIdentity(ctx context.Context, operatorID string, env u
 }
 
 // identityOfOperator is who an active operator is.
-func identityOfOperator(o Operator, env usher.Environment, now time.Time) Identity {
+func identityOfOperator(o usher.Operator, env usher.Environment, now time.Time) Identity {
 	i := Identity{Env: env, Actor: usher.Actor{Kind: "operator", ID: o.ID}, Properties: true}
 	for _, r := range o.Roles {
 		if r.InForce(now) {
@@ -73,8 +67,8 @@ func (i *Identity) MayMakeOperators() error {
 // inside checks once more, within the change's own transaction, that the caller
 // may still do it: who called, if an operator, and whom it is about may have
 // changed meanwhile. about is "" where only the caller counts.
-func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o Operator) error) store.May {
-	return func(read func(id string) (Operator, error)) error {
+func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o usher.Operator) error) store.May {
+	return func(read func(id string) (usher.Operator, error)) error {
 		me := *i
 		if i.Actor.Kind == "operator" {
 			o, err := read(i.Actor.ID)
@@ -88,7 +82,7 @@ func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o
 				return usher.Errorf(usher.Forbidden, "you may not change operators any more: %s was taken from you meanwhile", PermOperatorsWrite)
 			}
 		}
-		var o Operator
+		var o usher.Operator
 		if about != "" {
 			var err error
 			if o, err = read(about); err != nil {
@@ -101,7 +95,7 @@ func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o
 
 // mayTouch returns Forbidden unless the caller holds now what all roles of an
 // operator give, past ones apart: nobody changes those who may do more.
-func (i *Identity) mayTouch(o Operator, now time.Time) error {
+func (i *Identity) mayTouch(o usher.Operator, now time.Time) error {
 	if err := i.MayMakeOperators(); err != nil {
 		return err
 	}
@@ -183,26 +177,26 @@ func validText(s string) bool {
 
 // CreateOperator makes an operator, who has no role yet. Conflict where another
 // has the address, or is who is named at the identity provider.
-func (s *Service) CreateOperator(ctx context.Context, by usher.By, n NewOperator) (Operator, error) {
+func (s *Service) CreateOperator(ctx context.Context, by usher.By, n NewOperator) (usher.Operator, error) {
 	o, err := s.newOperator(n)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
-	if n.Subject != (Subject{}) {
+	if n.Subject != (usher.SSOSubject{}) {
 		if n.Subject, err = s.subject(n.Subject, false); err != nil {
-			return Operator{}, err
+			return usher.Operator{}, err
 		}
 		o.Linked = true
 	}
 	if err := s.c.DB.CreateOperator(ctx, o, n.Subject, by, o.CreatedAt); err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	return o, nil
 }
 
 // subject is as with the configured issuer where it names none. An empty subject
 // is taken where none says so.
-func (s *Service) subject(as Subject, none bool) (Subject, error) {
+func (s *Service) subject(as usher.SSOSubject, none bool) (usher.SSOSubject, error) {
 	var wrong []usher.Problem
 	if as.Issuer == "" {
 		if as.Issuer = s.c.OIDC.Issuer; as.Issuer == "" {
@@ -221,11 +215,11 @@ func (s *Service) subject(as Subject, none bool) (Subject, error) {
 	return as, problems(wrong)
 }
 
-func (s *Service) newOperator(n NewOperator) (o Operator, err error) {
+func (s *Service) newOperator(n NewOperator) (o usher.Operator, err error) {
 	if err := checkText("name", n.Name, maxName, false); err != nil {
 		return o, err
 	}
-	o = Operator{Name: n.Name, Active: true, CreatedAt: s.now(), Roles: []store.OperatorRole{}}
+	o = usher.Operator{Name: n.Name, Active: true, CreatedAt: s.now(), Roles: []usher.OperatorRole{}}
 	if o.Email, err = email(n.Email); err != nil {
 		return o, err
 	}
@@ -234,48 +228,50 @@ func (s *Service) newOperator(n NewOperator) (o Operator, err error) {
 }
 
 // Operators lists all operators, oldest first.
-func (s *Service) Operators(ctx context.Context) ([]Operator, error) { return s.c.DB.Operators(ctx) }
+func (s *Service) Operators(ctx context.Context) ([]usher.Operator, error) {
+	return s.c.DB.Operators(ctx)
+}
 
 // Operator reads an operator; NotFound where there is none.
-func (s *Service) Operator(ctx context.Context, id string) (Operator, error) {
+func (s *Service) Operator(ctx context.Context, id string) (usher.Operator, error) {
 	return s.c.DB.Operator(ctx, id)
 }
 
 // UpdateOperator changes an operator. Forbidden where it may do more than the
 // caller; Conflict as CreateOperator; Refused where it is the last owner and would
 // not be active.
-func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By, id string, u store.OperatorUpdate) (Operator, error) {
+func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By, id string, u usher.OperatorUpdate) (usher.Operator, error) {
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	now := s.now()
 	if err := who.mayTouch(o, now); err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	if u.Name != nil {
 		if err := checkText("name", *u.Name, maxName, false); err != nil {
-			return Operator{}, err
+			return usher.Operator{}, err
 		}
 	}
 	if u.Email != nil {
 		e, err := email(*u.Email)
 		if err != nil {
-			return Operator{}, err
+			return usher.Operator{}, err
 		}
 		u.Email = &e
 	}
 	if u.Subject != nil {
 		as, err := s.subject(*u.Subject, true)
 		if err != nil {
-			return Operator{}, err
+			return usher.Operator{}, err
 		}
 		u.Subject = &as
 	}
-	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by, now)
+	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o usher.Operator) error { return i.mayTouch(o, now) }), by, now)
 	s.operators.forget(id)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	return s.c.DB.Operator(ctx, id)
 }
@@ -291,7 +287,7 @@ func (s *Service) DeleteOperator(ctx context.Context, who *Identity, by usher.By
 	if err := who.mayTouch(o, now); err != nil {
 		return err
 	}
-	err = s.c.DB.DeleteOperator(ctx, id, who.inside(now, id, func(i *Identity, o Operator) error { return i.mayTouch(o, now) }), by, now)
+	err = s.c.DB.DeleteOperator(ctx, id, who.inside(now, id, func(i *Identity, o usher.Operator) error { return i.mayTouch(o, now) }), by, now)
 	s.operators.forget(id)
 	return err
 }

@@ -8,12 +8,11 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // held is what roles in force give in an environment, those apart that end
 // before until; the zero until is for good.
-func held(roles []store.OperatorRole, env usher.Environment, until time.Time) (s permSet) {
+func held(roles []usher.OperatorRole, env usher.Environment, until time.Time) (s permSet) {
 	for i := range roles {
 		r := &roles[i]
 		if r.Until != nil && (until.IsZero() || r.Until.Before(until)) {
@@ -99,43 +98,43 @@ func checkRole(role string, env usher.Environment) error {
 // PutRole gives an operator a role, in place of what it was given of that role
 // in that environment. Nobody gives to themselves, nor what they do not hold:
 // Forbidden. Refused where the last owner would be one until a date.
-func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id string, n NewRole) (Operator, error) {
+func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id string, n NewRole) (usher.Operator, error) {
 	if err := checkRole(n.Role, n.Environment); err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	if err := checkText("reason", n.Reason, MaxReason, false); err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	now := s.now()
-	r := store.OperatorRole{Role: n.Role, Environment: n.Environment, From: cut(n.From), Source: usher.SourceManual, GrantedBy: by.Actor.String(), Reason: n.Reason}
+	r := usher.OperatorRole{Role: n.Role, Environment: n.Environment, From: cut(n.From), Source: usher.SourceManual, GrantedBy: by.Actor.String(), Reason: n.Reason}
 	switch {
 	case n.From.IsZero():
 		r.From = now
 	case r.From.Before(now): // what was done meanwhile was done without it (A07)
-		return Operator{}, problems([]usher.Problem{{Location: "from", Message: "must not have passed: leave it out for a role that holds from now on"}})
+		return usher.Operator{}, problems([]usher.Problem{{Location: "from", Message: "must not have passed: leave it out for a role that holds from now on"}})
 	}
 	if n.Until != nil {
 		t := cut(*n.Until)
 		if !t.After(r.From) || !t.After(now) {
-			return Operator{}, problems([]usher.Problem{{Location: "until", Message: "must be after from, and not have passed"}})
+			return usher.Operator{}, problems([]usher.Problem{{Location: "until", Message: "must be after from, and not have passed"}})
 		}
 		r.Until = &t
 	}
 	if who.Actor.Kind == "operator" && who.Actor.ID == id {
-		return Operator{}, usher.Errorf(usher.Forbidden, "operators cannot give roles to themselves: another operator can, or request an elevation")
+		return usher.Operator{}, usher.Errorf(usher.Forbidden, "operators cannot give roles to themselves: another operator can, or request an elevation")
 	}
 	if err := who.MayGive(r.Role, r.Environment, r.Until); err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	r.ID = s.id("oas_")
-	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by, now)
+	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ usher.Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by, now)
 	s.operators.forget(id)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	return s.c.DB.Operator(ctx, id)
 }
@@ -151,7 +150,7 @@ func (s *Service) DeleteRole(ctx context.Context, who *Identity, by usher.By, id
 	if err := who.MayGive(role, env, &now); err != nil {
 		return err
 	}
-	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ Operator) error { return i.MayGive(role, env, &now) }), by, now)
+	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ usher.Operator) error { return i.MayGive(role, env, &now) }), by, now)
 	s.operators.forget(id)
 	return err
 }

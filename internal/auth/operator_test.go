@@ -183,7 +183,7 @@ func TestAnOperatorIsOutWithinASecond(t *testing.T) {
 		t.Error("the role still holds elsewhere")
 	}
 	no := false
-	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), id, store.OperatorUpdate{Active: &no}); err != nil {
+	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), id, usher.OperatorUpdate{Active: &no}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := m.OperatorIdentity(ctx, id, usher.Production, m.clock.now())
@@ -217,7 +217,7 @@ func TestNobodyRaisesTheirOwnRights(t *testing.T) {
 	code(t, "a sandbox key for both", give(&sandbox, friend, RoleSupport, "", nil), usher.Forbidden)
 	support := m.who(t, m.hire(t, RoleSupport), usher.Production)
 	code(t, "support makes an owner", give(support, friend, RoleOwner, "", nil), usher.Forbidden)
-	_, err = m.UpdateOperator(ctx, support, usher.By{}, m.owner, store.OperatorUpdate{Email: new(string)})
+	_, err = m.UpdateOperator(ctx, support, usher.By{}, m.owner, usher.OperatorUpdate{Email: new(string)})
 	code(t, "support takes an owner's address", err, usher.Forbidden)
 	code(t, "support deletes an owner", m.DeleteOperator(ctx, support, usher.By{}, m.owner), usher.Forbidden)
 	code(t, "support takes an owner's role", m.DeleteRole(ctx, support, usher.By{}, m.owner, RoleOwner, ""), usher.Forbidden)
@@ -249,7 +249,7 @@ func TestTheLastOwnerStays(t *testing.T) {
 	ctx := t.Context()
 	cli := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, perms: gives(RoleAdmin, usher.Production)}
 	no, until := false, m.clock.now().Add(time.Hour)
-	_, err := m.UpdateOperator(ctx, cli, by(), m.owner, store.OperatorUpdate{Active: &no})
+	_, err := m.UpdateOperator(ctx, cli, by(), m.owner, usher.OperatorUpdate{Active: &no})
 	code(t, "deactivated", err, usher.Refused)
 	code(t, "deleted", m.DeleteOperator(ctx, cli, by(), m.owner), usher.Refused)
 	code(t, "demoted", m.DeleteRole(ctx, cli, by(), m.owner, RoleOwner, ""), usher.Refused)
@@ -260,7 +260,7 @@ func TestTheLastOwnerStays(t *testing.T) {
 	// An owner of one environment, and one who is not active, are no help.
 	m.hire(t, RoleOwner+"/production")
 	idle := m.hire(t, RoleOwner)
-	if _, err := m.UpdateOperator(ctx, cli, by(), idle, store.OperatorUpdate{Active: &no}); err != nil {
+	if _, err := m.UpdateOperator(ctx, cli, by(), idle, usher.OperatorUpdate{Active: &no}); err != nil {
 		t.Fatal(err)
 	}
 	code(t, "with half an owner", m.DeleteOperator(ctx, cli, by(), m.owner), usher.Refused)
@@ -293,16 +293,16 @@ func TestElevation(t *testing.T) {
 	t.Parallel()
 	m := newTeam(t)
 	ctx := t.Context()
-	ask := func(id string, n NewElevation) (store.Elevation, error) {
+	ask := func(id string, n NewElevation) (usher.Elevation, error) {
 		return m.RequestElevation(ctx, m.who(t, id, usher.Production), m.of(id), n)
 	}
 	dev, second := m.hire(t, RoleDeveloper), m.hire(t, RoleOwner)
 	n := NewElevation{Role: RolePricing, Environment: usher.Production, Reason: "the price list of May", Duration: time.Hour}
 	e, err := ask(dev, n)
-	if err != nil || e.State != store.ElevationRequested || m.who(t, dev, usher.Production).Allows(PermCatalogWrite) {
+	if err != nil || e.State != usher.ElevationRequested || m.who(t, dev, usher.Production).Allows(PermCatalogWrite) {
 		t.Fatalf("got %+v, %v, want a request that gives nothing", e, err)
 	}
-	decide := func(by, id string, yes bool) (store.Elevation, error) {
+	decide := func(by, id string, yes bool) (usher.Elevation, error) {
 		return m.DecideElevation(ctx, m.who(t, by, usher.Production), m.of(by), id, yes, "ok")
 	}
 	_, err = decide(dev, e.ID, true)
@@ -314,7 +314,7 @@ func TestElevation(t *testing.T) {
 	code(t, "for a key", err, usher.Refused)
 	_, err = decide(m.hire(t, RoleSupport), e.ID, true)
 	code(t, "by who does not hold it", err, usher.Forbidden)
-	if e, err = decide(second, e.ID, true); err != nil || e.State != store.ElevationApproved || e.DecidedBy != second || !e.Until.Equal(m.clock.now().Add(time.Hour)) {
+	if e, err = decide(second, e.ID, true); err != nil || e.State != usher.ElevationApproved || e.DecidedBy != second || !e.Until.Equal(m.clock.now().Add(time.Hour)) {
 		t.Fatalf("got %+v, %v, want it approved for an hour", e, err)
 	}
 	if !m.who(t, dev, usher.Production).Allows(PermCatalogWrite) || m.who(t, dev, usher.Production).lasting(usher.Production, time.Time{}).has(PermCatalogWrite) {
@@ -342,7 +342,7 @@ func TestElevation(t *testing.T) {
 	m.clock.pass(25 * time.Hour)
 	_, err = decide(second, e.ID, true)
 	code(t, "an old request", err, usher.Refused)
-	if e, err = decide(second, e.ID, false); err != nil || e.State != store.ElevationDenied {
+	if e, err = decide(second, e.ID, false); err != nil || e.State != usher.ElevationDenied {
 		t.Errorf("got %+v, %v, want it denied", e, err)
 	}
 	if mine, err := m.Elevations(ctx, m.who(t, dev, usher.Production), false); err != nil || len(mine) != 2 {
@@ -359,11 +359,11 @@ func TestBreakGlass(t *testing.T) {
 	ctx := t.Context()
 	dev := m.hire(t, RoleDeveloper)
 	n := NewElevation{Role: RoleOwner, Reason: "the catalogue is broken and nobody answers", Duration: time.Hour, BreakGlass: true}
-	glass := func() (store.Elevation, error) {
+	glass := func() (usher.Elevation, error) {
 		return m.RequestElevation(ctx, m.who(t, dev, usher.Production), m.of(dev), n)
 	}
 	e, err := glass()
-	if err != nil || e.State != store.ElevationApproved || e.Review != store.ReviewPending {
+	if err != nil || e.State != usher.ElevationApproved || e.Review != usher.ReviewPending {
 		t.Fatalf("got %+v, %v, want the role at once, and a review due", e, err)
 	}
 	if log := m.log.String(); !strings.Contains(log, "BREAK GLASS") || !strings.Contains(log, e.ID) || !strings.Contains(log, "level=WARN") {
@@ -393,13 +393,13 @@ func TestBreakGlass(t *testing.T) {
 		_, err := m.ReviewElevation(ctx, m.who(t, id, usher.Production), m.of(id), e.ID, outcome, note)
 		return err
 	}
-	code(t, "reviewed by oneself", review(dev, ReviewJustified, "was needed"), usher.Forbidden)
-	code(t, "without a note", review(m.owner, ReviewJustified, ""), usher.Invalid)
+	code(t, "reviewed by oneself", review(dev, usher.ReviewJustified, "was needed"), usher.Forbidden)
+	code(t, "without a note", review(m.owner, usher.ReviewJustified, ""), usher.Invalid)
 	code(t, "without an outcome", review(m.owner, "fine", "was needed"), usher.Invalid)
-	if err := review(m.owner, ReviewJustified, "was needed"); err != nil {
+	if err := review(m.owner, usher.ReviewJustified, "was needed"); err != nil {
 		t.Fatal(err)
 	}
-	code(t, "reviewed twice", review(m.owner, ReviewJustified, "was needed"), usher.Conflict)
+	code(t, "reviewed twice", review(m.owner, usher.ReviewJustified, "was needed"), usher.Conflict)
 	if _, err := glass(); err != nil {
 		t.Errorf("after the review: %v", err)
 	}
@@ -419,7 +419,7 @@ func TestOperatorsAreErasable(t *testing.T) {
 	}
 	owner := m.who(t, m.owner, usher.Production)
 	empty := ""
-	if o, err = m.UpdateOperator(ctx, owner, by(), o.ID, store.OperatorUpdate{Name: &empty, Email: &empty}); err != nil || o.Name != "" || o.Email != "" {
+	if o, err = m.UpdateOperator(ctx, owner, by(), o.ID, usher.OperatorUpdate{Name: &empty, Email: &empty}); err != nil || o.Name != "" || o.Email != "" {
 		t.Errorf("got %+v, %v, want it without a name", o, err)
 	}
 	if err := m.DeleteOperator(ctx, owner, by(), o.ID); err != nil {
@@ -469,9 +469,9 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 	if _, err := m.PutRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), target, NewRole{Role: RoleOwner}); err != nil {
 		t.Fatal(err)
 	}
-	touch := func(i *Identity, o Operator) error { return i.mayTouch(o, now) }
+	touch := func(i *Identity, o usher.Operator) error { return i.mayTouch(o, now) }
 	no := false
-	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, store.OperatorUpdate{Active: &no}, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
+	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, usher.OperatorUpdate{Active: &no}, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
 	code(t, "deleted", m.c.DB.DeleteOperator(ctx, target, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
 
 	// What the caller was when the call came is not what it is now.
@@ -483,7 +483,7 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 	friend := m.hire(t, RoleSales)
 	attempts := func(want usher.Code) {
 		t.Helper()
-		_, err := m.UpdateOperator(ctx, was, m.of(boss), friend, store.OperatorUpdate{Active: &no})
+		_, err := m.UpdateOperator(ctx, was, m.of(boss), friend, usher.OperatorUpdate{Active: &no})
 		code(t, "an update", err, want)
 		code(t, "a deletion", m.DeleteOperator(ctx, was, m.of(boss), friend), want)
 		code(t, "a role taken", m.DeleteRole(ctx, was, m.of(boss), friend, RoleSales, ""), want)
@@ -491,7 +491,7 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 		code(t, "a role given", err, want)
 	}
 	attempts(usher.Forbidden)
-	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), boss, store.OperatorUpdate{Active: &no}); err != nil {
+	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), boss, usher.OperatorUpdate{Active: &no}); err != nil {
 		t.Fatal(err)
 	}
 	attempts(usher.Unauthenticated)
@@ -519,25 +519,25 @@ func TestSubjectsOfOperators(t *testing.T) {
 	m := newTeam(t)
 	ctx := t.Context()
 	const issuer, subject = "https://login.example.com", "00u1-grace"
-	_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: Subject{Subject: subject}})
+	_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: usher.SSOSubject{Subject: subject}})
 	code(t, "of no provider", err, usher.Invalid)
 	m.c.OIDC.Issuer = issuer
-	for _, bad := range []Subject{{Subject: strings.Repeat("x", 256)}, {Subject: "a\nb"}, {Issuer: "http://example.com", Subject: subject}, {Issuer: issuer}} {
+	for _, bad := range []usher.SSOSubject{{Subject: strings.Repeat("x", 256)}, {Subject: "a\nb"}, {Issuer: "http://example.com", Subject: subject}, {Issuer: issuer}} {
 		_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: bad})
 		code(t, fmt.Sprintf("%.40v", bad), err, usher.Invalid)
 	}
-	grace, err := m.CreateOperator(ctx, by(), NewOperator{Name: "Grace", Subject: Subject{Subject: subject}})
+	grace, err := m.CreateOperator(ctx, by(), NewOperator{Name: "Grace", Subject: usher.SSOSubject{Subject: subject}})
 	if err != nil || !grace.Linked {
 		t.Fatalf("got %+v, %v", grace, err)
 	}
-	_, err = m.CreateOperator(ctx, by(), NewOperator{Subject: Subject{Issuer: issuer, Subject: subject}})
+	_, err = m.CreateOperator(ctx, by(), NewOperator{Subject: usher.SSOSubject{Issuer: issuer, Subject: subject}})
 	code(t, "a second of the same", err, usher.Conflict)
 	if all, err := m.Operators(ctx); err != nil || len(all) != 2 || all[0].Linked == all[1].Linked {
 		t.Errorf("got %+v, %v, want the owner and Grace, who is linked", all, err)
 	}
 	owner := m.who(t, m.owner, usher.Production)
-	set := func(id, subject string) (Operator, error) {
-		return m.UpdateOperator(ctx, owner, m.of(m.owner), id, store.OperatorUpdate{Subject: &Subject{Subject: subject}})
+	set := func(id, subject string) (usher.Operator, error) {
+		return m.UpdateOperator(ctx, owner, m.of(m.owner), id, usher.OperatorUpdate{Subject: &usher.SSOSubject{Subject: subject}})
 	}
 	_, err = set(m.owner, subject)
 	code(t, "another's", err, usher.Conflict)
@@ -545,13 +545,13 @@ func TestSubjectsOfOperators(t *testing.T) {
 		t.Errorf("the same once more: got %+v, %v", o, err)
 	}
 	// Another in its place: the one before is nobody, and its sessions end.
-	if err := m.c.DB.StartSession(ctx, store.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: MethodOIDC, CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, store.Note{By: by(), At: m.clock.now()}); err != nil {
+	if err := m.c.DB.StartSession(ctx, usher.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: usher.LoginOIDC, CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, store.Note{By: by(), At: m.clock.now()}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := set(grace.ID, "00u2-grace"); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := m.c.DB.OperatorOf(ctx, issuer, subject); id != "" || err != nil {
+	if id, err := m.c.DB.OperatorOf(ctx, usher.SSOSubject{Issuer: issuer, Subject: subject}); id != "" || err != nil {
 		t.Errorf("the one before is still %q, %v", id, err)
 	}
 	if s, err := m.c.DB.Session(ctx, []byte("h")); err != nil || s.EndedAt.IsZero() {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // A token for the first owner is "uso_<secret><checksum>", 256 random bits.
@@ -33,18 +32,18 @@ func (s *Service) OwnerToken(ctx context.Context, by usher.By) (token string, ex
 // RedeemOwnerToken makes an operator who is an owner from now on, for the
 // holder of a one-time token, which is then used up. Unauthenticated where the
 // token is unknown, used or expired: which of these is not said.
-func (s *Service) RedeemOwnerToken(ctx context.Context, token string, op NewOperator) (Operator, error) {
+func (s *Service) RedeemOwnerToken(ctx context.Context, token string, op NewOperator) (usher.Operator, error) {
 	o, err := s.newOperator(op)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
-	r := store.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system", Reason: "the holder of an owner token"}
+	r := usher.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system", Reason: "the holder of an owner token"}
 	r.ID = s.id("oas_")
 	h := sha256.Sum256([]byte(token))
 	if err := s.c.DB.RedeemOwnerToken(ctx, h[:], o, r, usher.By{Actor: usher.Actor{Kind: "operator", ID: o.ID}}, o.CreatedAt); err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
 	s.operators.forget(o.ID)
-	o.Roles = []store.OperatorRole{r}
+	o.Roles = []usher.OperatorRole{r}
 	return o, nil
 }

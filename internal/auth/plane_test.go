@@ -8,7 +8,6 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/access"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // TestOnePureEvaluator: what operators may do is what the evaluator of customers'
@@ -25,8 +24,8 @@ func TestOnePureEvaluator(t *testing.T) {
 		return start.Add(time.Duration(rapid.IntRange(0, 8).Draw(t, "hour")) * time.Hour)
 	})
 	rapid.Check(t, func(t *rapid.T) {
-		roles := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) store.OperatorRole {
-			r := store.OperatorRole{Role: rapid.SampledFrom(append([]string{"nonsense"}, OperatorRoles...)).Draw(t, "role"),
+		roles := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) usher.OperatorRole {
+			r := usher.OperatorRole{Role: rapid.SampledFrom(append([]string{"nonsense"}, OperatorRoles...)).Draw(t, "role"),
 				Environment: rapid.SampledFrom([]usher.Environment{"", usher.Production, usher.Sandbox}).Draw(t, "held in"),
 				From:        instant.Draw(t, "from"), Source: rapid.SampledFrom([]usher.Source{usher.SourceManual, usher.SourceSSO, usher.SourceRequest, usher.SourceBreakGlass}).Draw(t, "source")}
 			if rapid.Bool().Draw(t, "ends") {
@@ -36,7 +35,7 @@ func TestOnePureEvaluator(t *testing.T) {
 			return r
 		}), 0, 5).Draw(t, "roles")
 		now := instant.Draw(t, "now")
-		var inForce []store.OperatorRole
+		var inForce []usher.OperatorRole
 		for _, r := range roles {
 			if r.InForce(now) {
 				inForce = append(inForce, r)

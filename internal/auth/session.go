@@ -14,41 +14,13 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// How long a session lives, and how long a proof of who sits there holds.
 const (
-	SessionIdle     = 30 * time.Minute // without a call
-	SessionAbsolute = 12 * time.Hour   // from the login on
-	ProofHolds      = 10 * time.Minute // for what is of high risk
-
 	// MaxSessions is how many sessions of an operator live at once; a login ends
 	// those that were used longest ago.
 	MaxSessions = 20
 
 	touchSession = time.Minute // how often a call is noted; so idle ends up to this early
 )
-
-// How an operator came in.
-const (
-	MethodPassword = "password"
-	MethodOIDC     = "oidc"
-)
-
-// Session is an operator's live session. What the browser holds is not in it.
-type Session struct {
-	store.Session
-}
-
-// IdleEnds is when the session ends unless it is used.
-func (s *Session) IdleEnds() time.Time { return s.SeenAt.Add(SessionIdle) }
-
-// Ends is when the session ends in any case.
-func (s *Session) Ends() time.Time { return s.CreatedAt.Add(SessionAbsolute) }
-
-// Proved reports whether the operator proved who they are lately enough for
-// what is of high risk.
-func (s *Session) Proved(now time.Time) bool {
-	return !s.ProvedAt.IsZero() && now.Sub(s.ProvedAt) < ProofHolds
-}
 
 // Visit is what is known of a call that asks to be let in.
 type Visit struct {
@@ -120,7 +92,7 @@ func (s *Service) secret() (cookie, id string, err error) {
 // Session reads the session that a cookie stands for. Unauthenticated where
 // there is none, or it has ended: by itself, by a logout, or by somebody who
 // ended it, on whichever node. The database is asked each time.
-func (s *Service) Session(ctx context.Context, cookie string) (*Session, error) {
+func (s *Service) Session(ctx context.Context, cookie string) (*usher.Session, error) {
 	if len(cookie) != secretLen {
 		return nil, errSession
 	}
@@ -133,7 +105,7 @@ func (s *Service) Session(ctx context.Context, cookie string) (*Session, error) 
 		return nil, err
 	}
 	now := s.c.Now()
-	out := &Session{stored}
+	out := &stored
 	if !out.EndedAt.IsZero() || !now.Before(out.IdleEnds()) || !now.Before(out.Ends()) {
 		return nil, errSession
 	}
@@ -151,39 +123,39 @@ func (s *Service) Session(ctx context.Context, cookie string) (*Session, error) 
 
 // begin makes a session of an operator who has been let in, in place of the one
 // that the browser had: what was known before a login is worth nothing after it.
-func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, proved time.Time, after any) (cookie string, out *Session, err error) {
+func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, proved time.Time, after any) (cookie string, out *usher.Session, err error) {
 	now := s.c.Now().UTC().Truncate(time.Microsecond)
 	cookie, id, err := s.secret()
 	if err != nil {
 		return "", nil, err
 	}
 	h := hash(cookie)
-	out = &Session{store.Session{Hash: h[:], ID: id, Operator: op, Method: method, Login: login, CreatedAt: now, ProvedAt: proved, SeenAt: now}}
+	out = &usher.Session{Hash: h[:], ID: id, Operator: op, Method: method, Login: login, CreatedAt: now, ProvedAt: proved, SeenAt: now}
 	var old []byte
 	if len(v.Cookie) == secretLen {
 		sum := hash(v.Cookie)
 		old = sum[:]
 	}
-	if err := s.c.DB.StartSession(ctx, out.Session, old, MaxSessions, s.note(v, op, "session.start", id, now, after)); err != nil {
+	if err := s.c.DB.StartSession(ctx, *out, old, MaxSessions, s.note(v, op, "session.start", id, now, after)); err != nil {
 		return "", nil, err
 	}
 	return cookie, out, nil
 }
 
 // follow makes a session in place of a live one, after a proof at proved.
-func (s *Service) follow(ctx context.Context, v Visit, old *Session, login string, proved time.Time) (cookie string, out *Session, err error) {
+func (s *Service) follow(ctx context.Context, v Visit, old *usher.Session, login string, proved time.Time) (cookie string, out *usher.Session, err error) {
 	now := s.c.Now().UTC().Truncate(time.Microsecond)
 	cookie, id, err := s.secret()
 	if err != nil {
 		return "", nil, err
 	}
 	h := hash(cookie)
-	next := old.Session
+	next := *old
 	next.Hash, next.ID, next.Login, next.ProvedAt, next.SeenAt = h[:], id, login, proved, now
 	if err := s.c.DB.FollowSession(ctx, next, old.Hash, s.note(v, old.Operator, "session.step_up", id, now, nil)); err != nil {
 		return "", nil, err
 	}
-	return cookie, &Session{next}, nil
+	return cookie, &next, nil
 }
 
 // system is usher itself.
@@ -205,7 +177,7 @@ func (s *Service) note(v Visit, op, action, object string, at time.Time, after a
 // token, gives them a password and logs them in. Unauthenticated where the token
 // is not valid; Invalid where the password cannot be taken, which does not use
 // up the token.
-func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperator, password string) (cookie string, out *Session, err error) {
+func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperator, password string) (cookie string, out *usher.Session, err error) {
 	if err := checkPassword(password, op.Email, op.Name); err != nil {
 		return "", nil, err
 	}
@@ -233,7 +205,7 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 	if err := s.c.DB.SetPassword(ctx, made.ID, stored, s.note(v, made.ID, "password.set", made.ID, now, nil)); err != nil {
 		return "", nil, err
 	}
-	return s.begin(ctx, v, made.ID, MethodPassword, "", now, nil)
+	return s.begin(ctx, v, made.ID, usher.LoginPassword, "", now, nil)
 }
 
 // addressTries are the failures of one address that cost nothing; an office may
@@ -248,7 +220,7 @@ func tooMany(wait time.Duration) error {
 // password, a wrong password and an account that waits after too many attempts
 // get the same answer after the same work: Unauthenticated. RateLimited is about
 // the address alone.
-func (s *Service) Login(ctx context.Context, v Visit, email, password string) (cookie string, out *Session, err error) {
+func (s *Service) Login(ctx context.Context, v Visit, email, password string) (cookie string, out *usher.Session, err error) {
 	now := s.c.Now()
 	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
 		return "", nil, tooMany(wait)
@@ -268,7 +240,7 @@ func (s *Service) Login(ctx context.Context, v Visit, email, password string) (c
 		after = map[string]int32{"failures": before}
 	}
 	proved := s.c.Now().UTC().Truncate(time.Microsecond)
-	return s.begin(ctx, v, op, MethodPassword, "", proved, after)
+	return s.begin(ctx, v, op, usher.LoginPassword, "", proved, after)
 }
 
 // try compares a password. Each try counts as a failure until it is known to be
@@ -328,7 +300,7 @@ func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, n
 func (s *Service) noteTurnedAway(v Visit) {
 	now := s.c.Now()
 	if n := s.turnedAway.another(now); n > 0 {
-		s.noteBeside(s.note(v, "", "session.refuse", "", now, map[string]any{"failures": n, "method": MethodOIDC}))
+		s.noteBeside(s.note(v, "", "session.refuse", "", now, map[string]any{"failures": n, "method": usher.LoginOIDC}))
 	}
 }
 
@@ -347,12 +319,12 @@ func (s *Service) noteBeside(note store.Note) {
 // Prove lets the operator of a session prove by password who they are, and gives
 // the session a new cookie. Refused where the operator has no password: they
 // prove it at the identity provider.
-func (s *Service) Prove(ctx context.Context, v Visit, old *Session, password string) (cookie string, out *Session, err error) {
+func (s *Service) Prove(ctx context.Context, v Visit, old *usher.Session, password string) (cookie string, out *usher.Session, err error) {
 	now := s.c.Now()
 	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
 		return "", nil, tooMany(wait)
 	}
-	if old.Method != MethodPassword {
+	if old.Method != usher.LoginPassword {
 		return "", nil, usher.Errorf(usher.Refused, "this session came from the identity provider: prove it there, with an empty body")
 	}
 	stored, err := s.c.DB.Password(ctx, old.Operator)
@@ -366,8 +338,8 @@ func (s *Service) Prove(ctx context.Context, v Visit, old *Session, password str
 }
 
 // Logout ends a session for good, on every node.
-func (s *Service) Logout(ctx context.Context, v Visit, old *Session) error {
-	return s.c.DB.EndSession(ctx, old.Session, s.note(v, old.Operator, "session.end", old.ID, s.c.Now(), nil))
+func (s *Service) Logout(ctx context.Context, v Visit, old *usher.Session) error {
+	return s.c.DB.EndSession(ctx, *old, s.note(v, old.Operator, "session.end", old.ID, s.c.Now(), nil))
 }
 
 // EndSessions ends all sessions of an operator and says how many there were.
@@ -389,7 +361,7 @@ func (s *Service) EndSessions(ctx context.Context, who *Identity, by usher.By, o
 
 // Visitor is who calls with a cookie, in an environment. Unauthenticated where
 // there is no live session, or its operator is no longer active.
-func (s *Service) Visitor(ctx context.Context, cookie string, env usher.Environment) (Identity, *Session, error) {
+func (s *Service) Visitor(ctx context.Context, cookie string, env usher.Environment) (Identity, *usher.Session, error) {
 	session, err := s.Session(ctx, cookie)
 	if err != nil {
 		return Identity{}, nil, err
@@ -403,31 +375,31 @@ func (s *Service) Visitor(ctx context.Context, cookie string, env usher.Environm
 
 // StepUp returns an error of code StepUpRequired where a permission is of high
 // risk and the session's operator has not lately proved who they are.
-func (s *Service) StepUp(session *Session, p Permission, env usher.Environment) error {
+func (s *Service) StepUp(session *usher.Session, p Permission, env usher.Environment) error {
 	if p.Risk(env) != usher.RiskHigh || session.Proved(s.c.Now()) {
 		return nil
 	}
-	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: prove again who you are, and repeat the call", int(ProofHolds/time.Minute))
+	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: prove again who you are, and repeat the call", int(usher.ProofHolds/time.Minute))
 }
 
 // HasOIDC reports whether operators can log in with an identity provider.
 func (s *Service) HasOIDC() bool { return s.c.OIDC.Issuer != "" }
 
 // Operator reads the operator of a session, with its roles.
-func (s *Service) operatorOf(ctx context.Context, session *Session) (Operator, error) {
+func (s *Service) operatorOf(ctx context.Context, session *usher.Session) (usher.Operator, error) {
 	return s.c.DB.Operator(ctx, session.Operator)
 }
 
 // Who is what a session's operator is and may do.
 type Who struct {
-	Operator    Operator
+	Operator    usher.Operator
 	Roles       map[usher.Environment][]string // in force now, each once, sorted
 	Permissions map[usher.Environment][]Permission
 	ProvedUntil time.Time // zero: nothing of high risk may be done now
 }
 
 // Who says who a session's operator is and what they may do now.
-func (s *Service) Who(ctx context.Context, session *Session) (Who, error) {
+func (s *Service) Who(ctx context.Context, session *usher.Session) (Who, error) {
 	now := s.c.Now()
 	op, err := s.operatorOf(ctx, session)
 	if err != nil {
@@ -435,7 +407,7 @@ func (s *Service) Who(ctx context.Context, session *Session) (Who, error) {
 	}
 	w := Who{Operator: op, Roles: map[usher.Environment][]string{}, Permissions: map[usher.Environment][]Permission{}}
 	if session.Proved(now) {
-		w.ProvedUntil = session.ProvedAt.Add(ProofHolds)
+		w.ProvedUntil = session.ProvedAt.Add(usher.ProofHolds)
 	}
 	for _, env := range usher.Environments {
 		i, err := s.OperatorIdentity(ctx, session.Operator, env, now)

@@ -106,7 +106,7 @@ func TestTurnedAwayAtTheProvider(t *testing.T) {
 			Failures int
 			Method   string
 		}
-		if err := json.Unmarshal(rows[i].After, &after); err != nil || after.Failures != want || after.Method != MethodOIDC ||
+		if err := json.Unmarshal(rows[i].After, &after); err != nil || after.Failures != want || after.Method != usher.LoginOIDC ||
 			rows[i].Action != "session.refuse" || rows[i].Actor != "system" || rows[i].Object != "" || rows[i].RequestID != "r1" {
 			t.Errorf("row %d: got %+v %s, %v, want %d failures", i, rows[i], rows[i].After, err, want)
 		}

@@ -56,7 +56,7 @@ func (h *hall) node(t *testing.T) *Service {
 	return s
 }
 
-func (h *hall) owner(t *testing.T, email string) (cookie string, s *Session) {
+func (h *hall) owner(t *testing.T, email string) (cookie string, s *usher.Session) {
 	t.Helper()
 	token, _, err := h.OwnerToken(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}})
 	if err != nil {
@@ -76,7 +76,7 @@ func gone(t *testing.T, s *Service, cookie, why string) {
 	}
 }
 
-func there(t *testing.T, s *Service, cookie, why string) *Session {
+func there(t *testing.T, s *Service, cookie, why string) *usher.Session {
 	t.Helper()
 	got, err := s.Session(context.Background(), cookie)
 	if err != nil {
@@ -125,10 +125,10 @@ func sessionStory(t *testing.T, h *hall) {
 
 	// Idle: used, it lives on; unused, it ends.
 	for range 3 {
-		h.clock.pass(SessionIdle - time.Second)
+		h.clock.pass(usher.SessionIdle - time.Second)
 		there(t, h.Service, first, "used within the idle time")
 	}
-	h.clock.pass(SessionIdle)
+	h.clock.pass(usher.SessionIdle)
 	gone(t, h.Service, first, "idle")
 	gone(t, other, first, "idle, on another node")
 
@@ -151,10 +151,10 @@ func sessionStory(t *testing.T, h *hall) {
 
 	// Absolute: however much it is used.
 	for range 24 {
-		h.clock.pass(SessionIdle - time.Minute)
+		h.clock.pass(usher.SessionIdle - time.Minute)
 		there(t, other, fresh, "used all day")
 	}
-	h.clock.pass(SessionAbsolute - 24*(SessionIdle-time.Minute) - time.Second)
+	h.clock.pass(usher.SessionAbsolute - 24*(usher.SessionIdle-time.Minute) - time.Second)
 	there(t, h.Service, fresh, "just before its end")
 	h.clock.pass(time.Second)
 	gone(t, h.Service, fresh, "at its end")
@@ -183,7 +183,7 @@ func sessionStory(t *testing.T, h *hall) {
 	cookie = login("")
 	h.owner(t, "bob@example.com") // another owner, so that ann may go
 	no := false
-	if err := h.db.UpdateOperator(ctx, s.Operator, store.OperatorUpdate{Active: &no}, nil, usher.By{Actor: usher.Actor{Kind: "system"}}, h.clock.now()); err != nil {
+	if err := h.db.UpdateOperator(ctx, s.Operator, usher.OperatorUpdate{Active: &no}, nil, usher.By{Actor: usher.Actor{Kind: "system"}}, h.clock.now()); err != nil {
 		t.Fatal(err)
 	}
 	h.clock.pass(time.Second)
@@ -202,14 +202,14 @@ func TestStepUp(t *testing.T) {
 	h := newHall(t)
 	ctx := t.Context()
 	cookie, s := h.owner(t, "ann@example.com")
-	ask := func(s *Session, p Permission, env usher.Environment, want bool) {
+	ask := func(s *usher.Session, p Permission, env usher.Environment, want bool) {
 		t.Helper()
 		if err := h.StepUp(s, p, env); (err == nil) != want || err != nil && usher.ErrorCode(err) != usher.StepUpRequired {
 			t.Errorf("%s in %s: got %v, want it allowed: %v", p, env, err, want)
 		}
 	}
 	ask(s, PermKeysWrite, usher.Production, true)
-	h.clock.pass(ProofHolds - time.Microsecond)
+	h.clock.pass(usher.ProofHolds - time.Microsecond)
 	ask(s, PermKeysWrite, usher.Production, true)
 	h.clock.pass(time.Microsecond)
 	ask(s, PermKeysWrite, usher.Production, false)
@@ -522,7 +522,7 @@ func TestLimit(t *testing.T) {
 	if _, ok := h.Limit(&key); ok {
 		t.Error("a key without a limit has one")
 	}
-	key.Rate = store.Rate{PerSecond: 2, Burst: 3}
+	key.Rate = usher.RateLimit{PerSecond: 2, Burst: 3}
 	for i := range 3 {
 		if l, ok := h.Limit(&key); !ok || l.Wait != 0 || l.Left != 2-i || l.Burst != 3 {
 			t.Errorf("call %d: got %+v, %v", i+1, l, ok)

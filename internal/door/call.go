@@ -31,7 +31,7 @@ type Call struct {
 	// IfMatch is the If-Match header of a route with a typed handler; "" where
 	// there is none.
 	IfMatch string
-	Session *auth.Session // of an operator who calls with a cookie; nil: a key
+	Session *usher.Session // of an operator who calls with a cookie; nil: a key
 	Route   *Route
 	Status  int   // of the answer
 	Wrote   *bool // whether an answer has begun, where that cannot be seen by Status; nil: not known

@@ -530,7 +530,7 @@ func TestRolesFollowTheClaim(t *testing.T) {
 			t.Errorf("%+v is in force after a login without groups", r)
 		}
 	}
-	if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_x", Role: "support", From: time.Now().Add(-time.Minute),
+	if err := w.db.PutOperatorRole(t.Context(), id, usher.OperatorRole{ID: "oas_x", Role: "support", From: time.Now().Add(-time.Minute),
 		Source: usher.SourceManual, GrantedBy: "cli"},
 		nil, usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 		t.Fatal(err)
@@ -556,7 +556,7 @@ func TestALinkedOperatorComesIn(t *testing.T) {
 	cli := usher.By{Actor: usher.Actor{Kind: "cli"}}
 	support := func(id, role string) {
 		t.Helper()
-		if err := w.db.PutOperatorRole(t.Context(), id, store.OperatorRole{ID: "oas_" + role, Role: role, From: time.Now().Add(-time.Minute),
+		if err := w.db.PutOperatorRole(t.Context(), id, usher.OperatorRole{ID: "oas_" + role, Role: role, From: time.Now().Add(-time.Minute),
 			Source: usher.SourceManual, GrantedBy: "cli"},
 			nil, usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
 			t.Fatal(err)
@@ -571,7 +571,7 @@ func TestALinkedOperatorComesIn(t *testing.T) {
 	if status, _, _ := b.do("GET", b.atProvider(b.start(), b.user1()), "", ""); status != 403 || sub == "" {
 		t.Fatalf("another person with the email of an operator: got %d, want 403", status)
 	}
-	made, err := w.auth.CreateOperator(t.Context(), cli, auth.NewOperator{Name: "Grace", Subject: auth.Subject{Subject: sub}})
+	made, err := w.auth.CreateOperator(t.Context(), cli, auth.NewOperator{Name: "Grace", Subject: usher.SSOSubject{Subject: sub}})
 	if err != nil {
 		t.Fatal(err)
 	}

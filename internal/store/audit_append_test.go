@@ -32,7 +32,7 @@ func TestAudit_RememberedEnd(t *testing.T) {
 			defer b.Close()
 			rows := int64(1) // the key's own
 			key := func(db *DB, id string) error {
-				return db.CreateKey(t.Context(), APIKey{ID: id, Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+				return db.CreateKey(t.Context(), usher.APIKey{ID: id, Env: env, Hash: []byte("h"), CreatedAt: day(1)},
 					usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1))
 			}
 			whole := func(when string) {

@@ -24,7 +24,7 @@ func BenchmarkAudit(b *testing.B) {
 			defer db.Close()
 			n := 0
 			for b.Loop() {
-				k := APIKey{ID: fmt.Sprintf("k%d", n), Env: env, Hash: []byte("h"), CreatedAt: day(1)}
+				k := usher.APIKey{ID: fmt.Sprintf("k%d", n), Env: env, Hash: []byte("h"), CreatedAt: day(1)}
 				if err := db.CreateKey(b.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 					b.Fatal(err)
 				}

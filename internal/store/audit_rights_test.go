@@ -50,7 +50,7 @@ func TestAudit_RoleWithFewerRights(t *testing.T) {
 	put(t, db, "one")
 	put(t, db, "two")
 	apply(t, db, CatalogChange{Hash: "one"})
-	if err := db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+	if err := db.CreateKey(t.Context(), usher.APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
 		usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 		t.Error(err)
 	}

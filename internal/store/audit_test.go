@@ -19,7 +19,7 @@ func TestAudit_EveryWriteIsARow(t *testing.T) {
 		if err := db.SetClock(t.Context(), usher.Sandbox, day(3), by, day(1)); err != nil {
 			t.Fatal(err)
 		}
-		k := APIKey{ID: "k", Env: env, Name: "Jane's laptop", Role: "admin", Hash: []byte("h"), CreatedAt: day(1)}
+		k := usher.APIKey{ID: "k", Env: env, Name: "Jane's laptop", Role: "admin", Hash: []byte("h"), CreatedAt: day(1)}
 		if err := db.CreateKey(t.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 			t.Fatal(err)
 		}

@@ -8,39 +8,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Elevation is a role for a while: asked for and approved by another, or taken
-// in an emergency (break-glass) and reviewed by another afterwards.
-type Elevation struct {
-	ID          string            `json:"id"` // opaque, "elv_…"
-	Operator    string            `json:"operator" doc:"Who asks, and who gets it"`
-	Role        string            `json:"role"`
-	Environment usher.Environment `json:"environment,omitempty" doc:"Absent: both"`
-	Reason      string            `json:"reason"`
-	Seconds     int64             `json:"seconds" doc:"How long it holds from the approval on"`
-	BreakGlass  bool              `json:"break_glass,omitempty"`
-	State       string            `json:"state" enum:"requested,approved,denied"`
-	RequestedAt time.Time         `json:"requested_at"`
-	DecidedBy   string            `json:"decided_by,omitempty" doc:"An operator's id"`
-	DecidedAt   *time.Time        `json:"decided_at,omitempty"`
-	Until       *time.Time        `json:"until,omitempty" doc:"When an approved one ends"`
-	Note        string            `json:"note,omitempty" doc:"Of who decided"`
-	Review      string            `json:"review,omitempty" enum:"pending,justified,unjustified" doc:"Of an emergency"`
-	ReviewedBy  string            `json:"reviewed_by,omitempty" doc:"An operator's id"`
-	ReviewedAt  *time.Time        `json:"reviewed_at,omitempty"`
-	ReviewNote  string            `json:"review_note,omitempty"`
-}
-
-// The states of an elevation and of its review.
-const (
-	ElevationRequested = "requested"
-	ElevationApproved  = "approved"
-	ElevationDenied    = "denied"
-	ReviewPending      = "pending"
-)
-
 const selectElevation = `SELECT id, operator, role, env, reason, seconds, break_glass, state, requested_at, decided_by, decided_at, note, review, reviewed_by, reviewed_at, review_note FROM elevation `
 
-func scanElevation(row interface{ Scan(...any) error }, e *Elevation) error {
+func scanElevation(row *sql.Rows, e *usher.Elevation) error {
 	var glass, requested, decided, reviewed int64
 	err := row.Scan(&e.ID, &e.Operator, &e.Role, &e.Environment, &e.Reason, &e.Seconds, &glass, &e.State, &requested, &e.DecidedBy, &decided, &e.Note,
 		&e.Review, &e.ReviewedBy, &reviewed, &e.ReviewNote)
@@ -48,7 +18,7 @@ func scanElevation(row interface{ Scan(...any) error }, e *Elevation) error {
 	if decided != 0 {
 		t := fromMicros(decided)
 		e.DecidedAt = &t
-		if e.State == ElevationApproved {
+		if e.State == usher.ElevationApproved {
 			u := t.Add(time.Duration(e.Seconds) * time.Second)
 			e.Until = &u
 		}
@@ -60,18 +30,22 @@ func scanElevation(row interface{ Scan(...any) error }, e *Elevation) error {
 	return err
 }
 
-func scanElevationRow(row *sql.Rows, e *Elevation) error { return scanElevation(row, e) }
-
 // Elevations reads the newest elevations first, at most 1,000: of one operator
 // or, "", of all; pending leaves only those whose review is due.
-func (db *DB) Elevations(ctx context.Context, operator string, pending bool) ([]Elevation, error) {
-	return list(ctx, db, scanElevationRow, selectElevation+`WHERE ($1 = '' OR operator = $1) AND ($2 = 0 OR review = 'pending') ORDER BY requested_at DESC, id LIMIT 1000`,
+func (db *DB) Elevations(ctx context.Context, operator string, pending bool) (_ []usher.Elevation, err error) {
+	defer wrap(&err, "read elevations")
+	return list(ctx, db, scanElevation, selectElevation+`WHERE ($1 = '' OR operator = $1) AND ($2 = 0 OR review = 'pending') ORDER BY requested_at DESC, id LIMIT 1000`,
 		operator, bit(pending))
 }
 
-// Elevation reads an elevation; NotFound where there is none.
-func (db *DB) Elevation(ctx context.Context, id string) (Elevation, error) {
-	e, ok, err := one(ctx, db, scanElevationRow, selectElevation+`WHERE id = $1`, id)
+// Elevation reads an elevation; NotFound if there is none.
+func (db *DB) Elevation(ctx context.Context, id string) (_ usher.Elevation, err error) {
+	defer wrap(&err, "read elevation")
+	return readElevation(ctx, db, id)
+}
+
+func readElevation(ctx context.Context, r reader, id string) (usher.Elevation, error) {
+	e, ok, err := one(ctx, r, scanElevation, selectElevation+`WHERE id = $1`, id)
 	if err == nil && !ok {
 		err = usher.Errorf(usher.NotFound, "no elevation %q", id)
 	}
@@ -79,8 +53,9 @@ func (db *DB) Elevation(ctx context.Context, id string) (Elevation, error) {
 }
 
 // PendingReviews counts the emergencies whose review is due.
-func (db *DB) PendingReviews(ctx context.Context) (int64, error) {
-	n, _, err := one(ctx, db, func(row *sql.Rows, n *int64) error { return row.Scan(n) }, `SELECT count(*) FROM elevation WHERE review = 'pending'`)
+func (db *DB) PendingReviews(ctx context.Context) (_ int64, err error) {
+	defer wrap(&err, "read pending reviews")
+	n, _, err := one(ctx, db, scanInt, `SELECT count(*) FROM elevation WHERE review = 'pending'`)
 	return n, err
 }
 
@@ -95,14 +70,15 @@ type elevationShown struct {
 	Review      string            `json:"review,omitempty"`
 }
 
-func shownElevation(e Elevation) elevationShown {
+func shownElevation(e usher.Elevation) elevationShown {
 	return elevationShown{e.Operator, e.Role, e.Environment, e.Seconds, e.BreakGlass, e.State, e.Review}
 }
 
 // RequestElevation stores a request, or an emergency with the role that it
 // gives at once. Refused where another emergency of the operator waits for its
 // review.
-func (db *DB) RequestElevation(ctx context.Context, e Elevation, role *OperatorRole, by usher.By, at time.Time) error {
+func (db *DB) RequestElevation(ctx context.Context, e usher.Elevation, role *usher.OperatorRole, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "request elevation")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		action := "elevation.request"
 		if e.BreakGlass {
@@ -135,24 +111,25 @@ func (db *DB) RequestElevation(ctx context.Context, e Elevation, role *OperatorR
 // DecideElevation approves a request, which gives role, or denies it: role is
 // nil. NotFound where there is none; Conflict where it is decided; Refused where
 // it was made before after.
-func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.Time, role *OperatorRole, by usher.By, at time.Time) error {
+func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.Time, role *usher.OperatorRole, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "decide elevation")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
-		e, err := elevationOf(ctx, tx, id)
+		e, err := readElevation(ctx, inTx{tx}, id)
 		if err != nil {
 			return err
 		}
 		switch {
-		case e.State != ElevationRequested:
+		case e.State != usher.ElevationRequested:
 			return usher.Errorf(usher.Conflict, "the request is %s already", e.State)
 		case role != nil && e.RequestedAt.Before(after):
 			return usher.Errorf(usher.Refused, "the request is too old to approve: it is made again where it is still needed")
 		}
 		before := shownElevation(e)
-		e.State = ElevationDenied
+		e.State = usher.ElevationDenied
 		action := "elevation.deny"
 		if role != nil {
-			e.State, action = ElevationApproved, "elevation.approve"
-			if _, err := operatorOf(ctx, tx, e.Operator); err != nil {
+			e.State, action = usher.ElevationApproved, "elevation.approve"
+			if _, err := operatorRow(ctx, inTx{tx}, e.Operator); err != nil {
 				return err
 			}
 			if err := insertOperatorRole(ctx, tx, e.Operator, *role); err != nil {
@@ -169,13 +146,14 @@ func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.T
 
 // ReviewElevation notes what the review of an emergency came to. NotFound where
 // there is none; Conflict where none is due.
-func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by usher.By, at time.Time) error {
+func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "review elevation")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
-		e, err := elevationOf(ctx, tx, id)
+		e, err := readElevation(ctx, inTx{tx}, id)
 		if err != nil {
 			return err
 		}
-		if e.Review != ReviewPending {
+		if e.Review != usher.ReviewPending {
 			return usher.Errorf(usher.Conflict, "no review is due: it was done, or this was no emergency")
 		}
 		before := shownElevation(e)
@@ -186,12 +164,4 @@ func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by 
 		by.Reason = note
 		return db.auditOperators(ctx, tx, by, at, "elevation.review", id, before, shownElevation(e))
 	})
-}
-
-func elevationOf(ctx context.Context, tx *sql.Tx, id string) (e Elevation, err error) {
-	err = scanElevation(tx.QueryRowContext(ctx, selectElevation+`WHERE id = $1`, id), &e)
-	if err == sql.ErrNoRows {
-		err = usher.Errorf(usher.NotFound, "no elevation %q", id)
-	}
-	return e, err
 }

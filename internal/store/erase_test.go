@@ -32,8 +32,8 @@ func TestWhatIsForgottenIsNotInTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	by := usher.By{Actor: usher.Actor{Kind: "cli"}}
-	o := Operator{ID: "opr_1", Name: "Grace Hopper", Email: "grace@example.com", CreatedAt: day(1)}
-	if err := db.CreateOperator(t.Context(), o, Subject{}, by, day(1)); err != nil {
+	o := usher.Operator{ID: "opr_1", Name: "Grace Hopper", Email: "grace@example.com", CreatedAt: day(1)}
+	if err := db.CreateOperator(t.Context(), o, usher.SSOSubject{}, by, day(1)); err != nil {
 		t.Fatal(err)
 	}
 	write(t, db, `INSERT INTO audit_key (one, private) VALUES (1, $1)`, db.signKey.Private()) // as earlier versions kept it

@@ -12,33 +12,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// APIKey is a key's record. The secret is not in it.
-type APIKey struct {
-	ID         string
-	Env        usher.Environment
-	Name       string
-	Role       string
-	Hash       []byte // SHA-256 of the secret
-	CreatedAt  time.Time
-	ExpiresAt  time.Time // zero: never
-	RevokedAt  time.Time // zero: not
-	LastUsedAt time.Time // zero: never
-
-	Customer     string // the key's own; "" is none
-	NoProperties bool   // it may not send properties of members and resources
-	Rate         Rate   // its own limit of calls
-	Line         string // the id of the first key of a line of rotation; "" is the key itself
-}
-
-// Rate bounds how often a key may call.
-type Rate struct {
-	PerSecond int64 `json:"per_second"` // calls; 0 is the server's own limit
-	Burst     int64 `json:"burst"`      // calls at once; 0 is the server's own
-}
-
 const selectKey = `SELECT id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties, rate_per_second, rate_burst, line FROM api_key WHERE `
 
-func scanKey(row *sql.Rows, k *APIKey) error {
+func scanKey(row *sql.Rows, k *usher.APIKey) error {
 	var created, expires, revoked, used, bare int64
 	err := row.Scan(&k.ID, &k.Env, &k.Name, &k.Role, &k.Hash, &created, &expires, &revoked, &used, &k.Customer, &bare, &k.Rate.PerSecond, &k.Rate.Burst, &k.Line)
 	k.NoProperties = bare != 0
@@ -48,7 +24,8 @@ func scanKey(row *sql.Rows, k *APIKey) error {
 
 // CreateKey stores a new key; Conflict where its id is taken. by
 // makes it at a time.
-func (db *DB) CreateKey(ctx context.Context, k APIKey, by usher.By, at time.Time) error {
+func (db *DB) CreateKey(ctx context.Context, k usher.APIKey, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "create key")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if err := insertKey(ctx, tx, k); err != nil {
 			return err
@@ -57,7 +34,7 @@ func (db *DB) CreateKey(ctx context.Context, k APIKey, by usher.By, at time.Time
 	})
 }
 
-func insertKey(ctx context.Context, tx *sql.Tx, k APIKey) error {
+func insertKey(ctx context.Context, tx *sql.Tx, k usher.APIKey) error {
 	_, err := exec(ctx, tx, `INSERT INTO api_key (id, env, name, role, hash, created_at, expires_at, revoked_at, last_used_at, customer, no_properties, rate_per_second, rate_burst, line)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`, k.ID, string(k.Env), k.Name, k.Role, k.Hash,
 		micros(k.CreatedAt), zeroMicros(k.ExpiresAt), zeroMicros(k.RevokedAt), zeroMicros(k.LastUsedAt), k.Customer, bit(k.NoProperties), k.Rate.PerSecond, k.Rate.Burst, k.Line)
@@ -67,9 +44,9 @@ func insertKey(ctx context.Context, tx *sql.Tx, k APIKey) error {
 	return err
 }
 
-func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string, by usher.By, at time.Time) (err error) {
+func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k usher.APIKey, action string, by usher.By, at time.Time) (err error) {
 	after := keyShown{Role: k.Role, Customer: k.Customer, NoProperties: k.NoProperties, Line: k.Line}
-	if k.Rate != (Rate{}) {
+	if k.Rate != (usher.RateLimit{}) {
 		after.Rate = &k.Rate
 	}
 	if !k.ExpiresAt.IsZero() {
@@ -86,9 +63,10 @@ func (db *DB) auditKey(ctx context.Context, tx *sql.Tx, k APIKey, action string,
 // it would have ended anyway. next gets what the old key has, but for its id,
 // hash and times. NotFound where env has no such key; Refused where it has
 // ended; Conflict where two keys of its line live.
-func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, next APIKey, until time.Time, by usher.By, at time.Time) (made APIKey, err error) {
+func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, next usher.APIKey, until time.Time, by usher.By, at time.Time) (made usher.APIKey, err error) {
+	defer wrap(&err, "rotate key")
 	err = db.tx(ctx, func(tx *sql.Tx) error {
-		var old APIKey
+		var old usher.APIKey
 		var expires, revoked, bare int64
 		err := tx.QueryRowContext(ctx, `SELECT name, role, customer, no_properties, rate_per_second, rate_burst, line, expires_at, revoked_at FROM api_key WHERE id = $1 AND env = $2`, id, string(env)).
 			Scan(&old.Name, &old.Role, &old.Customer, &bare, &old.Rate.PerSecond, &old.Rate.Burst, &old.Line, &expires, &revoked)
@@ -133,7 +111,8 @@ func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, n
 }
 
 // Key reads a key, revoked and expired ones too; NotFound where there is none.
-func (db *DB) Key(ctx context.Context, id string) (APIKey, error) {
+func (db *DB) Key(ctx context.Context, id string) (_ usher.APIKey, err error) {
+	defer wrap(&err, "read key")
 	k, ok, err := one(ctx, db, scanKey, selectKey+`id = $1`, id)
 	if err == nil && !ok {
 		err = noKey(id)
@@ -142,23 +121,25 @@ func (db *DB) Key(ctx context.Context, id string) (APIKey, error) {
 }
 
 // Keys reads env's keys, revoked and expired ones too, oldest first.
-func (db *DB) Keys(ctx context.Context, env usher.Environment) ([]APIKey, error) {
+func (db *DB) Keys(ctx context.Context, env usher.Environment) (_ []usher.APIKey, err error) {
+	defer wrap(&err, "read keys")
 	return list(ctx, db, scanKey, selectKey+`env = $1 ORDER BY created_at, id`, string(env))
 }
 
 // keyShown is what the audit log says of a key. Its name may be a person's.
 type keyShown struct {
-	Role         string     `json:"role"`
-	Customer     string     `json:"customer,omitempty"`
-	NoProperties bool       `json:"no_properties,omitempty"`
-	Rate         *Rate      `json:"rate,omitempty"`
-	Line         string     `json:"line,omitempty"` // which key it follows
-	ExpiresAt    *time.Time `json:"expires_at,omitempty"`
+	Role         string           `json:"role"`
+	Customer     string           `json:"customer,omitempty"`
+	NoProperties bool             `json:"no_properties,omitempty"`
+	Rate         *usher.RateLimit `json:"rate,omitempty"`
+	Line         string           `json:"line,omitempty"` // which key it follows
+	ExpiresAt    *time.Time       `json:"expires_at,omitempty"`
 }
 
 // RevokeKey revokes a key for good; the first revocation's time stays, and a
 // second one changes nothing. NotFound where there is no such key.
-func (db *DB) RevokeKey(ctx context.Context, id string, by usher.By, at time.Time) error {
+func (db *DB) RevokeKey(ctx context.Context, id string, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "revoke key")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		e := AuditEntry{Note: Note{By: by, Action: "key.revoke", Object: id, At: at}}
 		var revoked int64
@@ -179,7 +160,8 @@ func (db *DB) RevokeKey(ctx context.Context, id string, by usher.By, at time.Tim
 
 // TouchKeys notes when keys were last used, never backwards. Unknown ids are
 // ignored.
-func (db *DB) TouchKeys(ctx context.Context, used map[string]time.Time) error {
+func (db *DB) TouchKeys(ctx context.Context, used map[string]time.Time) (err error) {
+	defer wrap(&err, "touch keys")
 	if len(used) == 0 {
 		return nil
 	}

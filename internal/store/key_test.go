@@ -12,10 +12,10 @@ func TestKeys(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		a := APIKey{ID: "a", Env: env, Name: "ci 'x'", Role: "developer", Hash: []byte{0, 255, 1}, CreatedAt: day(2), ExpiresAt: day(9)}
-		b := APIKey{ID: "b", Env: env, Role: "owner", Hash: []byte{2}, CreatedAt: day(1)}
-		c := APIKey{ID: "c", Env: usher.Sandbox, Role: "owner", Hash: []byte{3}, CreatedAt: day(1)}
-		for _, k := range []APIKey{a, b, c} {
+		a := usher.APIKey{ID: "a", Env: env, Name: "ci 'x'", Role: "developer", Hash: []byte{0, 255, 1}, CreatedAt: day(2), ExpiresAt: day(9)}
+		b := usher.APIKey{ID: "b", Env: env, Role: "owner", Hash: []byte{2}, CreatedAt: day(1)}
+		c := usher.APIKey{ID: "c", Env: usher.Sandbox, Role: "owner", Hash: []byte{3}, CreatedAt: day(1)}
+		for _, k := range []usher.APIKey{a, b, c} {
 			if err := db.CreateKey(ctx, k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 				t.Fatal(err)
 			}
@@ -42,8 +42,8 @@ func TestKeys(t *testing.T) {
 		}
 		_, err := db.Key(ctx, "nobody")
 		wantCode(t, err, usher.NotFound)
-		if got, err := db.Keys(ctx, env); err != nil || !reflect.DeepEqual(got, []APIKey{b, a}) {
-			t.Errorf("got %+v, %v, want %+v", got, err, []APIKey{b, a})
+		if got, err := db.Keys(ctx, env); err != nil || !reflect.DeepEqual(got, []usher.APIKey{b, a}) {
+			t.Errorf("got %+v, %v, want %+v", got, err, []usher.APIKey{b, a})
 		}
 	})
 }

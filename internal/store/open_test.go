@@ -104,7 +104,7 @@ func TestOneProcessOwnsAFile(t *testing.T) {
 	if err != nil {
 		t.Fatalf("beside the owner: %v", err)
 	}
-	if err := beside.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+	if err := beside.CreateKey(t.Context(), usher.APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
 		usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); err != nil {
 		t.Errorf("a key beside the owner: %v", err)
 	}

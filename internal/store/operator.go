@@ -9,48 +9,22 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Operator is one of us who works with usher. Name and Email are personal data:
-// they are nowhere but in its own row, where they can be erased.
-type Operator struct {
-	ID        string         `json:"id"` // opaque, "opr_…"
-	Name      string         `json:"name,omitempty"`
-	Email     string         `json:"email,omitempty"` // lower case; nobody else has it
-	Active    bool           `json:"active"`          // one that is not may do nothing
-	Linked    bool           `json:"linked"`          // to somebody at an identity provider, who comes in as this operator
-	CreatedAt time.Time      `json:"created_at"`
-	Roles     []OperatorRole `json:"roles" nullable:"false"` // past and future ones too, oldest first
-}
-
-// Subject is somebody at an identity provider, who is known by both together.
-// The zero Subject is nobody.
-type Subject struct {
-	Issuer, Subject string
-}
-
-// OperatorUpdate changes an operator; nil leaves as it is.
-type OperatorUpdate struct {
-	Name, Email *string
-	Active      *bool
-	// Subject is who the operator is at Issuer from now on, in place of whoever it
-	// was there; with an empty Subject it is nobody there any more.
-	Subject *Subject
-}
-
 // May says, within the transaction of a change, why the change may not be made:
 // read reads operators as they are there. nil is that it may.
-type May func(read func(id string) (Operator, error)) error
+type May func(read func(id string) (usher.Operator, error)) error
 
 const selectOperator = `SELECT id, name, email, active, created_at, EXISTS (SELECT 1 FROM operator_subject s WHERE s.operator = operator.id) FROM operator `
 
-func scanOperator(row *sql.Rows, o *Operator) error {
+func scanOperator(row *sql.Rows, o *usher.Operator) error {
 	var active, created int64
 	err := row.Scan(&o.ID, &o.Name, &o.Email, &active, &created, &o.Linked)
-	o.Active, o.CreatedAt, o.Roles = active != 0, fromMicros(created), []OperatorRole{}
+	o.Active, o.CreatedAt, o.Roles = active != 0, fromMicros(created), []usher.OperatorRole{}
 	return err
 }
 
 // Operators reads all operators with their roles, oldest first.
-func (db *DB) Operators(ctx context.Context) ([]Operator, error) {
+func (db *DB) Operators(ctx context.Context) (_ []usher.Operator, err error) {
+	defer wrap(&err, "read operators")
 	all, err := list(ctx, db, scanOperator, selectOperator+`ORDER BY created_at, id`)
 	if err != nil {
 		return nil, err
@@ -71,33 +45,46 @@ func (db *DB) Operators(ctx context.Context) ([]Operator, error) {
 	return all, nil
 }
 
-// Operator reads an operator with its roles; NotFound where there is none.
-func (db *DB) Operator(ctx context.Context, id string) (Operator, error) {
-	o, ok, err := one(ctx, db, scanOperator, selectOperator+`WHERE id = $1`, id)
-	if err == nil && !ok {
-		err = noOperator(id)
-	}
+// Operator reads an operator with its roles; NotFound if there is none.
+func (db *DB) Operator(ctx context.Context, id string) (_ usher.Operator, err error) {
+	defer wrap(&err, "read operator")
+	return readOperator(ctx, db, id)
+}
+
+// readOperator reads an operator with its roles; NotFound if there is none.
+func readOperator(ctx context.Context, r reader, id string) (usher.Operator, error) {
+	o, err := operatorRow(ctx, r, id)
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
-	roles, err := list(ctx, db, scanOperatorRole, selectOperatorRole+`WHERE operator = $1 ORDER BY from_at, id`, id)
-	for _, r := range roles {
-		o.Roles = append(o.Roles, r.OperatorRole)
+	roles, err := list(ctx, r, scanOperatorRole, selectOperatorRole+`WHERE operator = $1 ORDER BY from_at, id`, id)
+	for _, role := range roles {
+		o.Roles = append(o.Roles, role.OperatorRole)
 	}
 	return o, err
 }
 
-// OperatorByEmail reads the operator who has an address, in lower case; NotFound
-// where none has.
-func (db *DB) OperatorByEmail(ctx context.Context, email string) (Operator, error) {
+// operatorRow reads an operator without its roles; NotFound if there is none.
+func operatorRow(ctx context.Context, r reader, id string) (usher.Operator, error) {
+	o, ok, err := one(ctx, r, scanOperator, selectOperator+`WHERE id = $1`, id)
+	if err == nil && !ok {
+		err = noOperator(id)
+	}
+	return o, err
+}
+
+// OperatorByEmail reads the operator with an address, in lower case; NotFound if
+// there is none.
+func (db *DB) OperatorByEmail(ctx context.Context, email string) (_ usher.Operator, err error) {
+	defer wrap(&err, "read operator by email")
 	o, ok, err := one(ctx, db, scanOperator, selectOperator+`WHERE email = $1 AND email <> ''`, email)
 	if err == nil && !ok {
 		err = usher.Errorf(usher.NotFound, "no operator has this address")
 	}
 	if err != nil {
-		return Operator{}, err
+		return usher.Operator{}, err
 	}
-	return db.Operator(ctx, o.ID)
+	return readOperator(ctx, db, o.ID)
 }
 
 func noOperator(id string) error { return usher.Errorf(usher.NotFound, "no operator %q", id) }
@@ -138,46 +125,17 @@ func owners(ctx context.Context, tx *sql.Tx, at time.Time) (n int, err error) {
 	return n, err
 }
 
-// operatorOf reads an operator in a transaction that holds the lock.
-func operatorOf(ctx context.Context, tx *sql.Tx, id string) (o Operator, err error) {
-	var active, created int64
-	err = tx.QueryRowContext(ctx, selectOperator+`WHERE id = $1`, id).Scan(&o.ID, &o.Name, &o.Email, &active, &created, &o.Linked)
-	if err == sql.ErrNoRows {
-		err = noOperator(id)
-	}
-	o.Active, o.CreatedAt = active != 0, fromMicros(created)
-	return o, err
-}
-
 // allowed asks may, if there is one, in a transaction that holds the lock.
 func allowed(ctx context.Context, tx *sql.Tx, may May) error {
 	if may == nil {
 		return nil
 	}
-	return may(func(id string) (Operator, error) {
-		o, err := operatorOf(ctx, tx, id)
-		if err != nil {
-			return o, err
-		}
-		rows, err := tx.QueryContext(ctx, selectOperatorRole+`WHERE operator = $1 ORDER BY from_at, id`, id)
-		if err != nil {
-			return o, err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var r operatorRoleRow
-			if err := scanOperatorRole(rows, &r); err != nil {
-				return o, err
-			}
-			o.Roles = append(o.Roles, r.OperatorRole)
-		}
-		return o, rows.Err()
-	})
+	return fromOutside(may(func(id string) (usher.Operator, error) { return readOperator(ctx, inTx{tx}, id) }))
 }
 
 // link lets an operator be who comes from an identity provider as. Conflict
 // where that is another operator already.
-func link(ctx context.Context, tx *sql.Tx, operator string, as Subject) error {
+func link(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject) error {
 	var other string
 	switch err := tx.QueryRowContext(ctx, `SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, as.Issuer, as.Subject).Scan(&other); {
 	case err == nil:
@@ -191,7 +149,7 @@ func link(ctx context.Context, tx *sql.Tx, operator string, as Subject) error {
 
 // relink is an update's Subject; changed reports whether it changed anything.
 // Sessions of whoever it was before end.
-func relink(ctx context.Context, tx *sql.Tx, operator string, as Subject, at time.Time) (changed bool, err error) {
+func relink(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject, at time.Time) (changed bool, err error) {
 	var same bool
 	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_subject WHERE issuer = $1 AND subject = $2 AND operator = $3)`, as.Issuer, as.Subject, operator).Scan(&same); err != nil || same {
 		return false, err
@@ -234,7 +192,7 @@ func (db *DB) auditOperators(ctx context.Context, tx *sql.Tx, by usher.By, at ti
 	return db.audit(ctx, tx, e)
 }
 
-func insertOperator(ctx context.Context, tx *sql.Tx, o Operator) error {
+func insertOperator(ctx context.Context, tx *sql.Tx, o usher.Operator) error {
 	_, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, $4, $5)`,
 		o.ID, o.Name, o.Email, bit(o.Active), micros(o.CreatedAt))
 	return emailTaken(err)
@@ -250,26 +208,28 @@ func emailTaken(err error) error {
 // CreateOperator stores a new operator, without roles, who comes from an
 // identity provider as as, or as nobody. Conflict where its address is
 // another's, or as is another operator.
-func (db *DB) CreateOperator(ctx context.Context, o Operator, as Subject, by usher.By, at time.Time) error {
+func (db *DB) CreateOperator(ctx context.Context, o usher.Operator, as usher.SSOSubject, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "create operator")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if err := insertOperator(ctx, tx, o); err != nil {
 			return err
 		}
-		if as != (Subject{}) {
+		if as != (usher.SSOSubject{}) {
 			if err := link(ctx, tx, o.ID, as); err != nil {
 				return err
 			}
 		}
-		return db.auditOperators(ctx, tx, by, at, "operator.create", o.ID, nil, operatorShown{Active: o.Active, Linked: as != (Subject{})})
+		return db.auditOperators(ctx, tx, by, at, "operator.create", o.ID, nil, operatorShown{Active: o.Active, Linked: as != (usher.SSOSubject{})})
 	})
 }
 
 // UpdateOperator changes an operator where may says so. NotFound where there is
 // none; Conflict as CreateOperator; Refused where it is the last owner and would
 // not be active.
-func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, may May, by usher.By, at time.Time) error {
+func (db *DB) UpdateOperator(ctx context.Context, id string, u usher.OperatorUpdate, may May, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "update operator")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
-		o, err := operatorOf(ctx, tx, id)
+		o, err := operatorRow(ctx, inTx{tx}, id)
 		if err == nil {
 			err = allowed(ctx, tx, may)
 		}
@@ -315,9 +275,10 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u OperatorUpdate, m
 // DeleteOperator erases an operator with its roles, sessions and what it logs in
 // with, where may says so. NotFound where there is none;
 // Refused where it is the last owner.
-func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.By, at time.Time) error {
+func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "delete operator")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
-		o, err := operatorOf(ctx, tx, id)
+		o, err := operatorRow(ctx, inTx{tx}, id)
 		if err == nil {
 			err = allowed(ctx, tx, may)
 		}

@@ -8,26 +8,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// OperatorRole gives an operator a role.
-type OperatorRole struct {
-	ID          string            `json:"id"` // opaque, "oas_…"
-	Role        string            `json:"role"`
-	Environment usher.Environment `json:"environment,omitempty"` // "" is both
-	From        time.Time         `json:"from"`                  // from here on (A07)
-	Until       *time.Time        `json:"until,omitempty"`       // up to here, not included; nil: for good
-	Source      usher.Source      `json:"source"`                // manual, sso, request or break_glass
-	GrantedBy   string            `json:"granted_by"`            // an actor: "operator:opr_…", "key:…", "cli"
-	Reason      string            `json:"reason,omitempty"`
-}
-
-// InForce reports whether r gives anything at now.
-func (r *OperatorRole) InForce(now time.Time) bool {
-	return !now.Before(r.From) && (r.Until == nil || now.Before(*r.Until))
-}
-
 type operatorRoleRow struct {
 	operator string
-	OperatorRole
+	usher.OperatorRole
 }
 
 const selectOperatorRole = `SELECT operator, id, role, env, from_at, until_at, source, granted_by, reason FROM operator_role `
@@ -43,7 +26,7 @@ func scanOperatorRole(row *sql.Rows, r *operatorRoleRow) error {
 	return err
 }
 
-func insertOperatorRole(ctx context.Context, tx *sql.Tx, operator string, r OperatorRole) error {
+func insertOperatorRole(ctx context.Context, tx *sql.Tx, operator string, r usher.OperatorRole) error {
 	_, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		r.ID, operator, r.Role, string(r.Environment), micros(r.From), end(r.Until), string(r.Source), r.GrantedBy, r.Reason)
 	return err
@@ -58,16 +41,17 @@ type roleShown struct {
 	Source      usher.Source      `json:"source,omitempty"`
 }
 
-func shownRole(r OperatorRole) roleShown {
+func shownRole(r usher.OperatorRole) roleShown {
 	return roleShown{Role: r.Role, Environment: r.Environment, From: &r.From, Until: r.Until, Source: r.Source}
 }
 
 // PutOperatorRole gives an operator a role in place of those of the same role,
 // environment and source. NotFound where there is no such operator; Refused
 // where the last owner would be one until a date only. May is asked first.
-func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRole, may May, by usher.By, at time.Time) error {
+func (db *DB) PutOperatorRole(ctx context.Context, operator string, r usher.OperatorRole, may May, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "put operator role")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
-		if _, err := operatorOf(ctx, tx, operator); err != nil {
+		if _, err := operatorRow(ctx, inTx{tx}, operator); err != nil {
 			return err
 		}
 		if err := allowed(ctx, tx, may); err != nil {
@@ -88,7 +72,8 @@ func (db *DB) PutOperatorRole(ctx context.Context, operator string, r OperatorRo
 // DeleteOperatorRole takes a role in an environment ("" is both) from an
 // operator, whatever gave it, where may says so. NotFound where it has no such
 // role; Refused where it is the last owner's.
-func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, by usher.By, at time.Time) error {
+func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "delete operator role")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if err := allowed(ctx, tx, may); err != nil {
 			return err

@@ -11,8 +11,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-func ownerFor(id string, until *time.Time) OperatorRole {
-	return OperatorRole{ID: "oas_" + id, Role: "owner", From: day(1), Until: until, Source: usher.SourceManual, GrantedBy: "cli",
+func ownerFor(id string, until *time.Time) usher.OperatorRole {
+	return usher.OperatorRole{ID: "oas_" + id, Role: "owner", From: day(1), Until: until, Source: usher.SourceManual, GrantedBy: "cli",
 		Reason: "r"}
 }
 
@@ -27,22 +27,22 @@ func TestOperators(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a := Operator{ID: "opr_a", Name: "Ada 'x'", Email: "ada@example.com", Active: true, CreatedAt: day(1), Roles: []OperatorRole{}}
-		b := Operator{ID: "opr_b", Active: true, CreatedAt: day(2), Roles: []OperatorRole{}}
-		c := Operator{ID: "opr_c", Active: true, CreatedAt: day(2), Roles: []OperatorRole{}} // no address either
-		for _, o := range []Operator{a, b, c} {
-			must(db.CreateOperator(ctx, o, Subject{}, by, at))
+		a := usher.Operator{ID: "opr_a", Name: "Ada 'x'", Email: "ada@example.com", Active: true, CreatedAt: day(1), Roles: []usher.OperatorRole{}}
+		b := usher.Operator{ID: "opr_b", Active: true, CreatedAt: day(2), Roles: []usher.OperatorRole{}}
+		c := usher.Operator{ID: "opr_c", Active: true, CreatedAt: day(2), Roles: []usher.OperatorRole{}} // no address either
+		for _, o := range []usher.Operator{a, b, c} {
+			must(db.CreateOperator(ctx, o, usher.SSOSubject{}, by, at))
 		}
-		wantCode(t, db.CreateOperator(ctx, Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, Subject{}, by, at), usher.Conflict)
+		wantCode(t, db.CreateOperator(ctx, usher.Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, usher.SSOSubject{}, by, at), usher.Conflict)
 		until := day(9)
-		sales := OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until,
+		sales := usher.OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until,
 			Source: usher.SourceManual, GrantedBy: "key:k", Reason: "why"}
 		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, by, at))
 		sales.ID, sales.Until = "oas_2", nil
 		must(db.PutOperatorRole(ctx, "opr_b", sales, nil, by, at)) // in place of the first
-		b.Roles = []OperatorRole{sales}
-		if got, err := db.Operators(ctx); err != nil || !reflect.DeepEqual(got, []Operator{a, b, c}) {
-			t.Errorf("got %+v, %v, want %+v", got, err, []Operator{a, b, c})
+		b.Roles = []usher.OperatorRole{sales}
+		if got, err := db.Operators(ctx); err != nil || !reflect.DeepEqual(got, []usher.Operator{a, b, c}) {
+			t.Errorf("got %+v, %v, want %+v", got, err, []usher.Operator{a, b, c})
 		}
 		if got, err := db.OperatorByEmail(ctx, a.Email); err != nil || got.ID != "opr_a" {
 			t.Errorf("got %+v, %v", got, err)
@@ -53,14 +53,14 @@ func TestOperators(t *testing.T) {
 		wantCode(t, db.DeleteOperatorRole(ctx, "opr_b", "sales", "", nil, by, at), usher.NotFound)
 		must(db.DeleteOperatorRole(ctx, "opr_b", "sales", usher.Sandbox, nil, by, at))
 		email := a.Email
-		wantCode(t, db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, by, at), usher.Conflict)
+		wantCode(t, db.UpdateOperator(ctx, "opr_b", usher.OperatorUpdate{Email: &email}, nil, by, at), usher.Conflict)
 		must(db.SetPassword(ctx, "opr_a", "$argon2id$x", Note{By: by, At: at}))
 		must(db.DeleteOperator(ctx, "opr_a", nil, by, at))
 		if hash, err := db.Password(ctx, "opr_a"); hash != "" || err != nil {
 			t.Errorf("got %q, %v, want no password of who is erased", hash, err)
 		}
 		wantCode(t, db.DeleteOperator(ctx, "opr_a", nil, by, at), usher.NotFound)
-		must(db.UpdateOperator(ctx, "opr_b", OperatorUpdate{Email: &email}, nil, by, at)) // which is free now
+		must(db.UpdateOperator(ctx, "opr_b", usher.OperatorUpdate{Email: &email}, nil, by, at)) // which is free now
 	})
 }
 
@@ -72,14 +72,16 @@ func TestA12_TheLastOwnerStays(t *testing.T) {
 		by, at := usher.By{Actor: usher.Actor{Kind: "cli"}}, day(3)
 		no, until := false, day(9)
 		ways := map[string]func(id string) error{
-			"deleted":      func(id string) error { return db.DeleteOperator(ctx, id, nil, by, at) },
-			"deactivated":  func(id string) error { return db.UpdateOperator(ctx, id, OperatorUpdate{Active: &no}, nil, by, at) },
+			"deleted": func(id string) error { return db.DeleteOperator(ctx, id, nil, by, at) },
+			"deactivated": func(id string) error {
+				return db.UpdateOperator(ctx, id, usher.OperatorUpdate{Active: &no}, nil, by, at)
+			},
 			"demoted":      func(id string) error { return db.DeleteOperatorRole(ctx, id, "owner", "", nil, by, at) },
 			"until a date": func(id string) error { return db.PutOperatorRole(ctx, id, ownerFor(id+"u", &until), nil, by, at) },
 		}
 		hire := func(id string) {
 			t.Helper()
-			err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, by, at)
+			err := db.CreateOperator(ctx, usher.Operator{ID: id, Active: true, CreatedAt: day(1)}, usher.SSOSubject{}, by, at)
 			if err == nil {
 				err = db.PutOperatorRole(ctx, id, ownerFor(id, nil), nil, by, at)
 			}
@@ -124,7 +126,7 @@ func TestOwnerTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 		redeem := func(id string, at time.Time) error {
-			return db.RedeemOwnerToken(context.Background(), []byte("h"), Operator{ID: id, Active: true, CreatedAt: at},
+			return db.RedeemOwnerToken(context.Background(), []byte("h"), usher.Operator{ID: id, Active: true, CreatedAt: at},
 				ownerFor(id, nil), usher.By{Actor: usher.Actor{Kind: "operator", ID: id}}, at)
 		}
 		wantCode(t, redeem("late", day(3)), usher.Unauthenticated)
@@ -154,11 +156,11 @@ func TestElevations(t *testing.T) {
 		ctx := t.Context()
 		by, at := usher.By{Actor: usher.Actor{Kind: "operator", ID: "b"}}, day(2)
 		for _, id := range []string{"a", "b"} {
-			if err := db.CreateOperator(ctx, Operator{ID: id, Active: true, CreatedAt: day(1)}, Subject{}, by, at); err != nil {
+			if err := db.CreateOperator(ctx, usher.Operator{ID: id, Active: true, CreatedAt: day(1)}, usher.SSOSubject{}, by, at); err != nil {
 				t.Fatal(err)
 			}
 		}
-		ask := Elevation{ID: "e1", Operator: "a", Role: "sales", Reason: "r", Seconds: 3600, State: ElevationRequested, RequestedAt: day(2)}
+		ask := usher.Elevation{ID: "e1", Operator: "a", Role: "sales", Reason: "r", Seconds: 3600, State: usher.ElevationRequested, RequestedAt: day(2)}
 		if err := db.RequestElevation(ctx, ask, nil, by, at); err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +168,7 @@ func TestElevations(t *testing.T) {
 			t.Errorf("got %+v, %v, want %+v", got, err, ask)
 		}
 		until := day(2).Add(time.Hour)
-		role := OperatorRole{ID: "r1", Role: "sales", From: day(2), Until: &until, Source: usher.SourceRequest, GrantedBy: "operator:b"}
+		role := usher.OperatorRole{ID: "r1", Role: "sales", From: day(2), Until: &until, Source: usher.SourceRequest, GrantedBy: "operator:b"}
 		errs := make([]error, 4) // many approve at once
 		var wg sync.WaitGroup
 		for i := range errs {
@@ -184,12 +186,12 @@ func TestElevations(t *testing.T) {
 		if o, err := db.Operator(ctx, "a"); done != 1 || err != nil || len(o.Roles) != 1 {
 			t.Errorf("%d approvals, %+v, %v, want 1", done, o.Roles, err)
 		}
-		if got, err := db.Elevation(ctx, "e1"); err != nil || got.State != ElevationApproved || !got.Until.Equal(until) ||
+		if got, err := db.Elevation(ctx, "e1"); err != nil || got.State != usher.ElevationApproved || !got.Until.Equal(until) ||
 			got.DecidedBy != "b" || got.Note != "ok" {
 			t.Errorf("got %+v, %v", got, err)
 		}
-		glass := Elevation{ID: "e2", Operator: "a", Role: "owner", Environment: usher.Production, Reason: "fire", Seconds: 60,
-			BreakGlass: true, State: ElevationApproved, RequestedAt: at, DecidedAt: &at, Review: ReviewPending}
+		glass := usher.Elevation{ID: "e2", Operator: "a", Role: "owner", Environment: usher.Production, Reason: "fire", Seconds: 60,
+			BreakGlass: true, State: usher.ElevationApproved, RequestedAt: at, DecidedAt: &at, Review: usher.ReviewPending}
 		role.ID, role.Source = "r2", usher.SourceBreakGlass
 		if err := db.RequestElevation(ctx, glass, &role, by, at); err != nil {
 			t.Fatal(err)
@@ -222,8 +224,8 @@ func TestKeyRotation(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		by, at := usher.By{Actor: usher.Actor{Kind: "cli"}}, day(2)
-		k := APIKey{ID: "a", Env: env, Name: "n", Role: "scim", Hash: []byte{1}, CreatedAt: day(1), Customer: "acme",
-			NoProperties: true, Rate: Rate{3, 4}}
+		k := usher.APIKey{ID: "a", Env: env, Name: "n", Role: "scim", Hash: []byte{1}, CreatedAt: day(1), Customer: "acme",
+			NoProperties: true, Rate: usher.RateLimit{PerSecond: 3, Burst: 4}}
 		if err := db.CreateKey(ctx, k, by, at); err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +234,7 @@ func TestKeyRotation(t *testing.T) {
 		for i := range errs {
 			wg.Go(func() {
 				id := string(rune('b' + i))
-				_, errs[i] = db.RotateKey(ctx, env, "a", APIKey{ID: id, Hash: []byte(id), CreatedAt: day(2)}, day(3), by, at)
+				_, errs[i] = db.RotateKey(ctx, env, "a", usher.APIKey{ID: id, Hash: []byte(id), CreatedAt: day(2)}, day(3), by, at)
 			})
 		}
 		wg.Wait()
@@ -253,11 +255,11 @@ func TestKeyRotation(t *testing.T) {
 		if !reflect.DeepEqual(keys[1], want) {
 			t.Errorf("got %+v, want %+v", keys[1], want)
 		}
-		_, err = db.RotateKey(ctx, usher.Sandbox, "a", APIKey{ID: "x"}, day(3), by, at)
+		_, err = db.RotateKey(ctx, usher.Sandbox, "a", usher.APIKey{ID: "x"}, day(3), by, at)
 		wantCode(t, err, usher.NotFound)
-		_, err = db.RotateKey(ctx, env, "a", APIKey{ID: "x"}, day(3), by, day(3))
+		_, err = db.RotateKey(ctx, env, "a", usher.APIKey{ID: "x"}, day(3), by, day(3))
 		wantCode(t, err, usher.Refused)
-		if _, err = db.RotateKey(ctx, env, want.ID, APIKey{ID: "x", Hash: []byte("x"), CreatedAt: day(3)}, day(3), by, day(3)); err != nil {
+		if _, err = db.RotateKey(ctx, env, want.ID, usher.APIKey{ID: "x", Hash: []byte("x"), CreatedAt: day(3)}, day(3), by, day(3)); err != nil {
 			t.Errorf("after the grace: %v", err)
 		}
 	})

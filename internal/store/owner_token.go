@@ -10,7 +10,8 @@ import (
 
 // AddOwnerToken stores the hash of a one-time token that makes an owner until
 // expires. It drops those that have expired.
-func (db *DB) AddOwnerToken(ctx context.Context, hash []byte, expires time.Time, by usher.By, at time.Time) error {
+func (db *DB) AddOwnerToken(ctx context.Context, hash []byte, expires time.Time, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "add owner token")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `DELETE FROM owner_token WHERE expires_at <= $1`, micros(at)); err != nil {
 			return err
@@ -24,7 +25,8 @@ func (db *DB) AddOwnerToken(ctx context.Context, hash []byte, expires time.Time,
 
 // RedeemOwnerToken uses a token up and stores a new operator with a role.
 // Unauthenticated where there is no such token, or it has expired.
-func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o Operator, r OperatorRole, by usher.By, at time.Time) error {
+func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o usher.Operator, r usher.OperatorRole, by usher.By, at time.Time) (err error) {
+	defer wrap(&err, "redeem owner token")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		n, err := exec(ctx, tx, `DELETE FROM owner_token WHERE hash = $1 AND expires_at > $2`, hash, micros(at))
 		if err == nil && n == 0 {

@@ -8,25 +8,11 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Session is an operator's session in a browser. What the browser holds is not
-// in it, only its hash.
-type Session struct {
-	Hash      []byte // SHA-256 of the cookie's secret
-	ID        string // opaque, for people and the audit log
-	Operator  string
-	Method    string    // how the operator came in: "password" or "oidc"
-	Login     string    // the login at the identity provider that it came from, used once; "" is none
-	CreatedAt time.Time // of the login
-	ProvedAt  time.Time // when the operator last proved who they are; zero: not known
-	SeenAt    time.Time // of the latest call, not to the second
-	EndedAt   time.Time // zero: live
-}
-
 // keepSessions is how long the rows of sessions are kept, counted from the
 // login: longer than any session and any login's state live.
 const keepSessions = 48 * time.Hour
 
-func scanSession(row *sql.Rows, s *Session) error {
+func scanSession(row *sql.Rows, s *usher.Session) error {
 	var created, proved, seen, ended int64
 	err := row.Scan(&s.Hash, &s.ID, &s.Operator, &s.Method, &s.Login, &created, &proved, &seen, &ended)
 	s.CreatedAt, s.ProvedAt, s.SeenAt, s.EndedAt = fromMicros(created), fromZeroMicros(proved), fromMicros(seen), fromZeroMicros(ended)
@@ -35,7 +21,8 @@ func scanSession(row *sql.Rows, s *Session) error {
 
 // Session reads a session by the hash of its secret, ended ones too. NotFound
 // where there is none.
-func (db *DB) Session(ctx context.Context, hash []byte) (Session, error) {
+func (db *DB) Session(ctx context.Context, hash []byte) (_ usher.Session, err error) {
+	defer wrap(&err, "read session")
 	s, ok, err := one(ctx, db, scanSession,
 		`SELECT hash, id, operator, method, login, created_at, proved_at, seen_at, ended_at FROM session WHERE hash = $1`, hash)
 	if err == nil && !ok {
@@ -48,7 +35,8 @@ func (db *DB) Session(ctx context.Context, hash []byte) (Session, error) {
 // that lives; nil ends none. Of the operator's sessions the most that were used
 // last live on, the new one among them; logins at the same moment may leave more.
 // Conflict where the login has made a session before.
-func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, most int, note Note) error {
+func (db *DB) StartSession(ctx context.Context, s usher.Session, ended []byte, most int, note Note) (err error) {
+	defer wrap(&err, "start session")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `DELETE FROM session WHERE created_at < $1`, micros(s.SeenAt.Add(-keepSessions))); err != nil {
 			return err
@@ -68,7 +56,8 @@ func (db *DB) StartSession(ctx context.Context, s Session, ended []byte, most in
 
 // FollowSession stores a session in place of a live one, which ends in the same
 // step. Unauthenticated where that has ended meanwhile; Conflict as StartSession.
-func (db *DB) FollowSession(ctx context.Context, s Session, old []byte, note Note) error {
+func (db *DB) FollowSession(ctx context.Context, s usher.Session, old []byte, note Note) (err error) {
+	defer wrap(&err, "follow session")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		n, err := endSession(ctx, tx, old, s.SeenAt)
 		if err == nil && n == 0 {
@@ -81,7 +70,7 @@ func (db *DB) FollowSession(ctx context.Context, s Session, old []byte, note Not
 	})
 }
 
-func (db *DB) startSession(ctx context.Context, tx *sql.Tx, s Session, note Note) error {
+func (db *DB) startSession(ctx context.Context, tx *sql.Tx, s usher.Session, note Note) error {
 	_, err := exec(ctx, tx, `INSERT INTO session (hash, id, operator, method, login, created_at, proved_at, seen_at, ended_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)`, s.Hash, s.ID, s.Operator, s.Method, s.Login, micros(s.CreatedAt), zeroMicros(s.ProvedAt), micros(s.SeenAt))
 	if duplicate(err) {
@@ -98,7 +87,8 @@ func endSession(ctx context.Context, tx *sql.Tx, hash []byte, at time.Time) (int
 }
 
 // EndSession ends a session at note.At; one that has ended stays as it is.
-func (db *DB) EndSession(ctx context.Context, s Session, note Note) error {
+func (db *DB) EndSession(ctx context.Context, s usher.Session, note Note) (err error) {
+	defer wrap(&err, "end session")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		n, err := endSession(ctx, tx, s.Hash, note.At)
 		if err != nil || n == 0 {
@@ -110,6 +100,7 @@ func (db *DB) EndSession(ctx context.Context, s Session, note Note) error {
 
 // EndSessions ends all live sessions of an operator at note.At and says how many.
 func (db *DB) EndSessions(ctx context.Context, operator string, note Note) (n int64, err error) {
+	defer wrap(&err, "end sessions")
 	err = db.tx(ctx, func(tx *sql.Tx) error {
 		n, err = endSessions(ctx, tx, operator, note.At)
 		if err != nil || n == 0 {
@@ -125,12 +116,14 @@ func endSessions(ctx context.Context, tx *sql.Tx, operator string, at time.Time)
 }
 
 // NoteSession puts what happened to nobody's session into the audit log.
-func (db *DB) NoteSession(ctx context.Context, note Note) error {
+func (db *DB) NoteSession(ctx context.Context, note Note) (err error) {
+	defer wrap(&err, "note session")
 	return db.tx(ctx, func(tx *sql.Tx) error { return db.audit(ctx, tx, AuditEntry{Note: note}) })
 }
 
 // TouchSession notes that a live session is in use, never backwards.
-func (db *DB) TouchSession(ctx context.Context, hash []byte, at time.Time) error {
+func (db *DB) TouchSession(ctx context.Context, hash []byte, at time.Time) (err error) {
+	defer wrap(&err, "touch session")
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		_, err := exec(ctx, tx, `UPDATE session SET seen_at = $2 WHERE hash = $1 AND seen_at < $2 AND ended_at = 0`, hash, micros(at))
 		return err

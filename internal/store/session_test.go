@@ -14,7 +14,7 @@ func TestSignIn(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		made := 0
 		sign := func(subject, email string, d int, roles ...string) (string, error) {
-			return db.SignIn(t.Context(), SignIn{Issuer: "https://idp", Subject: subject, Email: email, Roles: roles,
+			return db.SignIn(t.Context(), SignIn{Subject: usher.SSOSubject{Issuer: "https://idp", Subject: subject}, Email: email, Roles: roles,
 				NewID: func(prefix string) string { made++; return prefix + strconv.Itoa(made) }}, "req_1", day(d))
 		}
 		in := func(subject, email string, d int, roles ...string) string {
@@ -70,7 +70,7 @@ func TestSignIn(t *testing.T) {
 			t.Errorf("after a login without a role: %v", got)
 		}
 		no := false
-		if err := db.UpdateOperator(t.Context(), ann, OperatorUpdate{Active: &no}, nil, bySystem, day(7)); err != nil {
+		if err := db.UpdateOperator(t.Context(), ann, usher.OperatorUpdate{Active: &no}, nil, bySystem, day(7)); err != nil {
 			t.Fatal(err)
 		}
 		_, err = sign("s1", "", 8, "pricing")
@@ -96,8 +96,8 @@ func TestSignIn(t *testing.T) {
 func TestSessionsAreFollowedOnce(t *testing.T) {
 	each(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		s := func(hash, login string) Session {
-			return Session{Hash: []byte(hash), ID: "ses_" + hash, Operator: "opr_1", Method: "oidc", Login: login, CreatedAt: day(1),
+		s := func(hash, login string) usher.Session {
+			return usher.Session{Hash: []byte(hash), ID: "ses_" + hash, Operator: "opr_1", Method: "oidc", Login: login, CreatedAt: day(1),
 				SeenAt: day(1)}
 		}
 		if err := db.StartSession(ctx, s("a", "login"), nil, 20, note("test", day(1))); err != nil {

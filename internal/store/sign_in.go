@@ -13,10 +13,10 @@ import (
 
 // SignIn is who an identity provider says came.
 type SignIn struct {
-	Issuer, Subject string
-	Name, Email     string   // of an operator who is made now; an email that another one has is left out
-	Roles           []string // what the provider's claim gives now, in both environments, each once
-	NewID           func(prefix string) string
+	Subject     usher.SSOSubject
+	Name, Email string   // of an operator who is made now; an email that another one has is left out
+	Roles       []string // what the provider's claim gives now, in both environments, each once
+	NewID       func(prefix string) string
 }
 
 // SignIn finds or makes the operator whom a provider knows by issuer and
@@ -24,6 +24,7 @@ type SignIn struct {
 // the last owner keeps that role. Forbidden where the operator then has no role,
 // for which none is made, or is not active. The system is the actor.
 func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.Time) (operator string, err error) {
+	defer wrap(&err, "sign in")
 	var forbidden error
 	err = db.tx(ctx, func(tx *sql.Tx) error {
 		forbidden = nil
@@ -33,7 +34,7 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 		var active int64
 		var made bool
 		err := tx.QueryRowContext(ctx, `SELECT o.id, o.active FROM operator_subject s JOIN operator o ON o.id = s.operator WHERE s.issuer = $1 AND s.subject = $2`,
-			in.Issuer, in.Subject).Scan(&operator, &active)
+			in.Subject.Issuer, in.Subject.Subject).Scan(&operator, &active)
 		switch {
 		case err == sql.ErrNoRows && len(in.Roles) == 0:
 			return usher.Errorf(usher.Forbidden, "what the identity provider says about you gives you no role here: ask an owner")
@@ -92,7 +93,7 @@ func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, at time
 	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email, micros(at)); err != nil {
 		return err
 	}
-	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Issuer, in.Subject, id)
+	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Subject.Issuer, in.Subject.Subject, id)
 	return err
 }
 
@@ -153,8 +154,8 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at
 
 // OperatorOf is the operator whom a provider knows by issuer and subject; "" is
 // none.
-func (db *DB) OperatorOf(ctx context.Context, issuer, subject string) (string, error) {
-	id, _, err := one(ctx, db, func(row *sql.Rows, v *string) error { return row.Scan(v) },
-		`SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, issuer, subject)
+func (db *DB) OperatorOf(ctx context.Context, as usher.SSOSubject) (_ string, err error) {
+	defer wrap(&err, "read operator of")
+	id, _, err := one(ctx, db, scanText, `SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, as.Issuer, as.Subject)
 	return id, err
 }

@@ -335,7 +335,7 @@ func TestAudit_KeyFromOutside(t *testing.T) {
 		}
 		db.signKey = nil
 		db.keptKey.Store(nil)
-		err = db.CreateKey(t.Context(), APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
+		err = db.CreateKey(t.Context(), usher.APIKey{ID: "k", Env: env, Hash: []byte("h"), CreatedAt: day(1)},
 			usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1))
 		if usher.ErrorCode(err) != usher.Refused || !strings.Contains(err.Error(), "--audit-key") {
 			t.Errorf("without the key: got %v, want refused", err)
@@ -357,7 +357,7 @@ func TestAudit_ManyWriters(t *testing.T) {
 			go func() {
 				var err error
 				for i := 0; i < each && err == nil; i++ {
-					k := APIKey{ID: fmt.Sprintf("k%d-%d", w, i), Env: usher.Environments[w%2], Hash: []byte("h"), CreatedAt: day(1)}
+					k := usher.APIKey{ID: fmt.Sprintf("k%d-%d", w, i), Env: usher.Environments[w%2], Hash: []byte("h"), CreatedAt: day(1)}
 					err = db.CreateKey(t.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1))
 				}
 				done <- err
