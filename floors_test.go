@@ -29,6 +29,7 @@ var floors = [][]string{
 	1: {
 		"internal/engine", "internal/calendar", "internal/catalogfile", "internal/meter", "internal/access",
 		"internal/audit", "internal/scim", "internal/strictjson", "internal/testpg", "internal/story",
+		"internal/openapitest", // knows JSON Schema and HTTP only
 	},
 	// The outside world, and the forms in which it is kept.
 	2: {
@@ -72,7 +73,7 @@ var neighbours = map[string][]string{
 }
 
 // forTests are the rooms that only tests and ushertest may import.
-var forTests = []string{"internal/testpg", "internal/story"}
+var forTests = []string{"internal/testpg", "internal/story", "internal/openapitest"}
 
 // standardOnly are the rooms that may import the standard library and usher only.
 var standardOnly = []string{".", "internal/engine", "internal/calendar", "client"}

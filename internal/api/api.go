@@ -4,11 +4,8 @@
 package api
 
 import (
-	"reflect"
-
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/customers"
@@ -43,8 +40,6 @@ func Register(d *door.Door, c Config) {
 	a := &api{Config: c, received: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_events_total",
 		Help: "Events received, by what became of them: accepted, duplicate, or the code of the rejection."}, []string{"result"})}
 	d.Collect(a.received)
-	d.Alias(reflect.TypeFor[usher.Window](), reflect.TypeFor[windowDoc]())
-	d.Alias(reflect.TypeFor[usher.Decision](), reflect.TypeFor[decisionDoc]())
 	a.sessionRoutes(d)
 	a.checkRoutes(d)
 	a.consumeRoutes(d)

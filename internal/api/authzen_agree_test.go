@@ -406,7 +406,7 @@ func TestAuthZENAllocatesLittle(t *testing.T) {
 	out := discard{http.Header{}}
 	if n := testing.AllocsPerRun(200, func() {
 		in.Reset(body)
-		w.api.ServeHTTP(out, r)
+		w.api.Door.ServeHTTP(out, r)
 	}); n > 16 {
 		t.Errorf("got %v allocations, want at most 16", n)
 	}

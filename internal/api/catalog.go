@@ -32,7 +32,8 @@ func (a *api) catalogRoutes(d *door.Door) {
 		Text:   "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated."}, a.putCatalog)
 	d.Handle(door.Route{Pattern: "GET /v1/catalog", Perm: auth.PermCatalogRead,
 		ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent",
-		Text: "Its ETag is the catalogue's hash.", Response: "", Produces: "application/yaml"}, a.getCatalog)
+		Response: "", Produces: "application/yaml, application/json", Responses: map[string]any{"application/json": map[string]any{}},
+		Sends: []door.Sent{{Name: "ETag", Description: "The hash of the catalogue, for If-Match"}}}, a.getCatalog)
 	door.Register(d, door.Route{Pattern: "GET /v1/catalog/revisions", Perm: auth.PermCatalogRead,
 		ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first"}, a.listCatalogRevisions)
 }

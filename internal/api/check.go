@@ -40,11 +40,11 @@ type batchIn struct {
 }
 
 type batchOut struct {
-	Decisions []decisionDoc `json:"decisions"`
+	Decisions []usher.Decision `json:"decisions"`
 }
 
 type entitlementsOut struct {
-	Data []decisionDoc `json:"data"`
+	Data []usher.Decision `json:"data"`
 }
 
 // maxChecks is how many checks one batch may hold.
@@ -54,7 +54,7 @@ const maxChecks = 1000
 func (a *api) checkRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/check", Perm: auth.PermDecide,
 		ID: "check", Tag: "Decisions", Summary: "May this customer use this feature, this much, now?",
-		Text: "A decision that says no is a 200. Nothing is counted.", Request: checkIn{}, Response: decisionDoc{}}, a.check)
+		Text: "A decision that says no is a 200. Nothing is counted.", Request: checkIn{}, Response: usher.Decision{}}, a.check)
 	d.Handle(door.Route{Pattern: "POST /v1/check/batch", Perm: auth.PermDecide,
 		ID: "checkBatch", Tag: "Decisions", Summary: "Many checks at one revision",
 		Text: "At most 1,000, answered in order.", Request: batchIn{}, Response: batchOut{}}, a.checkBatch)

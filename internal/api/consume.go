@@ -26,8 +26,8 @@ type consumeIn struct {
 // consumeRoutes registers the routes of this file.
 func (a *api) consumeRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/consume", Perm: auth.PermConsume,
-		ID: "consume", Tag: "Use", Summary: "Decide and take in one step",
-		Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision that says no is a 200 and takes nothing.", Request: consumeIn{}, Response: decisionDoc{}}, a.consume)
+		ID: "consume", Keyed: true, Tag: "Use", Summary: "Decide and take in one step",
+		Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision that says no is a 200 and takes nothing.", Request: consumeIn{}, Response: usher.Decision{}}, a.consume)
 }
 
 func (a *api) consume(w http.ResponseWriter, r *http.Request, c *door.Call) {

@@ -12,18 +12,8 @@ import (
 	"github.com/usher-sh/usher/internal/usage"
 )
 
-// refIn is what a correction refers to.
-type refIn struct{}
-
-// Schema says that a reference is a key, or the two that name an event.
-func (refIn) Schema(huma.Registry) *huma.Schema {
-	text := &huma.Schema{Type: huma.TypeString}
-	return &huma.Schema{Description: "The key of a consume or a reservation, or an event's source and id", OneOf: []*huma.Schema{text,
-		{Type: huma.TypeObject, Properties: map[string]*huma.Schema{"source": text, "id": text}, Required: []string{"source", "id"}}}}
-}
-
 type correctIn struct {
-	Ref     refIn        `json:"ref"`
+	Ref     usher.UseRef `json:"ref" doc:"What to correct"`
 	Feature string       `json:"feature,omitempty" doc:"Of an event that counted for several"`
 	Amount  usher.Number `json:"amount" doc:"Units to give back, more than 0"`
 	Reason  string       `json:"reason" maxLength:"1000"`
@@ -34,9 +24,9 @@ type denialDoc struct {
 	Customer string       `json:"customer"`
 	Feature  string       `json:"feature"`
 	Outcome  string       `json:"outcome" enum:"denied,warned,shadowed,excess"`
-	Reason   string       `json:"reason"`
+	Reason   usher.Reason `json:"reason"`
 	Count    int64        `json:"count"`
-	Amount   usher.Number `json:"amount" doc:"Asked for together"`
+	Amount   int64        `json:"amount" quantity:"true" doc:"What was asked for, together"`
 	First    time.Time    `json:"first" doc:"Start of the first hour with one"`
 	Last     time.Time    `json:"last" doc:"Start of the last"`
 }
@@ -48,9 +38,9 @@ type denialsOut struct {
 // correctionsRoutes registers the routes of this file.
 func (a *api) correctionsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/corrections", Perm: auth.PermUsageWrite,
-		ID: "correct", Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
+		ID: "correct", Keyed: true, Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
 		Text:    "To the allowances that it burned, in the recorded order. Nothing is edited: a correction is an entry of its own. More than is left, and a correction of a correction, are a 422.",
-		Request: correctIn{}, Response: decisionDoc{}}, a.correct)
+		Request: correctIn{}, Response: usher.Decision{}}, a.correct)
 	d.Handle(door.Route{Pattern: "GET /v1/denials", Perm: auth.PermUsageRead,
 		ID: "listDenials", Tag: "Use", Summary: "What was denied, or would have been", Response: denialsOut{},
 		Text: "In the hours of [from, to), the most frequent first, at most 1,000.",

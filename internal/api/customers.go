@@ -157,14 +157,14 @@ type customerOut struct {
 
 // customersRoutes registers the routes of this file.
 func (a *api) customersRoutes(d *door.Door) {
-	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite,
-		ID: "putCustomer", Tag: "Customers", Summary: "Create or replace a customer",
+	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
+		ID: "putCustomer", Tag: "Customers", Also: http.StatusCreated, Summary: "Create or replace a customer",
 		Text: "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor leaves the anchor. A deleted customer is revived with its anchor and use."}, a.putCustomer)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}", Perm: auth.PermCustomersRead,
 		ID: "getCustomer", Tag: "Customers", Summary: "A customer"}, a.getCustomer)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers", Perm: auth.PermCustomersRead,
 		ID: "listCustomers", Tag: "Customers", Summary: "All customers, by id"}, a.listCustomers)
-	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}", Perm: auth.PermCustomersWrite,
+	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
 		ID: "deleteCustomer", Tag: "Customers", Summary: "Delete a customer", Status: http.StatusNoContent,
 		Text: "Name and metadata are erased and all that it holds ends; recorded use stays."}, a.deleteCustomer)
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -80,8 +81,12 @@ func TestDocsStates(t *testing.T) {
 			t.Errorf("the OpenAPI document has no %s.%s", c.schema, c.member)
 			continue
 		}
+		values := s.Properties[c.member]
+		if values.Ref != "" {
+			values = schemas[path.Base(values.Ref)]
+		}
 		var got []string
-		for _, v := range s.Properties[c.member].Enum {
+		for _, v := range values.Enum {
 			got = append(got, v.(string))
 		}
 		if !slices.Equal(got, c.want) {

@@ -24,6 +24,7 @@ const (
 )
 
 type eventIn struct {
+	_           struct{}       `additionalProperties:"true"` // extension attributes of CloudEvents
 	SpecVersion string         `json:"specversion" enum:"1.0"`
 	ID          string         `json:"id" doc:"With source, the event's name for good"`
 	Source      string         `json:"source"`
@@ -40,6 +41,7 @@ func (a *api) eventsRoutes(d *door.Door) {
 		Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in binary mode: `ce-*` headers and the data as `application/json`. " +
 			"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. Answers after the commit.",
 		Accept: []string{eventType, eventsType, "application/json"}, Request: eventIn{}, Response: usher.IngestResult{},
+		Requests: map[string]any{eventsType: []eventIn{}, "application/json": new(any)},
 		Params: []*huma.Param{
 			{Name: "ce-specversion", In: "header", Description: "In binary mode: 1.0, and ce-id, ce-source, ce-type, ce-subject, ce-time beside it", Schema: &huma.Schema{Type: huma.TypeString}},
 		}}, a.events)

@@ -15,7 +15,7 @@ type grantIn struct {
 	Body struct {
 		Feature     string          `json:"feature"`
 		Amount      usher.Number    `json:"amount"`
-		Kind        usher.GrantKind `json:"kind,omitempty" enum:"promotion,compensation,purchase" doc:"Default promotion"`
+		Kind        usher.GrantKind `json:"kind,omitempty" doc:"Default promotion"`
 		Priority    *int            `json:"priority,omitempty" minimum:"0" maximum:"255" doc:"Lower burns first; default 100"`
 		EffectiveAt string          `json:"effective_at,omitempty" format:"date-time" doc:"Default now"`
 		ExpiresAt   string          `json:"expires_at,omitempty" format:"date-time" doc:"Absent: never"`
@@ -27,12 +27,12 @@ type grantIn struct {
 
 // grantsRoutes registers the routes of this file.
 func (a *api) grantsRoutes(d *door.Door) {
-	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/grants", Perm: auth.PermGrantsWrite,
-		ID: "createGrant", Tag: "Grants", Summary: "Give a customer a one-off amount", Status: http.StatusCreated,
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/grants", Perm: auth.PermGrantsWrite, IfMatch: true,
+		ID: "createGrant", Keyed: true, Tag: "Grants", Summary: "Give a customer a one-off amount", Status: http.StatusCreated,
 		Text: "Of a metered feature that adds up, or of credits. Under one key it is given once."}, a.addGrant)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/grants", Perm: auth.PermCustomersRead,
 		ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, those that are over included"}, a.listGrants)
-	door.Register(d, door.Route{Pattern: "DELETE /v1/grants/{id}", Perm: auth.PermGrantsWrite,
+	door.Register(d, door.Route{Pattern: "DELETE /v1/grants/{id}", Perm: auth.PermGrantsWrite, IfMatch: true,
 		ID: "deleteGrant", Tag: "Grants", Summary: "Void what is left of a grant", Status: http.StatusNoContent}, a.deleteGrant)
 }
 

@@ -43,7 +43,7 @@ type groupOut struct {
 // groupsRoutes registers the routes of this file.
 func (a *api) groupsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
-		ID: "putGroup", Tag: "Members", Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are."}, a.putGroup)
+		ID: "putGroup", Tag: "Members", Also: http.StatusCreated, Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are."}, a.putGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersRead,
 		ID: "getGroup", Tag: "Members", Summary: "A group"}, a.getGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups", Perm: auth.PermMembersRead,

@@ -42,7 +42,7 @@ type memberOut struct {
 // membersRoutes registers the routes of this file.
 func (a *api) membersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
-		ID: "putMember", Tag: "Members", Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there."}, a.putMember)
+		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there."}, a.putMember)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/members/{member}", Perm: auth.PermMembersRead,
 		ID: "getMember", Tag: "Members", Summary: "A member, the groups it is in and the roles it holds itself"}, a.getMember)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/members", Perm: auth.PermMembersRead,

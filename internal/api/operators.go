@@ -53,7 +53,7 @@ type putRoleIn struct {
 	ID   string `path:"id"`
 	Role string `path:"role"`
 	Body struct {
-		Environment usher.Environment `json:"environment,omitempty" enum:"production,sandbox" doc:"Absent: both"`
+		Environment usher.Environment `json:"environment,omitempty" doc:"Absent: both"`
 		From        string            `json:"from,omitempty" format:"date-time" doc:"Default now"`
 		Until       string            `json:"until,omitempty" format:"date-time" doc:"Default for good"`
 		Reason      string            `json:"reason,omitempty" maxLength:"1000"`
@@ -64,7 +64,7 @@ type putRoleIn struct {
 type deleteRoleIn struct {
 	ID          string            `path:"id"`
 	Role        string            `path:"role"`
-	Environment usher.Environment `query:"environment" enum:"production,sandbox" doc:"Absent: the role that holds in both"`
+	Environment usher.Environment `query:"environment" doc:"Absent: the role that holds in both"`
 }
 
 type elevationOut struct{ Body usher.Elevation }
@@ -72,7 +72,7 @@ type elevationOut struct{ Body usher.Elevation }
 type elevateIn struct {
 	Body struct {
 		Role        string            `json:"role"`
-		Environment usher.Environment `json:"environment,omitempty" enum:"production,sandbox" doc:"Absent: both"`
+		Environment usher.Environment `json:"environment,omitempty" doc:"Absent: both"`
 		Reason      string            `json:"reason" maxLength:"1000"`
 		Duration    string            `json:"duration" doc:"From \"1m\" to \"8h\"; in an emergency to \"1h\""`
 		BreakGlass  bool              `json:"break_glass,omitempty" doc:"An emergency: it holds at once, and another operator must review it"`

@@ -24,12 +24,11 @@ type overrideIn struct {
 
 // overridesRoutes registers the routes of this file.
 func (a *api) overridesRoutes(d *door.Door) {
-	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/overrides", Perm: auth.PermOverridesWrite,
-		ID: "createOverride", Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated,
-		Text: "Takes an Idempotency-Key."}, a.addOverride)
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/overrides", Perm: auth.PermOverridesWrite, IfMatch: true,
+		ID: "createOverride", Keyed: true, Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated}, a.addOverride)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/overrides", Perm: auth.PermCustomersRead,
 		ID: "listOverrides", Tag: "Overrides", Summary: "A customer's overrides, expired ones included"}, a.listOverrides)
-	door.Register(d, door.Route{Pattern: "DELETE /v1/overrides/{id}", Perm: auth.PermOverridesWrite,
+	door.Register(d, door.Route{Pattern: "DELETE /v1/overrides/{id}", Perm: auth.PermOverridesWrite, IfMatch: true,
 		ID: "deleteOverride", Tag: "Overrides", Summary: "End an override", Status: http.StatusNoContent}, a.deleteOverride)
 }
 

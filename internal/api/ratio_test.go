@@ -191,7 +191,7 @@ func TestCheckAllocatesLittle(t *testing.T) {
 	out := discard{http.Header{}}
 	if n := testing.AllocsPerRun(200, func() {
 		in.Reset(body)
-		w.api.ServeHTTP(out, r)
+		w.api.Door.ServeHTTP(out, r)
 	}); n > 12 {
 		t.Errorf("got %v allocations, want at most 12", n)
 	}

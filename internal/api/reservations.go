@@ -32,14 +32,14 @@ type settleIn struct {
 
 // heldDoc is a reservation by itself.
 type heldDoc struct {
-	ID        string       `json:"id"`
-	Customer  string       `json:"customer"`
-	Feature   string       `json:"feature"`
-	Amount    usher.Number `json:"amount" doc:"Held"`
-	State     string       `json:"state" enum:"open,settled,released,expired"`
-	ExpiresAt time.Time    `json:"expires_at"`
-	Settled   usher.Number `json:"settled,omitempty" doc:"The true amount, as long as the settlement's answer is kept"`
-	Late      bool         `json:"late,omitempty" doc:"Settled after it had expired"`
+	ID        string                 `json:"id"`
+	Customer  string                 `json:"customer"`
+	Feature   string                 `json:"feature"`
+	Amount    int64                  `json:"amount" quantity:"true" doc:"The amount that is held"`
+	State     usher.ReservationState `json:"state"`
+	ExpiresAt time.Time              `json:"expires_at"`
+	Settled   int64                  `json:"settled,omitempty" quantity:"true" doc:"The amount actually used, as long as the answer of the settlement is kept"`
+	Late      bool                   `json:"late,omitempty" doc:"Whether it was settled after it had expired"`
 }
 
 var (
@@ -49,19 +49,19 @@ var (
 // reservationsRoutes registers the routes of this file.
 func (a *api) reservationsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/reservations", Perm: auth.PermConsume,
-		ID: "reserve", Tag: "Use", Summary: "Hold an amount until it is settled, released or expires",
+		ID: "reserve", Keyed: true, Tag: "Use", Summary: "Hold an amount until it is settled, released or expires",
 		Text:   "201 with `reservation` where it is held. A decision that says no is a 200 and holds nothing. The same key and body again answers as the first time, with `replayed`.",
-		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: decisionDoc{}}, a.reserve)
+		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: usher.Decision{}}, a.reserve)
 	d.Handle(door.Route{Pattern: "GET /v1/reservations/{id}", Perm: auth.PermUsageRead,
 		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldDoc{}, Params: []*huma.Param{theReservation}}, a.getReservation)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/settle", Perm: auth.PermConsume,
 		ID: "settle", Tag: "Use", Summary: "End a reservation with the true amount",
 		Text:    "Never refused for want of allowance: what nothing holds is counted as excess, and what comes after the reservation expired is counted all the same, with `late`. The same settlement again answers as the first time; another one is a 409.",
-		Request: settleIn{}, Optional: true, Response: decisionDoc{}, Params: []*huma.Param{theReservation}}, a.settle)
+		Request: settleIn{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation}}, a.settle)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/release", Perm: auth.PermConsume,
 		ID: "release", Tag: "Use", Summary: "End a reservation and give back what it held",
 		Text:    "Again, or after it expired, it gives back nothing and says so; after a settlement it is a 409.",
-		Request: struct{}{}, Optional: true, Response: decisionDoc{}, Params: []*huma.Param{theReservation}}, a.release)
+		Request: struct{}{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation}}, a.release)
 }
 
 // taken answers with a decision, or with the error instead of it.

@@ -40,7 +40,7 @@ type resourceOut struct {
 // resourcesRoutes registers the routes of this file.
 func (a *api) resourcesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
-		ID: "putResource", Tag: "Members", Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties."}, a.putResource)
+		ID: "putResource", Tag: "Members", Also: http.StatusCreated, Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties."}, a.putResource)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersRead,
 		ID: "getResource", Tag: "Members", Summary: "A registered resource"}, a.getResource)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}", Perm: auth.PermMembersRead,

@@ -19,14 +19,6 @@ type seatIn struct {
 	TTL       string     `json:"ttl,omitempty" doc:"The same as a span from now, such as 90s, 30m or 24h, up to 8760h: a floating seat, which its holder keeps by asking again"`
 }
 
-type seatDoc struct {
-	Holder    string     `json:"holder"`
-	State     string     `json:"state" enum:"active,pending"`
-	Since     time.Time  `json:"since"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	Excess    bool       `json:"excess,omitempty" doc:"It lies beyond the limit: those who came last do. In lists"`
-}
-
 type seatsIn struct {
 	ID      string `path:"id" doc:"The customer"`
 	Feature string `path:"feature" doc:"Of kind seats"`
@@ -46,7 +38,7 @@ func (a *api) seatsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "PUT /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
 		Text:    "The same again changes nothing. A refused seat is a 200 with `allowed: false`; nobody who sits is ever evicted.",
-		Request: seatIn{}, Optional: true, Response: decisionDoc{}, Params: seatParams}, a.putSeat)
+		Request: seatIn{}, Optional: true, Response: usher.Decision{}, Params: seatParams}, a.putSeat)
 	d.Handle(door.Route{Pattern: "DELETE /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
 		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, Params: seatParams}, a.deleteSeat)
@@ -113,7 +105,7 @@ func (a *api) deleteSeat(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	w.WriteHeader(c.Status)
 }
 
-func (a *api) listSeats(ctx context.Context, c *door.Call, in *seatsIn) (*door.ListOut[seatDoc], error) {
+func (a *api) listSeats(ctx context.Context, c *door.Call, in *seatsIn) (*door.ListOut[usher.Seat], error) {
 	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
@@ -122,13 +114,8 @@ func (a *api) listSeats(ctx context.Context, c *door.Call, in *seatsIn) (*door.L
 	if err != nil {
 		return nil, err
 	}
-	data := make([]seatDoc, len(list))
-	for i, s := range list {
-		data[i] = seatDoc{Holder: s.Holder, State: string(s.State), Since: s.Since.UTC(), Excess: s.Excess}
-		if !s.ExpiresAt.IsZero() {
-			end := s.ExpiresAt.UTC()
-			data[i].ExpiresAt = &end
-		}
+	for i := range list {
+		list[i].Since, list[i].ExpiresAt = list[i].Since.UTC(), list[i].ExpiresAt.UTC()
 	}
-	return door.Listed(data, next), nil
+	return door.Listed(list, next), nil
 }

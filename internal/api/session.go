@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -55,9 +56,16 @@ type sessionOperator struct {
 	Email string `json:"email,omitempty"`
 }
 
-type stepUpOut struct {
-	sessionOut
-	Redirect string `json:"redirect,omitempty" doc:"Where the browser goes for the proof, where it is made at the identity provider; the session is then absent"`
+type redirectOut struct {
+	Redirect string `json:"redirect" doc:"The address of the identity provider, where the browser goes on and the operator logs in again"`
+}
+
+// stepUpOut is the session that is proved now, or where to prove it.
+type stepUpOut struct{}
+
+// Schema says that it is one of the two.
+func (stepUpOut) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{OneOf: []*huma.Schema{r.Schema(reflect.TypeFor[sessionOut](), true, ""), r.Schema(reflect.TypeFor[redirectOut](), true, "")}}
 }
 
 func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
@@ -71,25 +79,31 @@ func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
 // noPermissions keeps a page from the sensors of a visitor's machine.
 var noPermissions = []door.Header{{Name: "Permissions-Policy", Value: []string{"camera=(), geolocation=(), microphone=()"}}}
 
+// sendsCookie is the header that begins, renews or ends a session.
+var sendsCookie = []door.Sent{{Name: "Set-Cookie", Description: "The cookie of the session; empty and expired when the session has ended", Always: true}}
+
+// redirects are the headers of a step of a login at the identity provider.
+var redirects = append([]door.Sent{{Name: "Location", Description: "The address at which the browser goes on"}}, sendsCookie...)
+
 // sessionRoutes registers the routes of this file.
 func (a *api) sessionRoutes(d *door.Door) {
-	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions, Sends: sendsCookie,
 		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated, Request: ownerIn{}, Response: sessionOut{},
 		Text: "`usher operator token` makes the token. Everybody else comes through the identity provider."}, a.makeOwner)
-	d.Handle(door.Route{Pattern: "POST /v1/session", Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "POST /v1/session", Headers: noPermissions, Sends: sendsCookie,
 		ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, Request: loginIn{}, Response: sessionOut{},
 		Text: "An unknown email, a wrong password and too many attempts have one answer."}, a.login)
-	d.Handle(door.Route{Pattern: "GET /v1/session", Session: true, Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "GET /v1/session", Session: true, Headers: noPermissions, Sends: sendsCookie,
 		ID: "getSession", Tag: "Sessions", Summary: "Who is logged in, what they may do, and until when", Response: sessionOut{}}, a.getSession)
-	d.Handle(door.Route{Pattern: "DELETE /v1/session", Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "DELETE /v1/session", Headers: noPermissions, Sends: sendsCookie,
 		ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 also where nobody is logged in."}, a.logout)
-	d.Handle(door.Route{Pattern: "POST /v1/session/step-up", Session: true, Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "POST /v1/session/step-up", Session: true, Headers: noPermissions, Sends: sendsCookie,
 		ID: "stepUp", Tag: "Sessions", Summary: "Prove again who one is, for what can do much harm", Request: stepUpIn{}, Response: stepUpOut{},
 		Text: "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved there: the browser goes to redirect."}, a.stepUp)
-	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/start", Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/start", Headers: noPermissions, Sends: redirects,
 		ID: "startOIDC", Tag: "Sessions", Summary: "Log in with the identity provider", Status: http.StatusFound, Produces: "text/plain",
 		Params: []*huma.Param{door.QueryParam("return_to", "Where the browser goes on after the login: a path of this server; absent is /", false)}}, a.startOIDC)
-	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/callback", Headers: noPermissions,
+	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/callback", Headers: noPermissions, Sends: redirects,
 		ID: "finishOIDC", Tag: "Sessions", Summary: "Where the identity provider sends the browser back to", Status: http.StatusFound, Produces: "text/plain",
 		Params: []*huma.Param{door.QueryParam("state", "", true), door.QueryParam("code", "", false), door.QueryParam("error", "", false), door.QueryParam("iss", "", false)}}, a.finishOIDC)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}/sessions", Perm: auth.PermOperatorsWrite,
@@ -226,7 +240,7 @@ func (a *api) stepUp(w http.ResponseWriter, r *http.Request, c *door.Call) {
 			return
 		}
 		setCookie(w, loginCookie, login, auth.LoginWithin)
-		b, err := json.Marshal(map[string]string{"redirect": address})
+		b, err := door.Marshal(redirectOut{address})
 		if err != nil {
 			c.Fail(w, err)
 			return

@@ -44,12 +44,12 @@ type patchIn struct {
 }
 
 type patchBody struct {
-	Plan        string       `json:"plan,omitempty" minLength:"1" doc:"Of the same family"`
-	Addons      *[]addonIn   `json:"addons,omitempty" nullable:"false" maxItems:"1000" doc:"Replaces the list"`
-	EndsAt      maybeTime    `json:"ends_at,omitempty" doc:"Null: open. Applies directly"`
-	TrialEndsAt maybeTime    `json:"trial_ends_at,omitempty" doc:"Null: none. Applies directly"`
-	Status      usher.Status `json:"status,omitempty" enum:"active,past_due,suspended,canceled"`
-	When        string       `json:"when,omitempty" doc:"\"now\" (default), \"period_end\", or a time not before now"`
+	Plan        string     `json:"plan,omitempty" minLength:"1" doc:"Of the same family"`
+	Addons      *[]addonIn `json:"addons,omitempty" nullable:"false" maxItems:"1000" doc:"Replaces the list"`
+	EndsAt      maybeTime  `json:"ends_at,omitempty" doc:"Null: open. Applies directly"`
+	TrialEndsAt maybeTime  `json:"trial_ends_at,omitempty" doc:"Null: none. Applies directly"`
+	Status      string     `json:"status,omitempty" enum:"active,past_due,suspended,canceled"`
+	When        string     `json:"when,omitempty" doc:"\"now\" (default), \"period_end\", or a time not before now"`
 }
 
 type subscriptionOut struct{ Body customers.Subscription }
@@ -71,16 +71,16 @@ type featurePreview struct {
 
 // subscriptionsRoutes registers the routes of this file.
 func (a *api) subscriptionsRoutes(d *door.Door) {
-	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/subscriptions", Perm: auth.PermSubscriptionsWrite,
-		ID: "createSubscription", Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,
-		Text: "A subscription of the same family ends where this one starts. Takes an Idempotency-Key."}, a.subscribe)
+	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/subscriptions", Perm: auth.PermSubscriptionsWrite, IfMatch: true,
+		ID: "createSubscription", Keyed: true, Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,
+		Text: "A subscription of the same family ends where this one starts."}, a.subscribe)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/subscriptions", Perm: auth.PermCustomersRead,
 		ID: "listSubscriptions", Tag: "Subscriptions", Summary: "A customer's subscriptions, ended ones included"}, a.listSubscriptions)
 	door.Register(d, door.Route{Pattern: "GET /v1/subscriptions/{id}", Perm: auth.PermCustomersRead,
 		ID: "getSubscription", Tag: "Subscriptions", Summary: "A subscription"}, a.getSubscription)
-	door.Register(d, door.Route{Pattern: "PATCH /v1/subscriptions/{id}", Perm: auth.PermSubscriptionsWrite,
-		ID: "updateSubscription", Tag: "Subscriptions", Summary: "Change a subscription, now or later",
-		Text: "What is absent stays. A change supersedes later scheduled changes of the same fields. Takes an Idempotency-Key."}, a.patchSubscription)
+	door.Register(d, door.Route{Pattern: "PATCH /v1/subscriptions/{id}", Perm: auth.PermSubscriptionsWrite, IfMatch: true,
+		ID: "updateSubscription", Keyed: true, Tag: "Subscriptions", Summary: "Change a subscription, now or later",
+		Text: "What is absent stays. A change supersedes later scheduled changes of the same fields."}, a.patchSubscription)
 	door.Register(d, door.Route{Pattern: "POST /v1/subscriptions/{id}/preview", Perm: auth.PermCustomersRead,
 		ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would come to, feature by feature",
 		Text: "Takes the body of the change, and changes nothing."}, a.previewSubscription)
@@ -107,7 +107,7 @@ func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*ma
 }
 
 func (b *patchBody) patch() customers.SubscriptionPatch {
-	p := customers.SubscriptionPatch{EndsAt: b.EndsAt.MaybeTime, TrialEnd: b.TrialEndsAt.MaybeTime, Status: b.Status, When: b.When}
+	p := customers.SubscriptionPatch{EndsAt: b.EndsAt.MaybeTime, TrialEnd: b.TrialEndsAt.MaybeTime, Status: usher.Status(b.Status), When: b.When}
 	if b.Plan != "" {
 		p.Plan = &b.Plan
 	}

@@ -19,7 +19,7 @@ type usageOut struct {
 type usagePointDoc struct {
 	Start time.Time         `json:"start"`
 	End   time.Time         `json:"end"`
-	Value usher.Number      `json:"value"`
+	Value int64             `json:"value" quantity:"true"`
 	Group map[string]string `json:"group,omitempty"`
 }
 

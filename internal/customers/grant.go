@@ -16,7 +16,7 @@ type Grant struct {
 	ID          string          `json:"id"`
 	Customer    string          `json:"customer"`
 	Feature     string          `json:"feature"`
-	Amount      json.RawMessage `json:"amount"` // a number, or a decimal string where the feature has a precision
+	Amount      json.RawMessage `json:"amount" quantity:"true"` // a number, or a decimal string where the feature has a precision
 	Kind        usher.GrantKind `json:"kind"`
 	Priority    int             `json:"priority"`
 	EffectiveAt time.Time       `json:"effective_at"`

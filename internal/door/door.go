@@ -56,6 +56,7 @@ type Door struct {
 	direct    map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
 	fallbacks []fallback
 	metrics   *metrics
+	document  func() *huma.OpenAPI
 	openapi   func() ([]byte, error)
 	ownSite   *http.CrossOriginProtection
 	lost      http.HandlerFunc // answers paths that name nothing
@@ -82,6 +83,7 @@ func New(c Config) *Door {
 		}
 	}
 	d.huma = huma.NewAPI(openAPIConfig(c.Version), humago.NewAdapter(wrappingMux{d}, ""))
+	d.document = sync.OnceValue(d.complete)
 	d.openapi = sync.OnceValues(d.writeOpenAPI)
 	d.pages()
 	d.on("/", d.wrap(&Route{Pattern: "/"}, d.unknown))
@@ -110,7 +112,7 @@ func (d *Door) failBelow(path string) Fail {
 func (d *Door) Routes() []*Route { return d.table }
 
 // Document returns the OpenAPI document. It must not be changed.
-func (d *Door) Document() *huma.OpenAPI { return d.huma.OpenAPI() }
+func (d *Door) Document() *huma.OpenAPI { return d.document() }
 
 // Alias makes the document show one type as another.
 func (d *Door) Alias(t, as reflect.Type) {

@@ -1,64 +1,26 @@
 package door
 
 import (
-	"encoding/json"
 	"net/http"
-	"path"
 	"reflect"
 	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-
-	"github.com/usher-sh/usher"
 )
 
-// number is how a quantity looks in a schema.
-type number struct{}
-
-// Schema says that a quantity is read from a number or from a decimal string.
-func (number) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Description: `A quantity: a number, or a decimal string such as "1.5"`,
-		OneOf: []*huma.Schema{{Type: huma.TypeNumber}, {Type: huma.TypeString, Pattern: `^[0-9]+(\.[0-9]+)?$`}}}
-}
-
-// ref is how a plan's or an add-on's name looks in a schema.
-type ref struct{}
-
-// Schema says that a reference is text.
-func (ref) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Description: `A key with or without its version: "pro", "pro@3"`}
-}
-
-// schemaName names a type in the document.
-func schemaName(t reflect.Type, hint string) string {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if t == reflect.TypeFor[usher.Problem]() {
-		return "ProblemItem" // Problem is the whole error
-	}
-	name := strings.TrimSuffix(huma.DefaultSchemaNamer(t, hint), "Doc")
-	if dir, own := path.Split(t.PkgPath()); path.Base(dir) == "doors" { // each door has names of its own
-		return strings.ToUpper(own[:1]) + own[1:] + name
-	}
-	return name
-}
-
 func openAPIConfig(version string) huma.Config {
-	registry := huma.NewMapRegistry("#/components/schemas/", schemaName)
-	registry.RegisterTypeAlias(reflect.TypeFor[usher.Number](), reflect.TypeFor[number]())
-	registry.RegisterTypeAlias(reflect.TypeFor[usher.Ref](), reflect.TypeFor[ref]())
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
-			Info: &huma.Info{Title: "usher", Version: version,
-				Description: "Entitlements, metering and limits. Every call but the last group takes `Authorization: Bearer usk_…`, and the key says which environment it is about; or an operator's session, but for SCIM. Every error is `application/problem+json`."},
+			Info:    &huma.Info{Title: "usher", Version: version, Description: about},
+			Tags:    tags,
 			Components: &huma.Components{
-				Schemas: registry,
+				Schemas: schemas(),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"key":     {Type: "http", Scheme: "bearer", Description: "An API key, usk_…"},
-					"session": {Type: "apiKey", In: "cookie", Name: SessionCookie, Description: "The session of an operator's browser. The call is about production unless the header Usher-Environment says sandbox, and what is not a GET must come from a page of this server."},
+					"key": {Type: "http", Scheme: "bearer", Description: "An API key: usk_…"},
+					"session": {Type: "apiKey", In: "cookie", Name: SessionCookie, Description: "The session of an operator's browser. " +
+						"Calls are about production unless the header Usher-Environment is sandbox. Calls other than GET must come from a page of this server."},
 				},
 			},
 		},
@@ -76,7 +38,11 @@ func (d *Door) describe(op *huma.Operation, rt *Route) {
 	if rt.Request != nil {
 		op.RequestBody = &huma.RequestBody{Required: !rt.Optional, Content: map[string]*huma.MediaType{}}
 		for _, t := range rt.Accept {
-			op.RequestBody.Content[t] = &huma.MediaType{Schema: of(rt.Request)}
+			body := rt.Request
+			if own, ok := rt.Requests[t]; ok {
+				body = own
+			}
+			op.RequestBody.Content[t] = &huma.MediaType{Schema: of(body)}
 		}
 	}
 	status := rt.Status
@@ -89,21 +55,34 @@ func (d *Door) describe(op *huma.Operation, rt *Route) {
 	}
 	ok := &huma.Response{Description: http.StatusText(status)}
 	if rt.Response != nil {
-		ok.Content = map[string]*huma.MediaType{produces: {Schema: of(rt.Response)}}
+		ok.Content = map[string]*huma.MediaType{}
+		for t := range strings.SplitSeq(produces, ", ") {
+			answer := rt.Response
+			if own, is := rt.Responses[t]; is {
+				answer = own
+			}
+			ok.Content[t] = &huma.MediaType{Schema: of(answer)}
+		}
 	}
 	op.Responses = map[string]*huma.Response{
 		strconv.Itoa(status): ok,
-		"default":            {Description: "Error", Content: map[string]*huma.MediaType{"application/problem+json": {Schema: of(Problem{})}}},
+		"default":            {Description: "Error", Content: map[string]*huma.MediaType{}},
 	}
-	if rt.Errors != nil {
-		op.Responses["default"].Content = map[string]*huma.MediaType{produces: {Schema: of(rt.Errors)}}
+	errors := rt.Errors
+	if errors == nil {
+		errors = map[string]any{"application/problem+json": Problem{}}
+	}
+	for t, v := range errors {
+		op.Responses["default"].Content[t] = &huma.MediaType{Schema: of(v)}
 	}
 	if rt.Also != 0 {
-		op.Responses[strconv.Itoa(rt.Also)] = &huma.Response{Description: http.StatusText(rt.Also), Content: ok.Content}
+		also := &huma.Response{Description: http.StatusText(rt.Also)}
+		if rt.Also != http.StatusNoContent {
+			also.Content = ok.Content
+		}
+		op.Responses[strconv.Itoa(rt.Also)] = also
 	}
 }
-
-func (d *Door) writeOpenAPI() ([]byte, error) { return json.Marshal(d.huma.OpenAPI()) }
 
 // PathParam documents a parameter of the path.
 func PathParam(name, text string) *huma.Param {

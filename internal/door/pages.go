@@ -8,7 +8,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-type statusDoc struct {
+type healthDoc struct {
 	Status string `json:"status" enum:"ok"`
 }
 
@@ -16,11 +16,11 @@ type statusDoc struct {
 func (d *Door) pages() {
 	d.Handle(Route{Pattern: "GET /healthz", ID: "healthz", Tag: "Server",
 		Summary:  "Whether the process is up",
-		Response: statusDoc{}}, d.healthz)
+		Response: healthDoc{}}, d.healthz)
 	d.Handle(Route{Pattern: "GET /readyz", ID: "readyz", Tag: "Server",
 		Summary:  "Whether requests can be answered",
 		Text:     "503 while they cannot.",
-		Response: statusDoc{}}, d.readyz)
+		Response: healthDoc{}}, d.readyz)
 	d.Handle(Route{Pattern: "GET /metrics", ID: "metrics", Tag: "Server",
 		Summary:  "Metrics in the Prometheus text format",
 		Response: "", Produces: "text/plain"}, d.metricsPage)

@@ -172,6 +172,7 @@ func At(location string, err error) error {
 // make an error of it.
 func init() {
 	huma.ValidateStrictCasing = true
+	huma.DefaultArrayNullable = false // an empty list is [], in requests and answers
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
 		p := humaProblem(status, msg, errs)
 		if ctx != nil {

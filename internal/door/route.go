@@ -28,7 +28,7 @@ type Route struct {
 	Text    string // more, in Markdown
 	Tag     string
 	Status  int      // of success; 0 is 200
-	Also    int      // another status with the same body; 0 is none
+	Also    int      // another status, with the same body unless it is 204; 0 is none
 	MaxBody int64    // bytes; 0 is 1 MiB
 	Accept  []string // content types of the body; nil is application/json
 	// Raw leaves the body as it is: the input has RawBody []byte.
@@ -36,12 +36,25 @@ type Route struct {
 	// NoBody is for a PUT whose path says it all.
 	NoBody bool
 
-	Params   []*huma.Param // of a hand-written route: what huma reads off a type
-	Request  any           // a value of the body's type, or nil
-	Optional bool          // the body may be left out
+	Params   []*huma.Param  // of a hand-written route: what huma reads off a type
+	Request  any            // a value of the body's type, or nil
+	Requests map[string]any // the same for a content type of its own
+	Optional bool           // the body may be left out
 	Response any
-	Errors   any    // a value of the errors' type, sent as Produces; nil is Problem
-	Produces string // content type of the response; "" is application/json
+	// Responses are the values of the answer's types for content types of their own.
+	Responses map[string]any
+	Errors    map[string]any // values of the errors' types, by content type; nil is Problem
+	Produces  string         // content types of the response, separated by ", "; "" is application/json
+
+	// Keyed is for a route that takes the header Idempotency-Key, and IfMatch for
+	// one that takes If-Match with the revision of a customer.
+	Keyed, IfMatch bool
+	// Sends are further headers of an answer of success. Cached is for a route that
+	// takes If-None-Match with the ETag that it sends, and answers 304.
+	Sends  []Sent
+	Cached bool
+	// Example and Answer are the JSON of a request and of its answer of success.
+	Example, Answer string
 
 	// Fail answers with an error; nil answers with a problem (RFC 9457).
 	Fail Fail
@@ -51,6 +64,13 @@ type Route struct {
 	Origins []string
 
 	door *Door
+}
+
+// Sent is a header of an answer in the OpenAPI document.
+type Sent struct {
+	Name, Description string
+	// Always is for a header that may be on errors, too.
+	Always bool
 }
 
 // Fail answers a request with an error, in the form of the route's protocol.

@@ -20,22 +20,27 @@ import (
 	"github.com/usher-sh/usher/internal/live"
 )
 
+// What is in a request and unknown is ignored: the documents of requests are open.
 type (
 	subjectDoc struct {
+		_          struct{}       `additionalProperties:"true"`
 		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The member's type; of another type, it is somebody else"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255" doc:"The member's id"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 	}
 	actionDoc struct {
+		_          struct{}       `additionalProperties:"true"`
 		Name       string         `json:"name" minLength:"1" maxLength:"255" doc:"The last segment of the permission"`
 		Properties map[string]any `json:"properties,omitempty"`
 	}
 	resourceDoc struct {
+		_          struct{}       `additionalProperties:"true"`
 		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"What stands before the last segment of the permission"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 	}
 	inDoc struct {
+		_        struct{}       `additionalProperties:"true"`
 		Subject  subjectDoc     `json:"subject"`
 		Action   actionDoc      `json:"action"`
 		Resource resourceDoc    `json:"resource"`
@@ -46,25 +51,27 @@ type (
 		Context  *contextDoc `json:"context,omitempty" doc:"Why; absent with Usher-Context: none"`
 	}
 	contextDoc struct {
-		Reason   string      `json:"reason,omitempty" doc:"One of a fixed list"`
-		Legs     *usher.Legs `json:"legs,omitempty" doc:"pass, fail, or none where it was not asked"`
-		Feature  string      `json:"feature,omitempty" doc:"Of the plan, that decided"`
-		Plan     string      `json:"plan,omitempty"`
-		Degraded bool        `json:"degraded,omitempty"`
-		Revision int64       `json:"revision,omitempty"`
-		Error    *errorDoc   `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
+		Reason   usher.Reason `json:"reason,omitempty"`
+		Legs     *usher.Legs  `json:"legs,omitempty" doc:"pass, fail, or none where it was not asked"`
+		Feature  string       `json:"feature,omitempty" doc:"Of the plan, that decided"`
+		Plan     string       `json:"plan,omitempty"`
+		Degraded bool         `json:"degraded,omitempty"`
+		Revision int64        `json:"revision,omitempty"`
+		Error    *errorDoc    `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
 	}
 	errorDoc struct {
 		Status  int    `json:"status"`
 		Message string `json:"message"`
 	}
 	itemDoc struct {
+		_        struct{}       `additionalProperties:"true"`
 		Subject  *subjectDoc    `json:"subject,omitempty"`
 		Action   *actionDoc     `json:"action,omitempty"`
 		Resource *resourceDoc   `json:"resource,omitempty"`
 		Context  map[string]any `json:"context,omitempty"`
 	}
 	batchInDoc struct {
+		_           struct{}       `additionalProperties:"true"`
 		Subject     *subjectDoc    `json:"subject,omitempty" doc:"Of the items that have none, whole"`
 		Action      *actionDoc     `json:"action,omitempty"`
 		Resource    *resourceDoc   `json:"resource,omitempty"`
@@ -73,11 +80,13 @@ type (
 		Options     *optionsDoc    `json:"options,omitempty"`
 	}
 	optionsDoc struct {
-		Semantic string `json:"evaluations_semantic,omitempty" enum:"execute_all,deny_on_first_deny,permit_on_first_permit"`
+		_        struct{} `additionalProperties:"true"`
+		Semantic string   `json:"evaluations_semantic,omitempty" enum:"execute_all,deny_on_first_deny,permit_on_first_permit"`
 	}
 	batchOutDoc struct {
-		Decision    bool     `json:"decision,omitempty" doc:"Where there were no items"`
-		Evaluations []outDoc `json:"evaluations,omitempty"`
+		Decision    bool        `json:"decision,omitempty" doc:"The decision on a request without items"`
+		Context     *contextDoc `json:"context,omitempty" doc:"Why, with decision"`
+		Evaluations []outDoc    `json:"evaluations,omitempty" doc:"The decision on each item, in order"`
 	}
 	metadataDoc struct {
 		PolicyDecisionPoint string   `json:"policy_decision_point"`

@@ -11,18 +11,21 @@ import (
 
 type (
 	pageInDoc struct {
-		Token string `json:"token,omitempty" doc:"The next_token of the page before; the rest of the request is the same again"`
-		Limit *int   `json:"limit,omitempty" minimum:"0" doc:"At most so many results, and at most 1,000; default 100"`
+		_     struct{} `additionalProperties:"true"`
+		Token string   `json:"token,omitempty" doc:"The next_token of the page before; the rest of the request is the same again"`
+		Limit *int     `json:"limit,omitempty" minimum:"0" doc:"At most so many results, and at most 1,000; default 100"`
 	}
 	pageDoc struct {
 		NextToken string `json:"next_token" doc:"Empty at the end"`
 	}
 	kindDoc struct {
+		_          struct{}       `additionalProperties:"true"`
 		Type       string         `json:"type" minLength:"1" maxLength:"255"`
 		ID         string         `json:"id,omitempty" doc:"Ignored"`
 		Properties map[string]any `json:"properties,omitempty"`
 	}
 	subjectsInDoc struct {
+		_        struct{}       `additionalProperties:"true"`
 		Subject  kindDoc        `json:"subject"`
 		Action   actionDoc      `json:"action"`
 		Resource resourceDoc    `json:"resource"`
@@ -30,6 +33,7 @@ type (
 		Page     *pageInDoc     `json:"page,omitempty"`
 	}
 	resourcesInDoc struct {
+		_        struct{}       `additionalProperties:"true"`
 		Subject  subjectDoc     `json:"subject"`
 		Action   actionDoc      `json:"action"`
 		Resource kindDoc        `json:"resource"`
@@ -37,6 +41,7 @@ type (
 		Page     *pageInDoc     `json:"page,omitempty"`
 	}
 	actionsInDoc struct {
+		_        struct{}       `additionalProperties:"true"`
 		Subject  subjectDoc     `json:"subject"`
 		Resource resourceDoc    `json:"resource"`
 		Context  map[string]any `json:"context,omitempty"`

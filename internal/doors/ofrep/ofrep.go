@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,13 +26,32 @@ import (
 )
 
 type contextDoc struct {
-	TargetingKey string `json:"targetingKey" doc:"The customer"`
-	Member       string `json:"member,omitempty" doc:"Who of the customer asks"`
+	_            struct{} `additionalProperties:"true"` // what else a client says of who asks
+	TargetingKey string   `json:"targetingKey" doc:"The customer"`
+	Member       *string  `json:"member,omitempty" nullable:"true" doc:"The member of the customer who asks. Null is the same as absent"`
 }
 
 type inDoc struct {
-	Context contextDoc `json:"context" doc:"What else it holds is ignored"`
+	_       struct{}   `additionalProperties:"true"` // what later versions of the protocol add
+	Context contextDoc `json:"context" doc:"Who asks. Other properties are ignored"`
 }
+
+// itemDoc is a flag of the bulk answer, or why there is none.
+type itemDoc struct{}
+
+// Schema says that it is one of the two.
+func (itemDoc) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{OneOf: []*huma.Schema{r.Schema(reflect.TypeFor[flagDoc](), true, ""), r.Schema(reflect.TypeFor[failureDoc](), true, "")}}
+}
+
+type failureDoc struct {
+	Key     string `json:"key,omitempty" doc:"The flag. Absent of an error that is not about one flag"`
+	Code    string `json:"errorCode" enum:"FLAG_NOT_FOUND,GENERAL,INVALID_CONTEXT,PARSE_ERROR,TARGETING_KEY_MISSING"`
+	Details string `json:"errorDetails" doc:"What is wrong, and what would be right"`
+}
+
+// failures are the types of errors: of the protocol, and about the caller.
+var failures = map[string]any{"application/json": failureDoc{}, "application/problem+json": door.Problem{}}
 
 type flagDoc struct {
 	Key      string         `json:"key"`
@@ -42,7 +62,7 @@ type flagDoc struct {
 }
 
 type bulkDoc struct {
-	Flags        []flagDoc   `json:"flags"`
+	Flags        []itemDoc   `json:"flags"`
 	EventStreams []streamDoc `json:"eventStreams,omitempty" doc:"Where changes are told"`
 }
 
@@ -97,15 +117,15 @@ func Register(d *door.Door, c Config) *OFREP {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins, Errors: failures,
 		ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
 		Text: about + "404 with FLAG_NOT_FOUND where there is no such feature.", Request: inDoc{}, Response: flagDoc{},
 		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`", Schema: &huma.Schema{Type: huma.TypeString}}}}, o.flag)
-	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins, Errors: failures,
 		ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
-		Text: about + "304 where If-None-Match names the ETag of an answer that has not changed.", Request: inDoc{}, Response: bulkDoc{},
+		Text: about, Request: inDoc{}, Response: bulkDoc{}, Cached: true,
+		Sends: []door.Sent{{Name: "ETag", Description: "Changes when a flag of the customer changes"}},
 		Params: []*huma.Param{
-			{Name: "If-None-Match", In: "header", Description: "ETags of answers that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "flagConfigEtag", In: "query", Description: "What a change event said; the answer is not from before it", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed", Schema: &huma.Schema{Type: huma.TypeString}},
 		}}, o.bulk)

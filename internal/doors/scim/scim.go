@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,18 +53,20 @@ var (
 
 // userDoc and its neighbours are what the OpenAPI document says.
 type userDoc struct {
-	Schemas    []string       `json:"schemas"`
+	_          struct{}       `additionalProperties:"true"` // what else SCIM's schemas have
+	Schemas    []string       `json:"schemas,omitempty"`
 	ID         string         `json:"id,omitempty" doc:"Given by the server"`
 	ExternalID string         `json:"externalId,omitempty"`
 	UserName   string         `json:"userName"`
 	Active     bool           `json:"active,omitempty"`
-	Roles      []valueDoc     `json:"roles,omitempty"`
+	Roles      []roleDoc      `json:"roles,omitempty"`
 	Groups     []valueDoc     `json:"groups,omitempty" doc:"Read only"`
 	Meta       map[string]any `json:"meta,omitempty" doc:"Read only"`
 }
 
 type groupDoc struct {
-	Schemas     []string       `json:"schemas"`
+	_           struct{}       `additionalProperties:"true"` // what else SCIM's schemas have
+	Schemas     []string       `json:"schemas,omitempty"`
 	ID          string         `json:"id,omitempty" doc:"Given by the server"`
 	ExternalID  string         `json:"externalId,omitempty"`
 	DisplayName string         `json:"displayName"`
@@ -72,13 +75,23 @@ type groupDoc struct {
 }
 
 type valueDoc struct {
-	Value   string `json:"value"`
-	Display string `json:"display,omitempty"`
-	Type    string `json:"type,omitempty"`
+	_       struct{} `additionalProperties:"true"` // such as primary
+	Value   string   `json:"value"`
+	Ref     string   `json:"$ref,omitempty"`
+	Display string   `json:"display,omitempty"`
+	Type    string   `json:"type,omitempty"`
+}
+
+// roleDoc is a role of a user.
+type roleDoc struct{}
+
+// Schema says that a role is its key, or an object with it.
+func (roleDoc) Schema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{OneOf: []*huma.Schema{{Type: huma.TypeString}, r.Schema(reflect.TypeFor[valueDoc](), true, "")}}
 }
 
 type patchDoc struct {
-	Schemas    []string  `json:"schemas"`
+	Schemas    []string  `json:"schemas,omitempty"`
 	Operations []stepDoc `json:"Operations"`
 }
 
@@ -119,7 +132,7 @@ type service struct {
 func Register(d *door.Door, c Config) {
 	s := &service{Config: c}
 	d.Below(root, fail)
-	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail, Errors: scim.ErrorResponse{}, Response: map[string]any{}}
+	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail, Errors: map[string]any{mediaType[0]: scim.ErrorResponse{}}, Response: map[string]any{}}
 	projection := []*huma.Param{door.QueryParam("attributes", "Which attributes to answer with, separated by commas", false), door.QueryParam("excludedAttributes", "Which not to", false)}
 	paging := append([]*huma.Param{door.QueryParam("filter", `Such as userName eq "ann@example.com"`, false), door.QueryParam("startIndex", "Of the first resource, from 1", false),
 		door.QueryParam("count", "How many at most: default 100, up to 1000", false)}, projection...)
@@ -140,6 +153,8 @@ func Register(d *door.Door, c Config) {
 	user := func(status int, body any) door.Route {
 		return with(func(rt *door.Route) {
 			rt.Status, rt.Response, rt.Params, rt.Request = status, userDoc{}, projection, body
+			rt.Sends = []door.Sent{{Name: "ETag", Description: "The version of the resource"}, {Name: "Location", Description: "The address of the resource"}}
+			rt.Cached = status == 0 && body == nil
 			if body != nil {
 				rt.Accept = accept
 			}
@@ -160,8 +175,8 @@ func Register(d *door.Door, c Config) {
 	row("POST /scim/v2/Groups", group(http.StatusCreated, groupDoc{}), "scimCreateGroup", "Make a group", "", (*call).createGroup)
 	row("GET /scim/v2/Groups/{id}", group(0, nil), "scimGetGroup", "A group", "", (*call).getGroup)
 	row("PUT /scim/v2/Groups/{id}", group(0, groupDoc{}), "scimPutGroup", "Replace a group", "`externalId` and `members` that are left out stay as they are.", (*call).putGroup)
-	patched := group(http.StatusNoContent, patchDoc{})
-	patched.Response, patched.Also = nil, http.StatusOK
+	patched := group(0, patchDoc{})
+	patched.Also = http.StatusNoContent
 	row("PATCH /scim/v2/Groups/{id}", patched, "scimPatchGroup", "Change a group", "All operations or none. The answer has a body only where attributes are asked for.", (*call).patchGroup)
 	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group", "Its members lose what it gave them.", (*call).deleteGroup)
 	row("GET /scim/v2/Roles", listed, "scimListRoles", "The roles that users can be given, with seat counts", "", (*call).listRoles)
