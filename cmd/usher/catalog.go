@@ -147,7 +147,7 @@ func (c *applyCmd) Run(a *app) error {
 		if !a.tty.in || c.File == "-" {
 			return wrong("nothing was applied: standard input is not a terminal, so give --yes")
 		}
-		fmt.Fprint(a.err, "Apply this? [y/N] ")
+		fmt.Fprintf(a.err, "Apply this to %s at %s? [y/N] ", cl.environment(), cl.base)
 		answer, _ := bufio.NewReader(a.in).ReadString('\n') // the end of input is a no
 		if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 			fmt.Fprintln(a.err, "nothing was applied")

@@ -44,6 +44,13 @@ func (a *app) client() (*client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
+// environment is the environment of the key, which names it: usk_sandbox_….
+func (c *client) environment() string {
+	rest, _ := strings.CutPrefix(c.key, "usk_")
+	env, _, _ := strings.Cut(rest, "_")
+	return env
+}
+
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 256 << 20
 

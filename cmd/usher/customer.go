@@ -7,7 +7,7 @@ import (
 )
 
 type customerCmd struct {
-	Put  customerPutCmd  `cmd:"" help:"Create a customer, or replace its name, time zone and metadata."`
+	Put  customerPutCmd  `cmd:"" help:"Create a customer, or change what the flags name."`
 	Get  customerGetCmd  `cmd:"" help:"Show a customer and what it holds."`
 	List customerListCmd `cmd:"" help:"List customers."`
 }
@@ -16,19 +16,19 @@ func customerPath(id string) string { return "/v1/customers/" + url.PathEscape(i
 
 type customerPutCmd struct {
 	ID       string            `arg:"" help:"Id of the customer, which you choose."`
-	Name     string            `help:"Name for people to read."`
+	Name     *string           `help:"Name for people to read; an empty one removes it."`
 	Timezone string            `help:"IANA time zone, such as Europe/Berlin (default the catalogue's)."`
 	Anchor   string            `help:"Time from which its windows are counted (default as it was)." placeholder:"T"`
-	Metadata map[string]string `help:"Notes of your own." placeholder:"K=V" mapsep:","`
+	Metadata map[string]string `help:"Note of your own; may be repeated, and replaces all others." placeholder:"K=V" mapsep:","`
 }
 
 func (c *customerPutCmd) Run(a *app) error {
-	in := body("name", c.Name, "timezone", c.Timezone, "anchor", c.Anchor)
+	in := body("timezone", c.Timezone, "anchor", c.Anchor)
+	set(in, "name", c.Name)
 	if len(c.Metadata) > 0 {
 		in["metadata"] = c.Metadata
 	}
-	_, err := a.ask("PUT", customerPath(c.ID), in, a.showCustomer)
-	return err
+	return a.put(customerPath(c.ID), in, a.showCustomer, "name", "timezone", "metadata")
 }
 
 func (a *app) showCustomer(o object) {

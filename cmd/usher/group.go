@@ -3,7 +3,7 @@ package main
 import "fmt"
 
 type groupCmd struct {
-	Put    groupPutCmd    `cmd:"" help:"Create a group, or replace its title, its properties and, if given, who is in it."`
+	Put    groupPutCmd    `cmd:"" help:"Create a group, or change what the flags name."`
 	Get    groupGetCmd    `cmd:"" help:"Show a group and who is directly in it."`
 	List   groupListCmd   `cmd:"" help:"List a customer's groups."`
 	Delete groupDeleteCmd `cmd:"" help:"Remove a group and the roles that it holds; its members stay."`
@@ -21,7 +21,7 @@ func (g *groupOf) path() (string, error) { return within(g.Customer, "groups", "
 
 type groupPutCmd struct {
 	groupOf
-	Title    string   `help:"Name for people to read."`
+	Title    *string  `help:"Name for people to read; an empty one removes it."`
 	Member   []string `sep:"none" help:"Member of the group; may be repeated, and replaces all others (default as it was)." placeholder:"M"`
 	Inner    []string `sep:"none" help:"Group inside the group; may be repeated, and replaces all others." placeholder:"G"`
 	Property []string `sep:"none" help:"Property, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
@@ -32,7 +32,8 @@ func (c *groupPutCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	in := body("title", c.Title)
+	in := body()
+	set(in, "title", c.Title)
 	if c.Member != nil {
 		in["members"] = c.Member
 	}
@@ -42,8 +43,7 @@ func (c *groupPutCmd) Run(a *app) error {
 	if err := withProperties(in, c.Property); err != nil {
 		return err
 	}
-	_, err = a.ask("PUT", path, in, a.showGroup)
-	return err
+	return a.put(path, in, a.showGroup, "title", "properties")
 }
 
 func (a *app) showGroup(o object) {

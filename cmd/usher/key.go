@@ -74,9 +74,12 @@ func expiry(text string) (t time.Time, err error) {
 }
 
 func (c *keyCreateCmd) Run(a *app) error {
-	env, err := a.environment(usher.Production)
+	env, err := a.environment("")
 	if err != nil {
 		return err
+	}
+	if env == "" {
+		return wrong("which environment is the key of? Give --environment production or --environment sandbox (or USHER_ENVIRONMENT)")
 	}
 	expires, err := expiry(c.Expires)
 	if err != nil {

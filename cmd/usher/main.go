@@ -121,7 +121,7 @@ func run(args []string) (code int) {
 	}()
 	k, err := kong.New(a.cli, kong.Name("usher"),
 		kong.Description(description),
-		kong.PostBuild(nameVariables), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
+		kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
 	if err != nil {
 		return a.fail(err)
@@ -131,6 +131,9 @@ func run(args []string) (code int) {
 		fmt.Fprintf(a.err, "usher: %s\n", err)
 		fmt.Fprintln(a.err, "`usher --help` lists the commands, `usher COMMAND --help` the flags of one.")
 		return exitUsage
+	}
+	if err := refuseEmpty(c); err != nil {
+		return a.fail(err)
 	}
 	if err := c.Run(); err != nil {
 		return a.fail(err)

@@ -7,7 +7,7 @@ import (
 )
 
 type memberCmd struct {
-	Put    memberPutCmd    `cmd:"" help:"Register a member, or replace what is known about it."`
+	Put    memberPutCmd    `cmd:"" help:"Register a member, or change what the flags name."`
 	Get    memberGetCmd    `cmd:"" help:"Show a member, its groups and the roles that it holds directly."`
 	List   memberListCmd   `cmd:"" help:"List a customer's members."`
 	Delete memberDeleteCmd `cmd:"" help:"Remove a member with its roles, the seats that they took, and its properties."`
@@ -99,8 +99,7 @@ func (c *memberPutCmd) Run(a *app) error {
 	if err := withProperties(in, c.Property); err != nil {
 		return err
 	}
-	_, err = a.ask("PUT", path, in, a.showMember)
-	return err
+	return a.put(path, in, a.showMember, "type", "properties")
 }
 
 func (a *app) showMember(o object) {

@@ -26,7 +26,7 @@ func (c *reserveCmd) Run(a *app) error {
 }
 
 type settleCmd struct {
-	Reservation string `arg:"" help:"Id of the reservation, rsv_…."`
+	Reservation string `arg:"" help:"Id of the reservation, rsv_…, as usher reserve prints it."`
 	Amount      string `help:"Amount actually used (default all that is held)." placeholder:"N"`
 }
 
@@ -48,7 +48,7 @@ func (c *settleCmd) Run(a *app) error {
 }
 
 type releaseCmd struct {
-	Reservation string `arg:"" help:"Id of the reservation, rsv_…."`
+	Reservation string `arg:"" help:"Id of the reservation, rsv_…, as usher reserve prints it."`
 }
 
 func (c *releaseCmd) Run(a *app) error {

@@ -3,7 +3,7 @@ package main
 import "fmt"
 
 type resourceCmd struct {
-	Put    resourcePutCmd    `cmd:"" help:"Register a resource, or replace its properties."`
+	Put    resourcePutCmd    `cmd:"" help:"Register a resource, or change its properties."`
 	Get    resourceGetCmd    `cmd:"" help:"Show a registered resource."`
 	List   resourceListCmd   `cmd:"" help:"List the registered resources of a type."`
 	Delete resourceDeleteCmd `cmd:"" help:"Remove a resource and its properties."`
@@ -39,8 +39,7 @@ func (c *resourcePutCmd) Run(a *app) error {
 	if err := withProperties(in, c.Property); err != nil {
 		return err
 	}
-	_, err = a.ask("PUT", path, in, a.showResource)
-	return err
+	return a.put(path, in, a.showResource, "properties")
 }
 
 func (a *app) showResource(o object) {

@@ -4,7 +4,7 @@ import "fmt"
 
 type roleCmd struct {
 	List   roleListCmd   `cmd:"" help:"List the roles that a customer can assign: the catalogue's and its own."`
-	Put    rolePutCmd    `cmd:"" help:"Create a role of the customer's own, or replace it."`
+	Put    rolePutCmd    `cmd:"" help:"Create a role of the customer's own, or change what the flags name."`
 	Delete roleDeleteCmd `cmd:"" help:"Remove a role of the customer's own that no member or group holds."`
 }
 
@@ -51,9 +51,9 @@ func (c *roleListCmd) Run(a *app) error {
 
 type rolePutCmd struct {
 	roleOf
-	Title      string   `help:"Name for people to read."`
-	Permission []string `help:"Permission that the role gives, or a pattern such as report.*; may be repeated." placeholder:"P,…"`
-	Include    []string `help:"Role whose permissions the role gives too; may be repeated." placeholder:"ROLE,…"`
+	Title      *string  `help:"Name for people to read; an empty one removes it."`
+	Permission []string `help:"Permission that the role gives, or a pattern such as report.*; may be repeated, and replaces all others." placeholder:"P,…"`
+	Include    []string `help:"Role whose permissions the role gives too; may be repeated, and replaces all others." placeholder:"ROLE,…"`
 	By         string   `help:"Member who creates the role, who must hold what the role gives." placeholder:"M"`
 	Reason     string   `help:"Reason, which is recorded."`
 }
@@ -63,21 +63,34 @@ func (c *rolePutCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	in := body("title", c.Title, "by", c.By, "reason", c.Reason)
+	in := body("by", c.By, "reason", c.Reason)
+	set(in, "title", c.Title)
 	if len(c.Permission) > 0 {
 		in["permissions"] = c.Permission
 	}
 	if len(c.Include) > 0 {
 		in["includes"] = c.Include
 	}
-	_, err = a.ask("PUT", path, in, func(o object) {
+	get := func(cl *client) (object, error) {
+		roles, err := within(c.Customer)
+		if err != nil {
+			return nil, err
+		}
+		_, all, err := cl.call(a, "GET", roles+"/roles", nil)
+		for _, r := range all.list("data") {
+			if r.bool("custom") && r.text("key") == c.Role {
+				return r, err
+			}
+		}
+		return nil, err
+	}
+	return a.putOver(path, get, in, func(o object) {
 		gives := o.text("gives")
 		if gives == "" {
 			gives = "nothing"
 		}
 		fmt.Fprintf(a.out, "%s gives %s\n", o.text("key"), gives)
-	})
-	return err
+	}, "title", "permissions", "includes")
 }
 
 type roleDeleteCmd struct{ roleOf }
