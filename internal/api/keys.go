@@ -47,17 +47,19 @@ type keyOut struct{ Body keyBody }
 
 type createKeyIn struct {
 	Body struct {
-		Name       string `json:"name,omitempty" maxLength:"255" doc:"What it is for"`
-		Role       string `json:"role"`
-		ExpiresAt  string `json:"expires_at,omitempty" format:"date-time" doc:"Default never"`
-		Customer   string `json:"customer,omitempty" doc:"The role scim needs one"`
-		Properties *bool  `json:"properties,omitempty" doc:"Default true"`
-		Rate       *struct {
-			PerSecond int64 `json:"per_second,omitempty" minimum:"0" maximum:"1000000" doc:"Calls; 0 is the server's own limit"`
-			Burst     int64 `json:"burst,omitempty" minimum:"0" maximum:"1000000" doc:"Calls at once; 0 is the server's own"`
-		} `json:"rate,omitempty"`
+		Name       string  `json:"name,omitempty" maxLength:"255" doc:"What it is for"`
+		Role       string  `json:"role"`
+		ExpiresAt  string  `json:"expires_at,omitempty" format:"date-time" doc:"Default never"`
+		Customer   string  `json:"customer,omitempty" doc:"The role scim needs one"`
+		Properties *bool   `json:"properties,omitempty" doc:"Default true"`
+		Rate       *rateIn `json:"rate,omitempty"`
 	}
 	RawBody []byte
+}
+
+type rateIn struct {
+	PerSecond int64 `json:"per_second,omitempty" minimum:"0" maximum:"1000000" doc:"Calls per second; 0 is the server's own limit"`
+	Burst     int64 `json:"burst,omitempty" minimum:"0" maximum:"1000000" doc:"Calls at once; 0 is the server's own limit"`
 }
 
 type rotateKeyIn struct {

@@ -30,8 +30,8 @@ type settleIn struct {
 	Amount usher.Number `json:"amount,omitempty" doc:"The true amount; default what is held"`
 }
 
-// heldDoc is a reservation by itself.
-type heldDoc struct {
+// heldReservationDoc is a reservation by itself.
+type heldReservationDoc struct {
 	ID        string                 `json:"id"`
 	Customer  string                 `json:"customer"`
 	Feature   string                 `json:"feature"`
@@ -53,7 +53,7 @@ func (a *api) reservationsRoutes(d *door.Door) {
 		Text:   "201 with `reservation` where it is held. A decision that says no is a 200 and holds nothing. The same key and body again answers as the first time, with `replayed`.",
 		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: usher.Decision{}}, a.reserve)
 	d.Handle(door.Route{Pattern: "GET /v1/reservations/{id}", Perm: auth.PermUsageRead,
-		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldDoc{}, Params: []*huma.Param{theReservation}}, a.getReservation)
+		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldReservationDoc{}, Params: []*huma.Param{theReservation}}, a.getReservation)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/settle", Perm: auth.PermConsume,
 		ID: "settle", Tag: "Use", Summary: "End a reservation with the true amount",
 		Text:    "Never refused for want of allowance: what nothing holds is counted as excess, and what comes after the reservation expired is counted all the same, with `late`. The same settlement again answers as the first time; another one is a 409.",

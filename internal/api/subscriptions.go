@@ -39,11 +39,11 @@ type subscribeIn struct {
 
 type patchIn struct {
 	ID      string `path:"id"`
-	Body    patchBody
+	Body    subscriptionPatchIn
 	RawBody []byte
 }
 
-type patchBody struct {
+type subscriptionPatchIn struct {
 	Plan        string     `json:"plan,omitempty" minLength:"1" doc:"Of the same family"`
 	Addons      *[]addonIn `json:"addons,omitempty" nullable:"false" maxItems:"1000" doc:"Replaces the list"`
 	EndsAt      maybeTime  `json:"ends_at,omitempty" doc:"Null: open. Applies directly"`
@@ -106,7 +106,7 @@ func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*ma
 	})
 }
 
-func (b *patchBody) patch() customers.SubscriptionPatch {
+func (b *subscriptionPatchIn) patch() customers.SubscriptionPatch {
 	p := customers.SubscriptionPatch{EndsAt: b.EndsAt.MaybeTime, TrialEnd: b.TrialEndsAt.MaybeTime, Status: usher.Status(b.Status), When: b.When}
 	if b.Plan != "" {
 		p.Plan = &b.Plan

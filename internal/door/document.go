@@ -72,6 +72,7 @@ func (d *Door) complete() *huma.OpenAPI {
 		doc.Servers[0].URL = d.PublicURL
 	}
 	doc.Components.Headers = headers
+	openAnswers(doc)
 	for _, rt := range d.table {
 		op := operationOf(doc, rt.Pattern)
 		if rt.Keyed {
@@ -94,6 +95,7 @@ func (d *Door) complete() *huma.OpenAPI {
 			}
 		}
 		if op.RequestBody != nil {
+			delete(op.RequestBody.Content, "application/octet-stream") // huma adds it for a body that is also kept as it came
 			showExample(op.RequestBody.Content, rt.Example)
 		}
 		if also := strconv.Itoa(rt.Also); rt.Also != 0 && op.Responses[also] == nil {

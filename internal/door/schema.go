@@ -53,10 +53,61 @@ func schemaName(t reflect.Type, hint string) string {
 		return strings.TrimSuffix(t.Name(), "Use")
 	}
 	name := strings.TrimSuffix(huma.DefaultSchemaNamer(t, hint), "Doc")
-	if dir, own := path.Split(t.PkgPath()); path.Base(dir) == "doors" { // each door has names of its own
+	if of, ok := strings.CutPrefix(name, "ListBody"); ok {
+		return strings.TrimSuffix(of, "Body") + "List"
+	}
+	name = strings.TrimSuffix(name, "Body")
+	for _, end := range [][2]string{{"In", "Input"}, {"Out", "Output"}} {
+		if of, ok := strings.CutSuffix(name, end[0]); ok {
+			name = of + end[1]
+		}
+	}
+	dir, own := path.Split(t.PkgPath())
+	switch {
+	case own == "catalogfile":
+		return "Catalog" + name
+	case path.Base(dir) == "doors", own == "catalog", own == "audit", own == "scim": // these have names of their own
 		return strings.ToUpper(own[:1]) + own[1:] + name
 	}
 	return name
+}
+
+// openAnswers lets the objects of answers have further properties: a client must
+// not fail when a later version adds one. Objects of requests stay closed.
+func openAnswers(doc *huma.OpenAPI) {
+	asked := map[string]bool{}
+	var walk func(s *huma.Schema)
+	walk = func(s *huma.Schema) {
+		if s == nil {
+			return
+		}
+		if name := strings.TrimPrefix(s.Ref, schemaPrefix); s.Ref != "" && !asked[name] {
+			asked[name] = true
+			walk(doc.Components.Schemas.Map()[name])
+		}
+		walk(s.Items)
+		for _, p := range s.Properties {
+			walk(p)
+		}
+		for _, p := range slices.Concat(s.OneOf, s.AnyOf) {
+			walk(p)
+		}
+	}
+	for _, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Put, item.Post, item.Patch} {
+			if op == nil || op.RequestBody == nil {
+				continue
+			}
+			for _, m := range op.RequestBody.Content {
+				walk(m.Schema)
+			}
+		}
+	}
+	for name, s := range doc.Components.Schemas.Map() {
+		if closed, ok := s.AdditionalProperties.(bool); ok && !closed && !asked[name] {
+			s.AdditionalProperties = nil
+		}
+	}
 }
 
 // named registers a schema under a name and returns a reference to it. It panics
