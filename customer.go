@@ -22,12 +22,12 @@ type Customer struct {
 	ID        string            `json:"id"`
 	Name      string            `json:"name,omitempty"`
 	Timezone  string            `json:"timezone,omitempty"` // IANA; "" is the environment's
-	Anchor    *time.Time        `json:"anchor,omitempty"`   // nil: none yet but the moment of creation
+	Anchor    *time.Time        `json:"anchor,omitempty"`   // nil: none was given; windows begin at CreatedAt
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	CreatedAt time.Time         `json:"created_at"`
-	// Clocks places the windows over time, oldest first, never empty: the entry
-	// in force at t is the last with From ≤ t. The first holds for all time
-	// before as well.
+	// Clocks says from where windows are computed, over time: oldest first, never
+	// empty. The clock in force at t is the last with From ≤ t, and before all of
+	// them the first.
 	Clocks []Clock `json:"clocks"`
 }
 
@@ -41,7 +41,7 @@ type Clock struct {
 // Status is a subscription's status.
 type Status string
 
-// The statuses. The first four can be set; the others follow from time (S35).
+// The statuses. A caller can set the first four; time sets the others (S35).
 const (
 	Active    Status = "active"
 	PastDueSt Status = "past_due"
@@ -52,8 +52,9 @@ const (
 	Scheduled Status = "scheduled"
 )
 
-// Subscription is customer + plan version + add-ons + phases over time. Its
-// state at t is the fold of the phases with At ≤ t: each replaces what it names.
+// Subscription is what a customer holds over time: a plan version and add-ons.
+// Its state at t is computed from the phases with At ≤ t, in order: each
+// replaces the fields that it sets.
 type Subscription struct {
 	ID          string     `json:"id"`
 	Customer    string     `json:"customer"`
@@ -64,8 +65,9 @@ type Subscription struct {
 	NoTrial     bool       `json:"no_trial,omitempty"`      // trial_ends_at was given as null
 	Phases      []Phase    `json:"phases"`                  // by At; the first is at StartsAt and names plan and add-ons
 	CreatedAt   time.Time  `json:"created_at"`
-	// EndsSet is when ends_at or trial_ends_at was last given after the creation:
-	// an end before it was not known to the use until then. Zero: never.
+	// EndsSet is when ends_at or trial_ends_at was last changed; zero: never. If
+	// the end that was given lies before EndsSet, use in between was counted as if
+	// the subscription went on.
 	EndsSet time.Time `json:"ends_set,omitzero"`
 }
 
@@ -80,7 +82,7 @@ type Phase struct {
 // HeldPlan is a plan version on a subscription.
 type HeldPlan struct {
 	Ref
-	Pinned bool // named with its version, so that migration leaves it (S29)
+	Pinned bool // a caller named the version, so no migration changes it (S29)
 }
 
 type heldPlan struct {
@@ -88,7 +90,8 @@ type heldPlan struct {
 	Pinned bool `json:"pinned,omitempty"`
 }
 
-// MarshalJSON keeps the embedded Ref's text form inside an object.
+// MarshalJSON writes an object. Without it, the embedded Ref's MarshalText would
+// make the whole a string.
 func (h HeldPlan) MarshalJSON() ([]byte, error) { return json.Marshal(heldPlan{h.Ref, h.Pinned}) }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -99,18 +102,19 @@ func (h *HeldPlan) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// HeldAddon is one add-on attached Quantity times, each its own instance (S05).
+// HeldAddon is an add-on of a subscription. Quantity 3 counts as three instances
+// of the add-on (S05).
 type HeldAddon struct {
 	Addon    Ref  `json:"addon"`    // with its version
-	Quantity int  `json:"quantity"` // from 1 to MaxQuantityOfAddon
+	Quantity int  `json:"quantity"` // from 1 to MaxAddonQuantity
 	Pinned   bool `json:"pinned,omitempty"`
 }
 
 // MaxAddonQuantity bounds HeldAddon.Quantity.
 const MaxAddonQuantity = 10_000
 
-// Override is a dated, reasoned exception for one customer (S03). Exactly one
-// of Set, Add and Deny holds.
+// Override is an exception for one customer, with a reason and perhaps an end
+// (S03). Exactly one of Set, Add and Deny is set.
 type Override struct {
 	ID        string       `json:"id"`
 	Customer  string       `json:"customer"`
@@ -124,8 +128,8 @@ type Override struct {
 	ExpiresAt *time.Time   `json:"expires_at,omitempty"` // nil: never
 }
 
-// OverrideSet replaces what it names of an entitlement; nil and "" leave the
-// rest as plans and add-ons give it.
+// OverrideSet replaces parts of an entitlement. A field that is nil or "" leaves
+// its part as plans and add-ons give it.
 type OverrideSet struct {
 	On        *bool     `json:"on,omitempty"`
 	Value     *Value    `json:"value,omitempty"`
@@ -162,7 +166,7 @@ type Grant struct {
 	Priority    int        `json:"priority"`
 	EffectiveAt time.Time  `json:"effective_at"`
 	ExpiresAt   *time.Time `json:"expires_at,omitempty"` // nil: never
-	VoidedAt    *time.Time `json:"voided_at,omitempty"`  // what was left then is gone
+	VoidedAt    *time.Time `json:"voided_at,omitempty"`  // from then on nothing is left of it
 	Reason      string     `json:"reason"`
 	CreatedBy   string     `json:"created_by"`
 	CreatedAt   time.Time  `json:"created_at"`

@@ -53,8 +53,8 @@ var Reasons = []Reason{
 // is a number where Precision is 0 and a decimal string otherwise. keep is the
 // number of the field in the stored form of a take; it never changes, and a
 // number that is no longer used is not given again; "-" has a column of its own.
-// doc is the description in the OpenAPI document. AppendJSON alone is written by hand, because every check
-// goes through it.
+// doc is the description in the OpenAPI document. AppendJSON alone is written by
+// hand, because every check goes through it.
 type Decision struct {
 	Allowed    bool       `json:"allowed" keep:"1" doc:"Whether the customer may"`
 	Reason     Reason     `json:"reason" keep:"2" doc:"Why the answer is yes or no"`

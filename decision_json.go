@@ -6,18 +6,19 @@ import (
 	"unicode/utf8"
 )
 
-// AppendJSON appends the decision as the API shows it, and allocates only where
-// b has no room. Quantities are numbers where Precision is 0 and decimal
-// strings otherwise; the numbers are left out unless Counted, and limit and
-// remaining where Unlimited.
+// AppendJSON appends the decision as the API shows it. It allocates only if b has
+// too little capacity, because every check goes through it. A quantity is a
+// number if Precision is 0, otherwise a decimal string. Without Counted there are
+// no quantities, and with Unlimited no limit and remaining.
 func (d *Decision) AppendJSON(b []byte) []byte {
 	return append(d.appendOpen(b, d.Sources != nil), '}')
 }
 
-// MarshalJSON is AppendJSON.
+// MarshalJSON writes what AppendJSON appends.
 func (d Decision) MarshalJSON() ([]byte, error) { return d.AppendJSON(make([]byte, 0, 512)), nil }
 
-// appendOpen leaves the closing brace to the caller, who may add members.
+// appendOpen appends all but the closing brace, so that the caller can add
+// members.
 func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 	b = append(b, `{"allowed":`...)
 	b = strconv.AppendBool(b, d.Allowed)
@@ -177,7 +178,7 @@ func (v *Value) appendJSON(b []byte, t ConfigType, precision int) []byte {
 	return appendString(b, v.Text)
 }
 
-// appendMember writes `,"window":{…}` with the bounds that there are.
+// appendMember appends `,"window":{…}`. A bound that is zero is left out.
 func (w *Window) appendMember(b []byte) []byte {
 	start, end := !w.Start.IsZero(), !w.End.IsZero()
 	if !start && !end {

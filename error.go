@@ -13,21 +13,21 @@ type Code string
 // The codes, in the order of their HTTP status.
 const (
 	Invalid            Code = "invalid"                // 400: malformed or mistyped input
-	Unauthenticated    Code = "unauthenticated"        // 401: no key, or none that is valid
+	Unauthenticated    Code = "unauthenticated"        // 401: no key, or an invalid one
 	Forbidden          Code = "forbidden"              // 403: the key may not do this
-	StepUpRequired     Code = "step_up_required"       // 403: a session must prove again who sits there
+	StepUpRequired     Code = "step_up_required"       // 403: the operator must prove again who they are
 	NotFound           Code = "not_found"              // 404: no such management object
-	Conflict           Code = "conflict"               // 409: the state does not allow it now
-	KeyReused          Code = "key_reused"             // 409: an idempotency key came with another body (S13)
+	Conflict           Code = "conflict"               // 409: the present state does not allow it
+	KeyReused          Code = "key_reused"             // 409: the idempotency key was used with another body (S13)
 	PreconditionFailed Code = "precondition_failed"    // 412: If-Match does not match
 	TooLarge           Code = "too_large"              // 413: body over its limit
 	UnsupportedMedia   Code = "unsupported_media_type" // 415
 	Refused            Code = "refused"                // 422: well formed, but a rule forbids it
-	InUse              Code = "in_use"                 // 422: something live still needs it (S31)
+	InUse              Code = "in_use"                 // 422: customers still hold or use it (S31)
 	NotConsumable      Code = "not_consumable"         // 422: the feature's meter neither counts nor sums (S33)
 	RateLimited        Code = "rate_limited"           // 429: try again after RetryAfter
 	Internal           Code = "internal"               // 500: a fault of the server
-	Unavailable        Code = "unavailable"            // 503: could not be answered or committed now
+	Unavailable        Code = "unavailable"            // 503: the database is away or too busy
 )
 
 // Codes maps every code to its HTTP status.
@@ -75,7 +75,7 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
-// ErrorCode returns err's code, or Internal where err carries none.
+// ErrorCode returns err's code, or Internal if err has none.
 func ErrorCode(err error) Code {
 	var e *Error
 	if errors.As(err, &e) {

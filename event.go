@@ -6,7 +6,8 @@ import (
 )
 
 // Event is one reported use: a CloudEvents 1.0 event whose subject is the
-// customer. Source and ID together name it for good.
+// customer. Source and ID together name it: the same pair never means another
+// event.
 type Event struct {
 	ID      string
 	Source  string
@@ -34,7 +35,7 @@ type Rejection struct {
 // The codes of rejections (S17).
 const (
 	RejectInvalid         = "invalid"          // a required attribute is missing or malformed
-	RejectUnknownCustomer = "unknown_customer" // the subject is no customer
+	RejectUnknownCustomer = "unknown_customer" // no customer has the subject as its id
 	RejectTooLate         = "too_late"         // older than the horizon
 	RejectTooEarly        = "too_early"        // further ahead than the horizon
 	RejectIDReused        = "id_reused"        // source and id came before with other content

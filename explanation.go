@@ -52,17 +52,17 @@ func (e Explanation) MarshalJSON() ([]byte, error) {
 
 // AccessTrace says what was considered about a member's permission.
 type AccessTrace struct {
-	Features    []string          `json:"features,omitempty"` // that the plan was asked for
-	Any         bool              `json:"any,omitempty"`      // one of them is enough
+	Features    []string          `json:"features,omitempty"` // the features that the permission asks of the plan
+	Any         bool              `json:"any,omitempty"`      // one of Features is enough
 	Assignments []AssignmentTrace `json:"assignments"`
-	Roles       []string          `json:"roles"` // that would give the permission, by key
+	Roles       []string          `json:"roles"` // the roles that give the permission, by key
 }
 
 // AssignmentTrace is one assignment that was considered, and what came of it.
 type AssignmentTrace struct {
 	ID           string     `json:"id"`
 	Role         string     `json:"role"`
-	Group        string     `json:"group,omitempty"` // through which the member has it
+	Group        string     `json:"group,omitempty"` // the group that gives it to the member; "": it is the member's own
 	ResourceType string     `json:"resource_type,omitempty"`
 	ResourceID   string     `json:"resource_id,omitempty"`
 	From         time.Time  `json:"from"`
@@ -81,8 +81,8 @@ type SourceTrace struct {
 	Why   string `json:"why,omitempty"` // why it was not used, or the reason given with it
 }
 
-// WhatWouldChange is one thing that would make the answer another.
+// WhatWouldChange is one event or action that would change the answer.
 type WhatWouldChange struct {
 	What string `json:"what"`         // in words
-	At   string `json:"at,omitempty"` // RFC 3339, where it comes by itself
+	At   string `json:"at,omitempty"` // RFC 3339, if it happens by itself
 }

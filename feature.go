@@ -65,7 +65,8 @@ const (
 	FailOpen   Fail = "open"
 )
 
-// OnChange says what a plan change does to the use of the open window (S18).
+// OnChange says what happens to the use of the current window when the plan
+// changes (S18).
 type OnChange string
 
 // The policies of a plan change.

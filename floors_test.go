@@ -420,8 +420,8 @@ func TestFloorsChecker(t *testing.T) {
 			},
 			want: []string{"b.go: A is", "b.go: A.M is", "b.go: C is", "b.go: F is", "b.go: G is", "b.go: G.M is", "b.go: V is",
 				"client/a.go: E is"}},
-		"doc comments": {files: map[string]string{"b.go": "package usher\n// A is.\ntype A struct{}\n// The group.\nconst (\n\tB = 1\n\tC = 2\n)\n" +
-			"var (\n\tD = 1 // the line\n\t// E is.\n\tE = 2\n)\n// F does.\nfunc F() {}\n"}},
+		"doc comments": {files: map[string]string{"b.go": "package usher\n// A is.\ntype A struct{}\n" +
+			"// The group.\nconst (\n\tB = 1\n\tC = 2\n)\nvar (\n\tD = 1 // the line\n\t// E is.\n\tE = 2\n)\n// F does.\nfunc F() {}\n"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// idText is base32 whose characters sort as their values do.
+// idText is base32 with an alphabet in ASCII order, so that texts sort like the
+// bytes they stand for.
 var idText = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 // NewID returns a new id: the prefix, which is two to four letters and "_", and

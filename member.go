@@ -3,12 +3,12 @@ package usher
 import "time"
 
 // Member is a person or program that acts for a customer. Its properties may be
-// personal data: they are nowhere but in the member's own rows, where they can
+// personal data, so they are stored in the member's own rows only, where they can
 // be erased.
 type Member struct {
 	ID         string         `json:"id"`
-	Type       string         `json:"type"`                 // what AuthZEN calls the subject's type; DefaultMemberType where nobody says
-	Active     bool           `json:"active"`               // one that is not is denied everything
+	Type       string         `json:"type"`                 // AuthZEN's subject type (default DefaultMemberType)
+	Active     bool           `json:"active"`               // an inactive member is denied everything
 	Properties map[string]any `json:"properties,omitempty"` // JSON values, for conditions (A10)
 	Source     Source         `json:"source,omitempty"`     // "" is manual
 	CreatedAt  time.Time      `json:"created_at"`
@@ -17,12 +17,12 @@ type Member struct {
 // DefaultMemberType is the type of a member for whom none was given.
 const DefaultMemberType = "user"
 
-// Group is a set of members and of other groups; what is assigned to it, they
-// all hold.
+// Group is a set of members and of other groups. All of them hold the roles that
+// are assigned to the group.
 type Group struct {
 	ID         string         `json:"id"`
 	Title      string         `json:"title,omitempty"`
-	Properties map[string]any `json:"properties,omitempty"` // kept for whoever manages it, SCIM's externalId for one; no condition reads them
+	Properties map[string]any `json:"properties,omitempty"` // for the program that manages it, such as SCIM's externalId; no condition reads them
 	Source     Source         `json:"source,omitempty"`
 	CreatedAt  time.Time      `json:"created_at"`
 }
@@ -33,7 +33,7 @@ type Holder struct {
 	ID    string `json:"id"`
 }
 
-// Membership says that somebody is in a group.
+// Membership says that a member or a group is in a group.
 type Membership struct {
 	Group  string `json:"group"`
 	Holder Holder `json:"holder"`
@@ -44,12 +44,12 @@ type Assignment struct {
 	ID     string `json:"id"`
 	Holder Holder `json:"holder"`
 	Role   string `json:"role"` // of the catalogue or the customer's own
-	// ResourceType and ResourceID are where it holds: nowhere else. Both "" is
-	// everywhere; ResourceID "" is every resource of the type.
+	// The role holds only for the resource with this type and id. ResourceID "" is
+	// every resource of the type; both "" is everywhere.
 	ResourceType string     `json:"resource_type,omitempty"`
 	ResourceID   string     `json:"resource_id,omitempty"`
-	From         time.Time  `json:"from"`            // from here on (A07)
-	Until        *time.Time `json:"until,omitempty"` // up to here, not included; nil: for good
+	From         time.Time  `json:"from"`            // the first instant (A07)
+	Until        *time.Time `json:"until,omitempty"` // the first instant after; nil: no end
 	Source       Source     `json:"source"`
 	GrantedBy    string     `json:"granted_by,omitempty"` // an actor, or the member who gave it
 	Reason       string     `json:"reason,omitempty"`
@@ -86,8 +86,8 @@ const (
 	LegNone Leg = "none" // not asked
 )
 
-// Legs are the parts of a decision about a member (A01). The decision is yes
-// where the customer and the member are there and no leg fails.
+// Legs are the parts of a decision about a member (A01). The decision is yes if
+// the customer and the member exist and no leg fails.
 type Legs struct {
 	Role      Leg `json:"role" keep:"1" doc:"Whether a role gives the permission"`
 	Plan      Leg `json:"plan" keep:"2" doc:"Whether the plan has the features"`
@@ -96,15 +96,16 @@ type Legs struct {
 	Condition Leg `json:"condition" keep:"5" doc:"Whether the conditions hold"`
 }
 
-// AccessRequest is what conditions read: who does what to what, and what else
-// the caller says. Properties and Context may be nil, which reads as empty.
+// AccessRequest is what conditions read: the member, the action, the resource,
+// and the context that the caller sends. Properties and Context may be nil, which
+// reads as empty.
 type AccessRequest struct {
 	Subject          Entity
 	Action           string // the last segment of the permission: "export"
 	ActionProperties map[string]any
 	Resource         Entity
 	Context          map[string]any
-	Now              time.Time // the server's, or the instant asked about; never the caller's word (A07)
+	Now              time.Time // the server's clock, or the instant that the question is about (A07)
 }
 
 // Entity is a subject or a resource. The pair of type and id names it: they are
@@ -115,6 +116,7 @@ type Entity struct {
 	Properties map[string]any
 }
 
-// Condition is a compiled When: it is safe for concurrent use and bounded in
-// cost. An error leaves what it guards ungranted, nothing more.
+// Condition is a compiled When. It is safe for concurrent use, and its cost is
+// bounded. After an error the role that it guards gives nothing; other roles are
+// not affected.
 type Condition func(r *AccessRequest) (bool, error)

@@ -109,13 +109,13 @@ func (s *Span) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Window is a half-open span [Start, End) (S09). Both zero means without bounds.
+// Window is a half-open span [Start, End) (S09). Both zero: it has no bounds.
 type Window struct {
 	Start time.Time `json:"start,omitzero" keep:"1" doc:"The first instant of the window"`
 	End   time.Time `json:"end,omitzero" keep:"2" doc:"The first instant after the window"`
 }
 
-// MinTime and MaxTime bound every instant that usher takes in.
+// MinTime and MaxTime bound every instant that usher accepts.
 var (
 	MinTime = time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC)
 	MaxTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)

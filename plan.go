@@ -2,7 +2,7 @@ package usher
 
 import "slices"
 
-// Catalog is everything sold and decided, as one file says it. Maps are by key.
+// Catalog is everything that is sold and decided: one file. Maps are by key.
 type Catalog struct {
 	Timezone string              `json:"timezone,omitempty"` // IANA; "" is UTC
 	Meters   map[string]*Meter   `json:"meters,omitempty"`
@@ -22,35 +22,36 @@ type Catalog struct {
 type Plan struct {
 	Key          string                  `json:"key"`
 	Title        string                  `json:"title,omitempty"`
-	Family       string                  `json:"family"`            // DefaultFamily where the file names none
+	Family       string                  `json:"family"`            // default DefaultFamily
 	Default      bool                    `json:"default,omitempty"` // for customers without a subscription in the family (S28)
 	Extends      string                  `json:"extends,omitempty"` // inherits entitlements only (S29); "" once resolved
-	Without      []string                `json:"without,omitempty"` // inherited features that it does not give; nil once resolved
+	Without      []string                `json:"without,omitempty"` // inherited features that this plan does not give; nil once resolved
 	Trial        Span                    `json:"trial,omitzero"`    // zero: none (S35)
 	PastDue      *PastDue                `json:"past_due,omitempty"`
 	Period       Unit                    `json:"period,omitempty"` // Month (also "") or Year: what period_end means (S35)
 	Entitlements map[string]*Entitlement `json:"entitlements"`
 }
 
-// DefaultFamily is the family of a plan whose file names none.
+// DefaultFamily is the family of a plan without one.
 const DefaultFamily = "main"
 
-// PastDue is what an unpaid subscription becomes (S27).
+// PastDue says what happens to an unpaid subscription (S27).
 type PastDue struct {
 	Grace Span   `json:"grace"` // counted from status_since
 	Then  string `json:"then"`  // "suspend", "default", or a plan's key
 }
 
-// The words of PastDue.Then that are not a plan.
+// The values of PastDue.Then besides a plan's key.
 const (
 	ThenSuspend = "suspend"
 	ThenDefault = "default"
 )
 
-// DefaultPastDue holds where a plan says nothing (S27).
+// DefaultPastDue is the rule of a plan without one (S27).
 var DefaultPastDue = PastDue{Grace: Span{7, Day}, Then: ThenDefault}
 
-// Addon is entitlements attached to a subscription, n times.
+// Addon is a set of entitlements that a subscription can have, once or several
+// times.
 type Addon struct {
 	Key          string                  `json:"key"`
 	Title        string                  `json:"title,omitempty"`
@@ -100,10 +101,11 @@ type Allowance struct {
 	Rollover  *Rollover `json:"rollover,omitempty"`
 }
 
-// DefaultPriority is the priority of what names none (S15).
+// DefaultPriority is the priority of an allowance or a grant without one (S15).
 const DefaultPriority = 100
 
-// Overage is how far beyond the limit use may go (S20). The zero Overage is none.
+// Overage is how far use may go beyond the limit (S20). The zero value is not at
+// all.
 type Overage struct {
 	Unlimited bool  `json:"unlimited,omitempty"`
 	Max       int64 `json:"max,omitempty"` // smallest units
@@ -118,7 +120,7 @@ type Rollover struct {
 // MaxRolloverWindows bounds Rollover.Windows.
 const MaxRolloverWindows = 12
 
-// Cap is a limit per window that must also hold.
+// Cap is a limit per window besides the allowances: a take must fit both.
 type Cap struct {
 	Limit   int64  `json:"limit"` // smallest units
 	Per     Period `json:"per"`

@@ -85,7 +85,7 @@ func appendQuantity(b []byte, n int64, precision int) []byte {
 // absent.
 type Number string
 
-// UnmarshalJSON keeps the text of a JSON number or string.
+// UnmarshalJSON stores the text of a JSON number or string.
 func (n *Number) UnmarshalJSON(b []byte) error {
 	b = bytes.TrimSpace(b)
 	if len(b) >= 2 && b[0] == '"' {

@@ -17,8 +17,8 @@ const (
 	ReservationExpired  ReservationState = "expired"
 )
 
-// Reservation is an amount that is held until it is settled, released or
-// expires. Quantities are in smallest units of the decision's feature.
+// Reservation is an amount that is held until a caller settles or releases it, or
+// it expires. Quantities are in smallest units of the decision's feature.
 type Reservation struct {
 	ID        string           `json:"id" keep:"1" doc:"The id of the reservation"`
 	Amount    int64            `json:"amount" quantity:"true" keep:"2" doc:"The amount that is held"`
@@ -129,7 +129,7 @@ func (c *Correction) appendJSON(b []byte, precision int) []byte {
 	return append(b, ']', '}')
 }
 
-// Denial is what was denied, or would have been, of one feature to one customer
+// Denial counts what one customer was denied of one feature, or would have been,
 // over a span of hours.
 type Denial struct {
 	Customer  string
@@ -137,10 +137,10 @@ type Denial struct {
 	Outcome   string // "denied", "warned", "shadowed" (S26), "excess" (S14)
 	Reason    Reason
 	Count     int64
-	Amount    int64 // asked for together, smallest units
+	Amount    int64 // the sum of what was asked for, smallest units
 	Precision int
-	First     time.Time // start of the first hour with one
-	Last      time.Time // start of the last
+	First     time.Time // start of the first hour with a denial
+	Last      time.Time // start of the last hour with a denial
 }
 
 // AppendJSON appends the denial as the API shows it.

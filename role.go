@@ -7,8 +7,8 @@ import "strings"
 type Permission struct {
 	Key   string `json:"key"`
 	Title string `json:"title,omitempty"`
-	// Features are what the plan must entitle for it, each once, sorted; none:
-	// the plan is not asked (A02).
+	// Features are the features that the plan must give, each once, sorted; none:
+	// the plan does not matter (A02).
 	Features []string `json:"features,omitempty"`
 	Any      bool     `json:"any,omitempty"`  // one of Features is enough; else all of them (A02)
 	Risk     Risk     `json:"risk,omitempty"` // "" is low
@@ -34,16 +34,16 @@ type Role struct {
 	Title       string   `json:"title,omitempty"`
 	Includes    []string `json:"includes,omitempty"`    // roles whose permissions it has too, each once, sorted
 	Permissions []string `json:"permissions,omitempty"` // keys and patterns (MatchPermission), each once, sorted
-	Seat        string   `json:"seat,omitempty"`        // a feature of kind seats that its holder must sit in; "" is none
-	When        string   `json:"when,omitempty"`        // CEL; what the role gives holds only where it is true; "" is always
+	Seat        string   `json:"seat,omitempty"`        // a feature of kind seats: a member needs a seat of it; "" is none
+	When        string   `json:"when,omitempty"`        // CEL: the role gives nothing unless it is true; "" is always true
 }
 
-// CustomRoles says what customers' own roles may hold.
+// CustomRoles says what the roles that customers make may give.
 type CustomRoles struct {
 	Ceiling string `json:"ceiling"` // a role of the catalogue: no custom role gives more than it (A05)
 }
 
-// Separation is a rule of separated duties: nobody may hold two of its roles,
+// Separation is a rule of separated duties: no member may hold two of its roles,
 // directly, through groups or through roles that include them.
 type Separation struct {
 	Key   string   `json:"key"`
@@ -51,10 +51,10 @@ type Separation struct {
 	Roles []string `json:"roles"` // at least two, each once, sorted
 }
 
-// ValidPattern reports whether s names permissions: a key, or a key of which
-// whole segments are "*" (any one segment) or the last is "**" (any one or
-// more). Segments are what stands between dots, so "a.b" never means "a.b.c"
-// (A06).
+// ValidPattern reports whether s is a pattern for permissions. A pattern is a key
+// in which a segment (the text between two dots) may be "*", which matches any
+// one segment, and the last segment may be "**", which matches one or more. So
+// "a.b" does not match "a.b.c" (A06).
 func ValidPattern(s string) bool {
 	if s == "" || len(s) > MaxKey {
 		return false
@@ -80,10 +80,10 @@ func ValidPattern(s string) bool {
 
 func validSegment(s string) bool { return ValidKey("a"+s) && s != "" }
 
-// IsPattern reports whether s, a valid pattern, can mean more than one key.
+// IsPattern reports whether s, a valid pattern, can match more than one key.
 func IsPattern(s string) bool { return strings.Contains(s, "*") }
 
-// MatchPermission reports whether a valid pattern means a permission's key.
+// MatchPermission reports whether a valid pattern matches a permission's key.
 func MatchPermission(pattern, key string) bool {
 	for {
 		p, ps, pmore := strings.Cut(pattern, ".")

@@ -127,7 +127,7 @@ func TestS26_Denials(t *testing.T) {
 			"": bad("query.from|must be there", "query.to|must be there"),
 			"?from=2026-03-10&to=2026-03-11T00:00:00Z":                           bad(`query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-03-10"`),
 			"?from=2026-03-10T00:00:00Z&to=2026-03-10T00:00:00Z&outcome=allowed": bad("query.to|must be after from", "query.outcome|must be denied, warned, shadowed or excess"),
-			span + "&outcome=&limit=5":                                           bad("query.outcome|must not be empty", "query.limit|is no parameter of this: customer, feature, outcome, from, to are"),
+			span + "&outcome=&limit=5":                                           bad("query.outcome|must not be empty", "query.limit|unknown parameter; known parameters: customer, feature, outcome, from, to"),
 		} {
 			w.want(w.json("GET", "/v1/denials"+query, ""), 400, want)
 		}

@@ -145,7 +145,7 @@ func TestS23_ReleaseAndExpiry(t *testing.T) {
 		id := reserve("a", "100")
 		w.want(w.json("POST", "/v1/reservations/"+id+"/release", ``), 200, calls("true", "within_limit", "0", "0", "100", march+end(id, "released")+`},"revision":3}`))
 		w.want(w.json("POST", "/v1/reservations/"+id+"/release", `{}`), 200, calls("true", "within_limit", "0", "0", "100", march+end(id, "released")+`},"replayed":true,"revision":3}`))
-		w.want(w.json("POST", "/v1/reservations/"+id+"/settle", `{"amount":1}`), 409, problemBody(usher.Conflict, "the reservation "+id+" was released at 2026-03-10T12:00:00Z; consume what was used after all"))
+		w.want(w.json("POST", "/v1/reservations/"+id+"/settle", `{"amount":1}`), 409, problemBody(usher.Conflict, "the reservation "+id+" was released at 2026-03-10T12:00:00Z; if something was used after all, consume it"))
 		w.want(w.json("GET", "/v1/reservations/"+id, ""), 200, `{"id":"`+id+`","customer":"acme","feature":"calls","amount":100,"state":"released","expires_at":"2026-03-10T12:00:10Z"}`)
 
 		// Expired: at that instant the amount is free, for another.
@@ -195,7 +195,7 @@ func TestBadReservations(t *testing.T) {
 		with(`"ttl":"168h1s"`):                    bad(`body.ttl|must be between 1s and 168h, got "168h1s"`),
 		with(`"ttl":"99999999999999999999h99999999999999999999s"`): bad(`body.ttl|must be between 1s and 168h, got "99999999999999999999h9999999999999999999"…`),
 		with(`"member":""`):       bad("body.member|must not be empty"),
-		with(`"min_revision":99`): problemBody(usher.Invalid, "min_revision is 99, and the newest revision is 3; send one that an answer or a change carried"),
+		with(`"min_revision":99`): problemBody(usher.Invalid, "min_revision is 99, but the newest revision is 3; send a revision that an answer or a change carried"),
 	} {
 		w.want(w.json("POST", "/v1/reservations", body), 400, want)
 	}
@@ -205,7 +205,7 @@ func TestBadReservations(t *testing.T) {
 	w.want(w.json("POST", "/v1/reservations", with(`"amount":1`), "Idempotency-Key", "other"), 400, bad("body.key|must be the same as the Idempotency-Key header, where both are sent"))
 	for feature, detail := range map[string]string{
 		"sso":     "sso is a switch: there is nothing to consume; check it instead",
-		"members": "members is of kind seats: named holders have seats, nobody consumes them; give a holder a seat instead",
+		"members": "members is of kind seats, which are held by named holders, not consumed; give a holder a seat instead",
 		"peak":    "peak follows the meter peak, whose aggregation is max: report it with events",
 	} {
 		w.want(w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"`+feature+`","key":"k"}`), 422, problemBody(usher.NotConsumable, detail))

@@ -87,11 +87,14 @@ func consumeRatio(b *testing.B, hot bool, stored string, uuid func([]byte, *rand
 // SQL for the ids of rows that are stored before the benchmark: UUIDs in order of
 // time, one a millisecond until an hour ago, or random ones.
 const (
-	anyUUID  = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-4' || substr(h, 14, 3) || '-8' || substr(h, 18, 3) || '-' || substr(h, 21) FROM (SELECT lower(hex(randomblob(16))) || substr('', n) AS h))`
-	pastUUID = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7' || substr(h, 13, 3) || '-8' || substr(h, 16, 3) || '-' || substr(h, 19, 12)
+	anyUUID = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-4' || substr(h, 14, 3) || '-8' || substr(h, 18, 3) ||
+		'-' || substr(h, 21) FROM (SELECT lower(hex(randomblob(16))) || substr('', n) AS h))`
+	pastUUID = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7' || substr(h, 13, 3) || '-8' || substr(h, 16, 3) ||
+		'-' || substr(h, 19, 12)
 		FROM (SELECT printf('%012x', (strftime('%s', 'now') - 3600) * 1000 - 1000000 + n) || lower(hex(randomblob(9))) AS h))`
 	// The same on PostgreSQL.
-	pastUUIDPostgres = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7' || substr(h, 13, 3) || '-8' || substr(h, 16, 3) || '-' || substr(h, 19, 12)
+	pastUUIDPostgres = `(SELECT substr(h, 1, 8) || '-' || substr(h, 9, 4) || '-7' || substr(h, 13, 3) ||
+		'-8' || substr(h, 16, 3) || '-' || substr(h, 19, 12)
 		FROM (SELECT lpad(to_hex((extract(epoch FROM now())::bigint - 3600) * 1000 - 1000000 + n), 12, '0') || md5(n::text) AS h) AS x)`
 )
 

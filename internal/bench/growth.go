@@ -142,7 +142,8 @@ func draw(points []point) []byte {
 	var b bytes.Buffer
 	const across = 4 // of customers in the first row, of clients in the second
 	height := (len(panels) + across - 1) / across * panelHeight
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="Growth curves">`+"\n%s\n",
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d"`+
+		` role="img" aria-label="Growth curves">`+"\n%s\n",
 		across*panelWidth, height, across*panelWidth, height, style)
 	fmt.Fprintf(&b, `<rect class="page" fill="#ffffff" width="%d" height="%d"/>`+"\n", across*panelWidth, height)
 	for i, p := range panels {
@@ -188,7 +189,8 @@ func (p *panel) draw(b *bytes.Buffer, points []point) {
 	}
 	for e := from; e <= to; e++ {
 		v := math.Pow(10, e)
-		fmt.Fprintf(b, `<line class="grid" stroke="#d1d9e0" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text class="faint" fill="#59636e" text-anchor="end" x="%d" y="%.1f">%s</text>`+"\n",
+		fmt.Fprintf(b, `<line class="grid" stroke="#d1d9e0" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`+
+			`<text class="faint" fill="#59636e" text-anchor="end" x="%d" y="%.1f">%s</text>`+"\n",
 			left, panelWidth-right, y(v), y(v), left-6, y(v)+4, short(v))
 	}
 	for _, n := range xs {

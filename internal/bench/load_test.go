@@ -73,7 +73,8 @@ func (l *load) run(b testing.TB, addr string, d time.Duration) measured {
 
 func (l *load) one(conn net.Conn, client int, until time.Time) (took []time.Duration, allowed int64, err error) {
 	body := l.body(client)
-	raw := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: usher\r\nContent-Type: %s\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n", l.path, l.contentType, l.key, len(body))
+	raw := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: usher\r\nContent-Type: %s\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n",
+		l.path, l.contentType, l.key, len(body))
 	raw = append(raw, body...)
 	body = raw[len(raw)-len(body):]
 	in := bufio.NewReader(conn)

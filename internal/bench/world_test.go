@@ -128,7 +128,8 @@ func bulk(b testing.TB, dsn string, fill func(c *sql.Conn)) {
 	driver, name := "pgx", dsn
 	if !postgres {
 		// Nothing here must survive a crash; it is built again.
-		driver, name = "sqlite", "file:"+filepath.ToSlash(dsn)+"?_pragma=journal_mode(OFF)&_pragma=synchronous(OFF)&_pragma=cache_size(-400000)&_pragma=locking_mode(EXCLUSIVE)"
+		pragmas := "?_pragma=journal_mode(OFF)&_pragma=synchronous(OFF)&_pragma=cache_size(-400000)&_pragma=locking_mode(EXCLUSIVE)"
+		driver, name = "sqlite", "file:"+filepath.ToSlash(dsn)+pragmas
 	}
 	db, err := sql.Open(driver, name)
 	must(b, err)
@@ -191,7 +192,8 @@ func multiply(b testing.TB, c *sql.Conn, table, where string, count int, change 
 func multiplyCustomers(b testing.TB, c *sql.Conn, count int, step int64) {
 	b.Helper()
 	var tables []string
-	rows, err := c.QueryContext(b.Context(), `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name NOT LIKE 'audit%'`)
+	rows, err := c.QueryContext(b.Context(),
+		`SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' AND name NOT LIKE 'audit%'`)
 	must(b, err)
 	for rows.Next() {
 		var name string
@@ -214,7 +216,8 @@ func multiplyCustomers(b testing.TB, c *sql.Conn, count int, step int64) {
 			if column == "revision" || column == "recorded_from" {
 				return fmt.Sprintf("m.%s + n * %d", column, step)
 			}
-			return fmt.Sprintf(`CASE WHEN typeof(m.%s) = 'text' AND instr(m.%s, '%s') > 0 THEN replace(m.%s, '%s', printf('c%%07d', n)) ELSE m.%s END`,
+			return fmt.Sprintf(`CASE WHEN typeof(m.%s) = 'text' AND instr(m.%s, '%s') > 0
+				THEN replace(m.%s, '%s', printf('c%%07d', n)) ELSE m.%s END`,
 				column, column, customer(0), column, customer(0), column)
 		})
 	}

@@ -154,7 +154,8 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, by usher.By, 
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{db: db, env: env, now: s.cfg.Live.Now(env), next: next, newest: map[string]usher.Ref{}, newestA: map[string]usher.Ref{}, moved: map[string]usher.Subscription{}}
+	p := &plan{db: db, env: env, now: s.cfg.Live.Now(env), next: next, newest: map[string]usher.Ref{}, newestA: map[string]usher.Ref{},
+		moved: map[string]usher.Subscription{}}
 	if !st.Clock.IsZero() {
 		p.now = st.Clock
 	}
@@ -181,7 +182,8 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, by usher.By, 
 		return nil, err
 	}
 	p.book = engine.NewBook(cmp.Or(p.old, &usher.Catalog{}), p.plans, p.addons)
-	p.change = store.CatalogChange{Env: env, Basis: st.Revision, Source: string(src), Canonical: string(catalogfile.Format(next)), Hash: catalogfile.Hash(next),
+	p.change = store.CatalogChange{Env: env, Basis: st.Revision, Source: string(src), Canonical: string(catalogfile.Format(next)),
+		Hash: catalogfile.Hash(next),
 		Note: store.Note{By: by, Action: "catalog.apply", Object: "catalog", At: p.now}}
 	p.result = Result{Revision: st.Revision, Hash: p.change.Hash, Changes: catalogfile.Diff(p.old, next), DryRun: o.DryRun,
 		Plans: map[string]string{}, Addons: map[string]string{}, Impact: []Impact{}, LeftPinned: []string{}}
@@ -221,7 +223,8 @@ func matches(header, hash string) error {
 	if hash == "" {
 		return usher.Errorf(usher.PreconditionFailed, "If-Match is %.200s, and no catalogue is in force yet", header)
 	}
-	return usher.Errorf(usher.PreconditionFailed, `If-Match is %.200s, and the catalogue in force is "%s": somebody has applied another since; pull, compare, try again`, header, hash)
+	return usher.Errorf(usher.PreconditionFailed,
+		`If-Match is %.200s, and the catalogue in force is "%s": somebody has applied another since; pull, compare, try again`, header, hash)
 }
 
 // versions finds what changed in its resolved form (S29).

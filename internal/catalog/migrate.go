@@ -171,7 +171,8 @@ func (p *plan) movePlan(h *usher.HeldPlan, what string, s *usher.Subscription, p
 	}
 	to := p.newest[h.Key]
 	if family := p.next.Plans[h.Key].Family; family != s.Family {
-		return nil, usher.Errorf(usher.Refused, "plan %s goes from family %s to %s, and subscription %s holds it in the old one: such subscriptions cannot be migrated, only replaced",
+		return nil, usher.Errorf(usher.Refused,
+			"plan %s goes from family %s to %s, and subscription %s holds it in the old one: such subscriptions cannot be migrated, only replaced",
 			h.Key, s.Family, family, s.ID)
 	}
 	return &usher.HeldPlan{Ref: to}, nil
@@ -193,7 +194,8 @@ func (p *plan) moveAddons(all *[]usher.HeldAddon, what string, pinned *bool) *[]
 			a.Addon, changed = p.newestA[a.Addon.Key], true
 		}
 		// The newest may be there already: one entry per version.
-		if k := slices.IndexFunc(out, func(b usher.HeldAddon) bool { return b.Addon == a.Addon }); k >= 0 && out[k].Quantity+a.Quantity <= usher.MaxAddonQuantity {
+		if k := slices.IndexFunc(out, func(b usher.HeldAddon) bool { return b.Addon == a.Addon }); k >= 0 &&
+			out[k].Quantity+a.Quantity <= usher.MaxAddonQuantity {
 			out[k].Quantity += a.Quantity
 			out[k].Pinned = out[k].Pinned || a.Pinned
 			continue

@@ -243,7 +243,8 @@ func (r *refusal) judge(ctx context.Context, removed []string) error {
 		return nil
 	}
 	return &usher.Error{Code: usher.InUse, Problems: problems,
-		Detail: "the catalogue was not applied: it changes or removes what is in use; migrate, end or expire the users first: " + problems[0].Location + " " + problems[0].Message}
+		Detail: "the catalogue was not applied: it changes or removes what is in use; migrate, end or expire the users first: " +
+			problems[0].Location + " " + problems[0].Message}
 }
 
 // words says what is live of a feature beside subscriptions.

@@ -80,7 +80,8 @@ func (p *plan) separate(ctx context.Context, custom []string, add func(location,
 }
 
 // joins looks at one customer's holders of separated roles.
-func (p *plan) joins(ctx context.Context, book *access.Book, holders []store.RoleHolder, add func(location, format string, args ...any)) error {
+func (p *plan) joins(ctx context.Context, book *access.Book, holders []store.RoleHolder,
+	add func(location, format string, args ...any)) error {
 	d := p.db.Directory(p.env, holders[0].Customer)
 	own, err := d.Roles(ctx)
 	if err != nil {
@@ -101,7 +102,8 @@ func (p *plan) joins(ctx context.Context, book *access.Book, holders []store.Rol
 	}
 	for _, m := range slices.Sorted(maps.Keys(byMember)) {
 		if rule, one, other := roles.Separated(byMember[m]); rule != nil {
-			add("separation."+rule.Key, "%s", fmt.Sprintf("member %s of customer %s holds %s and %s: take one away first", m, holders[0].Customer, one, other))
+			add("separation."+rule.Key, "%s", fmt.Sprintf("member %s of customer %s holds %s and %s: take one away first", m, holders[0].Customer,
+				one, other))
 		}
 	}
 	return nil

@@ -157,17 +157,20 @@ func TestS29_VersionsOfWhatChanged(t *testing.T) {
 	}
 	w.subscribe("acme", "pro", "pack")
 	w.subscribe("pin", "pro@1")
-	if _, _, err := w.c.PutCustomer(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "default", customers.CustomerInput{}); err != nil {
+	if _, _, err := w.c.PutCustomer(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "default",
+		customers.CustomerInput{}); err != nil {
 		t.Fatal(err)
 	}
 	before := w.l.Revision(env)
 
 	more := edit(base, "api: {limit: 100", "api: {limit: 200", "{limit: 10,", "{limit: 20,", "{limit: 5,", "{limit: 6,")
 	dry := w.apply(more, Options{DryRun: true})
-	if w.l.Revision(env) != before || dry.Revision != before || !dry.DryRun || js(dry.Plans) != `{"free":"free@2","pro":"pro@2","team":"team@1"}` {
+	if w.l.Revision(env) != before || dry.Revision != before || !dry.DryRun ||
+		js(dry.Plans) != `{"free":"free@2","pro":"pro@2","team":"team@1"}` {
 		t.Errorf("got %s", js(dry))
 	}
-	want := `[{"version":"free@2","subscriptions":{},"default":true,"text":"plan free: no subscription has an older version; customers on the default plan follow free@2 at once"},` +
+	want := `[{"version":"free@2","subscriptions":{},"default":true,` +
+		`"text":"plan free: no subscription has an older version; customers on the default plan follow free@2 at once"},` +
 		`{"version":"pro@2","subscriptions":{"pro@1":2},"text":"plan pro: subscriptions 2 on pro@1; they stay on it"},` +
 		`{"version":"pack@2","subscriptions":{"pack@1":1},"text":"add-on pack: subscriptions 1 on pack@1; they stay on it"}]`
 	if got := js(dry.Impact); got != want {
@@ -210,7 +213,8 @@ func TestS29_MigratesWhatIsToCome(t *testing.T) {
 	w.apply(base, Options{})
 	s := w.subscribe("acme", "free")
 	plan := "pro"
-	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, s.ID, customers.SubscriptionPatch{Plan: &plan, When: "2026-05-01T00:00:00Z"}); err != nil {
+	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, s.ID,
+		customers.SubscriptionPatch{Plan: &plan, When: "2026-05-01T00:00:00Z"}); err != nil {
 		t.Fatal(err)
 	}
 	if r := w.apply(edit(base, "api: {limit: 100", "api: {limit: 200"), Options{Migrate: "pro"}); r.Migrated != 1 {
@@ -240,10 +244,12 @@ func TestS29_FixedOnceUsed(t *testing.T) {
 		w.inUse(edit(base, change[0], change[1]), Options{}, "features.api")
 	}
 	// Other fields apply at once, and so does a meter that nothing used reads.
-	w.apply(edit(base, "api: {kind: metered, meter: api}", "api: {kind: metered, meter: api, mode: warn, unit: call}", "event: llm", "event: llm.done"), Options{})
+	w.apply(edit(base, "api: {kind: metered, meter: api}", "api: {kind: metered, meter: api, mode: warn, unit: call}", "event: llm",
+		"event: llm.done"), Options{})
 
 	// A grant is use as well.
-	if _, err := w.c.AddGrant(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme", customers.NewGrant{Feature: "tokens", Amount: "5", Reason: "r"}); err != nil {
+	if _, err := w.c.AddGrant(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme",
+		customers.NewGrant{Feature: "tokens", Amount: "5", Reason: "r"}); err != nil {
 		t.Fatal(err)
 	}
 	w.inUse(edit(base, "tokens: {kind: metered, meter: tokens}", "tokens: {kind: credits}"), Options{}, "features.tokens")
@@ -254,7 +260,8 @@ func TestS29_FixedByRecordedUse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.apply(base, Options{})
-	if _, _, err := w.c.PutCustomer(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme", customers.CustomerInput{}); err != nil {
+	if _, _, err := w.c.PutCustomer(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme",
+		customers.CustomerInput{}); err != nil {
 		t.Fatal(err)
 	}
 	u := usage.New(usage.Config{DB: w.db, Live: w.l})
@@ -289,18 +296,21 @@ func TestS31_RemovingWhatIsInUse(t *testing.T) {
 		t.Errorf("got %s", js(r))
 	}
 	// What was only held in the past is free to go, and so is what is canceled.
-	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, s.ID, customers.SubscriptionPatch{Addons: &[]customers.AddonInput{}}); err != nil {
+	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, s.ID,
+		customers.SubscriptionPatch{Addons: &[]customers.AddonInput{}}); err != nil {
 		t.Fatal(err)
 	}
 	noPack := edit(noSSO, "addons:\n  pack: {entitlements: {api: {limit: 5, per: month}}}\n", "")
 	w.apply(noPack, Options{})
-	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "sub_002", customers.SubscriptionPatch{Status: usher.Canceled}); err != nil {
+	if _, err := w.c.PatchSubscription(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "sub_002",
+		customers.SubscriptionPatch{Status: usher.Canceled}); err != nil {
 		t.Fatal(err)
 	}
 	noTeam := edit(noPack, "  team: {entitlements: {seats: 5}}\n", "")
 	w.apply(noTeam, Options{})
 	// An override keeps its feature.
-	o, err := w.c.AddOverride(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme", customers.NewOverride{Feature: "seats", Value: json.RawMessage(`3`), Reason: "r", Expires: "never"})
+	o, err := w.c.AddOverride(t.Context(), env, usher.By{Actor: actor}, customers.Guard{}, "acme",
+		customers.NewOverride{Feature: "seats", Value: json.RawMessage(`3`), Reason: "r", Expires: "never"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +336,8 @@ roles:
 custom_roles: {ceiling: analyst}
 `
 	dry := w.apply(roles, Options{DryRun: true})
-	if got := texts(dry.Changes); !strings.Contains(got, "new role analyst\n") || !strings.Contains(got, "role analyst: gives report.export, report.read\n") || len(dry.Impact) != 0 {
+	if got := texts(dry.Changes); !strings.Contains(got, "new role analyst\n") ||
+		!strings.Contains(got, "role analyst: gives report.export, report.read\n") || len(dry.Impact) != 0 {
 		t.Errorf("got %s", js(dry))
 	}
 	first := w.apply(roles, Options{})
@@ -337,7 +348,8 @@ custom_roles: {ceiling: analyst}
 		t.Errorf("got %s", js(again))
 	}
 	less := w.apply(edit(roles, ", report.export: {feature: sso, risk: high}", ""), Options{})
-	if got, want := texts(less.Changes), "permission report.export removed\nrole analyst: loses report.export (custom roles lose it too)\n"; got != want {
+	if got, want := texts(less.Changes),
+		"permission report.export removed\nrole analyst: loses report.export (custom roles lose it too)\n"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	gone := w.apply(base, Options{})
@@ -390,7 +402,8 @@ func TestIfMatchAndHistory(t *testing.T) {
 	}
 	_, err = w.try("usher: 1\nplans: {a: {extends: b}}\nfoo: 1\n", Options{})
 	var e *usher.Error
-	if !errors.As(err, &e) || e.Code != usher.Invalid || len(e.Problems) != 2 || !strings.HasPrefix(e.Problems[0].Location, "catalog.yaml:2:") {
+	if !errors.As(err, &e) || e.Code != usher.Invalid || len(e.Problems) != 2 ||
+		!strings.HasPrefix(e.Problems[0].Location, "catalog.yaml:2:") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -430,7 +443,8 @@ custom_roles: {ceiling: boss}
 `
 	r := w.apply(duties, Options{})
 	w.subscribe("acme", "pro")
-	_, err := w.db.ChangeDirectory(t.Context(), &store.DirectoryChange{Env: env, Customer: "acme", Catalog: r.Revision, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "test"}}, Action: "test", At: noon},
+	_, err := w.db.ChangeDirectory(t.Context(), &store.DirectoryChange{Env: env, Customer: "acme", Catalog: r.Revision,
+		Note:        store.Note{By: usher.By{Actor: usher.Actor{Kind: "test"}}, Action: "test", At: noon},
 		Members:     []usher.Member{{ID: "ann", Type: "user", Active: true}},
 		Roles:       []usher.Role{{Key: "both", Includes: []string{"approver", "payer"}}},
 		Assignments: []usher.Assignment{{ID: "a", Holder: usher.Holder{ID: "ann"}, Role: "both", From: noon}}})

@@ -23,7 +23,8 @@ func TestAudit_WhatChanged(t *testing.T) {
 	}
 	put(CustomerInput{Name: "Acme"})
 	put(CustomerInput{Name: "Acme Inc", Timezone: "Europe/Berlin", Metadata: map[string]string{"owner": "Jane"}})
-	o, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "acme", NewOverride{Feature: "retention", Value: json.RawMessage(`90`), Reason: "ticket 7", Expires: "never"})
+	o, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "acme", NewOverride{Feature: "retention", Value: json.RawMessage(`90`),
+		Reason: "ticket 7", Expires: "never"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,19 +46,22 @@ func TestAudit_WhatChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := [][]string{ // newest first: action, reason, parts of before and of after
-		{"subscription.create", "", `{"customer":{"anchor":"2026-03-10T12:00:00Z","timezone":"Europe/Berlin"}}`, `"subscriptions":[{`, `"ref":"pro@1"`},
+		{"subscription.create", "", `{"customer":{"anchor":"2026-03-10T12:00:00Z","timezone":"Europe/Berlin"}}`, `"subscriptions":[{`,
+			`"ref":"pro@1"`},
 		{"grant.void", "", `"grants":[{"amount":5,`, `"voided_at":"2026-03-10T12:00:30Z"`},
 		{"grant.create", "sorry", ``, `"grants":[{"amount":5,`},
 		{"override.delete", "", `"value":90`, ``},
 		{"override.create", "ticket 7", ``, `"value":90`},
-		{"customer.put", "", `{"customer":{"anchor":"2026-03-10T12:00:00Z"}}`, `{"customer":{"anchor":"2026-03-10T12:00:00Z","changed":["name","metadata"],"timezone":"Europe/Berlin"}}`},
+		{"customer.put", "", `{"customer":{"anchor":"2026-03-10T12:00:00Z"}}`,
+			`{"customer":{"anchor":"2026-03-10T12:00:00Z","changed":["name","metadata"],"timezone":"Europe/Berlin"}}`},
 		{"customer.put", "", ``, `"changed":["name"]`},
 	}
 	if len(rows) != len(want) {
 		t.Fatalf("got %d rows, want %d", len(rows), len(want))
 	}
 	for i, e := range rows {
-		if e.Action != want[i][0] || e.Reason != want[i][1] || e.Actor != "key:k1" || e.RequestID != "req_1" || e.Customer != "acme" || e.Clock == nil || e.Revision == 0 {
+		if e.Action != want[i][0] || e.Reason != want[i][1] || e.Actor != "key:k1" || e.RequestID != "req_1" || e.Customer != "acme" ||
+			e.Clock == nil || e.Revision == 0 {
 			t.Errorf("row %d: got %+v, want %q", e.N, e, want[i])
 		}
 		if !bytes.Contains(e.Before, []byte(want[i][2])) || want[i][2] == "" && e.Before != nil {
@@ -115,7 +119,8 @@ func TestAudit_ErasureLeavesTheLogWhole(t *testing.T) {
 	}
 	// A part of it, by customer.
 	var some bytes.Buffer
-	if n, err = w.db.ExportAudit(t.Context(), &some, store.AuditExport{AuditQuery: store.AuditQuery{Envs: []usher.Environment{env}, Customer: "c-81"}}); err != nil || n != 4 {
+	if n, err = w.db.ExportAudit(t.Context(), &some,
+		store.AuditExport{AuditQuery: store.AuditQuery{Envs: []usher.Environment{env}, Customer: "c-81"}}); err != nil || n != 4 {
 		t.Errorf("by customer: %d rows, %v, want 4", n, err)
 	}
 	if r, h, err := audit.VerifyExport(&some, audit.Options{}); err != nil || r.Total != 0 || r.Proofs != 4 || h.Filter["customer"] != "c-81" {

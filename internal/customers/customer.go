@@ -44,22 +44,25 @@ const (
 // PutCustomer creates a customer, replaces it, or revives a deleted one with
 // its anchor and use (S36), and says whether it was not there. A new anchor or
 // zone holds from now on (S18). What changes nothing makes no revision.
-func (s *Service) PutCustomer(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string, in CustomerInput) (c Customer, created bool, err error) {
+func (s *Service) PutCustomer(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string,
+	in CustomerInput) (c Customer, created bool, err error) {
 	if err := in.check(id); err != nil {
 		return Customer{}, false, err
 	}
-	c, err = change(ctx, s, env, by, guard, id, "customer.put", func(h *held, c *store.CustomerChange) (Customer, func(int64) Customer, error) {
+	put := func(h *held, c *store.CustomerChange) (Customer, func(int64) Customer, error) {
 		created = h.Customer == nil
 		next := h.put(in)
 		if len(next.Clocks) > maxClocks {
-			return Customer{}, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be", id, maxClocks)
+			return Customer{}, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be",
+				id, maxClocks)
 		}
 		if !created && sameCustomer(h.Customer, next) {
 			return show(next, h.now, h.Revision), nil, nil
 		}
 		c.Put = next
 		return Customer{}, func(revision int64) Customer { return show(next, h.now, revision) }, nil
-	})
+	}
+	c, err = change(ctx, s, env, by, guard, id, "customer.put", put)
 	return c, created, err
 }
 
@@ -170,7 +173,7 @@ func (s *Service) Customers(ctx context.Context, env usher.Environment, after st
 // DeleteCustomer erases name and metadata and ends all that the customer holds;
 // what was used stays (S36). NotFound where there is none.
 func (s *Service) DeleteCustomer(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string) error {
-	_, err := change(ctx, s, env, by, guard, id, "customer.delete", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	remove := func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -181,7 +184,8 @@ func (s *Service) DeleteCustomer(ctx context.Context, env usher.Environment, by 
 			endBy(&c.Subscriptions[i], h.now)
 		}
 		return none, func(int64) struct{} { return none }, nil
-	})
+	}
+	_, err := change(ctx, s, env, by, guard, id, "customer.delete", remove)
 	return err
 }
 

@@ -140,7 +140,8 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, by us
 		if err != nil {
 			return err
 		}
-		if tag := strconv.Quote(strconv.FormatInt(h.Revision, 10)); guard.IfMatch != "" && guard.IfMatch != tag && (guard.IfMatch != "*" || h.Customer == nil) {
+		tag := strconv.Quote(strconv.FormatInt(h.Revision, 10))
+		if guard.IfMatch != "" && guard.IfMatch != tag && (guard.IfMatch != "*" || h.Customer == nil) {
 			return usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", guard.IfMatch, customer, tag)
 		}
 		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,

@@ -42,9 +42,10 @@ type NewGrant struct {
 // AddGrant gives a customer a one-off amount of a metered feature that adds up,
 // or of credits; of any other feature it is Refused. What a feature's grants
 // that are neither over nor void come to must be countable.
-func (s *Service) AddGrant(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewGrant) (Grant, error) {
+func (s *Service) AddGrant(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewGrant) (
+	Grant, error) {
 	id := s.cfg.NewID("gr_")
-	return change(ctx, s, env, by, guard, customer, "grant.create", func(h *held, c *store.CustomerChange) (none Grant, made func(int64) Grant, err error) {
+	create := func(h *held, c *store.CustomerChange) (none Grant, made func(int64) Grant, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -59,7 +60,8 @@ func (s *Service) AddGrant(ctx context.Context, env usher.Environment, by usher.
 		c.Grants = []usher.Grant{g}
 		c.Note.Object = id
 		return none, func(revision int64) Grant { return h.showGrant(&g, revision) }, nil
-	})
+	}
+	return change(ctx, s, env, by, guard, customer, "grant.create", create)
 }
 
 func (h *held) grant(id string, in NewGrant) (usher.Grant, error) {
@@ -125,7 +127,8 @@ func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount
 			continue
 		}
 		if o.Amount > left {
-			p.add("amount", "with the grants that the customer has, is beyond what can be counted (at most %s)", usher.FormatQuantity(usher.MaxQuantity, f.Precision))
+			p.add("amount", "with the grants that the customer has, is beyond what can be counted (at most %s)",
+				usher.FormatQuantity(usher.MaxQuantity, f.Precision))
 			return
 		}
 		left -= o.Amount
@@ -139,7 +142,7 @@ func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, by usher
 	if err != nil {
 		return err
 	}
-	_, err = change(ctx, s, env, by, guard, g.Customer, "grant.void", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	void := func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		i := slices.IndexFunc(h.Grants, func(g usher.Grant) bool { return g.ID == id })
 		if i < 0 {
 			return none, nil, usher.Errorf(usher.NotFound, "no grant %q", id)
@@ -152,7 +155,8 @@ func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, by usher
 		c.Grants = []usher.Grant{g}
 		c.Note.Object = id
 		return none, func(int64) struct{} { return none }, nil
-	})
+	}
+	_, err = change(ctx, s, env, by, guard, g.Customer, "grant.void", void)
 	return err
 }
 
@@ -176,6 +180,9 @@ func (h *held) showGrant(g *usher.Grant, revision int64) Grant {
 	if f := h.book.Features[g.Feature]; f != nil {
 		precision = f.Precision
 	}
-	return Grant{ID: g.ID, Customer: g.Customer, Feature: g.Feature, Amount: usher.AppendQuantity(nil, g.Amount, precision), Kind: g.Kind, Priority: g.Priority,
-		EffectiveAt: g.EffectiveAt, ExpiresAt: g.ExpiresAt, VoidedAt: g.VoidedAt, Reason: g.Reason, CreatedBy: g.CreatedBy, CreatedAt: g.CreatedAt, Revision: revision}
+	return Grant{
+		ID: g.ID, Customer: g.Customer, Feature: g.Feature, Amount: usher.AppendQuantity(nil, g.Amount, precision),
+		Kind: g.Kind, Priority: g.Priority, EffectiveAt: g.EffectiveAt, ExpiresAt: g.ExpiresAt, VoidedAt: g.VoidedAt,
+		Reason: g.Reason, CreatedBy: g.CreatedBy, CreatedAt: g.CreatedAt, Revision: revision,
+	}
 }

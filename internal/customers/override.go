@@ -43,9 +43,10 @@ const MaxReason = 500
 const maxHeld = 10_000
 
 // AddOverride makes an exception for a customer, from now on.
-func (s *Service) AddOverride(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewOverride) (Override, error) {
+func (s *Service) AddOverride(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string,
+	in NewOverride) (Override, error) {
 	id := s.cfg.NewID("ovr_")
-	return change(ctx, s, env, by, guard, customer, "override.create", func(h *held, c *store.CustomerChange) (none Override, made func(int64) Override, err error) {
+	create := func(h *held, c *store.CustomerChange) (none Override, made func(int64) Override, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -60,7 +61,8 @@ func (s *Service) AddOverride(ctx context.Context, env usher.Environment, by ush
 		c.Overrides = []usher.Override{o}
 		c.Note.Object = id
 		return none, func(revision int64) Override { return h.showOverride(&o, revision) }, nil
-	})
+	}
+	return change(ctx, s, env, by, guard, customer, "override.create", create)
 }
 
 func (h *held) override(id string, in NewOverride) (usher.Override, error) {
@@ -144,11 +146,12 @@ func (s *Service) RemoveOverride(ctx context.Context, env usher.Environment, by 
 	if err != nil {
 		return err
 	}
-	_, err = change(ctx, s, env, by, guard, o.Customer, "override.delete", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	remove := func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		c.CloseOverrides = []string{id}
 		c.Note.Object = id
 		return none, func(int64) struct{} { return none }, nil
-	})
+	}
+	_, err = change(ctx, s, env, by, guard, o.Customer, "override.delete", remove)
 	return err
 }
 

@@ -72,7 +72,8 @@ func same(a, b *usher.Decision) bool {
 
 // snapshot joins what is held with the use that decisions at an instant read.
 func (s *Service) snapshot(ctx context.Context, env usher.Environment, h *held, at time.Time) (*engine.Snapshot, error) {
-	w := engine.NewWorld(engine.Facts{Book: h.book, Customer: h.Customer, Subscriptions: h.Subscriptions, Overrides: h.Overrides, Grants: h.Grants})
+	w := engine.NewWorld(engine.Facts{Book: h.book, Customer: h.Customer, Subscriptions: h.Subscriptions, Overrides: h.Overrides,
+		Grants: h.Grants})
 	keys, openings := w.Needs("", at)
 	buckets, err := s.cfg.DB.LoadBuckets(ctx, env, h.id, keys)
 	if err != nil {

@@ -207,9 +207,11 @@ func TestS18_Anchor(t *testing.T) {
 	w.put("b", CustomerInput{})
 	want("creation", "b", `[`+created+`]`)
 	w.subscribe("b", NewSubscription{Plan: "pro", StartsAt: atp("2026-02-01T00:00:10Z"), Anchor: atp("2026-01-31T00:00:00Z")})
-	want("the first subscription names one, from before there was a customer", "b", `[{"from":"2026-03-10T12:00:00Z","anchor":"2026-01-31T00:00:00Z"}]`)
+	want("the first subscription names one, from before there was a customer", "b",
+		`[{"from":"2026-03-10T12:00:00Z","anchor":"2026-01-31T00:00:00Z"}]`)
 	w.subscribe("b", NewSubscription{Plan: "free", Anchor: atp("2026-01-15T00:00:00Z"), StartsAt: atp("2026-04-01T00:00:30Z")})
-	want("a later one names another, from its start", "b", `[{"from":"2026-03-10T12:00:00Z","anchor":"2026-01-31T00:00:00Z"},{"from":"2026-04-01T00:00:00Z","anchor":"2026-01-15T00:00:00Z"}]`)
+	want("a later one names another, from its start", "b",
+		`[{"from":"2026-03-10T12:00:00Z","anchor":"2026-01-31T00:00:00Z"},{"from":"2026-04-01T00:00:00Z","anchor":"2026-01-15T00:00:00Z"}]`)
 
 	w.put("c", CustomerInput{})
 	w.subscribe("c", NewSubscription{Plan: "pro", StartsAt: atp("2026-02-20T00:00:00Z")})
@@ -231,7 +233,8 @@ func TestS18_Anchor(t *testing.T) {
 	want("a start that never comes is forgotten", "e", `[`+created+`,{"from":"2026-05-01T00:00:00Z","anchor":"2026-05-01T00:00:00Z"}]`)
 
 	w.subscribe("f", NewSubscription{Plan: "pro", StartsAt: atp("2026-02-20T00:00:00Z")})
-	want("a first start from before there was a customer cuts nothing", "f", `[{"from":"2026-03-10T12:00:00Z","anchor":"2026-02-20T00:00:00Z"}]`)
+	want("a first start from before there was a customer cuts nothing", "f",
+		`[{"from":"2026-03-10T12:00:00Z","anchor":"2026-02-20T00:00:00Z"}]`)
 
 	before := w.load("z").Revision
 	w.put("z", CustomerInput{Timezone: "Europe/Berlin"})
@@ -239,7 +242,9 @@ func TestS18_Anchor(t *testing.T) {
 		t.Errorf("the same put made revision %d after %d", got, before)
 	}
 	w.put("z", CustomerInput{Timezone: "Asia/Tokyo", Anchor: atp("2026-03-10T12:00:00Z")})
-	want("a new zone, the same anchor", "z", `[{"from":"2026-03-10T12:00:00Z","anchor":"2026-03-10T12:00:00Z","timezone":"Europe/Berlin"},{"from":"2026-03-12T09:00:00Z","anchor":"2026-03-10T12:00:00Z","timezone":"Asia/Tokyo"}]`)
+	want("a new zone, the same anchor", "z",
+		`[{"from":"2026-03-10T12:00:00Z","anchor":"2026-03-10T12:00:00Z","timezone":"Europe/Berlin"},`+
+			`{"from":"2026-03-12T09:00:00Z","anchor":"2026-03-10T12:00:00Z","timezone":"Asia/Tokyo"}]`)
 	w.put("z", CustomerInput{Timezone: "Asia/Tokyo", Name: "Z"})
 	if c := w.load("z").Customer; c.Anchor == nil || len(c.Clocks) != 2 {
 		t.Errorf("got %s, want the anchor to stay where none is given", js(c))
@@ -412,10 +417,12 @@ func TestS35_Trials(t *testing.T) {
 		t.Errorf("null is no trial, got %s", js(s))
 	}
 	w.put("c", CustomerInput{})
-	if s = w.subscribe("c", NewSubscription{Plan: "yearly", TrialEnd: MaybeTime{true, atp("2026-06-01T00:00:00Z")}}); s.Status != usher.Trialing || !s.TrialEndsAt.Equal(at("2026-06-01T00:00:00Z")) {
+	s = w.subscribe("c", NewSubscription{Plan: "yearly", TrialEnd: MaybeTime{true, atp("2026-06-01T00:00:00Z")}})
+	if s.Status != usher.Trialing || !s.TrialEndsAt.Equal(at("2026-06-01T00:00:00Z")) {
 		t.Errorf("got %s", js(s))
 	}
-	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "c", NewSubscription{Plan: "pro", TrialEnd: MaybeTime{true, atp("2026-01-01T00:00:00Z")}, EndsAt: atp("2026-01-01T00:00:00Z")})
+	_, err = w.s.Subscribe(t.Context(), env, who, Guard{}, "c",
+		NewSubscription{Plan: "pro", TrialEnd: MaybeTime{true, atp("2026-01-01T00:00:00Z")}, EndsAt: atp("2026-01-01T00:00:00Z")})
 	wantCode(t, err, usher.Invalid, "trial_ends_at")
 	wantCode(t, err, usher.Invalid, "ends_at")
 
@@ -469,10 +476,12 @@ func TestPatch_When(t *testing.T) {
 		t.Fatalf("got %s", js(s))
 	}
 	s = w.patch(s.ID, SubscriptionPatch{Plan: str("yearly")})
-	if got := js(s.Scheduled); s.Plan != "yearly@1" || got != `[{"at":"2026-03-31T00:00:00Z","status":"suspended"},{"at":"2026-04-15T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":1}]}]` {
+	if got := js(s.Scheduled); s.Plan != "yearly@1" || got != `[{"at":"2026-03-31T00:00:00Z","status":"suspended"},`+
+		`{"at":"2026-04-15T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":1}]}]` {
 		t.Errorf("a plan now cancels a plan to come and nothing else, got %s %s", s.Plan, got)
 	}
-	if s = w.patch(s.ID, SubscriptionPatch{Plan: str("pro"), When: "period_end"}); !s.Scheduled[len(s.Scheduled)-1].At.Equal(at("2027-01-31T00:00:00Z")) {
+	s = w.patch(s.ID, SubscriptionPatch{Plan: str("pro"), When: "period_end"})
+	if last := s.Scheduled[len(s.Scheduled)-1]; !last.At.Equal(at("2027-01-31T00:00:00Z")) {
 		t.Errorf("the period of a yearly plan is a year, got %s", js(s.Scheduled))
 	}
 	if s = w.patch(s.ID, SubscriptionPatch{Status: usher.PastDueSt}); s.Status != usher.PastDueSt || s.Scheduled[0].Status != "" {
@@ -520,7 +529,8 @@ func TestPreviewChangesNothing(t *testing.T) {
 			got = append(got, fmt.Sprintf("%s %s/%d→%s/%d", f.Feature, f.Before.Reason, f.Before.Limit, f.After.Reason, f.After.Limit))
 		}
 	}
-	want := []string{"api_calls within_limit/1000→within_limit/150", "members within_limit/3→not_entitled/0", "retention granted/0→granted/0", "sso granted/0→not_entitled/0", "storage not_entitled/0→within_limit/10"}
+	want := []string{"api_calls within_limit/1000→within_limit/150", "members within_limit/3→not_entitled/0", "retention granted/0→granted/0",
+		"sso granted/0→not_entitled/0", "storage not_entitled/0→within_limit/10"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -559,7 +569,7 @@ func TestConcurrentPatchesBothApply(t *testing.T) {
 	}
 	// A change that came between is seen: the plan is loaded, changed behind, stored.
 	once := false
-	_, err := change(t.Context(), other, env, who, Guard{}, "a", "test", func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
+	upgrade := func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		if !once {
 			once = true
 			w.patch(s.ID, SubscriptionPatch{Status: usher.PastDueSt})
@@ -567,7 +577,8 @@ func TestConcurrentPatchesBothApply(t *testing.T) {
 		next, _, err := h.patch(s.ID, SubscriptionPatch{Plan: str("yearly")})
 		c.Subscriptions = []usher.Subscription{next}
 		return none, func(int64) struct{} { return none }, err
-	})
+	}
+	_, err := change(t.Context(), other, env, who, Guard{}, "a", "test", upgrade)
 	if s = must(w.s.Subscription(t.Context(), env, s.ID))(t); err != nil || s.Plan != "yearly@1" || s.Status != usher.PastDueSt {
 		t.Errorf("got %s %v, want both changes", js(s), err)
 	}
@@ -578,7 +589,8 @@ func TestS03_Overrides(t *testing.T) {
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
 	add := func(feature, value string) (Override, error) {
-		return w.s.AddOverride(t.Context(), env, who, Guard{}, "a", NewOverride{Feature: feature, Value: json.RawMessage(value), Reason: "beta", Expires: "never"})
+		return w.s.AddOverride(t.Context(), env, who, Guard{}, "a", NewOverride{Feature: feature, Value: json.RawMessage(value), Reason: "beta",
+			Expires: "never"})
 	}
 	for _, c := range []struct{ feature, value, want string }{
 		{"sso", `true`, `true`},
@@ -586,7 +598,8 @@ func TestS03_Overrides(t *testing.T) {
 		{"ratio", `"1.5"`, `"1.50"`},
 		{"api_calls", `{"limit": 5}`, `{"limit":5}`},
 		{"api_calls", `{"add": -5}`, `{"add":-5}`},
-		{"api_calls", `{"limit": 5, "per": {"every": 6, "unit": "hour"}, "overage": {"max": 2}}`, `{"limit":5,"overage":{"max":2},"per":{"every":6,"unit":"hour"}}`},
+		{"api_calls", `{"limit": 5, "per": {"every": 6, "unit": "hour"}, "overage": {"max": 2}}`,
+			`{"limit":5,"overage":{"max":2},"per":{"every":6,"unit":"hour"}}`},
 		{"api_calls", `"unlimited"`, `"unlimited"`},
 		{"credits", `{"limit": "1.5", "per": "month"}`, `{"limit":"1.500","per":"month"}`},
 		{"members", `5`, `{"limit":5}`},
@@ -615,7 +628,8 @@ func TestS03_Overrides(t *testing.T) {
 		wantCode(t, err, usher.Invalid, c.location)
 	}
 	w.put("b", CustomerInput{})
-	_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "credits", Value: json.RawMessage(`{"limit": 5}`), Reason: "x", Expires: "never"})
+	_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "credits", Value: json.RawMessage(`{"limit": 5}`),
+		Reason: "x", Expires: "never"})
 	wantCode(t, err, usher.Invalid, "value.per")
 	for location, in := range map[string]NewOverride{
 		"reason":     {Expires: "never"},
@@ -631,7 +645,8 @@ func TestS03_Overrides(t *testing.T) {
 		_, err := w.s.AddOverride(t.Context(), env, who, Guard{}, "b", in)
 		wantCode(t, err, usher.Invalid, "expires_at")
 	}
-	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "sso", Value: json.RawMessage(`true`), Reason: "x", ExpiresAt: atp("2026-03-11T00:00:00Z")}))(t)
+	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "b", NewOverride{Feature: "sso", Value: json.RawMessage(`true`), Reason: "x",
+		ExpiresAt: atp("2026-03-11T00:00:00Z")}))(t)
 	if !w.decide("b", "sso", noon).Allowed {
 		t.Error("the override gives nothing")
 	}
@@ -648,7 +663,8 @@ func TestGrants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
-	g := must(w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "credits", Amount: "12.5", Reason: "welcome", Priority: str(0)}))(t)
+	g := must(w.s.AddGrant(t.Context(), env, who, Guard{}, "a", NewGrant{Feature: "credits", Amount: "12.5", Reason: "welcome",
+		Priority: str(0)}))(t)
 	if string(g.Amount) != `"12.500"` || g.Kind != usher.Promotion || g.Priority != 0 || !g.EffectiveAt.Equal(noon) {
 		t.Errorf("got %s", js(g))
 	}
@@ -723,7 +739,8 @@ func TestPostgres(t *testing.T) {
 	w.put("Ärger/ä:%", CustomerInput{Name: "Acme", Anchor: atp("2026-01-31T00:00:00Z")})
 	s := w.subscribe("Ärger/ä:%", NewSubscription{Plan: "pro", Addons: []AddonInput{{"api-pack", 2}}})
 	w.patch(s.ID, SubscriptionPatch{Plan: str("free"), When: "period_end"})
-	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "Ärger/ä:%", NewOverride{Feature: "retention", Value: json.RawMessage(`365`), Reason: "x", Expires: "never"}))(t)
+	o := must(w.s.AddOverride(t.Context(), env, who, Guard{}, "Ärger/ä:%", NewOverride{Feature: "retention", Value: json.RawMessage(`365`),
+		Reason: "x", Expires: "never"}))(t)
 	g := must(w.s.AddGrant(t.Context(), env, who, Guard{}, "Ärger/ä:%", NewGrant{Feature: "api_calls", Amount: "5", Reason: "r"}))(t)
 	if d := w.decide("Ärger/ä:%", "api_calls", noon); d.Limit != 1105 {
 		t.Errorf("got %+v", d)
@@ -743,7 +760,8 @@ func TestPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.put("Ärger/ä:%", CustomerInput{})
-	if subs, _, err := w.s.Subscriptions(t.Context(), env, "Ärger/ä:%", "", 10); err != nil || len(subs) != 1 || subs[0].Status != usher.Ended {
+	if subs, _, err := w.s.Subscriptions(t.Context(), env, "Ärger/ä:%", "", 10); err != nil || len(subs) != 1 ||
+		subs[0].Status != usher.Ended {
 		t.Errorf("got %s %v", js(subs), err)
 	}
 }

@@ -94,9 +94,10 @@ const maxPhases = 1000
 // Subscribe makes a subscription. It replaces one of the same family, live or
 // to come, which ends where the new one starts (S28). It may give the customer
 // its anchor (S18).
-func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewSubscription) (Subscription, error) {
+func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string,
+	in NewSubscription) (Subscription, error) {
 	id := s.cfg.NewID("sub_")
-	return change(ctx, s, env, by, guard, customer, "subscription.create", func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
+	create := func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
@@ -113,7 +114,8 @@ func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher
 		next := *h.Customer
 		if h.start(&next, all, sub.StartsAt, in.Anchor) {
 			if len(next.Clocks) > maxClocks {
-				return none, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be", customer, maxClocks)
+				return none, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be",
+					customer, maxClocks)
 			}
 			c.Put, h.Customer = &next, &next
 		}
@@ -121,7 +123,8 @@ func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher
 		h.Subscriptions = append(all, sub)
 		c.Note.Object = id
 		return none, func(revision int64) Subscription { return h.show(&sub, revision) }, nil
-	})
+	}
+	return change(ctx, s, env, by, guard, customer, "subscription.create", create)
 }
 
 func (h *held) subscribe(id string, in NewSubscription) (usher.Subscription, error) {
@@ -246,12 +249,13 @@ func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 // PatchSubscription changes a subscription from an instant on. Later scheduled
 // changes of the same fields go. A subscription that is over changes only if
 // it becomes active again: Conflict.
-func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string, in SubscriptionPatch) (Subscription, error) {
+func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string,
+	in SubscriptionPatch) (Subscription, error) {
 	sub, err := s.cfg.DB.Subscription(ctx, env, id)
 	if err != nil {
 		return Subscription{}, err
 	}
-	return change(ctx, s, env, by, guard, sub.Customer, "subscription.change", func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
+	alter := func(h *held, c *store.CustomerChange) (none Subscription, made func(int64) Subscription, err error) {
 		next, _, err := h.patch(id, in)
 		if err != nil {
 			return none, nil, err
@@ -260,7 +264,8 @@ func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, 
 		c.Note.Object = id
 		h.put1(next)
 		return none, func(revision int64) Subscription { return h.show(&next, revision) }, nil
-	})
+	}
+	return change(ctx, s, env, by, guard, sub.Customer, "subscription.change", alter)
 }
 
 // put1 replaces one subscription in what is held.
@@ -332,7 +337,8 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	}
 	if change.Plan != nil {
 		if v, _ := h.book.Plan(change.Plan.Ref); v.Family != next.Family {
-			return next, at, usher.Errorf(usher.Refused, "plan %s is of family %s and this subscription of %s: make a subscription of its own for it", v.Ref(), v.Family, next.Family)
+			return next, at, usher.Errorf(usher.Refused,
+				"plan %s is of family %s and this subscription of %s: make a subscription of its own for it", v.Ref(), v.Family, next.Family)
 		}
 	}
 	if over.Status == usher.Ended || over.Status == usher.Canceled {
@@ -344,7 +350,8 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 		}
 	}
 	if next.Phases = phased(next.Phases, change); len(next.Phases) > maxPhases {
-		return next, at, usher.Errorf(usher.Refused, "the subscription has changed %d times already: that is the most, make a new one in its place", maxPhases)
+		return next, at, usher.Errorf(usher.Refused,
+			"the subscription has changed %d times already: that is the most, make a new one in its place", maxPhases)
 	}
 	if in.EndsAt.Given || in.Status == usher.Active {
 		if err := h.clash(&next); err != nil {
@@ -418,7 +425,8 @@ func (h *held) clash(next *usher.Subscription) error {
 			continue
 		}
 		if h.state(o, from).Holds && h.state(next, from).Holds {
-			return usher.Errorf(usher.Conflict, "the customer has subscription %s of family %s from %s on: end that one first, or set ends_at to no later than that",
+			return usher.Errorf(usher.Conflict,
+				"the customer has subscription %s of family %s from %s on: end that one first, or set ends_at to no later than that",
 				o.ID, o.Family, from.Format(time.RFC3339Nano))
 		}
 	}
@@ -458,7 +466,8 @@ func fold(sub *usher.Subscription, t time.Time) (f folded) {
 
 func (h *held) show(sub *usher.Subscription, revision int64) Subscription {
 	f, st := fold(sub, h.now), h.state(sub, h.now)
-	v := Subscription{ID: sub.ID, Customer: sub.Customer, Plan: f.plan.Ref.String(), Pinned: f.plan.Pinned, Family: sub.Family, Status: st.Status,
+	v := Subscription{ID: sub.ID, Customer: sub.Customer, Plan: f.plan.Ref.String(), Pinned: f.plan.Pinned, Family: sub.Family,
+		Status:   st.Status,
 		StartsAt: sub.StartsAt, EndsAt: sub.EndsAt, Addons: shownAddons(f.addons), CreatedAt: sub.CreatedAt, Revision: revision}
 	if !st.Since.IsZero() {
 		v.StatusSince = &st.Since
@@ -523,7 +532,8 @@ func (s *Service) Subscription(ctx context.Context, env usher.Environment, id st
 
 // Subscriptions reads up to limit of a customer's subscriptions by id, ended
 // ones included, after the given one, and the cursor of the next page.
-func (s *Service) Subscriptions(ctx context.Context, env usher.Environment, customer, after string, limit int) ([]Subscription, string, error) {
+func (s *Service) Subscriptions(ctx context.Context, env usher.Environment, customer, after string, limit int) (
+	[]Subscription, string, error) {
 	h, err := s.known(ctx, env, customer)
 	if err != nil {
 		return nil, "", err

@@ -4,6 +4,7 @@ package decide
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -12,32 +13,34 @@ import (
 	"github.com/usher-sh/usher/internal/live"
 )
 
-// Service answers questions from the loaded world.
+// Service answers questions from what is loaded in memory. Its methods are safe for
+// concurrent use.
 type Service struct{ live *live.Live }
 
-// New makes a Service.
+// New returns a Service.
 func New(l *live.Live) *Service { return &Service{live: l} }
 
 // CheckQuery is one question.
 type CheckQuery struct {
 	Customer    string
-	Feature     string       // "": those that the permission is linked with
-	Member      string       // who of the customer asks; "": the customer itself
-	Permission  string       // what the member wants to do; "": the feature is all that is asked
-	Resource    ResourceRef  // what it is done to
-	Said        *access.Said // about them, over what is registered; nil: nothing
+	Feature     string       // "": the features that the permission is linked with
+	Member      string       // the member who asks; "": the customer itself
+	Permission  string       // what the member wants to do; "": the question is about the feature alone
+	Resource    ResourceRef  // what the member wants to do it to
+	Said        *access.Said // properties that the caller sends, which replace registered ones; nil: none
 	Amount      usher.Number // "": 1
 	At          time.Time    // zero: now
 	MinRevision int64        // 0: any
-	// Taking is of a question before a take: the take decides about Feature, and
-	// only everything else is asked.
+	// Taking says that a take of Feature follows, which decides about Feature
+	// itself. So the question is about everything else.
 	Taking bool
 
-	present bool // At is the present, which a batch has read once
+	present bool // At is the present: a batch reads the clock once for all its questions
 }
 
-// Check answers one question (S01, S12: it takes nothing). buf lends memory to
-// the answer's lists and may be nil. An error means that there is no answer.
+// Check answers one question and takes nothing (S01, S12). The answer's lists use
+// the memory of buf, which may be nil; so an answer is good until buf is used again.
+// An error means that there is no answer.
 func (s *Service) Check(ctx context.Context, env usher.Environment, q CheckQuery, buf *engine.Buf) (usher.Decision, error) {
 	revision, err := s.revision(ctx, env, q.MinRevision)
 	if err != nil {
@@ -65,7 +68,9 @@ func (s *Service) Batch(ctx context.Context, env usher.Environment, qs []CheckQu
 				return nil, err
 			}
 		}
-		// A change that came between would mix two states: answer again.
+		// If a change came in between, some answers are from before it and some from
+		// after it: answer all again. After four attempts, return the mixed answers:
+		// each is right for itself, and a busy environment must not delay for ever.
 		if r := s.live.Revision(env); r == revision || attempt == 3 {
 			return out, nil
 		} else {
@@ -74,7 +79,8 @@ func (s *Service) Batch(ctx context.Context, env usher.Environment, qs []CheckQu
 	}
 }
 
-// Entitlements answers for every feature of the catalogue, by key, amount 1.
+// Entitlements answers for every feature of the catalogue, in the order of keys, each
+// for the amount 1.
 func (s *Service) Entitlements(ctx context.Context, env usher.Environment, customer string, at time.Time) ([]usher.Decision, error) {
 	features := s.live.Book(env).Features
 	w := engine.NewWorld(engine.Facts{Book: s.live.Book(env)})
@@ -85,7 +91,7 @@ func (s *Service) Entitlements(ctx context.Context, env usher.Environment, custo
 	return s.Batch(ctx, env, qs, 0)
 }
 
-// Explain answers one question and says why.
+// Explain answers one question and says why it answers so.
 func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQuery) (usher.Explanation, error) {
 	revision, err := s.revision(ctx, env, q.MinRevision)
 	if err != nil {
@@ -103,8 +109,8 @@ func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQue
 	return x, nil
 }
 
-// check answers at the revision that the caller read before: whoever reads the
-// revision first gets state that is at least as new (S06).
+// check answers with the given revision. The caller must have read it before, because
+// state that is loaded after the revision was read is at least as new (S06).
 func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (usher.Decision, error) {
 	if q.Member != "" || q.Permission != "" {
 		return s.member(ctx, env, q, revision, buf)
@@ -116,7 +122,7 @@ func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery
 		if usher.ErrorCode(err) == usher.Unavailable && present {
 			snap, asOf = s.live.Remembered(env, q.Customer)
 		}
-		// What is remembered may be from before a change that the caller knows of.
+		// The snapshot in memory may be older than a change that the caller knows of.
 		if snap == nil || snap.Revision < q.MinRevision {
 			return s.unanswered(env, q, err)
 		}
@@ -133,7 +139,7 @@ func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery
 	return d, nil
 }
 
-// prepare finds the snapshot and reads the amount by the feature's precision.
+// prepare loads the snapshot and reads the amount by the feature's precision.
 func (s *Service) prepare(ctx context.Context, env usher.Environment, q CheckQuery) (*engine.Snapshot, engine.Query, time.Time, error) {
 	query := engine.Query{Customer: q.Customer, Feature: q.Feature}
 	if f := s.live.Book(env).Features[q.Feature]; f != nil && f.Kind.Counts() {
@@ -151,7 +157,7 @@ func (s *Service) prepare(ctx context.Context, env usher.Environment, q CheckQue
 	return snap, query, at, err
 }
 
-// Amount reads an amount of a feature; absent is one whole unit.
+// Amount returns an amount of a feature in its smallest units; "" is one whole unit.
 func Amount(f *usher.Feature, n usher.Number) (int64, error) {
 	if n == "" {
 		n = "1"
@@ -164,8 +170,8 @@ func Amount(f *usher.Feature, n usher.Number) (int64, error) {
 	return units, nil
 }
 
-// unanswered is the answer where the state cannot be read: what the feature's
-// fail policy says, marked as degraded.
+// unanswered returns the answer if the state cannot be read: what the feature's fail
+// policy says, marked as degraded. Other errors are returned as they are.
 func (s *Service) unanswered(env usher.Environment, q CheckQuery, err error) (usher.Decision, error) {
 	if usher.ErrorCode(err) != usher.Unavailable {
 		return usher.Decision{}, err
@@ -174,11 +180,14 @@ func (s *Service) unanswered(env usher.Environment, q CheckQuery, err error) (us
 	if f == nil {
 		return usher.Decision{}, err
 	}
-	return usher.Decision{Allowed: f.Fail == usher.FailOpen, Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature, Kind: f.Kind,
-		Precision: f.Precision, Type: f.Type, Degraded: true, Revision: s.live.Revision(env)}, nil
+	return usher.Decision{
+		Allowed: f.Fail == usher.FailOpen, Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature,
+		Kind: f.Kind, Precision: f.Precision, Type: f.Type, Degraded: true, Revision: s.live.Revision(env),
+	}, nil
 }
 
-// revision is the environment's, at least min (S06).
+// revision returns the environment's revision, which is at least min (S06). It returns
+// Invalid if min does not exist yet.
 func (s *Service) revision(ctx context.Context, env usher.Environment, min int64) (int64, error) {
 	r := s.live.Revision(env)
 	if r >= min {
@@ -189,7 +198,8 @@ func (s *Service) revision(ctx context.Context, env usher.Environment, min int64
 	}
 	if r = s.live.Revision(env); r < min {
 		return 0, &usher.Error{Code: usher.Invalid, Detail: "min_revision is ahead of the environment", Problems: []usher.Problem{{
-			Location: "min_revision", Message: usher.Errorf(usher.Invalid, "is %d, and the newest revision is %d; send one that an answer or a change carried", min, r).Error()}}}
+			Location: "min_revision",
+			Message:  fmt.Sprintf("is %d, but the newest revision is %d; send a revision that an answer or a change carried", min, r)}}}
 	}
 	return r, nil
 }

@@ -39,8 +39,9 @@ func serviceOn(t *testing.T, dsn string) (*decide.Service, *live.Live, int64) {
 	}
 	at := time.Now().Add(-time.Hour)
 	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", At: at}
-	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Note: note, Source: file, Canonical: string(catalogfile.Format(c)),
-		Hash: catalogfile.Hash(c), Plans: []usher.PlanVersion{{Version: 1, Plan: *catalogfile.Resolve(c, "free")}}})
+	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Note: note, Source: file,
+		Canonical: string(catalogfile.Format(c)),
+		Hash:      catalogfile.Hash(c), Plans: []usher.PlanVersion{{Version: 1, Plan: *catalogfile.Resolve(c, "free")}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,8 @@ func TestS06_MinRevision(t *testing.T) {
 	if err != nil || !d.Allowed || d.Revision != rev {
 		t.Errorf("%+v, %v", d, err)
 	}
-	if _, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "sso", MinRevision: rev + 1}, nil); usher.ErrorCode(err) != usher.Invalid {
+	if _, err := s.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "sso", MinRevision: rev + 1},
+		nil); usher.ErrorCode(err) != usher.Invalid {
 		t.Errorf("a revision to come: %v", err)
 	}
 }
@@ -76,7 +78,8 @@ func TestBatchAndEntitlements(t *testing.T) {
 	t.Parallel()
 	s, _, rev := service(t)
 	ds, err := s.Batch(t.Context(), usher.Sandbox, []decide.CheckQuery{
-		{Customer: "acme", Feature: "docs", Amount: "1.5"}, {Customer: "acme", Feature: "docs", Amount: "1.51"}, {Customer: "nobody", Feature: "sso"}, {Customer: "acme", Feature: "nothing"}}, 0)
+		{Customer: "acme", Feature: "docs", Amount: "1.5"}, {Customer: "acme", Feature: "docs", Amount: "1.51"},
+		{Customer: "nobody", Feature: "sso"}, {Customer: "acme", Feature: "nothing"}}, 0)
 	if err != nil || len(ds) != 4 {
 		t.Fatal(ds, err)
 	}
@@ -142,7 +145,8 @@ func TestS06_FailPolicyWhileTheDatabaseIsAway(t *testing.T) {
 		t.Errorf("of its own revision: %+v, %v", newest, err)
 	}
 	// A batch says so as well.
-	batch, err := s.Batch(t.Context(), usher.Sandbox, []decide.CheckQuery{{Customer: "acme", Feature: "docs"}, {Customer: "cold", Feature: "sso"}}, 0)
+	batch, err := s.Batch(t.Context(), usher.Sandbox, []decide.CheckQuery{{Customer: "acme", Feature: "docs"},
+		{Customer: "cold", Feature: "sso"}}, 0)
 	if err != nil || !batch[0].Allowed || !batch[0].Degraded || batch[0].AsOf.IsZero() || !batch[1].Degraded {
 		t.Errorf("a batch: %+v, %v", batch, err)
 	}
@@ -176,8 +180,11 @@ func TestS06_RememberedIsNeverPassedOffAsNewer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	newer, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", At: time.Now()}, Customer: "acme", Basis: rev, BasisCatalog: l.CatalogRevision(usher.Sandbox),
-		Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "docs", Deny: true, Reason: "fraud", CreatedBy: "test", CreatedAt: time.Now()}}})
+	newer, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox,
+		Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "test", At: time.Now()}, Customer: "acme", Basis: rev,
+		BasisCatalog: l.CatalogRevision(usher.Sandbox),
+		Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "docs", Deny: true, Reason: "fraud", CreatedBy: "test",
+			CreatedAt: time.Now()}}})
 	if err != nil {
 		t.Fatal(err)
 	}

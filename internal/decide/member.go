@@ -10,24 +10,25 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// ResourceRef names what something is done to; the zero one is nothing. Type and
-// id are two values, never one string (A10).
+// ResourceRef names a resource; the zero ResourceRef names none. Type and id are two
+// values, never joined into one string (A10).
 type ResourceRef struct{ Type, ID string }
 
-// asked is a question about a member with all that answers it.
+// asked is a question about a member with everything that is needed to answer it.
 type asked struct {
 	subject  *access.Subject
 	question access.Question
 	snap     *engine.Snapshot
 	at       time.Time
-	asOf     time.Time // zero: up to date
-	features []string  // that the plan and its limits are asked for
-	any      bool      // one of them is enough
+	asOf     time.Time // until when snap was up to date; zero: it is
+	features []string  // the features that the plan and its limits must allow
+	any      bool      // one of features is enough
 	perm     *usher.Permission
 }
 
-// member answers a question about a member: all legs, of one instant (A01).
-func (s *Service) member(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (usher.Decision, error) {
+// member answers a question about a member: all legs at one instant (A01).
+func (s *Service) member(ctx context.Context, env usher.Environment, q CheckQuery, revision int64, buf *engine.Buf) (
+	usher.Decision, error) {
 	a, err := s.ask(ctx, env, q)
 	if err != nil {
 		return s.silent(env, q, err)
@@ -46,7 +47,7 @@ func (s *Service) member(ctx context.Context, env usher.Environment, q CheckQuer
 	return d, err
 }
 
-// ask finds everything that answers a question about a member.
+// ask loads everything that is needed to answer a question about a member.
 func (s *Service) ask(ctx context.Context, env usher.Environment, q CheckQuery) (a asked, err error) {
 	present := q.present || q.At.IsZero()
 	if a.at = q.At; a.at.IsZero() {
@@ -75,9 +76,9 @@ func (s *Service) ask(ctx context.Context, env usher.Environment, q CheckQuery) 
 	return a, nil
 }
 
-// judge puts the legs together. The decision's numbers are of the feature that
-// decides: the only one that is asked for, the first that denies, or the first
-// that is enough.
+// judge decides each leg and puts them together. The numbers of the decision are those
+// of one feature: the only one that the question is about, or of several the first that
+// denies, or the first that is enough.
 func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engine.Buf) (usher.Decision, asked, error) {
 	legs := &buf.Legs
 	*legs = usher.Legs{Role: usher.LegNone, Plan: usher.LegNone, Seat: usher.LegNone, Limit: usher.LegNone, Condition: usher.LegNone}
@@ -95,7 +96,7 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	}
 	if q.Taking && slices.Contains(features, q.Feature) {
 		if features = slices.DeleteFunc(slices.Clone(features), func(f string) bool { return f == q.Feature }); any {
-			features = nil // the take may be enough
+			features = nil // the taken feature may be the one that is enough
 		}
 	}
 	a.features, a.any = features, any
@@ -120,7 +121,7 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	switch {
 	case !a.snap.World.Known():
 		reason = usher.UnknownCustomer
-	case reason != "": // member, role or condition
+	case reason != "": // the member, its role or a condition denies already, which comes first
 	case legs.Plan == usher.LegFail:
 		reason = d.Reason
 	case legs.Seat == usher.LegFail:
@@ -132,12 +133,15 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	return d, a, nil
 }
 
-// linked answers for the features that a permission is linked with.
+// linked answers for the features that a permission is linked with. If all are needed,
+// the answer is the first no, where a plan that lacks a feature comes before a limit
+// that is reached. If any is enough, it is the first yes, or the no that is nearest to a
+// yes.
 func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *usher.Legs, buf *engine.Buf) (usher.Decision, error) {
 	if len(a.features) == 1 {
 		lend := buf
 		if q.Feature != "" {
-			lend = nil // the other's lists are in it
+			lend = nil // buf has the lists of q.Feature's answer
 		}
 		d, err := s.part(env, q, a, a.features[0], lend)
 		note(legs, &d)
@@ -169,7 +173,7 @@ func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *us
 	}
 	if a.any {
 		merge(legs, bestLegs)
-	} else if best.Allowed { // no single feature's numbers are the answer's
+	} else if best.Allowed { // all allow: no single feature's numbers are those of the answer
 		best = usher.Decision{Allowed: true, Reason: usher.Granted}
 	}
 	return best, nil
@@ -178,7 +182,8 @@ func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *us
 // part answers for one feature.
 func (s *Service) part(env usher.Environment, q *CheckQuery, a asked, feature string, buf *engine.Buf) (usher.Decision, error) {
 	query := engine.Query{Customer: q.Customer, Feature: feature, Buf: buf}
-	if f := s.live.Book(env).Features[feature]; f != nil && f.Kind.Counts() && (f.Kind != usher.Seats || feature == q.Feature || q.Amount != "") {
+	if f := s.live.Book(env).Features[feature]; f != nil && f.Kind.Counts() &&
+		(f.Kind != usher.Seats || feature == q.Feature || q.Amount != "") {
 		n, err := Amount(f, q.Amount)
 		if err != nil {
 			return usher.Decision{}, err
@@ -188,8 +193,8 @@ func (s *Service) part(env usher.Environment, q *CheckQuery, a asked, feature st
 	return engine.Decide(a.snap, query, a.at), nil
 }
 
-// note adds a feature's answer to the legs: what the plan gives, and whether
-// there is any left of it.
+// note adds a feature's answer to the legs: whether the plan gives the feature, and
+// whether anything is left of it.
 func note(legs *usher.Legs, d *usher.Decision) {
 	l := usher.Legs{Plan: usher.LegPass, Limit: usher.LegNone}
 	switch {
@@ -203,20 +208,18 @@ func note(legs *usher.Legs, d *usher.Decision) {
 	merge(legs, l)
 }
 
-// isLimit reports whether a reason is that there is none left of what the plan
-// gives.
+// isLimit reports whether a reason says that nothing is left of what the plan gives.
 func isLimit(r usher.Reason) bool {
 	return r == usher.CapReached || r == usher.InsufficientCredits || r == usher.SeatLimitReached || r == usher.LimitReached
 }
 
-// Taken completes the legs of a question that was Taking with what its take
-// decided.
+// Taken completes the legs of a question with Taking by the decision of its take.
 func Taken(legs usher.Legs, d *usher.Decision) *usher.Legs {
 	note(&legs, d)
 	return &legs
 }
 
-// merge makes a leg fail where either fails, and pass where either was asked.
+// merge adds the legs Plan and Limit of l: fail wins over pass, and pass over none.
 func merge(legs *usher.Legs, l usher.Legs) {
 	worse := func(a *usher.Leg, b usher.Leg) {
 		if b == usher.LegFail || b == usher.LegPass && *a != usher.LegFail {
@@ -227,18 +230,21 @@ func merge(legs *usher.Legs, l usher.Legs) {
 	worse(&legs.Limit, l.Limit)
 }
 
-// silent is the answer where what decides cannot be read: nobody knows who asks,
-// so the answer is no, whatever the feature's fail policy (A01).
+// silent returns the answer if the member cannot be read. Without knowing who asks,
+// the answer is no, whatever the feature's fail policy (A01). Other errors are returned
+// as they are.
 func (s *Service) silent(env usher.Environment, q CheckQuery, err error) (usher.Decision, error) {
 	if usher.ErrorCode(err) != usher.Unavailable {
 		return usher.Decision{}, err
 	}
-	return usher.Decision{Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature, Member: q.Member, Permission: q.Permission,
-		Legs:     &usher.Legs{Role: usher.LegNone, Plan: usher.LegNone, Seat: usher.LegNone, Limit: usher.LegNone, Condition: usher.LegNone},
-		Degraded: true, Revision: s.live.Revision(env)}, nil
+	none := usher.Legs{Role: usher.LegNone, Plan: usher.LegNone, Seat: usher.LegNone, Limit: usher.LegNone, Condition: usher.LegNone}
+	return usher.Decision{
+		Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature, Member: q.Member, Permission: q.Permission,
+		Legs: &none, Degraded: true, Revision: s.live.Revision(env),
+	}, nil
 }
 
-// explainMember answers a question about a member and says why.
+// explainMember answers a question about a member and says why it answers so.
 func (s *Service) explainMember(ctx context.Context, env usher.Environment, q CheckQuery, revision int64) (usher.Explanation, error) {
 	a, err := s.ask(ctx, env, q)
 	if err != nil {
@@ -255,7 +261,8 @@ func (s *Service) explainMember(ctx context.Context, env usher.Environment, q Ch
 	}
 	if feature != "" {
 		query := engine.Query{Customer: q.Customer, Feature: feature}
-		if f := s.live.Book(env).Features[feature]; f != nil && f.Kind.Counts() && (f.Kind != usher.Seats || feature == q.Feature || q.Amount != "") {
+		if f := s.live.Book(env).Features[feature]; f != nil && f.Kind.Counts() &&
+			(f.Kind != usher.Seats || feature == q.Feature || q.Amount != "") {
 			if query.Amount, err = Amount(f, q.Amount); err != nil {
 				return x, err
 			}
@@ -273,13 +280,17 @@ func (s *Service) explainMember(ctx context.Context, env usher.Environment, q Ch
 		}
 		return x, nil
 	}
-	t := &usher.AccessTrace{Features: a.features, Any: a.any, Assignments: []usher.AssignmentTrace{}, Roles: a.subject.Roles().Giving(q.Permission)}
+	t := &usher.AccessTrace{Features: a.features, Any: a.any, Assignments: []usher.AssignmentTrace{},
+		Roles: a.subject.Roles().Giving(q.Permission)}
 	if t.Roles == nil {
 		t.Roles = []string{}
 	}
 	for _, e := range a.subject.Explain(&a.question) {
-		x := usher.AssignmentTrace{ID: e.Assignment.ID, Role: e.Assignment.Role, ResourceType: e.Assignment.ResourceType, ResourceID: e.Assignment.ResourceID,
-			From: e.Assignment.From, Until: e.Assignment.Until, Outcome: string(e.Outcome), Conditions: e.Conditions, Seats: e.Seats}
+		x := usher.AssignmentTrace{
+			ID: e.Assignment.ID, Role: e.Assignment.Role, ResourceType: e.Assignment.ResourceType, ResourceID: e.Assignment.ResourceID,
+			From: e.Assignment.From, Until: e.Assignment.Until,
+			Outcome: string(e.Outcome), Conditions: e.Conditions, Seats: e.Seats,
+		}
 		if e.Assignment.Holder.Group {
 			x.Group = e.Assignment.Holder.ID
 		}
@@ -290,7 +301,7 @@ func (s *Service) explainMember(ctx context.Context, env usher.Environment, q Ch
 	return x, nil
 }
 
-// accessChanges says what would give a member what it was denied.
+// accessChanges says what would change the answer about a member's permission.
 func accessChanges(d *usher.Decision, t *usher.AccessTrace) []usher.WhatWouldChange {
 	switch d.Reason {
 	case usher.UnknownMember:

@@ -11,14 +11,14 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// SearchQuery asks who can, on what, or what. What it finds is exactly what a
-// check of the same instant and revision allows (A11).
+// SearchQuery asks which members can do something, on which resources, or what a member
+// can do. It finds exactly what checks of the same instant and revision allow (A11).
 type SearchQuery struct {
 	Customer    string
-	Member      string      // of resources and permissions: who
-	Permission  string      // of members and resources: to do what
-	Resource    ResourceRef // of members and permissions: to what; of resources, its Type alone
-	MemberType  string      // of members: only those of this type; "" is all
+	Member      string      // for resources and permissions: the member who can
+	Permission  string      // for members and resources: what they can do
+	Resource    ResourceRef // for members and permissions: what they can do it to; for resources only its Type
+	MemberType  string      // for members: only members of this type; "": of all types
 	Said        *access.Said
 	At          time.Time // zero: now
 	After       string    // the Next of the page before
@@ -26,29 +26,30 @@ type SearchQuery struct {
 	MinRevision int64
 }
 
-// Found is a member or a resource, or a permission as what it is done to and
-// what is done.
+// Found is a member, a resource, or a permission: its Type is then that of the
+// resource ("report"), and its ID the action ("export").
 type Found struct{ Type, ID string }
 
-// Page is what was found. A page may hold fewer than the limit and have a Next.
+// Page is one page of what was found. It may be shorter than the limit and still have
+// a Next, because one page looks at scanAtOnce candidates at most.
 type Page struct {
 	Found    []Found
-	Next     string // "": there is no more
+	Next     string // the After of the next page; "": this is the last
 	Revision int64
 }
 
 // scanAtOnce bounds how many members or resources one page looks at.
 const scanAtOnce = 10_000
 
-// candidate is one that may be found: what is asked of it, and where the next
-// page begins after it.
+// candidate is a member, a resource or a permission that may be found. query is the
+// check that decides, and key the After of a page that begins behind it.
 type candidate struct {
 	found Found
 	query CheckQuery
 	key   string
 }
 
-// SearchMembers finds who of the registered members can.
+// SearchMembers finds the registered members who can.
 func (s *Service) SearchMembers(ctx context.Context, env usher.Environment, q SearchQuery) (Page, error) {
 	return s.search(ctx, env, q, func(after string, n int) ([]candidate, error) {
 		d, err := s.live.Directory(ctx, env, q.Customer, q.At)
@@ -64,18 +65,17 @@ func (s *Service) SearchMembers(ctx context.Context, env usher.Environment, q Se
 			c.Member, ids[i] = m.ID, m.ID
 			all[i] = candidate{Found{m.Type, m.ID}, c, m.ID}
 			if q.MemberType != "" && q.MemberType != m.Type {
-				all[i].query.Member = "" // asked of nobody
+				all[i].query.Member = "" // of another type: page skips it
 			}
 		}
 		if err == nil && !s.live.Past(env, q.At) {
-			err = s.live.Expect(ctx, env, q.Customer, ids)
+			err = s.live.Preload(ctx, env, q.Customer, ids)
 		}
 		return all, err
 	})
 }
 
-// SearchResources finds on which of the registered resources of a type the
-// member can.
+// SearchResources finds the registered resources of a type on which the member can.
 func (s *Service) SearchResources(ctx context.Context, env usher.Environment, q SearchQuery) (Page, error) {
 	return s.search(ctx, env, q, func(after string, n int) ([]candidate, error) {
 		d, err := s.live.Directory(ctx, env, q.Customer, q.At)
@@ -93,8 +93,8 @@ func (s *Service) SearchResources(ctx context.Context, env usher.Environment, q 
 	})
 }
 
-// SearchPermissions finds what the member can do: to a resource, where one is
-// named, only what is done to its type.
+// SearchPermissions finds what the member can do. If the query names a resource, only
+// permissions of its type are looked at.
 func (s *Service) SearchPermissions(ctx context.Context, env usher.Environment, q SearchQuery) (Page, error) {
 	return s.search(ctx, env, q, func(after string, n int) (all []candidate, err error) {
 		book, err := s.live.AccessAt(ctx, env, q.At)
@@ -117,10 +117,12 @@ func (s *Service) SearchPermissions(ctx context.Context, env usher.Environment, 
 }
 
 func (q *SearchQuery) check() CheckQuery {
-	return CheckQuery{Customer: q.Customer, Member: q.Member, Permission: q.Permission, Resource: q.Resource, Said: q.Said, At: q.At, MinRevision: q.MinRevision}
+	return CheckQuery{Customer: q.Customer, Member: q.Member, Permission: q.Permission, Resource: q.Resource, Said: q.Said, At: q.At,
+		MinRevision: q.MinRevision}
 }
 
-func (s *Service) search(ctx context.Context, env usher.Environment, q SearchQuery, next func(after string, n int) ([]candidate, error)) (Page, error) {
+func (s *Service) search(ctx context.Context, env usher.Environment, q SearchQuery, next func(after string, n int) ([]candidate, error)) (
+	Page, error) {
 	revision, err := s.revision(ctx, env, q.MinRevision)
 	if err != nil {
 		return Page{}, err
@@ -137,7 +139,7 @@ func (s *Service) search(ctx context.Context, env usher.Environment, q SearchQue
 		if err != nil {
 			return page, err
 		}
-		// A change that came between would mix two states: search again.
+		// If a change came in between, the page may mix two states: search again.
 		if r := s.live.Revision(env); r == revision || attempt == 3 {
 			page.Revision = revision
 			return page, nil
@@ -147,7 +149,10 @@ func (s *Service) search(ctx context.Context, env usher.Environment, q SearchQue
 	}
 }
 
-func (s *Service) page(ctx context.Context, env usher.Environment, q SearchQuery, revision int64, present bool, next func(after string, n int) ([]candidate, error)) (p Page, err error) {
+// page checks candidates in chunks until the page is full, there are no more, or
+// scanAtOnce were checked.
+func (s *Service) page(ctx context.Context, env usher.Environment, q SearchQuery, revision int64, present bool,
+	next func(after string, n int) ([]candidate, error)) (p Page, err error) {
 	p.Found = []Found{}
 	var buf engine.Buf
 	after := q.After
@@ -189,23 +194,24 @@ func (s *Service) page(ctx context.Context, env usher.Environment, q SearchQuery
 	return p, nil
 }
 
-// CustomerOf is the only customer that has a member or, where member is "", a
-// resource; else the environment's only customer; "" where there is none such.
+// CustomerOf returns the only customer that has a member or, if member is "", a
+// resource. If no customer has it, it returns the environment's only customer. ""
+// means that there is not exactly one.
 func (s *Service) CustomerOf(ctx context.Context, env usher.Environment, member string, r ResourceRef) (string, error) {
 	return s.live.CustomerOf(ctx, env, member, r.Type, r.ID)
 }
 
-// Sought is what a search is of.
+// Sought is what a search looks for.
 type Sought int
 
-// What searches can be of.
+// The kinds of searches.
 const (
 	OfMembers Sought = iota
 	OfResources
 	OfPermissions
 )
 
-// Search finds one page of what is sought.
+// Search finds one page of members, resources or permissions.
 func (s *Service) Search(ctx context.Context, env usher.Environment, of Sought, q SearchQuery) (Page, error) {
 	switch of {
 	case OfMembers:
@@ -216,7 +222,8 @@ func (s *Service) Search(ctx context.Context, env usher.Environment, of Sought, 
 	return s.SearchPermissions(ctx, env, q)
 }
 
-// Parts returns what makes the question what it is, whatever its page.
+// Parts returns all that makes two searches the same, without After and Limit: the
+// token of a next page is bound to it.
 func (q *SearchQuery) Parts() []any {
 	said := q.Said
 	if said == nil {

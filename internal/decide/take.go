@@ -11,7 +11,8 @@ import (
 // Consume decides and takes in one step. If q names a member, everything about
 // the member must pass too; q is then completed with the take's customer,
 // feature and amount.
-func (s *Service) Consume(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp) (usher.Decision, error) {
+func (s *Service) Consume(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp) (
+	usher.Decision, error) {
 	d, denied, err := s.takeAs(ctx, env, u, q, op, func() (usher.Decision, error) { return u.Consume(ctx, env, op) })
 	if !denied {
 		return d, err
@@ -21,16 +22,17 @@ func (s *Service) Consume(ctx context.Context, env usher.Environment, u *usage.U
 }
 
 // Reserve is Consume for a reservation.
-func (s *Service) Reserve(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ReserveOp) (usher.Decision, error) {
+func (s *Service) Reserve(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ReserveOp) (
+	usher.Decision, error) {
 	d, _, err := s.takeAs(ctx, env, u, q, op.ConsumeOp, func() (usher.Decision, error) { return u.Reserve(ctx, env, op) })
 	return d, err
 }
 
-// takeAs takes on behalf of a member, once everything about the member has
-// passed. That is asked before the take: what is denied for the member's sake is
-// not stored under the key, and a take that was made keeps its answer whatever
-// the member may do since (S13). denied reports that the member is why nothing
-// was taken.
+// takeAs takes on behalf of a member, if everything about the member allows it. That
+// is checked before the take. So a denial because of the member is not stored under
+// the key, and a retry of a take that was made gets its first answer, whatever the
+// member may do by then (S13). denied reports that the member is why nothing was
+// taken.
 func (s *Service) takeAs(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp,
 	take func() (usher.Decision, error)) (_ usher.Decision, denied bool, err error) {
 	if q.Member == "" {
@@ -62,8 +64,8 @@ func (s *Service) takeAs(ctx context.Context, env usher.Environment, u *usage.Us
 	return d, false, nil
 }
 
-// CheckAmounts returns Invalid with every amount of a batch that its feature
-// cannot count.
+// CheckAmounts returns Invalid with a problem for every amount of a batch that is not
+// a valid amount of its feature.
 func (s *Service) CheckAmounts(env usher.Environment, qs []CheckQuery) error {
 	features := s.live.Book(env).Features
 	var wrong []usher.Problem

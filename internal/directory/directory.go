@@ -73,7 +73,8 @@ func (s *Service) AssignmentID(a usher.Assignment) string { return assignmentID(
 var lower = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 func assignmentID(a *usher.Assignment) string {
-	b, _ := json.Marshal([]any{a.Holder.Group, a.Holder.ID, a.Role, a.ResourceType, a.ResourceID, a.Source}) // of text and flags: it cannot fail
+	// Texts and flags only: it cannot fail.
+	b, _ := json.Marshal([]any{a.Holder.Group, a.Holder.ID, a.Role, a.ResourceType, a.ResourceID, a.Source})
 	sum := sha256.Sum256(b)
 	return "asg_" + lower.EncodeToString(sum[:15])
 }

@@ -219,7 +219,8 @@ func TestA04_A12_AtOnce(t *testing.T) {
 				if j == 1 {
 					in, out = b, a
 				}
-				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm", Change{Join: []usher.Membership{{Group: out, Holder: usher.Holder{Group: true, ID: in}}}})
+				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm",
+					Change{Join: []usher.Membership{{Group: out, Holder: usher.Holder{Group: true, ID: in}}}})
 				return err
 			})
 			if done, refused := count(t, errs, usher.Refused); done != 1 || refused != 1 {
@@ -227,7 +228,8 @@ func TestA04_A12_AtOnce(t *testing.T) {
 			}
 			m := fmt.Sprint("m", i)
 			errs = all(2, func(j int) error {
-				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm", Change{Assign: []usher.Assignment{give(m, []string{"payer", "approver"}[j])}})
+				_, err := nodes[j%len(nodes)].Apply(t.Context(), env, usher.By{}, "firm",
+					Change{Assign: []usher.Assignment{give(m, []string{"payer", "approver"}[j])}})
 				return err
 			})
 			if done, refused := count(t, errs, usher.Refused); done != 1 || refused != 1 {
@@ -247,7 +249,8 @@ func TestA12_RevokedWithinASecond(t *testing.T) {
 	for i := range 5 {
 		x := give("m1", []string{"viewer", "analyst"}[i%2])
 		revision := a.do(t, Change{Assign: []usher.Assignment{x}})
-		if d, err := b.decide.Check(t.Context(), env, decide.CheckQuery{Customer: "firm", Member: "m1", Permission: "report.read", MinRevision: revision}, nil); err != nil || !d.Allowed {
+		if d, err := b.decide.Check(t.Context(), env, decide.CheckQuery{Customer: "firm", Member: "m1", Permission: "report.read",
+			MinRevision: revision}, nil); err != nil || !d.Allowed {
 			t.Fatalf("b knows the revision and says %v, %v", d.Reason, err)
 		}
 		x.Source = usher.SourceManual
@@ -301,7 +304,8 @@ func TestS30_ThePastIsAsItWasKnown(t *testing.T) {
 		}{
 			{Change{}, false, false},
 			{Change{Assign: []usher.Assignment{x}}, false, true},
-			{Change{Groups: []usher.Group{{ID: "g"}, {ID: "h"}}, Join: []usher.Membership{{Group: "g", Holder: usher.Holder{ID: "m0"}}, {Group: "h", Holder: usher.Holder{Group: true, ID: "g"}}},
+			{Change{Groups: []usher.Group{{ID: "g"}, {ID: "h"}}, Join: []usher.Membership{{Group: "g", Holder: usher.Holder{ID: "m0"}},
+				{Group: "h", Holder: usher.Holder{Group: true, ID: "g"}}},
 				Assign: []usher.Assignment{{Holder: usher.Holder{Group: true, ID: "h"}, Role: "analyst"}}}, true, true},
 			{Change{Members: []usher.Member{{ID: "m0"}}}, false, false},
 			{Change{Members: []usher.Member{{ID: "m0", Active: true}}}, true, true},
@@ -314,7 +318,8 @@ func TestS30_ThePastIsAsItWasKnown(t *testing.T) {
 			facts = append(facts, fact{at, s.export, s.read})
 		}
 		for i, f := range facts {
-			if export, read := n.can(t, "m0", "report.export", f.at), n.can(t, "m0", "report.read", f.at); i < len(facts)-1 && (export != f.export || read != f.read) {
+			if export, read := n.can(t, "m0", "report.export", f.at), n.can(t, "m0", "report.read", f.at); i < len(facts)-1 &&
+				(export != f.export || read != f.read) {
 				t.Errorf("after step %d: export %v read %v, want %v %v", i, export, read, f.export, f.read)
 			}
 		}
@@ -355,7 +360,8 @@ func TestA11_SearchIsWhatChecksAllow(t *testing.T) {
 		for _, r := range []decide.ResourceRef{{}, {Type: "folder", ID: "f1"}, {Type: "folder"}} {
 			var want []string
 			for i := range 30 {
-				d, err := n.decide.Check(t.Context(), env, decide.CheckQuery{Customer: "firm", Member: fmt.Sprint("m", i), Permission: "report.read", Resource: r}, nil)
+				d, err := n.decide.Check(t.Context(), env, decide.CheckQuery{Customer: "firm", Member: fmt.Sprint("m", i), Permission: "report.read",
+					Resource: r}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -384,7 +390,8 @@ func TestA11_SearchIsWhatChecksAllow(t *testing.T) {
 				}
 			}
 		}
-		p, err := n.decide.SearchResources(t.Context(), env, decide.SearchQuery{Customer: "firm", Member: "m1", Permission: "report.read", Resource: decide.ResourceRef{Type: "folder"}})
+		p, err := n.decide.SearchResources(t.Context(), env, decide.SearchQuery{Customer: "firm", Member: "m1", Permission: "report.read",
+			Resource: decide.ResourceRef{Type: "folder"}})
 		if want := []decide.Found{{Type: "folder", ID: "f1"}}; err != nil || !slices.Equal(p.Found, want) {
 			t.Errorf("got %v, %v, want %v", p.Found, err, want)
 		}
@@ -504,7 +511,8 @@ func TestRolesInUse(t *testing.T) {
 	each(t, func(t *testing.T, dsn string) {
 		n := newNode(t, dsn, "a")
 		n.found(t, 150)
-		if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, usher.By{}, []byte(file+"custom_roles: {ceiling: payer}\n"), catalog.Options{}); err != nil {
+		if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, usher.By{},
+			[]byte(file+"custom_roles: {ceiling: payer}\n"), catalog.Options{}); err != nil {
 			t.Fatal(err)
 		}
 		soon := n.live.Now(env).Add(2 * time.Second)

@@ -131,7 +131,9 @@ func (w *work) joined(d store.Directory) error {
 					continue
 				}
 				if beyond := w.lacks(w.roles.Gives(a.Role), a.Until); len(beyond) > 0 {
-					return usher.Errorf(usher.Refused, "%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself for as long", w.c.By, m.Group, a.Role, few(beyond))
+					return usher.Errorf(usher.Refused,
+						"%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself for as long", w.c.By, m.Group, a.Role,
+						few(beyond))
 				}
 			}
 		}

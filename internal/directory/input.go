@@ -65,7 +65,8 @@ func (p problems) err() error {
 func (w *work) normal() error {
 	c, d := w.c, &w.change
 	var p problems
-	n := len(c.Members) + len(c.DropMembers) + len(c.Groups) + len(c.DropGroups) + len(c.Join) + len(c.Leave) + len(c.Roles) + len(c.DropRoles) +
+	n := len(c.Members) + len(c.DropMembers) + len(c.Groups) + len(c.DropGroups) + len(c.Join) + len(c.Leave) + len(c.Roles) +
+		len(c.DropRoles) +
 		len(c.Assign) + len(c.Unassign) + len(c.Resources) + len(c.DropResources)
 	if n > MaxItems {
 		p.add("body", "may hold at most %d things, this holds %d", MaxItems, n)
@@ -163,7 +164,8 @@ func (w *work) normal() error {
 	for _, l := range []struct {
 		name, what string
 		ids        []string
-	}{{"drop_members", "a member's id", c.DropMembers}, {"drop_groups", "a group's id", c.DropGroups}, {"drop_roles", "a role's key", c.DropRoles}, {"unassign", "an assignment's id", c.Unassign}} {
+	}{{"drop_members", "a member's id", c.DropMembers}, {"drop_groups", "a group's id", c.DropGroups},
+		{"drop_roles", "a role's key", c.DropRoles}, {"unassign", "an assignment's id", c.Unassign}} {
 		for i, id := range l.ids {
 			p.id(fmt.Sprintf("%s[%d]", l.name, i), l.what, id)
 		}
@@ -172,7 +174,8 @@ func (w *work) normal() error {
 	if c.By != "" {
 		p.id("by", "a member's id", c.By)
 	}
-	d.DropMembers, d.DropGroups, d.Leave, d.DropRoles, d.DropAssignments, d.DropResources = c.DropMembers, c.DropGroups, c.Leave, c.DropRoles, c.Unassign, c.DropResources
+	d.DropMembers, d.DropGroups, d.Leave = c.DropMembers, c.DropGroups, c.Leave
+	d.DropRoles, d.DropAssignments, d.DropResources = c.DropRoles, c.Unassign, c.DropResources
 	return p.err()
 }
 

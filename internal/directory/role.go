@@ -27,7 +27,8 @@ func (w *work) custom(old []usher.Role) error {
 		r.Permissions, r.Includes = sorted(r.Permissions), sorted(r.Includes)
 		switch {
 		case !allowed:
-			return usher.Errorf(usher.Refused, "the catalogue lets customers make no roles of their own: custom_roles.ceiling would name the most that they may hold")
+			return usher.Errorf(usher.Refused,
+				"the catalogue lets customers make no roles of their own: custom_roles.ceiling would name the most that they may hold")
 		case !usher.ValidKey(r.Key):
 			p.add(where("key"), "must be 1 to %d of a-z 0-9 . _ - and begin with a letter or digit, got %.80q", usher.MaxKey, r.Key)
 		case w.book.HasRole(r.Key):
@@ -172,7 +173,8 @@ func (s *Service) Roles(ctx context.Context, env usher.Environment, customer str
 	roles := s.cfg.Live.Access(env).Customer(own)
 	var all []RoleView
 	view := func(r *usher.Role, custom bool) {
-		v := RoleView{Key: r.Key, Title: r.Title, Custom: custom, Includes: r.Includes, Permissions: r.Permissions, Gives: roles.Gives(r.Key), Seats: roles.Seats(r.Key), When: r.When}
+		v := RoleView{Key: r.Key, Title: r.Title, Custom: custom, Includes: r.Includes, Permissions: r.Permissions, Gives: roles.Gives(r.Key),
+			Seats: roles.Seats(r.Key), When: r.When}
 		if v.Permissions == nil {
 			v.Permissions = []string{}
 		}

@@ -73,7 +73,8 @@ func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error
 			return nil, err
 		}
 		for i := range all {
-			if slices.ContainsFunc(changed, func(key string) bool { return roles.Includes(all[i].Role, key) || w.roles.Includes(all[i].Role, key) }) {
+			includes := func(key string) bool { return roles.Includes(all[i].Role, key) || w.roles.Includes(all[i].Role, key) }
+			if slices.ContainsFunc(changed, includes) {
 				add(all[i].Holder)
 			}
 		}

@@ -14,7 +14,8 @@ import (
 
 func (n *node) catalog(t *testing.T, pairs ...string) {
 	t.Helper()
-	if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, usher.By{}, []byte(strings.NewReplacer(pairs...).Replace(file)), catalog.Options{}); err != nil {
+	if _, err := catalog.New(catalog.Config{DB: n.db, Live: n.live}).Apply(t.Context(), env, usher.By{},
+		[]byte(strings.NewReplacer(pairs...).Replace(file)), catalog.Options{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -85,7 +86,8 @@ func TestAnyTextIsKept(t *testing.T) {
 				t.Errorf("got %.100v %v", m, err)
 			}
 		}
-		_, err := n.Apply(t.Context(), env, usher.By{Reason: "r"}, "firm", Change{Groups: []usher.Group{{ID: "g", Title: strings.Repeat("t", 300) + "\x00"}}})
+		_, err := n.Apply(t.Context(), env, usher.By{Reason: "r"}, "firm",
+			Change{Groups: []usher.Group{{ID: "g", Title: strings.Repeat("t", 300) + "\x00"}}})
 		if usher.ErrorCode(err) != usher.Invalid {
 			t.Errorf("got %v, want invalid: a title with a NUL", err)
 		}

@@ -199,7 +199,8 @@ func (w *work) summary() json.RawMessage {
 		DropAssignments []string           `json:"drop_assignments,omitempty"`
 		Resources       []named            `json:"resources,omitempty"`
 		DropResources   []named            `json:"drop_resources,omitempty"`
-	}{DropMembers: d.DropMembers, DropGroups: d.DropGroups, Join: d.Join, Leave: d.Leave, DropRoles: d.DropRoles, DropAssignments: d.DropAssignments}
+	}{DropMembers: d.DropMembers, DropGroups: d.DropGroups, Join: d.Join, Leave: d.Leave, DropRoles: d.DropRoles,
+		DropAssignments: d.DropAssignments}
 	for _, m := range d.Members {
 		v.Members = append(v.Members, members{m.ID, m.Type, m.Active, len(m.Properties) > 0})
 	}

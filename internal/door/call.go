@@ -130,7 +130,8 @@ func (c *Call) panicked(w http.ResponseWriter, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
-	c.Route.door.log.Error("a request panicked", "request_id", c.RequestID, "route", c.Route.Pattern, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	c.Route.door.log.Error("a request panicked", "request_id", c.RequestID, "route", c.Route.Pattern, "panic", fmt.Sprint(p), "stack",
+		string(debug.Stack()))
 	if c.Wrote != nil && *c.Wrote {
 		c.Status = http.StatusInternalServerError
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one

@@ -102,7 +102,8 @@ func (c *Call) limited(w http.ResponseWriter) bool {
 		return true
 	}
 	c.Fail(w, &usher.Error{Code: usher.RateLimited, RetryAfter: l.Wait,
-		Detail: "this key may make " + strconv.FormatFloat(l.PerSecond, 'f', -1, 64) + " calls a second, and " + strconv.Itoa(l.Burst) + " at once: wait"})
+		Detail: "this key may make " + strconv.FormatFloat(l.PerSecond, 'f', -1, 64) + " calls a second, and at most " +
+			strconv.Itoa(l.Burst) + " at once; wait"})
 	return false
 }
 
@@ -118,7 +119,8 @@ func (c *Call) Refuse(w http.ResponseWriter, r *http.Request, err error, tried b
 	c.Fail(w, err)
 }
 
-var errCrossSite = usher.Errorf(usher.Forbidden, "a call with a session, or for one, must come from a page of this server: the browser's Sec-Fetch-Site or Origin does not say so")
+var errCrossSite = usher.Errorf(usher.Forbidden,
+	"a call with a session, or for one, must come from a page of this server: the browser's Sec-Fetch-Site or Origin does not say so")
 
 // SameSite refuses what another site's page sent: the standard library compares
 // Sec-Fetch-Site, or Origin with the host. What has neither came from no browser.

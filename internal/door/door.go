@@ -89,7 +89,8 @@ func New(c Config) *Door {
 	d.on("/", d.wrap(&Route{Pattern: "/"}, d.unknown))
 	d.lost = d.wrap(&Route{Pattern: "/"}, func(w http.ResponseWriter, r *http.Request, c *Call) {
 		c.fail = d.failBelow(r.URL.Path)
-		c.Fail(w, usher.Errorf(usher.NotFound, "the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty"))
+		c.Fail(w, usher.Errorf(usher.NotFound,
+			"the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty"))
 	})
 	return d
 }

@@ -112,7 +112,8 @@ func Parameters(r *http.Request, known ...string) (map[string]string, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		wrong = append(wrong, usher.Problem{Location: "query." + ClipName(name), Message: "is no parameter of this: " + strings.Join(known, ", ") + " are"})
+		wrong = append(wrong, usher.Problem{Location: "query." + ClipName(name),
+			Message: "unknown parameter; known parameters: " + strings.Join(known, ", ")})
 	}
 	if len(wrong) > 0 {
 		return nil, Invalids(wrong)

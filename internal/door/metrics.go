@@ -22,16 +22,26 @@ type metrics struct {
 func newMetrics(more []prometheus.Collector) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_http_requests_total", Help: "Requests answered, by route and HTTP status."}, []string{"route", "code"}),
-		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "usher_http_request_duration_seconds", Help: "Time from the request's header to the end of its answer.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}}, []string{"route"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "usher_http_requests_total",
+			Help: "Requests answered, by route and HTTP status.",
+		}, []string{"route", "code"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "usher_http_request_duration_seconds",
+			Help:    "Time from the request's header to the end of its answer.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+		}, []string{"route"}),
 		decisions: make(map[usher.Reason]prometheus.Counter, len(usher.Reasons)),
 	}
-	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_decisions_total", Help: "Decisions answered, by reason."}, []string{"reason"})
+	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "usher_decisions_total",
+		Help: "Decisions answered, by reason.",
+	}, []string{"reason"})
 	for _, r := range usher.Reasons {
 		m.decisions[r] = decisions.WithLabelValues(string(r))
 	}
-	m.registry.MustRegister(m.requests, m.latency, decisions, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.requests, m.latency, decisions, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(more...)
 	return m
 }

@@ -33,8 +33,9 @@ type Problem struct {
 const MethodNotAllowed usher.Code = "method_not_allowed"
 
 var titles = map[usher.Code]string{
-	usher.Invalid: "Invalid request", usher.Unauthenticated: "Not authenticated", usher.Forbidden: "Not allowed", usher.StepUpRequired: "Prove again who you are",
-	usher.NotFound: "Not found", usher.Conflict: "Conflict", usher.KeyReused: "Idempotency key used before",
+	usher.Invalid: "Invalid request", usher.Unauthenticated: "Not authenticated", usher.Forbidden: "Not allowed",
+	usher.StepUpRequired: "Prove again who you are",
+	usher.NotFound:       "Not found", usher.Conflict: "Conflict", usher.KeyReused: "Idempotency key used before",
 	usher.PreconditionFailed: "Precondition failed", usher.TooLarge: "Too large", usher.UnsupportedMedia: "Unsupported media type",
 	usher.Refused: "Refused by a rule", usher.InUse: "In use", usher.NotConsumable: "Not consumable",
 	usher.RateLimited: "Too many requests", usher.Internal: "Internal error", usher.Unavailable: "Unavailable",

@@ -88,7 +88,8 @@ func (d *Door) row(rt Route) *Route {
 	if rt.MaxBody == 0 {
 		rt.MaxBody = maxBody
 	}
-	if method, _, _ := strings.Cut(rt.Pattern, " "); rt.Accept == nil && !rt.NoBody && method != http.MethodGet && method != http.MethodDelete {
+	method, _, _ := strings.Cut(rt.Pattern, " ")
+	if rt.Accept == nil && !rt.NoBody && method != http.MethodGet && method != http.MethodDelete {
 		rt.Accept = JSONType
 	}
 	d.table = append(d.table, &rt)

@@ -57,7 +57,8 @@ func (p *Paging) Resume(question []byte, token, limit string) (n int, after stri
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(p.Token)
 	if err != nil || len(b) < 17 || string(sumOf(question, b[16:])) != string(b[:16]) {
-		return 0, "", Invalid(token, "must be what an answer to the same question ended with: anything that is asked differently begins anew, without it")
+		return 0, "", Invalid(token,
+			"must be what an answer to the same question ended with: anything that is asked differently begins anew, without it")
 	}
 	told, size := binary.Uvarint(b[16:])
 	if size <= 0 || told > MaxFound || 16+size < len(b) && usher.CheckID("", string(b[16+size:])) != nil { // the sum is no secret

@@ -16,7 +16,8 @@ var opened = time.Date(2026, 1, 15, 7, 30, 0, 0, time.UTC)
 // untouched is a customer without use on a plan p with these entitlements.
 func untouched(t *testing.T, features, entitlements string) *engine.Snapshot {
 	t.Helper()
-	c, err := catalogfile.Parse("catalog.yaml", []byte("usher: 1\nfeatures: "+features+"\nplans: {p: {default: true, entitlements: "+entitlements+"}}\n"))
+	c, err := catalogfile.Parse("catalog.yaml",
+		[]byte("usher: 1\nfeatures: "+features+"\nplans: {p: {default: true, entitlements: "+entitlements+"}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,9 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// correction compares a correction with the take that made it. A take's entries have
-// no dimensions, so what a correction of an event gave back of them is subtracted here.
+// correction compares a correction with the take that made it. Entries of a take have
+// no dimensions, so the correction of an event is subtracted from the event's
+// dimensions here.
 func (c *checker) correction(x *store.CorrectionState) error {
 	if err := c.row(&c.r.Corrections); err != nil {
 		return err
@@ -47,7 +48,7 @@ func (c *checker) correction(x *store.CorrectionState) error {
 	}
 	list, err := ledger.DecodeReadings(x.Event)
 	if err != nil {
-		return nil // reported with the events
+		return nil // the event cannot be read, which is reported with the events
 	}
 	for i := range list {
 		if r := &list[i]; r.Adds() && r.Feature == x.Feature {
@@ -92,7 +93,7 @@ func (c *checker) hold(x *store.HoldState) error {
 	if !ok && x.At >= c.cutoff {
 		note("no take that made it")
 	}
-	gone := end == 0 && x.ClosedAt < c.cutoff // the answer of its end may have been folded
+	gone := end == 0 && x.ClosedAt < c.cutoff // the take that ended it may have been folded
 	right := map[string]bool{
 		store.HoldOpen: end == 0, store.HoldSettled: end == 1 || gone, store.HoldReleased: end == 2 || gone, store.HoldExpired: end != 1}
 	if !right[x.State] {
@@ -101,7 +102,7 @@ func (c *checker) hold(x *store.HoldState) error {
 	return nil
 }
 
-// take returns a sum and removes it. Sums that are left at the end have no row.
+// take returns a sum and removes it. What is left in the end are sums without a row.
 func (c *checker) take(k sumKey) (v sum, ties []int64, ok bool) {
 	v, ok = c.sums[k]
 	ties = c.ties[k]
@@ -160,7 +161,7 @@ func figures(b engine.Bucket, how usher.Aggregation) string {
 	return s
 }
 
-// beyond returns what a bucket holds above its limit.
+// beyond returns by how much a bucket exceeds its limit, 0 if it does not.
 func beyond(b engine.Bucket) int64 {
 	held := b.Used
 	for _, n := range []int64{b.Reserved, b.Opening} {
@@ -234,8 +235,9 @@ func (c *checker) seen(h store.Holder, feature, value string, minute int64) erro
 	return c.differ(d, func(tx *store.UsageTx) error { return tx.Unsee(h, feature, value, minute) })
 }
 
-// denial compares the denials of an hour. Those of seats are not in the ledger, and
-// older ones may be folded, so that only fewer than the ledger says are wrong.
+// denial compares the denials of an hour. The ledger does not have the denials of seats,
+// and older answers may be folded. In these cases more denials than the ledger has are
+// right, and only fewer are wrong.
 func (c *checker) denial(k store.DenialKey, stored store.DenialCount) error {
 	if !c.mine(k.Holder, k.Feature) {
 		return nil
@@ -247,7 +249,7 @@ func (c *checker) denial(k store.DenialKey, stored store.DenialCount) error {
 		return nil
 	}
 	right := store.DenialCount{N: v.used, Amount: v.reserved}
-	if k.Hour < c.cutoff { // takes of some may have been folded
+	if k.Hour < c.cutoff { // some of its takes may have been folded
 		right.N, right.Amount = max(right.N, stored.N), max(right.Amount, stored.Amount)
 	}
 	if right == stored {
@@ -308,7 +310,7 @@ func (c *checker) missing() error {
 			do = func(tx *store.UsageTx) error { return tx.SetDenial(dk, n) }
 		default: // a reservation or a correction without its row
 			d.Name, d.Start, d.Derived = k.value, "", false
-			d.Ledger = "that there is one"
+			d.Ledger = "there is one"
 		}
 		if err := c.differ(d, do); err != nil {
 			return err
@@ -325,7 +327,8 @@ func (c *checker) stored(n *int64) {
 	}
 }
 
-// difference returns what names the row of a sum; the caller adds what differs.
+// difference returns a Difference that names the row of a sum. The caller adds what
+// differs.
 func (c *checker) difference(k sumKey) Difference {
 	p := &c.placeList[k.place]
 	d := Difference{What: kindNames[k.kind], Environment: p.Env, Customer: p.Customer, Feature: p.feature,

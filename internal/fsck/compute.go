@@ -25,17 +25,17 @@ const (
 	ofDenial
 	ofHold       // a reservation that a take made
 	ofEnd        // how a take ended a reservation: used is 1 for settled, 2 for released
-	ofCorrection // a correction that a take made: at is a hash of its entries
+	ofCorrection // a correction that a take made: at is hashOf its entries
 )
 
 var grains = [...]store.Grain{store.Minute, store.Hour, store.Day}
 
-// kindNames are the kinds as a Difference names them.
+// kindNames has the name of each kind for Difference.What.
 var kindNames = [...]string{"bucket", "minute", "hour", "day", "dimension per minute", "dimension per hour", "dimension per day",
 	"seen value", "denials of the hour", "reservation", "end of a reservation", "correction"}
 
-// sumKey names a sum. Places and names are indexes of the checker's lists, because
-// there are many sums of few names.
+// sumKey names a sum. Places and names are indexes into the checker's lists, to save
+// memory: there are many sums, but few different names.
 type sumKey struct {
 	place, name uint32
 	kind        uint8
@@ -43,7 +43,7 @@ type sumKey struct {
 	start       int64  // µs
 }
 
-// sum is what the ledger says of one row.
+// sum is what one row must be according to the ledger.
 type sum struct {
 	used, reserved int64             // of denials: how many, and the sum of their amounts
 	at             int64             // of a last gauge: the instant of its value, µs
@@ -126,7 +126,7 @@ func (c *checker) entry(h store.Holder, b engine.BucketKey, counted bool, amount
 	}
 }
 
-// deny adds a denial to those of its hour, as the writer counts them.
+// deny adds a denial to the sum of its hour, as the writer does.
 func (c *checker) deny(h store.Holder, feature, outcome string, reason usher.Reason, amount, instant int64) {
 	if outcome == "" || reason == usher.UnknownCustomer || reason == usher.UnknownFeature || !c.mine(h, feature) {
 		return
@@ -180,7 +180,7 @@ func hashOf(b []byte) int64 {
 }
 
 // damaged notes a row of the ledger that cannot be read. No row of its customer is
-// repaired.
+// repaired, because the unreadable row may have counted in any of them.
 func (c *checker) damaged(h store.Holder, what, feature, name string, err error) {
 	c.spoiled[store.Holder{Env: h.Env, Customer: strings.Clone(h.Customer)}] = true
 	if c.part == 0 {

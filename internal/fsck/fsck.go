@@ -1,15 +1,16 @@
-// Package fsck checks the database: it computes from the ledger all that follows from
-// it, compares that exactly with what is stored (I4), and repairs differences if asked
-// to. It never changes the ledger itself.
+// Package fsck checks the database: it computes from the ledger everything that follows
+// from it, compares that exactly with what is stored (I4), and repairs differences if
+// asked to. It never changes the ledger itself.
 //
-// The ledger is the stored takes, the folded ones, the events, the corrections, and
+// The ledger is the stored takes, the folded takes, the events, the corrections, and
 // the open reservations and seats. Buckets, rollups, values seen by unique meters and
-// counts of denials follow from it. compute.go adds the ledger up into sums, compare.go
-// reads what is stored and takes each row's sum away, and mend.go rewrites rows. A sum
-// that is left at the end has no row.
+// counts of denials follow from it. compute.go adds the ledger up into sums. compare.go
+// reads each stored row, compares it with its sum, and removes the sum; a sum that is
+// left in the end has no row. mend.go rewrites rows.
 //
-// Sums are held in memory. If there are too many, the customers' features are divided
-// into parts by a hash, and each part takes a pass of its own over the whole ledger.
+// Sums are held in memory. If there are too many, the features of customers are divided
+// into parts by a hash, and each part is checked in a pass of its own over the whole
+// ledger.
 package fsck
 
 import (
@@ -50,12 +51,12 @@ type Report struct {
 	Passes      int   `json:"passes"`  // over the ledger
 
 	Repaired    int64        `json:"repaired,omitempty"` // rows rewritten before this check
-	Mended      []Difference `json:"mended,omitempty"`   // those that were rewritten, of the first 1,000 differences
-	Total       int64        `json:"total"`              // of differences; Differences lists the first 1,000
+	Mended      []Difference `json:"mended,omitempty"`   // of the first 1,000 differences, the rows that were rewritten
+	Total       int64        `json:"total"`              // how many differences; Differences lists the first 1,000
 	Differences []Difference `json:"differences"`
 }
 
-// Difference is one row that is not what the ledger says.
+// Difference is one row that differs from what the ledger says.
 type Difference struct {
 	What        string            `json:"what"` // one of kindNames, "bounds of a bucket", or a row of the ledger: "take", "event"
 	Environment usher.Environment `json:"environment"`
@@ -87,15 +88,15 @@ func (d Difference) String() string {
 const (
 	maxDifferences = 1000    // listed
 	fsckKeys       = 500_000 // the default of Options.Keys
-	maxParts       = 1 << 16 // passes at most; then memory is not bounded further
+	maxParts       = 1 << 16 // passes at most; with still more sums, memory use grows
 	fixesAtOnce    = 200     // rows rewritten in one transaction
 	progressRows   = 20_000  // between two calls of Progress
 )
 
-// Run checks a database. It reads one state of it, also while servers run. With
-// Repair it keeps writers away, rewrites the rows that differ and follow from the
-// ledger, and checks again. It leaves the rows of customers with a ledger row that
-// cannot be read, because that row may have counted in them.
+// Run checks a database. It reads one consistent state, also while servers run. With
+// Repair it locks writers out, rewrites the rows that differ and follow from the
+// ledger, and checks again. It does not repair rows of a customer with a ledger row
+// that cannot be read, because that row may have counted in them.
 func Run(ctx context.Context, db *store.DB, o Options) (Report, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -122,8 +123,9 @@ func Run(ctx context.Context, db *store.DB, o Options) (Report, error) {
 }
 
 func check(ctx context.Context, db *store.DB, o Options) (r Report, err error) {
-	// Answers older than this may have been folded, with what they say of denials and
-	// reservations. An hour is added in case this machine's clock is not the server's.
+	// Answers older than this may have been folded, so that nothing tells which denials
+	// and ends of reservations they had. One hour is for clocks of servers that differ
+	// from this machine's.
 	cutoff := o.Now().Add(-ledger.Kept + time.Hour).UnixMicro()
 	err = db.Scan(ctx, func(s *store.Scan) error {
 		c := &checker{ctx: ctx, db: db, s: s, o: &o, r: &r, cutoff: cutoff, spoiled: map[store.Holder]bool{}, seats: map[featureOf]bool{}}
@@ -173,10 +175,10 @@ type checker struct {
 	names       map[string]uint32
 	nameList    []string
 	sums        map[sumKey]sum
-	ties        map[sumKey][]int64 // other values that a last gauge had at its newest instant: any is right
+	ties        map[sumKey][]int64 // other values of a last gauge at its newest instant: any of them is right
 
 	spoiled map[store.Holder]bool // customers with ledger rows that cannot be read
-	seats   map[featureOf]bool    // features whose denials are not in the ledger: a denied seat stores no answer
+	seats   map[featureOf]bool    // features of kind seats, ever: a denied seat stores no answer, so the ledger lacks its denials
 	fixes   []fix
 	doing   string
 	rows    int64

@@ -95,7 +95,8 @@ func newLife(t *testing.T, dsn string, seed uint64) *life {
 	t.Helper()
 	c := &clock{}
 	c.set(at(t, "2026-03-27T10:00:00Z"))
-	l := &life{node: start(t, dsn, c), t: t, c: c, rand: rand.New(rand.NewPCG(seed, 1)), customers: []string{"acme", "umbrella", "zürich"}, count: map[string]int{}, codes: map[usher.Code]bool{}}
+	l := &life{node: start(t, dsn, c), t: t, c: c, rand: rand.New(rand.NewPCG(seed, 1)), customers: []string{"acme", "umbrella", "zürich"},
+		count: map[string]int{}, codes: map[usher.Code]bool{}}
 	l.nodes = []*node{l.node}
 	if l.db.Dialect() == store.Postgres {
 		l.nodes = append(l.nodes, start(t, dsn, c))
@@ -105,7 +106,8 @@ func newLife(t *testing.T, dsn string, seed uint64) *life {
 		t.Fatal(err)
 	}
 	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: c.now()}
-	change := store.CatalogChange{Env: usher.Sandbox, Note: note, Source: lifeCatalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat)}
+	change := store.CatalogChange{Env: usher.Sandbox, Note: note, Source: lifeCatalogue, Canonical: string(catalogfile.Format(cat)),
+		Hash: catalogfile.Hash(cat)}
 	for _, p := range []string{"free", "pro"} {
 		change.Plans = append(change.Plans, usher.PlanVersion{Version: 1, Plan: *catalogfile.Resolve(cat, p)})
 	}
@@ -121,7 +123,8 @@ func newLife(t *testing.T, dsn string, seed uint64) *life {
 func (l *life) put(id string) {
 	l.t.Helper()
 	now := l.c.now()
-	l.change(id, store.CustomerChange{Put: &usher.Customer{ID: id, CreatedAt: now, Clocks: []usher.Clock{{From: now, Anchor: now.Truncate(time.Minute)}}}})
+	l.change(id, store.CustomerChange{Put: &usher.Customer{ID: id, CreatedAt: now,
+		Clocks: []usher.Clock{{From: now, Anchor: now.Truncate(time.Minute)}}}})
 }
 
 func (l *life) change(customer string, ch store.CustomerChange) {
@@ -205,7 +208,8 @@ func (l *life) step() {
 		}
 		l.count["events"] += res.Accepted
 	case n < 65:
-		op := usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: who, Feature: pick(r, counted...), Key: l.id("r"), Amount: amount(9)}, TTL: time.Duration(1+r.IntN(200)) * time.Minute}
+		op := usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: who, Feature: pick(r, counted...), Key: l.id("r"), Amount: amount(9)},
+			TTL: time.Duration(1+r.IntN(200)) * time.Minute}
 		d, err := u.Reserve(ctx, usher.Sandbox, op)
 		if l.did("reserve", d, err) {
 			l.holds = append(l.holds, d.Reservation.ID)
@@ -241,7 +245,8 @@ func (l *life) step() {
 		d, err := u.PutSeat(ctx, usher.Sandbox, op)
 		l.did("sit", d, err)
 	case n < 91 && len(l.keys) > 0 && len(l.events) > 0:
-		op := usage.CorrectOp{Ref: pick(r, l.keys...), Amount: usher.Number(fmt.Sprint(1 + r.IntN(4))), Reason: "test", Key: l.id("c"), Actor: "test"}
+		op := usage.CorrectOp{Ref: pick(r, l.keys...), Amount: usher.Number(fmt.Sprint(1 + r.IntN(4))), Reason: "test", Key: l.id("c"),
+			Actor: "test"}
 		what := "correct a take"
 		if r.IntN(2) == 0 {
 			e := pick(r, l.events...)
@@ -263,11 +268,13 @@ func (l *life) step() {
 	case n < 95:
 		until := now.Add(time.Duration(1+r.IntN(20)) * time.Hour)
 		limit := int64(r.IntN(30))
-		l.change(who, store.CustomerChange{Overrides: []usher.Override{{ID: l.id("o"), Customer: who, Feature: pick(r, append(counted, "members", "storage")...), ExpiresAt: &until,
-			Set: &usher.OverrideSet{Limit: &limit}, Reason: "test", CreatedBy: "test", CreatedAt: now}}})
+		l.change(who, store.CustomerChange{
+			Overrides: []usher.Override{{ID: l.id("o"), Customer: who, Feature: pick(r, append(counted, "members", "storage")...), ExpiresAt: &until,
+				Set: &usher.OverrideSet{Limit: &limit}, Reason: "test", CreatedBy: "test", CreatedAt: now}}})
 		l.count["override"]++
 	case n < 97:
-		l.change(who, store.CustomerChange{Grants: []usher.Grant{{ID: l.id("g"), Customer: who, Feature: pick(r, counted...), Amount: int64(r.IntN(30)), Kind: usher.Promotion,
+		l.change(who, store.CustomerChange{Grants: []usher.Grant{{ID: l.id("g"), Customer: who, Feature: pick(r, counted...),
+			Amount: int64(r.IntN(30)), Kind: usher.Promotion,
 			Priority: 50, EffectiveAt: now, Reason: "test", CreatedBy: "test", CreatedAt: now}}})
 		l.count["grant"]++
 	case n < 98 && r.IntN(3) == 0: // deleted, and back after others have noticed
@@ -275,7 +282,8 @@ func (l *life) step() {
 		l.count["delete"]++
 		d, err := u.DeleteSeat(ctx, usher.Sandbox, who, "members", "h1")
 		l.did("leave", d, err)
-		if d, err := u.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: who, Feature: "calls", Key: l.id("k")}); err != nil || d.Allowed && !l.shared {
+		d, err = u.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: who, Feature: "calls", Key: l.id("k")})
+		if err != nil || d.Allowed && !l.shared {
 			l.t.Fatal(d, err)
 		}
 		l.put(who)
@@ -342,7 +350,8 @@ func TestI4_ARichLifeIsClean(t *testing.T) {
 			}
 		}
 		t.Log(l.count, l.codes)
-		for _, want := range []string{"consume", "consume, denied", "events", "reserve", "sit", "leave", "correct a take", "correct an event", "plan", "time"} {
+		for _, want := range []string{"consume", "consume, denied", "events", "reserve", "sit", "leave", "correct a take", "correct an event",
+			"plan", "time"} {
 			if l.count[want] == 0 {
 				t.Errorf("this life had no %q: %v", want, l.count)
 			}
@@ -350,7 +359,8 @@ func TestI4_ARichLifeIsClean(t *testing.T) {
 		one := l.clean("at the end")
 		many := l.fsck(fsck.Options{Keys: 100})
 		if many.Total != 0 || many.Passes <= one.Passes {
-			t.Errorf("in several passes: %d differences in %d passes, the first: %v", many.Total, many.Passes, many.Differences[:min(len(many.Differences), 5)])
+			t.Errorf("in several passes: %d differences in %d passes, the first: %v", many.Total, many.Passes,
+				many.Differences[:min(len(many.Differences), 5)])
 		}
 		one.Passes, many.Passes = 0, 0
 		if fmt.Sprint(one) != fmt.Sprint(many) {
@@ -408,7 +418,8 @@ func TestI4_TamperingIsFound(t *testing.T) {
 		for _, feature := range []string{"reports", "calls"} { // what is open, settled and denied, for sure
 			for i, key := range []string{"open", "settled"} {
 				l.c.set(l.c.now().Add(24 * time.Hour))
-				d, err := l.usage.Reserve(t.Context(), usher.Sandbox, usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: feature, Key: feature + key, Amount: "2"}, TTL: 100 * time.Hour})
+				d, err := l.usage.Reserve(t.Context(), usher.Sandbox,
+					usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: feature, Key: feature + key, Amount: "2"}, TTL: 100 * time.Hour})
 				if err != nil || !d.Allowed {
 					t.Fatal(d, err)
 				}
@@ -448,12 +459,16 @@ func TestI4_TamperingIsFound(t *testing.T) {
 			want     string // what is named
 			undo     string // where a repair leaves it
 		}{
-			{"use of a bucket", `UPDATE bucket SET used = used + 1, excess = excess + 1 WHERE ` + one("bucket", bucket, "unlimited = 0 AND used > 0"), "bucket", ""},
+			{"use of a bucket", `UPDATE bucket SET used = used + 1, excess = excess + 1 WHERE ` +
+				one("bucket", bucket, "unlimited = 0 AND used > 0"), "bucket", ""},
 			{"what a bucket holds", `UPDATE bucket SET reserved = reserved + 1 WHERE ` + one("bucket", bucket, "clock LIKE 'cap:%'"), "bucket", ""},
-			{"excess of a bucket", `UPDATE bucket SET excess = excess + 1 WHERE ` + one("bucket", bucket, "unlimited = 0 AND used > 0"), "bounds of a bucket", ""},
-			{"use of a gauge", `UPDATE bucket SET used = used + 1, excess = excess + 1 WHERE ` + one("bucket", bucket, "feature = 'storage' AND at > 0"), "bucket", ""},
+			{"excess of a bucket", `UPDATE bucket SET excess = excess + 1 WHERE ` + one("bucket", bucket, "unlimited = 0 AND used > 0"),
+				"bounds of a bucket", ""},
+			{"use of a gauge", `UPDATE bucket SET used = used + 1, excess = excess + 1 WHERE ` +
+				one("bucket", bucket, "feature = 'storage' AND at > 0"), "bucket", ""},
 			{"a bucket is gone", `DELETE FROM bucket WHERE ` + one("bucket", bucket, "used > 0 AND feature = 'calls'"), "bucket", ""},
-			{"a bucket of nothing", `INSERT INTO bucket VALUES ('nobody', 'production', 'calls', 'day', 0, 1, 0, 5, 0, 5, 0, 0, 0, 0)`, "bucket", ""},
+			{"a bucket of nothing", `INSERT INTO bucket VALUES ('nobody', 'production', 'calls', 'day', 0, 1, 0, 5, 0, 5, 0, 0, 0, 0)`, "bucket",
+				""},
 			{"a minute", `UPDATE rollup SET used = used + 1 WHERE ` + one("rollup", roll, "grain = 1 AND clock <> 'gauge'"), "minute", ""},
 			{"an hour", `UPDATE rollup SET used = used - 1 WHERE ` + one("rollup", roll, "grain = 60 AND clock <> 'gauge'"), "hour", ""},
 			{"a day", `UPDATE rollup SET used = used + 5 WHERE ` + one("rollup", roll, "grain = 1440 AND clock <> 'gauge'"), "day", ""},
@@ -462,21 +477,27 @@ func TestI4_TamperingIsFound(t *testing.T) {
 			{"a gauge's hour is gone", `DELETE FROM rollup WHERE ` + one("rollup", roll, "grain = 60 AND clock = 'gauge'"), "hour", ""},
 			{"a minute of nothing", `INSERT INTO rollup VALUES ('acme', 'sandbox', 'calls', 1, 60000000, 'day', 3, 0)`, "minute", ""},
 			{"a gauge of nothing", `INSERT INTO rollup VALUES ('acme', 'sandbox', 'storage', 1, 60000000, 'gauge', 0, 0)`, "minute", ""},
-			{"a dimension's minute", `UPDATE rollup_dim SET used = used + 1 WHERE ` + one("rollup_dim", dim, "grain = 1 AND feature = 'calls'"), "dimension per minute", ""},
-			{"a dimension's hour", `UPDATE rollup_dim SET used = used + 1000 WHERE ` + one("rollup_dim", dim, "grain = 60 AND feature = 'active'"), "dimension per hour", ""},
-			{"a dimension's day is gone", `DELETE FROM rollup_dim WHERE ` + one("rollup_dim", dim, "grain = 1440 AND feature = 'storage'"), "dimension per day", ""},
+			{"a dimension's minute", `UPDATE rollup_dim SET used = used + 1 WHERE ` + one("rollup_dim", dim, "grain = 1 AND feature = 'calls'"),
+				"dimension per minute", ""},
+			{"a dimension's hour", `UPDATE rollup_dim SET used = used + 1000 WHERE ` + one("rollup_dim", dim, "grain = 60 AND feature = 'active'"),
+				"dimension per hour", ""},
+			{"a dimension's day is gone", `DELETE FROM rollup_dim WHERE ` + one("rollup_dim", dim, "grain = 1440 AND feature = 'storage'"),
+				"dimension per day", ""},
 			{"a value was not seen", `DELETE FROM seen WHERE ` + one("seen", seen, "minute_at > 0"), "seen value", ""},
 			{"a value was seen", `INSERT INTO seen VALUES ('acme', 'sandbox', 'visitors', 'nobody', 60000000)`, "seen value", ""},
 			{"more denials", `UPDATE denial SET n = n + 1 WHERE ` + one("denial", denial, "feature <> 'members'"), "denials of the hour", ""},
-			{"fewer denied", `UPDATE denial SET amount = amount - 1 WHERE ` + one("denial", denial, "feature <> 'members' AND amount > 0"), "denials of the hour", ""},
+			{"fewer denied", `UPDATE denial SET amount = amount - 1 WHERE ` + one("denial", denial, "feature <> 'members' AND amount > 0"),
+				"denials of the hour", ""},
 			{"a denial is gone", `DELETE FROM denial WHERE ` + one("denial", denial, "feature <> 'members'"), "denials of the hour", ""},
 			{"a seat is gone", `DELETE FROM seat WHERE ` + one("seat", seat, "released_at = 0"), "bucket", ""},
 			{"a seat was freed", `UPDATE seat SET released_at = 1 WHERE ` + one("seat", seat, "released_at = 0"), "bucket", ""},
 			{"a take is gone", `DELETE FROM op WHERE ` + one("op", "key, env", "route = 'consume' AND key = 'lone'"), "bucket", ""},
 			{"an event is gone", `DELETE FROM event WHERE ` + one("event", "id, source, env", "type = 'session.gauge'"), "minute", ""},
-			{"an open reservation was settled", `UPDATE hold SET state = 'settled', closed_at = at + 1 WHERE ` + one("hold", "id, env", "state = 'open'"), "reservation",
+			{"an open reservation was settled", `UPDATE hold SET state = 'settled', closed_at = at + 1 WHERE ` +
+				one("hold", "id, env", "state = 'open'"), "reservation",
 				`UPDATE hold SET state = 'open', closed_at = 0 WHERE closed_at = at + 1`},
-			{"a settled one expired", `UPDATE hold SET state = 'expired' WHERE ` + one("hold", "id, env", "feature = 'reports' AND closed_at = at AND state = 'settled'"), "reservation",
+			{"a settled one expired", `UPDATE hold SET state = 'expired' WHERE ` +
+				one("hold", "id, env", "feature = 'reports' AND closed_at = at AND state = 'settled'"), "reservation",
 				`UPDATE hold SET state = 'settled' WHERE feature = 'reports' AND closed_at = at AND state = 'expired'`},
 			{"a reservation's take is gone", `DELETE FROM op WHERE key = 'reportsopen'`, "reservation", "-"},
 			{"an answer is damaged", `UPDATE op SET answer = body_hash WHERE key = 'damaged'`, "take", "-"},
@@ -488,13 +509,15 @@ func TestI4_TamperingIsFound(t *testing.T) {
 				if strings.Contains(x.do, "'damaged'") {
 					key = "damaged"
 				}
-				if d, err := l.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "umbrella", Feature: "reports", Key: key, Amount: "3"}); err != nil || !d.Allowed {
+				if d, err := l.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "umbrella", Feature: "reports", Key: key,
+					Amount: "3"}); err != nil || !d.Allowed {
 					t.Fatal(x.name, d, err)
 				}
 			}
 			do(x.do)
 			r := l.fsck(fsck.Options{})
-			if r.Total == 0 || !slices.ContainsFunc(r.Differences, func(d fsck.Difference) bool { return d.What == x.want && d.Environment != "" && d.Customer != "" }) {
+			named := func(d fsck.Difference) bool { return d.What == x.want && d.Environment != "" && d.Customer != "" }
+			if r.Total == 0 || !slices.ContainsFunc(r.Differences, named) {
 				t.Errorf("%s: %d differences: %v; want a %q", x.name, r.Total, r.Differences, x.want)
 			}
 			if r.Total > 20 {
@@ -580,7 +603,8 @@ func TestI4_CleanBesideARunningServer(t *testing.T) {
 			wg.Go(func() {
 				for j := 0; ctx.Err() == nil; j++ {
 					who := []string{"acme", "umbrella"}[j%2]
-					if _, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: who, Feature: []string{"exports", "api_calls"}[j/2%2], Key: fmt.Sprintf("k-%d-%d", i, j)}); err != nil {
+					if _, err := n.usage.Consume(t.Context(), usher.Sandbox,
+						usage.ConsumeOp{Customer: who, Feature: []string{"exports", "api_calls"}[j/2%2], Key: fmt.Sprintf("k-%d-%d", i, j)}); err != nil {
 						t.Error(err)
 						return
 					}
@@ -638,7 +662,8 @@ func TestI4_RepairBesideARunningServer(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for j := 0; ctx.Err() == nil; j++ {
-				if _, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: fmt.Sprintf("k-%d-%d", i, j)}); err != nil {
+				if _, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls",
+					Key: fmt.Sprintf("k-%d-%d", i, j)}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -678,14 +703,17 @@ func TestI4_SeatsOfADeletedCustomerStayRight(t *testing.T) {
 		ctx := t.Context()
 		l := newLife(t, dsn, 1)
 		for _, h := range []string{"a", "b"} {
-			if d, err := l.usage.PutSeat(ctx, usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: h}); err != nil || !d.Allowed {
+			d, err := l.usage.PutSeat(ctx, usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: h})
+			if err != nil || !d.Allowed {
 				t.Fatal(d, err)
 			}
 		}
 		zero := int64(0)
-		l.change("acme", store.CustomerChange{Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "members", Set: &usher.OverrideSet{Limit: &zero},
+		l.change("acme", store.CustomerChange{Overrides: []usher.Override{{ID: "o", Customer: "acme", Feature: "members",
+			Set:    &usher.OverrideSet{Limit: &zero},
 			Reason: "test", CreatedBy: "test", CreatedAt: l.c.now()}}})
-		if d, err := l.usage.PutSeat(ctx, usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: "a", Pending: true}); err != nil || d.Excess != 2 {
+		if d, err := l.usage.PutSeat(ctx, usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: "a",
+			Pending: true}); err != nil || d.Excess != 2 {
 			t.Fatal(d, err)
 		}
 		l.clean("beyond the limit")

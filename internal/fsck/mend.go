@@ -20,9 +20,10 @@ type fix struct {
 	do     func(*store.UsageTx) error
 }
 
-// newBucket returns the row of a bucket that is missing. Its limit and its end are not
-// in the ledger: the limit is what it holds, so that nothing is excess, the end follows
-// from its clock's period, and the next take replaces both.
+// newBucket returns the row of a bucket that is missing. The ledger has neither its
+// limit nor its end. The limit becomes what the bucket holds, so that nothing is
+// excess, and the end follows from the period of its clock; the next take replaces
+// both.
 func newBucket(k engine.BucketKey, v sum) engine.Bucket {
 	b := engine.Bucket{BucketKey: k, Used: v.used, Reserved: v.reserved, At: v.at, End: math.MaxInt64}
 	name, capped := strings.CutPrefix(k.Clock, "cap:")
@@ -40,7 +41,7 @@ func newBucket(k engine.BucketKey, v sum) engine.Bucket {
 	return b
 }
 
-// periodOf parses what Period.String wrote; false if s is no period.
+// periodOf parses what Period.String wrote. It returns false if s is not a period.
 func periodOf(s string) (usher.Period, bool) {
 	p := usher.Period{Every: 1, Unit: usher.Unit(s)}
 	if n, unit, ok := strings.Cut(s, " "); ok {

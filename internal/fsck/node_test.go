@@ -131,7 +131,8 @@ func (n *node) apply(t testing.TB, c *clock, catalogue string, customers ...stri
 	}
 	plan := usher.PlanVersion{Version: 1, Plan: *catalogfile.Resolve(cat, "free")}
 	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: c.now()}
-	rev, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Note: note, Source: catalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat), Plans: []usher.PlanVersion{plan}})
+	rev, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Note: note, Source: catalogue,
+		Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat), Plans: []usher.PlanVersion{plan}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +151,8 @@ func (n *node) apply(t testing.TB, c *clock, catalogue string, customers ...stri
 
 func (n *node) consume(t *testing.T, feature, key string, amount int) usher.Decision {
 	t.Helper()
-	d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: feature, Key: key, Amount: usher.Number(fmt.Sprint(amount))})
+	d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: feature, Key: key,
+		Amount: usher.Number(fmt.Sprint(amount))})
 	if err != nil {
 		t.Fatalf("consume %s %s: %v", feature, key, err)
 	}
@@ -180,7 +182,8 @@ func (n *node) deaf(t *testing.T, c *clock) *usage.Usage {
 
 func take(t *testing.T, u *usage.Usage, key, amount string) usher.Decision {
 	t.Helper()
-	d, err := u.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key, Amount: usher.Number(amount)})
+	d, err := u.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key,
+		Amount: usher.Number(amount)})
 	if err != nil {
 		t.Fatalf("consume %s: %v", key, err)
 	}

@@ -22,9 +22,9 @@ type Posting struct {
 	Entries []engine.Entry
 }
 
-// encoder appends values to b. Integers are varints, strings are their length and
-// their bytes, a list is its length and its elements: a usual answer takes about 100
-// bytes, much less than as JSON.
+// encoder appends values to b. An integer is a varint, a string is its length and its
+// bytes, a list is its length and its elements. A usual answer takes about 100 bytes,
+// much less than as JSON.
 type encoder struct{ b []byte }
 
 func (e *encoder) num(n int64)  { e.b = binary.AppendVarint(e.b, n) }
@@ -72,8 +72,9 @@ func (d *decoder) str() string {
 	return s
 }
 
-// size reads the length of a list. An element takes one byte at least, so a length
-// beyond the bytes that are left is bad: damaged bytes cannot ask for much memory.
+// size reads the length of a list. An element takes at least one byte, so a length
+// beyond the bytes that are left is bad. So damaged bytes cannot make the reader
+// allocate much memory.
 func (d *decoder) size() int {
 	n := d.num()
 	if n < 0 || n > int64(len(d.b)) {
@@ -83,8 +84,8 @@ func (d *decoder) size() int {
 	return int(n)
 }
 
-// DecodeAnswer reads what EncodeAnswer wrote; at is the instant in the row's own
-// column, as customer and feature are: the caller sets these from the row. Unknown
+// DecodeAnswer reads what EncodeAnswer wrote. at, customer and feature are in columns
+// of the row: the caller passes at, and sets the other two in the decision. Unknown
 // versions and damaged bytes are errors.
 func DecodeAnswer(b []byte, at time.Time) (v usher.Decision, p Posting, err error) {
 	if len(b) == 0 || b[0] != answerVersion {

@@ -13,9 +13,9 @@ const (
 	OutcomeExcess   = "excess"   // reported use beyond what the plan permits (S14): it was counted
 )
 
-// Outcome returns the outcome of a take or an event: "" if it was within what the
-// plan permits. recorded is true for use that is counted in any case: of events and
-// settlements.
+// Outcome returns the outcome of a take or an event, or "" if it was within what the
+// plan permits. recorded is true for events and settlements: their use is counted in
+// any case.
 func Outcome(e *engine.Effect, recorded bool) string {
 	switch {
 	case e.Would == "":

@@ -9,17 +9,17 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// The stored form of a struct is each field that is not zero, its number before
-// its value, and a 0 at the end. The number is the field's keep tag; "-" is a
-// field that the row keeps in a column of its own. The form follows from the
-// struct: a field that is added needs a number and nothing else, and what was
-// stored before it is still read.
+// The stored form of a struct is a list of its fields that are not zero, each as
+// its number and its value, with a 0 at the end. The number is the field's keep
+// tag; the row keeps a field with "-" in a column of its own. The form follows from
+// the struct: a new field needs a number and nothing else, and what was stored
+// before it can still be read.
 
 // form is how a type is stored.
 type form struct {
 	kind   reflect.Kind
 	time   bool
-	of     *form   // of a pointer and a slice: how what it holds is stored
+	of     *form   // of a pointer or a slice: how its elements are stored
 	fields []field // of a struct
 }
 
@@ -32,8 +32,8 @@ type field struct {
 
 var decisionForm = formOf(reflect.TypeFor[usher.Decision]())
 
-// formOf returns how t is stored. It panics on what has no stored form: that is
-// a mistake in the declaration of a struct.
+// formOf returns how t is stored. It panics if t has no stored form, which is a
+// mistake in the declaration of a struct.
 func formOf(t reflect.Type) *form {
 	f := &form{kind: t.Kind(), time: t == reflect.TypeFor[time.Time]()}
 	switch {
@@ -61,7 +61,7 @@ func formOf(t reflect.Type) *form {
 	return f
 }
 
-// zero reports whether v is left out.
+// zero reports whether v is zero, so that it is left out.
 func (f *form) zero(v reflect.Value) bool {
 	switch f.kind { // the common ones, faster than IsZero
 	case reflect.Bool:
@@ -110,7 +110,8 @@ func (e *encoder) value(v reflect.Value, f *form) {
 	}
 }
 
-// value reads what encoder.value wrote into a value that is zero.
+// value reads what encoder.value wrote. v must be zero, because fields that are zero
+// were left out.
 func (d *decoder) value(v reflect.Value, f *form) {
 	switch f.kind {
 	case reflect.Bool:
@@ -147,7 +148,7 @@ func (d *decoder) value(v reflect.Value, f *form) {
 	}
 }
 
-// byte reads one byte; 0 where there is none.
+// byte reads one byte, or returns 0 and sets bad at the end.
 func (d *decoder) byte() byte {
 	if len(d.b) == 0 {
 		d.bad = true

@@ -14,8 +14,9 @@ import (
 // was committed first.
 const attempts = 20
 
-// locks order this process's changes to one customer, so that they do not make
-// each other stale. Customers that share a lock wait for each other needlessly.
+// locks let this process make one change to a customer at a time, so that its
+// changes do not make each other stale. Two customers may share a lock: then one
+// waits without need, which does no harm.
 type locks struct {
 	seed maphash.Seed
 	all  [64]sync.Mutex
@@ -26,10 +27,10 @@ func (l *locks) of(env usher.Environment, customer string) *sync.Mutex {
 }
 
 // Change makes a change to a customer, or with customer "" to the environment.
-// fn reads, computes and commits; store.ErrStale from it means that another
-// change was committed in between, and Change calls it again, at most 20 times:
-// then the error is Unavailable. Other errors of fn are returned as they are.
-// After a change the next answer of this node knows it. fn must not call Change.
+// fn reads, computes and commits. If it returns store.ErrStale, another change was
+// committed in between, and Change calls fn again, at most 20 times in all; after
+// that the error is Unavailable. Other errors of fn are returned as they are. When
+// Change returns, this node's answers include the change. fn must not call Change.
 func (l *Live) Change(ctx context.Context, env usher.Environment, customer string, fn func() error) error {
 	if customer != "" {
 		lock := l.locks.of(env, customer)
@@ -43,8 +44,8 @@ func (l *Live) Change(ctx context.Context, env usher.Environment, customer strin
 	return l.Refresh(context.WithoutCancel(ctx), env)
 }
 
-// Retry calls fn until it returns something else than store.ErrStale, at most
-// 20 times: then the error is Unavailable. It refreshes env before each retry.
+// Retry calls fn until it returns anything but store.ErrStale, at most 20 times;
+// after that the error is Unavailable. It refreshes env before each retry.
 func (l *Live) Retry(ctx context.Context, env usher.Environment, fn func() error) error {
 	for range attempts {
 		err := fn()

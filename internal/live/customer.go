@@ -11,36 +11,39 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// entry is one customer's place. generation rises whenever what is loaded may
-// have become old, so that a load which began before is not kept.
+// entry is what memory has of one customer. A load takes a while, and a change may
+// be committed meanwhile; so each change raises generation, and a load whose
+// generation has passed is not kept. That makes locks for readers unnecessary.
 type entry struct {
 	mu         sync.Mutex // one load at a time
 	generation atomic.Int64
 	state      atomic.Pointer[state]
-	old        atomic.Pointer[memory] // what was dropped, for want of better
-	directory  atomic.Pointer[stamp]  // changes with the customer's directory
-	seats      atomic.Pointer[stamp]  // and with who sits
+	old        atomic.Pointer[memory] // the last snapshot that was dropped, for when the database is away
+	directory  atomic.Pointer[stamp]  // replaced when the customer's directory changes
+	seats      atomic.Pointer[stamp]  // replaced when a seat of the customer is taken or freed
 }
 
 // memory is a snapshot that may be out of date.
 type memory struct {
 	snapshot *engine.Snapshot
-	at       int64 // when it was still good, µs
+	at       int64 // until when it was up to date, µs
 }
 
-// state is a snapshot and the span in which it answers without asking again.
+// state is a snapshot and the span [from, until) in which it answers without a
+// read of the database: from one change of windows or plans to the next.
 type state struct {
 	snapshot    *engine.Snapshot
 	from, until int64 // µs
-	stale       int64 // since when another node may have used something, µs; 0: it has not
+	stale       int64 // since when another node may have changed the use, µs; 0: not since it was loaded
 }
 
-// holds reports whether st knows what decides at an instant, if not its use.
+// holds reports whether st has the plans and windows that decide at an instant. Its
+// use may be out of date (stale).
 func (st *state) holds(e *environment, us int64) bool {
 	return st != nil && st.from <= us && us < st.until && st.snapshot.World.Book() == e.book.Load().book
 }
 
-// redirect forgets who a customer's people are.
+// redirect makes what memory has of a customer's members and resources out of date.
 func (l *Live) redirect(e *environment, customer string) {
 	if en, ok := e.customers.GetIfPresent(customer); ok {
 		en.directory.Store(&stamp{})
@@ -58,8 +61,8 @@ func (l *Live) drop(e *environment, customer string) {
 	}
 }
 
-// Remembered is the last that was known of a customer, and when it was still
-// good: for checks while the database does not answer (S06). nil is nothing.
+// Remembered returns the last snapshot of a customer, and until when it was up to
+// date: for checks while the database does not answer (S06). nil: there is none.
 func (l *Live) Remembered(env usher.Environment, customer string) (*engine.Snapshot, time.Time) {
 	en, ok := l.envs[env].customers.GetIfPresent(customer)
 	if !ok {
@@ -74,8 +77,8 @@ func (l *Live) Remembered(env usher.Environment, customer string) (*engine.Snaps
 	return nil, time.Time{}
 }
 
-// used notes that another node changed a customer's use. What else is known of
-// it stays.
+// used notes that another node changed a customer's use. Its plans and windows are
+// still right, so that only the use is read again.
 func (l *Live) used(e *environment, customer string) {
 	en, ok := e.customers.GetIfPresent(customer)
 	if !ok {
@@ -83,33 +86,38 @@ func (l *Live) used(e *environment, customer string) {
 	}
 	en.generation.Add(1)
 	en.seats.Store(&stamp{})
-	if st := en.state.Load(); st != nil && st.stale == 0 && !en.state.CompareAndSwap(st, &state{st.snapshot, st.from, st.until, l.cfg.Now().UnixMicro()}) {
+	if st := en.state.Load(); st != nil && st.stale == 0 &&
+		!en.state.CompareAndSwap(st, &state{st.snapshot, st.from, st.until, l.cfg.Now().UnixMicro()}) {
 		en.state.Store(nil)
 	}
 }
 
-// Snapshot is what decides for a customer at an instant. Where at is the
-// environment's present it comes from memory; other instants are read from the
-// database. An unknown customer has a snapshot too: its world is not Known.
+// Snapshot returns what decides for a customer at an instant. At the present, that
+// is up to a second ago, it comes from memory; other instants are read from the
+// database. An unknown customer has a snapshot too, whose world is not Known.
 func (l *Live) Snapshot(ctx context.Context, env usher.Environment, customer string, at time.Time) (*engine.Snapshot, error) {
 	e := l.envs[env]
 	now := l.Now(env)
 	if at.After(now) || now.Sub(at) > time.Second {
 		s, _, err := l.load(ctx, e, customer, at)
 		if err == nil && at.Before(now) {
-			s.Expire(now) // what has ended is gone from the past too, whether or not it was written
+			// A reservation that has expired by now holds nothing in the past either.
+			// Whether a batch has written that already must not change the answer.
+			s.Expire(now)
 		}
 		return s, err
 	}
 	return l.present(ctx, e, customer, at, false)
 }
 
-// Base is the snapshot of the present that a writer begins with, which reads use
-// itself, under locks: here it may be old.
+// Base returns the snapshot of the present that a writer begins with. Its use may be
+// out of date: the writer reads use itself, under locks.
 func (l *Live) Base(ctx context.Context, env usher.Environment, customer string, now time.Time) (*engine.Snapshot, error) {
 	return l.present(ctx, l.envs[env], customer, now, true)
 }
 
+// present returns the snapshot of the present from memory, or loads it. old allows
+// use that is out of date.
 func (l *Live) present(ctx context.Context, e *environment, customer string, at time.Time, old bool) (*engine.Snapshot, error) {
 	us := at.UnixMicro()
 	en, ok := e.customers.GetIfPresent(customer)
@@ -140,6 +148,9 @@ func (l *Live) present(ctx context.Context, e *environment, customer string, at 
 		return nil, err
 	}
 	span.snapshot, span.stale = s, 0
+	// Keep it only if nothing changed while it was loaded. A change that comes
+	// between the two looks at generation either sees the new state and drops it, or
+	// is seen here.
 	if en.generation.Load() == generation {
 		en.state.Store(&span)
 		en.old.Store(nil)
@@ -158,7 +169,7 @@ func (l *Live) load(ctx context.Context, e *environment, customer string, at tim
 		return nil, state{}, err
 	}
 	ed := e.book.Load()
-	if ed.revision != st.CatalogRevision {
+	if ed.revision != st.CatalogRevision { // the customer was read under a catalogue that is new to this node
 		if err := l.Refresh(ctx, e.name); err != nil {
 			return nil, state{}, err
 		}
@@ -166,7 +177,8 @@ func (l *Live) load(ctx context.Context, e *environment, customer string, at tim
 			return nil, state{}, usher.Errorf(usher.Unavailable, "the catalogue is being replaced; try again")
 		}
 	}
-	w := engine.NewWorld(engine.Facts{Book: ed.book, Customer: st.Customer, Subscriptions: st.Subscriptions, Overrides: st.Overrides, Grants: st.Grants})
+	w := engine.NewWorld(engine.Facts{Book: ed.book, Customer: st.Customer, Subscriptions: st.Subscriptions, Overrides: st.Overrides,
+		Grants: st.Grants})
 	s, err := l.use(ctx, e.name, customer, w, st.EnvRevision, at)
 	if err != nil {
 		return nil, state{}, err
@@ -179,8 +191,9 @@ func (l *Live) load(ctx context.Context, e *environment, customer string, at tim
 	return s, span, nil
 }
 
-// use joins a world with the use that decisions at an instant read.
-func (l *Live) use(ctx context.Context, env usher.Environment, customer string, w *engine.World, revision int64, at time.Time) (*engine.Snapshot, error) {
+// use reads the use that decisions at an instant need, and joins it with a world.
+func (l *Live) use(ctx context.Context, env usher.Environment, customer string, w *engine.World, revision int64,
+	at time.Time) (*engine.Snapshot, error) {
 	keys, openings := w.Needs("", at)
 	buckets, err := l.cfg.DB.LoadBuckets(ctx, env, customer, keys)
 	if err != nil {
@@ -204,8 +217,10 @@ type Reader interface {
 	UseByClock(ctx context.Context, env usher.Environment, customer, feature string, from, until time.Time) (map[string]int64, error)
 }
 
-// Openings reads the sums that a world's windows open with (S34).
-func Openings(ctx context.Context, r Reader, env usher.Environment, customer string, openings []engine.Opening) (map[engine.BucketKey]int64, error) {
+// Openings reads the sums that a world's windows open with (S34): for each, the use
+// of its span on all clocks but those whose buckets count it anyway.
+func Openings(ctx context.Context, r Reader, env usher.Environment, customer string, openings []engine.Opening) (
+	map[engine.BucketKey]int64, error) {
 	if len(openings) == 0 {
 		return nil, nil
 	}
@@ -227,8 +242,9 @@ func Openings(ctx context.Context, r Reader, env usher.Environment, customer str
 	return sums, nil
 }
 
-// Publish puts in the use that the writer committed: next was cloned from base.
-// Where something else came between, the customer is read again instead.
+// Publish replaces the snapshot base by next, which has the use that the writer
+// committed. If memory no longer has base, another change came between, and the
+// customer is read again instead.
 func (l *Live) Publish(env usher.Environment, customer string, base, next *engine.Snapshot) {
 	en, ok := l.envs[env].customers.GetIfPresent(customer)
 	if !ok {
@@ -247,5 +263,5 @@ func (l *Live) Publish(env usher.Environment, customer string, base, next *engin
 // Forget drops a customer's snapshot, so that it is read again.
 func (l *Live) Forget(env usher.Environment, customer string) { l.drop(l.envs[env], customer) }
 
-// Customers is how many customers are in memory.
+// Customers returns about how many customers are in memory.
 func (l *Live) Customers(env usher.Environment) int { return l.envs[env].customers.EstimatedSize() }

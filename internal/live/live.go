@@ -45,12 +45,13 @@ type Live struct {
 	locks
 
 	batches map[string]int64 // newest usage batch seen, by node; owned by Poll
-	polled  time.Time        // when Poll last succeeded; New counts
-	asOf    atomic.Int64     // when other nodes' changes were last read, in µs, while they cannot be; else 0
+	polled  time.Time        // when Poll last succeeded; at first, when New ran
+	asOf    atomic.Int64     // µs: when other nodes' changes were last read, if that fails now; otherwise 0
 }
 
-// environment is one environment's part. revision is stored only after all that
-// it changed has been dropped, so whoever reads it first sees nothing older.
+// environment is what memory has of one environment. Refresh drops all that a
+// revision changed before it stores the revision. So a reader that loads revision
+// first, and state after it, never gets state older than that revision.
 type environment struct {
 	name      usher.Environment
 	mu        sync.Mutex // one refresh at a time
@@ -73,9 +74,10 @@ type edition struct {
 	access   *access.Book
 }
 
-const realTime = -1
+const realTime = -1 // as environment.clock: there is no test clock
 
-// New loads catalogues and clocks.
+// New loads the environments with their catalogues and clocks. Customers are loaded
+// when they are first asked about.
 func New(ctx context.Context, cfg Config) (*Live, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -159,8 +161,8 @@ func (l *Live) edition(ctx context.Context, env usher.Environment, revision int6
 	return &edition{row.Revision, c, engine.NewBook(c, plans, addons), access.NewBook(c, conditions)}, nil
 }
 
-// Now is the environment's present: the server's clock, or the sandbox's test
-// clock where one is set (S11). UTC, cut to the microsecond.
+// Now returns the environment's present: the sandbox's test clock if it is set
+// (S11), otherwise the server's clock. UTC, cut to the microsecond.
 func (l *Live) Now(env usher.Environment) time.Time {
 	if us := l.envs[env].clock.Load(); us != realTime {
 		return time.UnixMicro(us).UTC()
@@ -168,27 +170,27 @@ func (l *Live) Now(env usher.Environment) time.Time {
 	return l.cfg.Now().UTC().Truncate(time.Microsecond)
 }
 
-// TestClock is the instant that a sandbox's clock stands at; ok is false where
-// the environment lives in real time.
+// TestClock returns the instant at which a sandbox's clock stands; ok is false if
+// the environment is in real time.
 func (l *Live) TestClock(env usher.Environment) (now time.Time, ok bool) {
 	us := l.envs[env].clock.Load()
 	return time.UnixMicro(us).UTC(), us != realTime
 }
 
-// Revision is the environment's newest revision that this node has taken in.
+// Revision returns the environment's newest revision that this node knows.
 func (l *Live) Revision(env usher.Environment) int64 { return l.envs[env].revision.Load() }
 
-// Book is the catalogue in force, compiled; empty where none was applied.
+// Book returns the catalogue in force, compiled. It is empty before the first apply.
 func (l *Live) Book(env usher.Environment) *engine.Book { return l.envs[env].book.Load().book }
 
-// Catalog is the catalogue in force, as its file says it; never nil.
+// Catalog returns the catalogue in force, as parsed from its file; never nil.
 func (l *Live) Catalog(env usher.Environment) *usher.Catalog { return l.envs[env].book.Load().catalog }
 
-// CatalogRevision is the revision of Catalog and Book; 0 is none.
+// CatalogRevision returns the revision of Catalog and Book; 0: none was applied.
 func (l *Live) CatalogRevision(env usher.Environment) int64 { return l.envs[env].book.Load().revision }
 
-// Refresh takes in every change that is committed now. Whoever wrote one calls
-// it, so that the next answer of this node knows it.
+// Refresh takes in every change that is committed now. The caller that commits a
+// change must call it, so that this node's next answer includes the change.
 func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 	e := l.envs[env]
 	e.mu.Lock()
@@ -210,8 +212,9 @@ func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 				l.redirect(e, c.Customer)
 				continue
 			}
-			// A migration touches customers under the catalogue's revision; a
-			// new edition drops every snapshot anyway.
+			// A migration changes customers and the catalogue in one revision.
+			// Snapshots of the old catalogue are not used again (holds), so the
+			// order of the two does not matter.
 			l.drop(e, c.Customer)
 		}
 		if whole {
@@ -233,8 +236,9 @@ func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
 	}
 }
 
-// Watch signals after the environment's revision has moved on this node: once
-// for any number of changes that nobody has received yet. stop ends it.
+// Watch sends a signal on changed when the environment's revision has risen on this
+// node. Changes before the receiver has taken a signal send no further one. stop
+// ends it.
 func (l *Live) Watch(env usher.Environment) (changed <-chan struct{}, stop func()) {
 	e, c := l.envs[env], make(chan struct{}, 1)
 	e.watching.Lock()
@@ -256,7 +260,7 @@ func (e *environment) tell() {
 	for c := range e.watchers {
 		select {
 		case c <- struct{}{}:
-		default: // it has not looked since the last one
+		default: // it has not received the last signal yet
 		}
 	}
 }

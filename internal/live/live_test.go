@@ -53,8 +53,10 @@ func apply(t *testing.T, db *store.DB, version int, sso bool) int64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Basis: st.Revision, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: time.Now()},
-		Source: "x", Canonical: string(catalogfile.Format(c)), Hash: catalogfile.Hash(c), Plans: []usher.PlanVersion{{Version: version, Plan: *catalogfile.Resolve(c, "free")}}})
+	rev, err := db.ApplyCatalog(t.Context(), store.CatalogChange{Env: usher.Sandbox, Basis: st.Revision,
+		Note:   store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: time.Now()},
+		Source: "x", Canonical: string(catalogfile.Format(c)), Hash: catalogfile.Hash(c),
+		Plans: []usher.PlanVersion{{Version: version, Plan: *catalogfile.Resolve(c, "free")}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +70,8 @@ func create(t *testing.T, db *store.DB, id string) {
 		t.Fatal(err)
 	}
 	now := time.Now().Add(-time.Hour)
-	if _, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Customer: id, Basis: st.Revision, BasisCatalog: st.CatalogRevision, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "customer.put", At: now},
+	if _, err := db.ChangeCustomer(t.Context(), store.CustomerChange{Env: usher.Sandbox, Customer: id, Basis: st.Revision,
+		BasisCatalog: st.CatalogRevision, Note: store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "customer.put", At: now},
 		Put: &usher.Customer{ID: id, CreatedAt: now, Clocks: []usher.Clock{{From: now, Anchor: now}}}}); err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,9 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// stamp is told apart by its address: what was read under one is good while the
-// customer's entry still has it.
+// stamp marks what was read from the database. Stamps are compared by pointer: what
+// was read under a stamp is up to date while the customer's entry still has the same
+// one. It has a size, because pointers to values without one may be equal.
 type stamp struct{ _ byte }
 
 // memberKey names a member (kind "") or a resource of a customer.
@@ -23,12 +24,12 @@ type principal struct {
 	book       *access.Book
 	directory  *stamp
 	seats      *stamp // nil: no role of the member asks for a seat
-	// Of whose a member or resource is: the answer, and when it was right.
+	// For CustomerOf: its answer, and the revision at which it was found.
 	customer string
 	revision int64
 }
 
-// stamps are what a customer's principals are good under.
+// stamps returns the entry with the stamps that a customer's principals must have.
 func (l *Live) stamps(e *environment, customer string) *entry {
 	en, ok := e.customers.GetIfPresent(customer)
 	if !ok {
@@ -44,12 +45,12 @@ func newEntry() *entry {
 	return en
 }
 
-// Access is the catalogue's permissions and roles in force, compiled.
+// Access returns the permissions and roles of the catalogue in force, compiled.
 func (l *Live) Access(env usher.Environment) *access.Book { return l.envs[env].book.Load().access }
 
-// Member is what decides for a member at an instant. At the present it comes
-// from memory; at a past one it is as it was known then, under the catalogue of
-// then (S30). An unknown member is a Subject too: not Active.
+// Member returns what decides for a member at an instant. At the present it comes
+// from memory. For a past instant it is what was known then, under the catalogue of
+// that time (S30). An unknown member is a Subject too, which is not Active.
 func (l *Live) Member(ctx context.Context, env usher.Environment, customer, member string, at time.Time) (*access.Subject, error) {
 	e := l.envs[env]
 	if l.Past(env, at) {
@@ -65,16 +66,16 @@ func (l *Live) Member(ctx context.Context, env usher.Environment, customer, memb
 	return loaded[member], nil
 }
 
-// member is a member from memory, where what is there is good.
+// member returns a member from memory, if it is there and up to date.
 func (l *Live) member(e *environment, customer, member string) (*principal, bool) {
 	en := l.stamps(e, customer)
 	p, ok := e.members.GetIfPresent(memberKey{customer, "", member})
 	return p, ok && p.book == e.book.Load().access && p.directory == en.directory.Load() && (p.seats == nil || p.seats == en.seats.Load())
 }
 
-// Expect reads those of many members that are not in memory, for questions about
+// Preload reads the members that are not in memory in one query, for questions about
 // the present that come next.
-func (l *Live) Expect(ctx context.Context, env usher.Environment, customer string, members []string) error {
+func (l *Live) Preload(ctx context.Context, env usher.Environment, customer string, members []string) error {
 	e := l.envs[env]
 	var missing []string
 	for _, m := range members {
@@ -93,8 +94,9 @@ func (l *Live) Expect(ctx context.Context, env usher.Environment, customer strin
 func (l *Live) members(ctx context.Context, e *environment, customer string, ids []string) (map[string]*access.Subject, error) {
 	en, ed := l.stamps(e, customer), e.book.Load()
 	was := principal{book: ed.access, directory: en.directory.Load(), seats: en.seats.Load()}
-	// All that has not ended by the earliest instant that memory answers for: a
-	// question about a later one must not keep from others what ends before it.
+	// Memory answers for instants from a second ago on. So read all that had not
+	// ended a second ago: what ends between then and now still decides for questions
+	// about the instants before its end.
 	now := l.Now(e.name)
 	facts, err := l.cfg.DB.Directory(e.name, customer).Facts(ctx, ids, now.Add(-time.Second), 0)
 	if err != nil {
@@ -134,7 +136,7 @@ func (l *Live) memberThen(ctx context.Context, e *environment, customer, member 
 	if err != nil {
 		return nil, err
 	}
-	if revision == 0 { // before all that is known
+	if revision == 0 { // before the first revision: nothing was known
 		return access.NewBook(&usher.Catalog{}, nil).Customer(nil).Subject(access.Facts{}, at), nil
 	}
 	facts, err := l.cfg.DB.Directory(e.name, customer).Facts(ctx, []string{member}, at, revision)
@@ -149,7 +151,8 @@ func (l *Live) memberThen(ctx context.Context, e *environment, customer, member 
 	return subject(ed.access.Customer(f.Roles), f, at), nil
 }
 
-// editionThen is a catalogue of the past. The last one asked for is kept.
+// editionThen returns a catalogue of the past. The last one is kept in memory,
+// because questions about the past often come in series.
 func (l *Live) editionThen(ctx context.Context, e *environment, revision int64) (*edition, error) {
 	if ed := e.book.Load(); ed.revision == revision {
 		return ed, nil
@@ -164,8 +167,8 @@ func (l *Live) editionThen(ctx context.Context, e *environment, revision int64) 
 	return ed, err
 }
 
-// Properties are what is registered about a resource at an instant; nil where it
-// is not registered.
+// Properties returns the properties of a registered resource at an instant; nil if
+// it is not registered.
 func (l *Live) Properties(ctx context.Context, env usher.Environment, customer, kind, id string, at time.Time) (map[string]any, error) {
 	e := l.envs[env]
 	d := l.cfg.DB.Directory(env, customer)
@@ -197,16 +200,17 @@ func (l *Live) Properties(ctx context.Context, env usher.Environment, customer, 
 	return p.properties, nil
 }
 
-// Seated says that a customer's seats have changed: roles that ask for one are
-// looked at anew.
+// Seated notes that a customer's seats have changed, so that members with roles that
+// ask for a seat are read again.
 func (l *Live) Seated(env usher.Environment, customer string) {
 	if en, ok := l.envs[env].customers.GetIfPresent(customer); ok {
 		en.seats.Store(&stamp{})
 	}
 }
 
-// CustomerOf is the only customer that has a member or, where member is "", a
-// resource; else the environment's only customer; "" where there is none such.
+// CustomerOf returns the only customer that has a member or, if member is "", a
+// resource. If no customer has it, it returns the environment's only customer. ""
+// means that there is not exactly one.
 func (l *Live) CustomerOf(ctx context.Context, env usher.Environment, member, kind, id string) (string, error) {
 	e := l.envs[env]
 	key := memberKey{"", "", member}
@@ -244,14 +248,15 @@ func (l *Live) CustomerOf(ctx context.Context, env usher.Environment, member, ki
 	return p.customer, nil
 }
 
-// Past reports whether an instant is before what memory answers for, so that
-// questions about it are answered as of then. The zero time is now.
+// Past reports whether an instant is so long ago, more than a second, that a
+// question about it is answered from the database, with what was known then. The
+// zero time is now.
 func (l *Live) Past(env usher.Environment, at time.Time) bool {
 	return !at.IsZero() && l.Now(env).Sub(at) > time.Second
 }
 
-// Directory reads a customer's directory: as it is committed, or for a past
-// instant as it was known then.
+// Directory returns a customer's directory: as it is now, or for a past instant as it
+// was known then.
 func (l *Live) Directory(ctx context.Context, env usher.Environment, customer string, at time.Time) (store.Directory, error) {
 	d := l.cfg.DB.Directory(env, customer)
 	if !l.Past(env, at) {
@@ -261,7 +266,7 @@ func (l *Live) Directory(ctx context.Context, env usher.Environment, customer st
 	return d.AsKnown(max(revision, 1)), err // nothing was known before the first
 }
 
-// AccessAt is the permissions and roles in force at an instant, compiled.
+// AccessAt returns the permissions and roles in force at an instant, compiled.
 func (l *Live) AccessAt(ctx context.Context, env usher.Environment, at time.Time) (*access.Book, error) {
 	if !l.Past(env, at) {
 		return l.Access(env), nil

@@ -8,8 +8,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// AsOf is when other nodes' changes were last read, while they cannot be; the
-// zero time where this node is up to date.
+// AsOf returns when other nodes' changes were last read, if they cannot be read now.
+// The zero time means that this node is up to date.
 func (l *Live) AsOf() time.Time {
 	us := l.asOf.Load()
 	if us == 0 {
@@ -72,7 +72,9 @@ func (l *Live) poll(ctx context.Context) error {
 		}
 		for _, b := range batches {
 			if seen, ok := l.batches[b.Node]; ok && b.N != seen+1 && b.Node != l.cfg.Node {
-				for _, e := range l.envs { // missed some: whose usage changed is not known
+				// Batches are numbered by node. A gap means that rows were deleted
+				// before this node read them, so any customer's use may have changed.
+				for _, e := range l.envs {
 					for customer := range e.customers.Keys() {
 						l.used(e, customer)
 					}
@@ -85,7 +87,7 @@ func (l *Live) poll(ctx context.Context) error {
 					}
 				}
 			}
-			l.batches[b.Node] = b.N // last: what fails before is read again
+			l.batches[b.Node] = b.N // after all else, so that a failure reads the batch again
 		}
 		if len(batches) < 1000 {
 			return nil

@@ -265,7 +265,8 @@ func (s *side) things() things {
 	for _, holder := range []string{w.holder, s.secret} {
 		s.made("PUT", base+"/seats/"+w.seats+"/"+holder, `{}`)
 	}
-	s.made("POST", "/v1/events", fmt.Sprintf(`[{"specversion":"1.0","id":%q,"source":%q,"type":"used","subject":%q,"data":{"n":2,"x":%q}}]`, "ev-"+who, s.secret, who, s.secret))
+	s.made("POST", "/v1/events", fmt.Sprintf(`[{"specversion":"1.0","id":%q,"source":%q,"type":"used","subject":%q,"data":{"n":2,"x":%q}}]`,
+		"ev-"+who, s.secret, who, s.secret))
 	s.made("POST", base+"/directory", strings.ReplaceAll(fmt.Sprintf(`{"members":[{"id":%q,"properties":{"x":"SECRET"}},{"id":"m-SECRET"}],
 		"groups":[{"id":"g1","title":"SECRET"},{"id":"g2","properties":{"x":"SECRET"}},{"id":"SECRET"}],"join":[{"group":"g1","member":"m-SECRET"},{"group":"g1","inner":"g2"}],
 		"roles":[{"key":"own","title":"SECRET","permissions":["do_%s.read"]}],"resources":[{"type":"folder","id":"r1","properties":{"x":"SECRET"}},{"type":"folder","id":"SECRET"}]}`,

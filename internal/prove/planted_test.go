@@ -128,7 +128,8 @@ func (b *bug) find() (path string, planted []byte, err error) {
 	case fits == 0 && len(files) == 1:
 		return "", nil, why
 	case fits != 1:
-		return "", nil, fmt.Errorf("no longer fits the code: %d of the files %s have its old text once, not one; write the bug anew for the code as it is", fits, b.file)
+		return "", nil, fmt.Errorf("no longer fits the code: %d of the files %s have its old text once, not one; write the bug anew for "+
+			"the code as it is", fits, b.file)
 	}
 	path, err = filepath.Abs(path)
 	return path, planted, err

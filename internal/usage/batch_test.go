@@ -38,7 +38,8 @@ func (n *node) deaf(t *testing.T, c *clock) *usage.Usage {
 
 func take(t *testing.T, u *usage.Usage, key, amount string) usher.Decision {
 	t.Helper()
-	d, err := u.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key, Amount: usher.Number(amount)})
+	d, err := u.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key,
+		Amount: usher.Number(amount)})
 	if err != nil {
 		t.Fatalf("consume %s: %v", key, err)
 	}
@@ -66,8 +67,10 @@ func TestS06_AChangeElsewhereBindsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		limit := int64(15)
-		if _, err := n.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Sandbox, Note: note, Customer: "acme", Basis: st.Revision, BasisCatalog: st.CatalogRevision,
-			Overrides: []usher.Override{{ID: "ovr_1", Customer: "acme", Feature: "exports", Set: &usher.OverrideSet{Limit: &limit}, Reason: "test", CreatedBy: "test", CreatedAt: c.now()}}}); err != nil {
+		if _, err := n.db.ChangeCustomer(ctx, store.CustomerChange{Env: usher.Sandbox, Note: note, Customer: "acme", Basis: st.Revision,
+			BasisCatalog: st.CatalogRevision,
+			Overrides: []usher.Override{{ID: "ovr_1", Customer: "acme", Feature: "exports", Set: &usher.OverrideSet{Limit: &limit}, Reason: "test",
+				CreatedBy: "test", CreatedAt: c.now()}}}); err != nil {
 			t.Fatal(err)
 		}
 		if d := take(t, u, "a", "10"); d.Allowed || d.Limit != 15 || d.Used != 10 {
@@ -120,7 +123,8 @@ func (n *node) together(t *testing.T, u *usage.Usage, requests ...func()) {
 	// A caller that has gone away already queues its request and does not wait.
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := u.Consume(gone, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "first"}); !errors.Is(err, context.Canceled) {
+	_, err := u.Consume(gone, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "first"})
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("first: %v", err)
 	}
 	until := time.Now().Add(30 * time.Second)

@@ -15,7 +15,7 @@ type ConsumeOp struct {
 	Customer    string
 	Feature     string
 	Member      string
-	About       string       // what else was asked about the member: it makes another body; "" is nothing
+	About       string       // what else was asked about the member, as part of the body's hash; "" is nothing
 	Key         string       // the idempotency key (S13)
 	Amount      usher.Number // "": 1
 	MinRevision int64        // the oldest revision to decide at; 0: any
@@ -68,9 +68,9 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 	return t, nil
 }
 
-// read reads the amount asked for by the feature of a catalogue, or returns why
-// nothing of the feature can be taken. An unknown feature is no error: the decision
-// denies it.
+// read reads the amount by the precision of the feature in a catalogue, or returns why
+// nothing of the feature can be taken. An unknown feature is no error here: the
+// decision denies it.
 func (t *take) read(book *engine.Book) (err error) {
 	t.book = book
 	f := book.Features[t.feature]
@@ -100,8 +100,8 @@ func (u *Usage) feature(ctx context.Context, env usher.Environment, key string) 
 	return f, nil
 }
 
-// reach returns once this node knows a revision; Invalid if there is none such yet
-// (S06).
+// reach returns once this node knows a revision. It returns Invalid if the revision
+// does not exist yet (S06).
 func (u *Usage) reach(ctx context.Context, env usher.Environment, revision int64) error {
 	if revision <= u.cfg.Live.Revision(env) {
 		return nil
@@ -110,7 +110,8 @@ func (u *Usage) reach(ctx context.Context, env usher.Environment, revision int64
 		return err
 	}
 	if r := u.cfg.Live.Revision(env); revision > r {
-		return usher.Errorf(usher.Invalid, "min_revision is %d, and the newest revision is %d; send one that an answer or a change carried",
+		return usher.Errorf(usher.Invalid,
+			"min_revision is %d, but the newest revision is %d; send a revision that an answer or a change carried",
 			revision, r)
 	}
 	return nil
@@ -133,7 +134,7 @@ func consumable(book *engine.Book, f *usher.Feature) error {
 		return usher.Errorf(usher.NotConsumable, "%s is a %s: there is nothing to consume; check it instead", f.Key, f.Kind)
 	case f.Kind == usher.Seats:
 		return usher.Errorf(usher.NotConsumable,
-			"%s is of kind seats: named holders have seats, nobody consumes them; give a holder a seat instead", f.Key)
+			"%s is of kind seats, which are held by named holders, not consumed; give a holder a seat instead", f.Key)
 	case book.Gauge(f):
 		return usher.Errorf(usher.NotConsumable, "%s follows the meter %s, whose aggregation is %s: report it with events",
 			f.Key, f.Meter, book.Meter(f).Aggregation)

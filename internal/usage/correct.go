@@ -19,7 +19,7 @@ import (
 type CorrectOp struct {
 	Ref     string       // the key of a consume or a reservation, or the id of an event
 	Source  string       // the event's source; "": Ref is a key
-	Feature string       // of an event that counted for several; else ""
+	Feature string       // needed if the event counted for several features; otherwise ""
 	Amount  usher.Number // to give back, more than 0
 	Reason  string       // at most maxReason bytes
 	Key     string       // the idempotency key
@@ -33,7 +33,7 @@ const maxReason = 1000
 type original struct {
 	customer, feature string
 	at                time.Time // the instant whose minute counts it
-	recorded          time.Time // when a take was decided, because keys are forgotten and used again; zero for an event
+	recorded          time.Time // when a take was decided (after ledger.Kept its key can be used again); zero for an event
 	entries           []engine.Entry
 	dimensions        []meter.Dimension
 }
@@ -80,7 +80,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	}
 	t.hash = bodyHash(ledger.Correct, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		// A key that has an answer is not decided again: what is left has changed since.
+		// If the key has an answer, return that: deciding again would find less left.
 		earlier, err := b.tx.Corrections(env, ref, op.Source)
 		if err != nil {
 			return engine.Effect{}, err
@@ -145,7 +145,8 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 }
 
 // original returns what a correction refers to, and the ref under which its
-// corrections are stored: a reservation is corrected through its settlement.
+// corrections are stored. For a reservation that is the key of its settlement, because
+// only the settlement used something.
 func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectOp) (string, *original, error) {
 	if op.Source != "" {
 		o, err := u.originalEvent(ctx, env, op)
@@ -155,7 +156,7 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 	if err != nil {
 		return "", nil, err
 	}
-	if row == nil || row.Key[0] > '~' { // no caller's key: a reservation's end
+	if row == nil || row.Key[0] > '~' { // beyond ASCII: ledger.HoldKey made it, no caller did
 		return "", nil, usher.Errorf(usher.NotFound, "no take with the key %q", op.Ref)
 	}
 	ref := op.Ref

@@ -19,7 +19,7 @@ func (b *batchRun) deny(h store.Holder, w *world, feature, outcome string, reaso
 	k := store.DenialKey{Holder: h, Feature: feature, Hour: store.Hour.Start(at.UnixMicro()), Outcome: outcome, Reason: reason}
 	c := b.denials[k]
 	c.N++
-	c.Amount = min(amount, math.MaxInt64-c.Amount) + c.Amount // saturates
+	c.Amount = min(amount, math.MaxInt64-c.Amount) + c.Amount // at most MaxInt64: it must not overflow
 	b.denials[k] = c
 }
 

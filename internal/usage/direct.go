@@ -17,10 +17,10 @@ import (
 const callDirect = "directory"
 
 // Direct applies a change of a customer's directory and, in the same transaction, the
-// changes of seats that follow from it (A08): all or nothing. It calls seats after each
-// run of the change's Check. If the plan does not give one of the seats, the change is
-// Refused; no holder loses a seat to another. Other errors are those of
-// store.ChangeDirectory.
+// changes of seats that follow from it (A08): all or nothing. seats returns the seats
+// that the members need; Direct calls it after each run of the change's Check. If the
+// plan has too few seats, the change is Refused: no holder loses a seat to another.
+// Other errors are those of store.ChangeDirectory.
 func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func() store.SeatNeeds) (revision int64, err error) {
 	var failed error
 	t := &take{env: c.Env, call: callDirect, customer: c.Customer, directs: true}
@@ -35,6 +35,8 @@ func (u *Usage) Direct(ctx context.Context, c *store.DirectoryChange, seats func
 		}
 		changes, err := b.seatChanges(t.holder(), w, seats())
 		if err != nil {
+			// The transaction goes on for the other requests, so this change is undone
+			// by itself.
 			if back := undo(); back != nil {
 				return engine.Effect{}, back
 			}
@@ -73,7 +75,7 @@ func (b *batchRun) seatChanges(h store.Holder, w *world, wanted store.SeatNeeds)
 		return nil, err
 	}
 	var all []seatChange
-	come := map[string]int64{} // by feature that changes: how many members take a seat who have none
+	come := map[string]int64{} // by feature that changes: how many members without a seat take one
 	features := w.next.World.Book().Features
 	for _, member := range wanted.Members {
 		needs, gone := wanted.Needs[member], slices.Contains(wanted.Gone, member)
@@ -84,6 +86,8 @@ func (b *batchRun) seatChanges(h store.Holder, w *world, wanted store.SeatNeeds)
 			m := seatChange{member: member, feature: s.Feature, was: &s.Seat}
 			end, needed := needs[s.Feature]
 			switch {
+			// A seat that a caller gave is kept if it lasts long enough; a seat that a
+			// role took ends exactly with the role.
 			case needed && !s.Seat.Pending && (s.Seat.Expires.Equal(end) || !s.ByRole && outlasts(s.Seat.Expires, end)):
 				continue
 			case needed:
@@ -93,7 +97,7 @@ func (b *batchRun) seatChanges(h store.Holder, w *world, wanted store.SeatNeeds)
 			default:
 				continue
 			}
-			come[s.Feature] += 0
+			come[s.Feature] += 0 // the feature changes, even if nobody takes a new seat
 			all = append(all, m)
 		}
 		for _, feature := range slices.Sorted(maps.Keys(needs)) {
@@ -112,14 +116,15 @@ func (b *batchRun) seatChanges(h store.Holder, w *world, wanted store.SeatNeeds)
 			return nil, err
 		}
 	}
-	// A freed seat makes room, unless more seats are taken than the plan gives.
+	// Count on a copy what will be free. A freed seat makes room, unless more seats
+	// are taken than the plan gives.
 	left := w.next.Clone()
 	for _, m := range all {
 		if m.free {
 			engine.FreeSeat(left, h.Customer, m.feature, *m.was, w.now)
 		}
 	}
-	refused := map[string]bool{} // features of which the plan gives no seats: those who have one keep it as it is
+	refused := map[string]bool{} // features of which the plan gives no seats now; seats that are held stay as they are
 	for _, feature := range wanting {
 		d := engine.Decide(left, engine.Query{Customer: h.Customer, Feature: feature, Amount: come[feature]}, w.now)
 		if refused[feature] = !d.Allowed; !d.Allowed && come[feature] > 0 {

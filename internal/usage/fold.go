@@ -12,10 +12,9 @@ import (
 )
 
 // Folding deletes stored answers that are older than ledger.Kept, so that the ledger
-// does not grow for ever. What they took is not forgotten: one row for each bucket and
-// minute keeps the sum. An answer is deleted and its use added to the sums in one
-// transaction, so no state of the database counts it twice or not at all.
-
+// does not grow for ever. What they took stays: one row for each bucket and minute has
+// the sum. An answer is deleted and its use is added to the sums in one transaction,
+// so that it is never counted twice or not at all.
 // Folding says how old answers are folded. A zero field is its default.
 type Folding struct {
 	Now   func() time.Time // the real clock (default time.Now)
@@ -50,7 +49,7 @@ func (u *Usage) Fold(ctx context.Context) (folded int64, err error) {
 		if err != nil || last == (store.OpKey{}) {
 			return folded, err
 		}
-		old = slices.DeleteFunc(old, func(o store.Op) bool { // answers that are young by a sandbox's own clock
+		old = slices.DeleteFunc(old, func(o store.Op) bool { // keep answers that are young by a sandbox's own clock
 			now, ok := u.cfg.Live.TestClock(o.Env)
 			return ok && o.At.After(now.Add(-ledger.Kept))
 		})
@@ -84,7 +83,7 @@ func (u *Usage) foldPart(ctx context.Context, ops []store.Op, before time.Time) 
 		o := &ops[i]
 		if !o.Management() {
 			_, p, err := ledger.DecodeAnswer(o.Answer, o.At)
-			if err != nil { // what it took is unknown: it stays, and a check of the database names it
+			if err != nil { // what it took is unknown, so its row stays; usher fsck reports it
 				u.cfg.Log.Error("an old answer cannot be folded", "env", o.Env, "key", o.Key, "error", err)
 				continue
 			}
@@ -103,7 +102,7 @@ func (u *Usage) foldPart(ctx context.Context, ops []store.Op, before time.Time) 
 		rows = append(rows, store.FoldedRow{Holder: p.holder, Bucket: p.bucket, Minute: p.minute, Amount: n})
 	}
 	done, err := u.cfg.DB.Fold(ctx, keys, before, rows)
-	if err != nil || !done { // another node folded some of them: the next walk has the rest
+	if err != nil || !done { // another node folded some of them, so nothing was done; the next walk folds the rest
 		return 0, err
 	}
 	return int64(len(keys)), nil

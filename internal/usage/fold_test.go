@@ -91,14 +91,16 @@ func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
 		n.consume(t, "exports", "old", 20)
 		n.consume(t, "exports", "denied", 40)
 		n.consume(t, "api_calls", "calls", 7)
-		res, err := n.usage.Reserve(ctx, usher.Sandbox, usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "held", Amount: "9"}})
+		res, err := n.usage.Reserve(ctx, usher.Sandbox, usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports",
+			Key: "held", Amount: "9"}})
 		if err != nil || !res.Allowed {
 			t.Fatal(res, err)
 		}
 		if _, err := n.usage.Settle(ctx, usher.Sandbox, res.Reservation.ID, "4"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := n.usage.Correct(ctx, usher.Sandbox, usage.CorrectOp{Ref: "old", Amount: "2", Reason: "test", Key: "back", Actor: "test"}); err != nil {
+		if _, err := n.usage.Correct(ctx, usher.Sandbox, usage.CorrectOp{Ref: "old", Amount: "2", Reason: "test", Key: "back",
+			Actor: "test"}); err != nil {
 			t.Fatal(err)
 		}
 		edge := began.Add(ledger.Kept / 2)
@@ -131,7 +133,8 @@ func TestS13_OldKeysAreForgottenAndTheirUseStays(t *testing.T) {
 		if d := take(t, again, "old", "1"); d.Replayed || !d.Allowed || d.Used != 28 {
 			t.Errorf("a forgotten key is a new one: %+v", d)
 		}
-		points, err := n.usage.Query(ctx, usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", From: began.Truncate(time.Minute), To: began.Add(time.Minute), Window: usher.Minute})
+		points, err := n.usage.Query(ctx, usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", From: began.Truncate(time.Minute),
+			To: began.Add(time.Minute), Window: usher.Minute})
 		if err != nil || len(points) != 1 || points[0].Value != 22 {
 			t.Errorf("the minute of what is folded: %+v, %v; want 22", points, err)
 		}
@@ -161,7 +164,8 @@ func TestS13_TwoNodesFoldOnce(t *testing.T) {
 		for i := range 100 {
 			wg.Go(func() {
 				for j := range old / 100 {
-					if _, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: fmt.Sprintf("old-%d-%d", i, j)}); err != nil {
+					if _, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls",
+						Key: fmt.Sprintf("old-%d-%d", i, j)}); err != nil {
 						t.Error(err)
 					}
 				}
@@ -180,7 +184,8 @@ func TestS13_TwoNodesFoldOnce(t *testing.T) {
 						return
 					default:
 					}
-					if _, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: fmt.Sprintf("new-%d-%d", i, j)}); err != nil {
+					if _, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls",
+						Key: fmt.Sprintf("new-%d-%d", i, j)}); err != nil {
 						t.Error(err)
 						return
 					}

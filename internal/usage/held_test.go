@@ -30,7 +30,8 @@ func (n *node) settle(t *testing.T, id, amount string) (usher.Decision, error) {
 func wantUse(t *testing.T, what string, d usher.Decision, used, reserved, remaining int64) {
 	t.Helper()
 	if d.Used != used || d.Reserved != reserved || d.Remaining != remaining {
-		t.Errorf("%s: used %d, reserved %d, remaining %d; want %d, %d, %d (%+v)", what, d.Used, d.Reserved, d.Remaining, used, reserved, remaining, d)
+		t.Errorf("%s: used %d, reserved %d, remaining %d; want %d, %d, %d (%+v)", what, d.Used, d.Reserved, d.Remaining, used, reserved,
+			remaining, d)
 	}
 }
 
@@ -177,7 +178,8 @@ func TestS23_ManyAtOnce(t *testing.T) {
 				n, other := nodes[i%len(nodes)], nodes[(i+1)%len(nodes)]
 				for j := range 6 {
 					key := fmt.Sprintf("%d-%d", i, j)
-					d, err := n.usage.Reserve(context.Background(), usher.Sandbox, usage.ReserveOp{TTL: time.Hour, ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key}})
+					d, err := n.usage.Reserve(context.Background(), usher.Sandbox,
+						usage.ReserveOp{TTL: time.Hour, ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key}})
 					if err != nil {
 						t.Error(err)
 						return
@@ -229,7 +231,8 @@ plans:
 
 func (n *node) seat(t *testing.T, holder string, pending bool, ttl time.Duration) usher.Decision {
 	t.Helper()
-	d, err := n.usage.PutSeat(t.Context(), usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: holder, Pending: pending, TTL: ttl})
+	d, err := n.usage.PutSeat(t.Context(), usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: holder, Pending: pending,
+		TTL: ttl})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +306,8 @@ func TestS22_ManyComeAtOnce(t *testing.T) {
 		for i := range 20 {
 			wg.Go(func() {
 				holder := fmt.Sprintf("h%d", i%10) // each comes twice
-				d, err := nodes[i%len(nodes)].usage.PutSeat(context.Background(), usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members", Holder: holder})
+				d, err := nodes[i%len(nodes)].usage.PutSeat(context.Background(), usher.Sandbox, usage.SeatOp{Customer: "acme", Feature: "members",
+					Holder: holder})
 				if err != nil {
 					t.Error(err)
 				} else if d.Allowed {
@@ -329,7 +333,8 @@ func TestS16_Corrections(t *testing.T) {
 		n := start(t, dsn, c)
 		n.found(t, c, "acme")
 		correct := func(key, ref, source, amount string) (usher.Decision, error) {
-			return n.usage.Correct(t.Context(), usher.Sandbox, usage.CorrectOp{Ref: ref, Source: source, Amount: usher.Number(amount), Reason: "a mistake", Key: key, Actor: "test"})
+			return n.usage.Correct(t.Context(), usher.Sandbox, usage.CorrectOp{Ref: ref, Source: source, Amount: usher.Number(amount),
+				Reason: "a mistake", Key: key, Actor: "test"})
 		}
 		n.consume(t, "api_calls", "k1", 100)
 		d, err := correct("c1", "k1", "", "30")
@@ -337,7 +342,8 @@ func TestS16_Corrections(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantUse(t, "corrected", d, 70, 0, 930)
-		if x := d.Correction; x == nil || x.Amount != 30 || x.Left != 70 || len(x.Returned) != 1 || x.Returned[0] != (usher.Deduction{Allowance: "plan:free@1", Amount: 30}) {
+		if x := d.Correction; x == nil || x.Amount != 30 || x.Left != 70 || len(x.Returned) != 1 ||
+			x.Returned[0] != (usher.Deduction{Allowance: "plan:free@1", Amount: 30}) {
 			t.Errorf("got %+v", d.Correction)
 		}
 		if d, err := correct("c1", "k1", "", "30"); err != nil || !d.Replayed || d.Correction.Left != 70 {
@@ -355,7 +361,8 @@ func TestS16_Corrections(t *testing.T) {
 		wantUse(t, "all of it", d, 0, 0, 1000)
 
 		// An event of a window that is over, with its dimension.
-		if r, err := n.usage.Ingest(t.Context(), usher.Sandbox, []usher.Event{event("e1", "llm.completion", `{"tokens":80,"model":"gpt"}`, c.now())}); err != nil || r.Accepted != 1 {
+		if r, err := n.usage.Ingest(t.Context(), usher.Sandbox,
+			[]usher.Event{event("e1", "llm.completion", `{"tokens":80,"model":"gpt"}`, c.now())}); err != nil || r.Accepted != 1 {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		c.set(c.now().Add(48 * time.Hour))
@@ -365,8 +372,9 @@ func TestS16_Corrections(t *testing.T) {
 		}
 		for _, group := range []string{"", "data.model"} {
 			for _, w := range []usher.Unit{usher.Minute, usher.Hour, usher.Day, usher.Month} {
-				points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "tokens", Window: w, GroupBy: group,
-					From: at(t, "2026-03-01T00:00:00Z"), To: at(t, "2026-03-31T00:00:00Z")})
+				points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "tokens", Window: w,
+					GroupBy: group,
+					From:    at(t, "2026-03-01T00:00:00Z"), To: at(t, "2026-03-31T00:00:00Z")})
 				if err != nil || len(points) != 1 || points[0].Value != 30 {
 					t.Errorf("%s by %q: got %+v, %v", w, group, points, err)
 				}
@@ -388,7 +396,8 @@ func TestS26_WhatWouldHaveBeenDeniedIsCounted(t *testing.T) {
 			n.consume(t, "builds", fmt.Sprint("b", i), 5)
 			n.consume(t, "strict", fmt.Sprint("s", i), 5)
 		}
-		got, err := n.usage.Denials(t.Context(), usher.Sandbox, usage.DenialQuery{From: at(t, "2026-03-10T12:30:00Z"), To: at(t, "2026-03-10T13:00:00Z")})
+		got, err := n.usage.Denials(t.Context(), usher.Sandbox, usage.DenialQuery{From: at(t, "2026-03-10T12:30:00Z"),
+			To: at(t, "2026-03-10T13:00:00Z")})
 		if err != nil || len(got) != 2 {
 			t.Fatalf("got %+v, %v", got, err)
 		}
@@ -459,9 +468,11 @@ func TestUsageOfSpansAddsUp(t *testing.T) {
 		c.set(at(t, "2026-03-10T12:00:50Z"))
 		n.consume(t, "exports", "b", 2)
 		total := int64(0)
-		cuts := []string{"2026-03-10T11:59:30Z", "2026-03-10T12:00:00Z", "2026-03-10T12:00:30Z", "2026-03-10T12:00:31Z", "2026-03-10T12:01:00Z", "2026-03-10T12:30:15Z"}
+		cuts := []string{"2026-03-10T11:59:30Z", "2026-03-10T12:00:00Z", "2026-03-10T12:00:30Z", "2026-03-10T12:00:31Z", "2026-03-10T12:01:00Z",
+			"2026-03-10T12:30:15Z"}
 		for i := 1; i < len(cuts); i++ {
-			points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", Window: usher.Hour, From: at(t, cuts[i-1]), To: at(t, cuts[i])})
+			points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: "exports", Window: usher.Hour,
+				From: at(t, cuts[i-1]), To: at(t, cuts[i])})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -491,7 +502,8 @@ func TestS11_AClockThatAnotherNodeMoved(t *testing.T) {
 			if err := a.db.SetClock(t.Context(), usher.Sandbox, at(t, now), usher.By{Actor: usher.Actor{Kind: "system"}}, c.now()); err != nil {
 				t.Fatal(err)
 			}
-			d, err := deaf.Reserve(t.Context(), usher.Sandbox, usage.ReserveOp{TTL: time.Hour, ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: fmt.Sprint("r", i)}})
+			d, err := deaf.Reserve(t.Context(), usher.Sandbox,
+				usage.ReserveOp{TTL: time.Hour, ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: fmt.Sprint("r", i)}})
 			if err != nil || !d.Reservation.ExpiresAt.Equal(at(t, now).Add(time.Hour)) {
 				t.Errorf("at %s: got %+v, %v", now, d.Reservation, err)
 			}
@@ -522,7 +534,8 @@ func TestS16_OfAForgottenKey(t *testing.T) {
 			t.Fatal(folded, err)
 		}
 		again := n.deaf(t, c)
-		if d, err := again.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: "k", Amount: "25"}); err != nil || d.Replayed || !d.Allowed {
+		if d, err := again.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "api_calls", Key: "k",
+			Amount: "25"}); err != nil || d.Replayed || !d.Allowed {
 			t.Fatal(d, err)
 		}
 		if err := correct("c2", "10"); err != nil {

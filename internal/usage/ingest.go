@@ -45,7 +45,7 @@ func (u *Usage) Ingest(ctx context.Context, env usher.Environment, events []ushe
 		return usher.IngestResult{}, usher.Errorf(usher.TooLarge, "at most %d events a request, this one has %d", MaxEvents, len(events))
 	}
 	b := &body{env: env, events: events, invalid: make([]string, len(events)), hashes: make([][]byte, len(events))}
-	for i := range events { // here, on the callers' goroutines, because there is one writer for all
+	for i := range events { // on the caller's goroutine, to spare the writer, of which there is one
 		if b.invalid[i] = invalid(&events[i]); b.invalid[i] == "" {
 			b.hashes[i] = contentHash(&events[i])
 		}
@@ -136,7 +136,7 @@ func (b *batchRun) record(e *body) error {
 		return err
 	}
 	if n < int64(len(rows)) {
-		return errTaken // another node stored one of them meanwhile
+		return errTaken // another node stored some of them in the meantime: see which, and decide again
 	}
 	return nil
 }
@@ -153,7 +153,8 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 		}
 	}
 	w.outside(at)
-	for _, r := range readings { // before anything is booked
+	// Check all features before any is booked, so that an event counts for all or none.
+	for _, r := range readings {
 		if r.Adds && !engine.Fits(w.next, r.Feature.Key, r.Amount, at) {
 			return nil, errOverflow
 		}
@@ -172,6 +173,8 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 			case usher.Max:
 				merge, when = store.MergeMax, at.UnixMicro()
 			case usher.Unique:
+				// The bucket counts different values: 1 more if the window has not seen
+				// this one yet.
 				from, until := engine.GaugeWindow(w.next, r.Feature.Key, at)
 				seen, err := b.tx.SeenWithin(h, r.Feature.Key, r.Distinct, from, until)
 				if err != nil {
@@ -193,7 +196,7 @@ func (b *batchRun) readings(h store.Holder, w *world, readings []meter.Reading, 
 			b.post(h, e.Entries, at)
 			done.Outcome, done.Reason = ledger.Outcome(&e, true), e.Would
 			b.deny(h, w, done.Feature, done.Outcome, done.Reason, r.Amount, w.now)
-		case r.Aggregation != usher.Unique:
+		case r.Aggregation != usher.Unique: // reports count unique values from the values seen, not from rollups
 			key.Value = "gauge"
 			b.roll(merge, key, at, r.Amount, when)
 		}

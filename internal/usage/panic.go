@@ -12,7 +12,7 @@ type panicked struct {
 	stack []byte
 }
 
-// Error says what was panicked with, and where.
+// Error returns the value of the panic and the stack.
 func (p *panicked) Error() string { return fmt.Sprintf("usage: panic: %v\n%s", p.value, p.stack) }
 
 // guarded runs fn and returns a panic of it as an error. The writer is one

@@ -37,7 +37,8 @@ func TestS12_APanicEndsOneTake(t *testing.T) {
 		c := &clock{}
 		c.set(at(t, "2026-03-31T10:00:00Z"))
 		n := start(t, dsn, c)
-		n.apply(t, c, strings.Replace(catalogue, "  exports:   {kind: metered}\n", "  exports:   {kind: metered}\n  members:   {kind: seats}\n", 1), "acme", "umbrella")
+		n.apply(t, c, strings.Replace(catalogue, "  exports:   {kind: metered}\n", "  exports:   {kind: metered}\n  members:   {kind: seats}\n",
+			1), "acme", "umbrella")
 		var log record
 		u := usage.New(usage.Config{DB: n.db, Live: n.live, Node: "panics", Log: slog.New(slog.NewTextHandler(&log, nil))})
 		t.Cleanup(func() {
@@ -74,7 +75,8 @@ func TestS12_APanicEndsOneTake(t *testing.T) {
 			},
 			func() {
 				ends("events that panic", u.IngestThenPanic(ctx, usher.Sandbox, []usher.Event{
-					event("e1", "llm.completion", `{"tokens":11,"model":"a"}`, c.now()), event("e2", "llm.completion", `{"tokens":13,"model":"a"}`, c.now())}))
+					event("e1", "llm.completion", `{"tokens":11,"model":"a"}`, c.now()), event("e2", "llm.completion", `{"tokens":13,"model":"a"}`,
+						c.now())}))
 			})
 		if d := n.check(t, "exports"); d.Used != 1+2+3 {
 			t.Errorf("used %d, want the 6 of those that did not panic", d.Used)
@@ -91,7 +93,8 @@ func TestS12_APanicEndsOneTake(t *testing.T) {
 			}
 		}
 		consume("acme", "p", "7")
-		if r, err := u.Ingest(ctx, usher.Sandbox, []usher.Event{event("e1", "llm.completion", `{"tokens":11,"model":"a"}`, c.now())}); err != nil || r.Accepted != 1 {
+		if r, err := u.Ingest(ctx, usher.Sandbox,
+			[]usher.Event{event("e1", "llm.completion", `{"tokens":11,"model":"a"}`, c.now())}); err != nil || r.Accepted != 1 {
 			t.Errorf("events, sent again: %+v, %v", r, err)
 		}
 		if d := n.check(t, "exports"); d.Used != 13 {

@@ -30,8 +30,9 @@ func wholeMinute(t time.Time) time.Time {
 // maxPoints is how many windows one answer may have: a month of minutes fits.
 const maxPoints = 50_000
 
-// Query returns the use in each window, in order, without windows that have none. A
-// total is the sum, max the greatest value, last the latest, unique the exact number of
+// Query returns the use in each window, in order, without windows that have none. The
+// value of a window depends on the feature's meter: the sum of what adds up, the
+// greatest value for max, the latest for last, and for unique the exact number of
 // different values.
 func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) ([]usher.UsagePoint, error) {
 	book := u.cfg.Live.Book(env)
@@ -89,7 +90,8 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	if aggregation == usher.Unique {
 		return u.uniques(ctx, env, q, f, from, to, windowOf)
 	}
-	// Rows of whole hours and days replace those of their minutes.
+	// Rollups exist for each minute, hour and day. Spans covers a window with the
+	// fewest rows: those of whole days and hours, and minutes only at its ends.
 	var spans []store.Span
 	for t := from; t.Before(to); {
 		end := windowOf(t).End

@@ -11,8 +11,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// The bounds of a reservation's life. Use that must be held for longer is better
-// consumed and corrected.
+// The bounds of a reservation's life. If an amount must be held for longer, consume it
+// and correct it afterwards.
 const (
 	DefaultTTL = 5 * time.Minute
 	MaxTTL     = 7 * 24 * time.Hour
@@ -85,12 +85,12 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 			return engine.Effect{}, err
 		}
 		late := !w.now.Before(h.Expires)
-		more := max(t.amount-h.Amount, 0) // beyond what is held
-		if late {                         // nothing is held any more
+		more := max(t.amount-h.Amount, 0) // what was used beyond the amount held
+		if late {                         // nothing is held any more: all of it is new use
 			more = t.amount
 		}
 		if !engine.Fits(w.next, h.Feature, more, h.At) {
-			return engine.Effect{}, usher.Errorf(usher.Refused, "so much of %s exceeds what can be counted", h.Feature)
+			return engine.Effect{}, usher.Errorf(usher.Refused, "with this amount the total of %s would exceed what can be counted", h.Feature)
 		}
 		e := engine.Settle(w.next, h, t.amount, w.now)
 		if e.Overflow {
@@ -147,7 +147,7 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, call string)
 	t := &take{env: env, call: call, key: ledger.HoldKey(id), customer: held.Hold.Customer, feature: held.Hold.Feature}
 	t.reused = func(op store.Op) error {
 		if op.Route == ledger.Release {
-			return usher.Errorf(usher.Conflict, "the reservation %s was released at %s; consume what was used after all",
+			return usher.Errorf(usher.Conflict, "the reservation %s was released at %s; if something was used after all, consume it",
 				id, op.At.Format(time.RFC3339))
 		}
 		amount := strconv.FormatInt(op.Amount, 10)
@@ -161,10 +161,10 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, call string)
 	return t, held, nil
 }
 
-// open reads a reservation that was neither settled nor released; errTaken if it was,
-// so that its stored answer is read. An expired reservation has given back what it
-// held. If the clock was set back since, it is treated as expiring now, so that it
-// does not give it back again.
+// open reads a reservation that was neither settled nor released. If it was, open
+// returns errTaken, so that the stored answer is read. An expired reservation has given
+// back what it held already; if a sandbox's clock was set back since, it is treated as
+// expiring now, so that it does not give that back again.
 func (b *batchRun) open(env usher.Environment, id string, w *world) (*engine.Hold, error) {
 	row, err := b.tx.Hold(env, id)
 	if err != nil {

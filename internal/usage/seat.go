@@ -27,8 +27,8 @@ type SeatOp struct {
 // callSeat names changes of seats. They have no key, so it is not stored.
 const callSeat = "seat"
 
-// PutSeat gives a holder a seat, or changes the one it has (S22). A denial is an
-// answer, not an error. The same again changes nothing.
+// PutSeat gives a holder a seat, or changes the seat that it has (S22). A denial is an
+// answer, not an error. The same call again changes nothing.
 func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (usher.Decision, error) {
 	if err := u.seats(env, op.Customer, op.Feature, op.Holder); err != nil {
 		return usher.Decision{}, err
@@ -85,7 +85,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 	return u.take(ctx, t)
 }
 
-// DeleteSeat frees a holder's seat at once; no error if it has none.
+// DeleteSeat frees a holder's seat at once. It is no error if the holder has none.
 func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer, feature, holder string) (usher.Decision, error) {
 	if err := u.seats(env, customer, feature, holder); err != nil {
 		return usher.Decision{}, err
@@ -177,7 +177,7 @@ func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feat
 	permitted := int64(-1) // unlimited
 	if !d.Unlimited {
 		permitted = d.Used + d.Reserved - d.Excess
-		if d.Excess == 0 { // another node may have given a seat since
+		if d.Excess == 0 { // what is free counts too: another node may have given a seat since
 			permitted += d.Remaining
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// take is one caller's operation on its way through the writer: whatever changes
-// what a customer has left.
+// take is one caller's operation on its way through the writer: a consume, a
+// reservation or its end, a seat, a correction, or a change of the directory.
 type take struct {
 	env      usher.Environment
 	call     string // one of the ledger's calls, callSeat or callDirect: a key serves one call
@@ -22,7 +22,7 @@ type take struct {
 	customer string
 	feature  string
 	amount   int64        // smallest units; a denial is counted with it
-	hash     []byte       // of what makes two calls the same (bodyHash)
+	hash     []byte       // bodyHash: a retry has the same
 	asked    usher.Number // the amount as asked for, of a consume or a reservation
 	book     *engine.Book // the catalogue by which asked was read
 
@@ -31,7 +31,7 @@ type take struct {
 	// ends this take alone, and nothing is stored. errTaken runs the batch again
 	// after the stored answer has been read.
 	decide  func(*batchRun, *world) (engine.Effect, error)
-	directs bool // it changes the customer's directory, so the environment's revision too
+	directs bool // it changes the customer's directory, and with it the environment's revision
 	// reused returns the error for a key that has another call's answer; nil is the
 	// usual one.
 	reused func(store.Op) error
@@ -77,7 +77,7 @@ func (t *take) row() store.Op {
 // answer gives a take the answer that is stored under its key, or an error if the
 // key was used for another call.
 func (t *take) answer(op store.Op) {
-	t.err = nil // that of an earlier attempt at the batch
+	t.err = nil // it may be left from an earlier attempt at the batch
 	if op.Route != t.call || !bytes.Equal(op.BodyHash, t.hash) {
 		if t.reused != nil {
 			t.err = t.reused(op)

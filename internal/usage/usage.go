@@ -43,18 +43,18 @@ type Usage struct {
 	closing sync.RWMutex
 	closed  bool
 	replays *replays
-	retries int // for how many more batches stored keys are read first; owned by the writer
+	retries int // for how many more batches stored answers are read first; only the writer touches it
 	waiting atomic.Int64
 }
 
-// Bounds of one batch.
+// Bounds of one batch, so that no caller waits for a batch that keeps growing.
 const (
 	maxOps    = 512 // takes
-	maxBodies = 4   // requests of events
+	maxBodies = 4   // requests of events, up to MaxEvents each
 )
 
-// retriesExpected is for how many batches stored keys are read first after one was
-// found.
+// retriesExpected is how many batches read the stored answers first after a retry was
+// found, because retries seldom come alone.
 const retriesExpected = 32
 
 // request is one caller's work: a take or a body of events, never both. done is
@@ -134,9 +134,9 @@ func (u *Usage) submit(ctx context.Context, r *request) error {
 	}
 }
 
-// write is the writer: it takes what has queued, commits it as one batch, and
-// answers. No timer makes it wait for more: requests queue while the batch before
-// commits.
+// write is the writer: it takes what has queued, commits it as one batch, and answers.
+// It has no timer that waits for more: while one batch commits, the next one queues, so
+// that batches grow with the load.
 func (u *Usage) write() {
 	defer close(u.done)
 	for first := range u.queue {
@@ -175,8 +175,8 @@ func count(r *request) (takes, bodies int) {
 	return 0, 1
 }
 
-// run commits a batch. If it fails although the database is there, each request runs
-// alone, so that one cannot fail the others.
+// run commits a batch. If that fails although the database can be reached, each request
+// runs alone, so that one bad request does not fail the others.
 func (u *Usage) run(batch []*request) {
 	// Not a caller's context: a caller that goes away must not undo the others' work.
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

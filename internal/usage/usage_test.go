@@ -132,7 +132,8 @@ func (n *node) apply(t testing.TB, c *clock, catalogue string, customers ...stri
 	}
 	plan := usher.PlanVersion{Version: 1, Plan: *catalogfile.Resolve(cat, "free")}
 	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}}, Action: "catalog.apply", At: c.now()}
-	rev, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Note: note, Source: catalogue, Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat), Plans: []usher.PlanVersion{plan}})
+	rev, err := n.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Sandbox, Note: note, Source: catalogue,
+		Canonical: string(catalogfile.Format(cat)), Hash: catalogfile.Hash(cat), Plans: []usher.PlanVersion{plan}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +152,8 @@ func (n *node) apply(t testing.TB, c *clock, catalogue string, customers ...stri
 
 func (n *node) consume(t *testing.T, feature, key string, amount int) usher.Decision {
 	t.Helper()
-	d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: feature, Key: key, Amount: usher.Number(fmt.Sprint(amount))})
+	d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: feature, Key: key,
+		Amount: usher.Number(fmt.Sprint(amount))})
 	if err != nil {
 		t.Fatalf("consume %s %s: %v", feature, key, err)
 	}
@@ -185,7 +187,8 @@ func TestS12_ParallelConsumesTakeExactlyTheLimit(t *testing.T) {
 		for i := range 64 {
 			wg.Go(func() {
 				for j := range 20 {
-					d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: fmt.Sprintf("k-%d-%d", i, j)})
+					d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports",
+						Key: fmt.Sprintf("k-%d-%d", i, j)})
 					switch {
 					case err != nil:
 						t.Error(err)
@@ -286,7 +289,8 @@ func TestS17_EventsAreRecordedOnceWhereTheyBelong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[int]string{4: "invalid_value", 5: "invalid_value", 6: "invalid_value", 14: "too_late", 15: "too_early", 17: "unknown_customer", 18: "invalid", 19: "id_reused"}
+		want := map[int]string{4: "invalid_value", 5: "invalid_value", 6: "invalid_value", 14: "too_late", 15: "too_early",
+			17: "unknown_customer", 18: "invalid", 19: "id_reused"}
 		if r.Accepted != 11 || r.Duplicates != 1 || len(r.Rejected) != len(want) {
 			t.Errorf("got %+v", r)
 		}
@@ -311,7 +315,8 @@ func TestS17_EventsAreRecordedOnceWhereTheyBelong(t *testing.T) {
 			}
 		}
 		// A late event counts in the closed window.
-		if _, err := n.usage.Ingest(t.Context(), usher.Sandbox, []usher.Event{event("20", "llm.completion", `{"tokens":5,"model":"b"}`, now)}); err != nil {
+		if _, err := n.usage.Ingest(t.Context(), usher.Sandbox,
+			[]usher.Event{event("20", "llm.completion", `{"tokens":5,"model":"b"}`, now)}); err != nil {
 			t.Fatal(err)
 		}
 		d, err := n.decide.Check(t.Context(), usher.Sandbox, decide.CheckQuery{Customer: "acme", Feature: "tokens", At: now}, nil)
@@ -331,7 +336,8 @@ func TestS17_EventsAreRecordedOnceWhereTheyBelong(t *testing.T) {
 			{"active", usher.Hour, "", "2026-03-10T12:00:00Z 4; "},
 			{"storage", usher.Hour, "", "2026-03-10T11:00:00Z 200; 2026-03-10T12:00:00Z 300; "},
 		} {
-			points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: q.feature, From: start1, To: c.now(), Window: q.window, GroupBy: q.group})
+			points, err := n.usage.Query(t.Context(), usher.Sandbox, usage.UsageQuery{Customer: "acme", Feature: q.feature, From: start1,
+				To: c.now(), Window: q.window, GroupBy: q.group})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -383,7 +389,8 @@ func TestS06_TwoNodesShareOneLimit(t *testing.T) {
 				n = two
 			}
 			for j := range 10 {
-				d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: fmt.Sprintf("k-%d-%d", i, j)})
+				d, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports",
+					Key: fmt.Sprintf("k-%d-%d", i, j)})
 				if err != nil {
 					t.Error(err)
 				} else if d.Allowed {
@@ -426,7 +433,8 @@ func TestS33_NotConsumable(t *testing.T) {
 		{"exports", "1", "", usher.Invalid},
 		{"exports", "1", "tab\t", usher.Invalid},
 	} {
-		_, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: q.feature, Key: q.key, Amount: usher.Number(q.amount)})
+		_, err := n.usage.Consume(t.Context(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: q.feature, Key: q.key,
+			Amount: usher.Number(q.amount)})
 		if usher.ErrorCode(err) != q.want {
 			t.Errorf("%s %s %q: %v, want %s", q.feature, q.amount, q.key, err, q.want)
 		}

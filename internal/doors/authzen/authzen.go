@@ -101,7 +101,8 @@ type (
 
 const about = "OpenID AuthZEN Authorization API 1.0. A decision that says no is a 200. What is not known in a request is ignored. "
 
-var contextHeader = []*huma.Param{{Name: "Usher-Context", In: "header", Description: "none leaves the context out of the answer; full, the default, says why", Schema: &huma.Schema{Type: huma.TypeString}}}
+var contextHeader = []*huma.Param{{Name: "Usher-Context", In: "header",
+	Description: "none leaves the context out of the answer; full, the default, says why", Schema: &huma.Schema{Type: huma.TypeString}}}
 
 // The paths of AuthZEN.
 const (
@@ -134,7 +135,8 @@ func Register(d *door.Door, c Config) {
 		Text: about, Request: inDoc{}, Response: outDoc{}, Params: contextHeader}, a.evaluation)
 	d.Handle(door.Route{Pattern: "POST " + evaluationsPath, Perm: auth.PermAccess,
 		ID: "authzenEvaluations", Tag: "AuthZEN", Summary: "Many evaluations at one revision", MaxBody: 4 << 20,
-		Text:    about + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it is one evaluation.",
+		Text: about + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it " +
+			"is one evaluation.",
 		Request: batchInDoc{}, Response: batchOutDoc{}, Params: contextHeader}, a.evaluations)
 	a.searchRoutes(d)
 }
@@ -284,7 +286,8 @@ func (a *service) another(ctx context.Context, c *door.Call, customer string, su
 
 // ask makes a question of usher's. ok is false where no customer is known.
 func (a *service) ask(ctx context.Context, c *door.Call, e *evaluation, named string) (q decide.CheckQuery, ok bool, err error) {
-	q = decide.CheckQuery{Member: e.subject.id, Permission: e.permission(), Resource: decide.ResourceRef{Type: e.resource.kind, ID: e.resource.id}, Said: e.said(c)}
+	resource := decide.ResourceRef{Type: e.resource.kind, ID: e.resource.id}
+	q = decide.CheckQuery{Member: e.subject.id, Permission: e.permission(), Resource: resource, Said: e.said(c)}
 	if q.Customer, err = a.customerOf(ctx, c, named, q.Member, q.Resource); err != nil || q.Customer == "" {
 		return q, false, err
 	}
@@ -460,7 +463,8 @@ func readEvaluations(r *door.Reader) (defaults *evaluation, items []item, semant
 				n := len(r.Problems)
 				semantic = r.String("options.evaluations_semantic")
 				if len(r.Problems) == n && semantic != executeAll && semantic != denyOnFirstDeny && semantic != permitOnFirstPermit {
-					r.Note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s", door.Clip(semantic))
+					r.Note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s",
+						door.Clip(semantic))
 				}
 			})
 		default:

@@ -166,7 +166,8 @@ func (a *service) search(of decide.Sought) func(http.ResponseWriter, *http.Reque
 
 // found finds what an AuthZEN search asks for; nothing where no customer, no such
 // member or no such permission is known.
-func (a *service) found(ctx context.Context, c *door.Call, of decide.Sought, e *evaluation, named string, p *paging) (none decide.Page, err error) {
+func (a *service) found(ctx context.Context, c *door.Call, of decide.Sought, e *evaluation, named string, p *paging) (
+	none decide.Page, err error) {
 	q := decide.SearchQuery{Said: e.said(c)}
 	switch of {
 	case decide.OfMembers:

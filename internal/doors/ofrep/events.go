@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -51,7 +52,7 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 		return nil, nil, &usher.Error{Code: usher.Unavailable, Detail: "the server is stopping, try again", RetryAfter: time.Second}
 	case s.open >= maxStreams || s.byKey[key] >= maxStreamsPerKey:
 		return nil, nil, &usher.Error{Code: usher.RateLimited, RetryAfter: time.Minute,
-			Detail: "too many change streams are open: at most " + strconv.Itoa(maxStreamsPerKey) + " of a key, and " + strconv.Itoa(maxStreams) + " of a server"}
+			Detail: fmt.Sprintf("too many change streams are open: at most %d for one key, and %d on one server", maxStreamsPerKey, maxStreams)}
 	}
 	s.open++
 	s.byKey[key]++
@@ -69,7 +70,9 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 func (o *OFREP) eventsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins, Errors: failures,
 		ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
-		Text:     "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket and needs no key.",
+		Text: "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: " +
+			"what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket " +
+			"and needs no key.",
 		Produces: "text/event-stream", Response: "",
 		Sends: []door.Sent{{Name: "X-Accel-Buffering", Description: "no: proxies must not hold the stream back"}},
 		Params: []*huma.Param{

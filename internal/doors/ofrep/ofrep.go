@@ -72,7 +72,8 @@ type streamDoc struct {
 	InactivityDelaySec int    `json:"inactivityDelaySec"`
 }
 
-const about = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key that is not valid or may not do this is an error as everywhere. "
+const about = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key that is not " +
+	"valid or may not do this is an error as everywhere. "
 
 // asker is what a context says: who asks.
 type asker struct{ customer, member string }

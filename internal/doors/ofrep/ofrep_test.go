@@ -13,24 +13,33 @@ import (
 func TestOFREP_WithoutTheState(t *testing.T) {
 	t.Parallel()
 	d := usher.Decision{Allowed: true, Reason: usher.ReasonUnavailable, Feature: "audit", Kind: usher.Switch, Degraded: true}
-	if got, want := string(appendFlag(nil, &d, false, false, 0)), `{"key":"audit","value":true,"reason":"UNKNOWN","variant":"on","metadata":{"reason":"unavailable","allowed":true,"kind":"switch","degraded":true}}`; got != want || unanswerable(&d) != nil {
+	want := `{"key":"audit","value":true,"reason":"UNKNOWN","variant":"on",` +
+		`"metadata":{"reason":"unavailable","allowed":true,"kind":"switch","degraded":true}}`
+	if got := string(appendFlag(nil, &d, false, false, 0)); got != want || unanswerable(&d) != nil {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	d = usher.Decision{Reason: usher.ReasonUnavailable, Feature: "exports", Kind: usher.Metered, Degraded: true}
-	if got, want := string(appendFlag(nil, &d, false, true, 7)), `{"key":"exports","value":{"allowed":false,"reason":"unavailable"},"reason":"UNKNOWN","metadata":{"reason":"unavailable","allowed":false,"kind":"metered","degraded":true,"revision":7}}`; got != want || unanswerable(&d) != nil {
+	want = `{"key":"exports","value":{"allowed":false,"reason":"unavailable"},"reason":"UNKNOWN",` +
+		`"metadata":{"reason":"unavailable","allowed":false,"kind":"metered","degraded":true,"revision":7}}`
+	if got := string(appendFlag(nil, &d, false, true, 7)); got != want || unanswerable(&d) != nil {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	d = usher.Decision{Allowed: true, Reason: usher.ReasonUnavailable, Feature: "retention", Kind: usher.Config, Type: usher.TypeInteger, Degraded: true}
+	d = usher.Decision{Allowed: true, Reason: usher.ReasonUnavailable, Feature: "retention", Kind: usher.Config, Type: usher.TypeInteger,
+		Degraded: true}
 	if err := unanswerable(&d); usher.ErrorCode(err) != usher.Unavailable {
 		t.Errorf("a config: got %v, want unavailable", err)
 	}
 	at := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
-	d = usher.Decision{Allowed: true, Reason: usher.Granted, Feature: "retention", Kind: usher.Config, Type: usher.TypeInteger, Value: &usher.Value{Int: 90}, Degraded: true, AsOf: at}
-	if got, want := string(appendFlag(nil, &d, false, false, 0)), `{"key":"retention","value":90,"reason":"UNKNOWN","metadata":{"reason":"granted","allowed":true,"kind":"config","degraded":true,"as_of":"2026-03-10T12:00:00Z"}}`; got != want || unanswerable(&d) != nil {
+	d = usher.Decision{Allowed: true, Reason: usher.Granted, Feature: "retention", Kind: usher.Config, Type: usher.TypeInteger,
+		Value: &usher.Value{Int: 90}, Degraded: true, AsOf: at}
+	want = `{"key":"retention","value":90,"reason":"UNKNOWN",` +
+		`"metadata":{"reason":"granted","allowed":true,"kind":"config","degraded":true,"as_of":"2026-03-10T12:00:00Z"}}`
+	if got := string(appendFlag(nil, &d, false, false, 0)); got != want || unanswerable(&d) != nil {
 		t.Errorf("from memory: got %s, want %s", got, want)
 	}
 	// The one flag of a bulk answer, and the whole of a single one.
-	if got, want := string(appendFailure(nil, "retention", "GENERAL", "why")), `{"key":"retention","errorCode":"GENERAL","errorDetails":"why"}`; got != want {
+	want = `{"key":"retention","errorCode":"GENERAL","errorDetails":"why"}`
+	if got := string(appendFailure(nil, "retention", "GENERAL", "why")); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -91,8 +91,11 @@ func (s *call) role(p *plan, v *directory.RoleView, all []directory.RoleView) (s
 	if v.Custom {
 		kind = "custom"
 	}
-	doc := scim.Document{"schemas": []any{scim.RoleURN}, "id": v.Key, "value": v.Key, "display": v.Title, "type": kind, "limitedAssignmentsPermitted": false,
-		"contains": texts(v.Includes), "meta": scim.Document{"resourceType": "Role", "location": s.base + "/Roles/" + pathEscape(v.Key)}}
+	meta := scim.Document{"resourceType": "Role", "location": s.base + "/Roles/" + pathEscape(v.Key)}
+	doc := scim.Document{
+		"schemas": []any{scim.RoleURN}, "id": v.Key, "value": v.Key, "display": v.Title, "type": kind,
+		"limitedAssignmentsPermitted": false, "contains": texts(v.Includes), "meta": meta,
+	}
 	if v.Title == "" {
 		doc["display"] = v.Key
 	}
@@ -161,8 +164,11 @@ func (s *call) entitlements() ([]scim.Document, error) {
 		if err != nil {
 			return nil, err
 		}
-		doc := scim.Document{"schemas": []any{scim.EntitlementURN}, "id": key, "value": key, "display": f.Title, "type": string(f.Kind), "supported": supported,
-			"contains": []any{}, "containedBy": []any{}, "meta": scim.Document{"resourceType": "Entitlement", "location": s.base + "/Entitlements/" + pathEscape(key)}}
+		meta := scim.Document{"resourceType": "Entitlement", "location": s.base + "/Entitlements/" + pathEscape(key)}
+		doc := scim.Document{
+			"schemas": []any{scim.EntitlementURN}, "id": key, "value": key, "display": f.Title, "type": string(f.Kind),
+			"supported": supported, "contains": []any{}, "containedBy": []any{}, "meta": meta,
+		}
 		if f.Title == "" {
 			doc["display"] = key
 		}

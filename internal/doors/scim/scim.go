@@ -166,11 +166,14 @@ func Register(d *door.Door, c Config) {
 		return rt
 	}
 	row("GET /scim/v2/Users", listed, "scimListUsers", "The customer's users", "", (*call).listUsers)
-	row("POST /scim/v2/Users", user(http.StatusCreated, userDoc{}), "scimCreateUser", "Make a user", "Its id is the externalId where that can be one and is free.", (*call).createUser)
+	row("POST /scim/v2/Users", user(http.StatusCreated, userDoc{}), "scimCreateUser", "Make a user",
+		"Its id is the externalId where that can be one and is free.", (*call).createUser)
 	row("GET /scim/v2/Users/{id}", user(0, nil), "scimGetUser", "A user", "", (*call).getUser)
-	row("PUT /scim/v2/Users/{id}", user(0, userDoc{}), "scimPutUser", "Replace a user", "`active`, `externalId` and `roles` that are left out stay as they are.", (*call).putUser)
+	row("PUT /scim/v2/Users/{id}", user(0, userDoc{}), "scimPutUser", "Replace a user",
+		"`active`, `externalId` and `roles` that are left out stay as they are.", (*call).putUser)
 	row("PATCH /scim/v2/Users/{id}", user(0, patchDoc{}), "scimPatchUser", "Change a user", "All operations or none.", (*call).patchUser)
-	row("DELETE /scim/v2/Users/{id}", gone, "scimDeleteUser", "Delete a user", "Frees its seats, takes it out of its groups and erases what was known of it.", (*call).deleteUser)
+	row("DELETE /scim/v2/Users/{id}", gone, "scimDeleteUser", "Delete a user",
+		"Frees its seats, takes it out of its groups and erases what was known of it.", (*call).deleteUser)
 	row("GET /scim/v2/Groups", listed, "scimListGroups", "The customer's groups", "", (*call).listGroups)
 	row("POST /scim/v2/Groups", group(http.StatusCreated, groupDoc{}), "scimCreateGroup", "Make a group", "", (*call).createGroup)
 	row("GET /scim/v2/Groups/{id}", group(0, nil), "scimGetGroup", "A group", "", (*call).getGroup)
@@ -181,19 +184,23 @@ func Register(d *door.Door, c Config) {
 	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group", "Its members lose what it gave them.", (*call).deleteGroup)
 	row("GET /scim/v2/Roles", listed, "scimListRoles", "The roles that users can be given, with seat counts", "", (*call).listRoles)
 	row("GET /scim/v2/Roles/{id}", about, "scimGetRole", "A role", "", (*call).getRole)
-	row("GET /scim/v2/Entitlements", listed, "scimListEntitlements", "The switches and seats of the customer's plan, with counts", "", (*call).listEntitlements)
+	row("GET /scim/v2/Entitlements", listed, "scimListEntitlements", "The switches and seats of the customer's plan, with counts", "",
+		(*call).listEntitlements)
 	row("GET /scim/v2/Entitlements/{id}", about, "scimGetEntitlement", "An entitlement", "", (*call).getEntitlement)
 	row("GET /scim/v2/ServiceProviderConfig", about, "scimConfig", "What is supported", "", func(s *call) (*answer, error) {
 		return &answer{body: scim.ServiceProviderConfig(s.base, maxPage)}, nil
 	})
 	about.Response = listDoc{}
-	row("GET /scim/v2/ResourceTypes", about, "scimListResourceTypes", "The types of resources", "", func(s *call) (*answer, error) { return everything(scim.ResourceTypes(s.base)), nil })
-	row("GET /scim/v2/Schemas", about, "scimListSchemas", "The schemas", "", func(s *call) (*answer, error) { return everything(scim.Schemas(s.base)), nil })
+	row("GET /scim/v2/ResourceTypes", about, "scimListResourceTypes", "The types of resources", "",
+		func(s *call) (*answer, error) { return everything(scim.ResourceTypes(s.base)), nil })
+	row("GET /scim/v2/Schemas", about, "scimListSchemas", "The schemas", "",
+		func(s *call) (*answer, error) { return everything(scim.Schemas(s.base)), nil })
 	about.Response = map[string]any{}
 	row("GET /scim/v2/ResourceTypes/{id}", about, "scimGetResourceType", "A type of resources", "", func(s *call) (*answer, error) {
 		return s.named(scim.ResourceTypes(s.base), "resource type")
 	})
-	row("GET /scim/v2/Schemas/{id}", about, "scimGetSchema", "A schema, by its URN", "", func(s *call) (*answer, error) { return s.named(scim.Schemas(s.base), "schema") })
+	row("GET /scim/v2/Schemas/{id}", about, "scimGetSchema", "A schema, by its URN", "",
+		func(s *call) (*answer, error) { return s.named(scim.Schemas(s.base), "schema") })
 }
 
 func everything(all []scim.Document) *answer {
@@ -305,7 +312,8 @@ func (v *service) handler(h func(*call) (*answer, error)) door.Handler {
 
 func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 	if s.Customer == "" {
-		return nil, usher.Errorf(usher.Forbidden, "SCIM takes a key that belongs to one customer, whose users it manages; this key belongs to none")
+		return nil, usher.Errorf(usher.Forbidden,
+			"SCIM takes a key that belongs to one customer, whose users it manages; this key belongs to none")
 	}
 	if s.Directory == nil {
 		return nil, usher.Errorf(usher.Unavailable, "this server keeps no directory")
@@ -488,7 +496,9 @@ func unknowable(f *scim.Filter, names ...string) bool {
 
 // tooMany is the answer to a filter that would look through everybody.
 func tooMany(what string, most int) error {
-	return &scim.Error{Kind: scim.TooMany, Detail: fmt.Sprintf("there are more than %d %s, and no index answers this filter: compare id, externalId, or the name with eq", most, what)}
+	return &scim.Error{Kind: scim.TooMany,
+		Detail: fmt.Sprintf("there are more than %d %s, and no index answers this filter: compare id, externalId, or the name with eq", most,
+			what)}
 }
 
 // scanned reads all of a list for a filter, up to most.
