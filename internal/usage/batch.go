@@ -23,14 +23,16 @@ import (
 // decided again from the start: a snapshot that is older than the database
 // (errStale), a key that has an answer (errTaken), a request that panics.
 
-// errStale means that a snapshot is older than what the database has under the lock.
+// errStale means that a snapshot is older than the database, which is known once the
+// customer is locked.
 var errStale = errors.New("usage: a snapshot is old")
 
 // errTaken means that a key of the batch has a stored answer, or that an event of it
 // is stored already.
 var errTaken = errors.New("usage: a key has an answer already")
 
-// maxRuns is how many attempts one batch has.
+// maxRuns is how many attempts one batch has. Another attempt is needed if a customer
+// was changed or a retry is found while the batch is decided.
 const maxRuns = 12
 
 // commit runs a batch until it is decided on the newest state and committed. A nil
@@ -59,7 +61,8 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 		switch {
 		case err == nil:
 			if err := guarded(func() error { b.publish(); return nil }); err != nil {
-				// What is committed stands; memory is read again.
+				// The use is committed, so the callers get their answers; only memory
+				// is in doubt.
 				u.cfg.Log.Error("committed use could not be shown to checks; it is read again", "error", err)
 				b.forget()
 			}
@@ -72,6 +75,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 					u.replays.store(t.stored)
 				}
 			}
+			// A batch without retries brings the end of reading keys first closer.
 			if len(b.known) == 0 && len(takes) > 0 && u.retries > 0 {
 				u.retries--
 			}
@@ -100,7 +104,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			return err
 		}
 	}
-	if p != nil { // more than one batch should hold: each request runs alone now
+	if p != nil { // too many requests of the batch panicked: run lets each run alone now
 		return p
 	}
 	return usher.Errorf(usher.Unavailable, "the state changed too often while the use was being written; try again")
@@ -178,12 +182,13 @@ type batchRun struct {
 	denials map[store.DenialKey]store.DenialCount
 	holds   map[usher.Environment][]engine.Hold // new reservations
 	known   map[store.OpKey]store.Op            // keys of the batch that had an answer before it
-	// ended has the reservations and corrections whose stored answers an earlier
-	// attempt looked for: without an answer now, it is no longer kept.
+	// ended has the reservations and corrections that are over, so that an earlier
+	// attempt ended with errTaken to read their stored answers. If one comes up
+	// again, no answer was found: it was folded.
 	ended map[string]bool
 
-	// The request that is being decided: a panic is its own. Both are nil while
-	// the batch works for all.
+	// The request that is being decided now, which a panic is blamed on. Both are
+	// nil while the batch works for all requests.
 	deciding  *take
 	recording *body
 }
@@ -223,11 +228,14 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		}
 	}
 	holders := slices.Collect(maps.Keys(b.worlds))
-	// Read before the snapshots: each snapshot is of this revision or a newer one.
+	// The revisions are read before the snapshots, so that each snapshot is of its
+	// revision here or of a newer one.
 	known := map[usher.Environment]int64{}
 	for _, h := range holders {
 		known[h.Env] = b.u.cfg.Live.Revision(h.Env)
 	}
+	// Locks are taken in one order everywhere, so that nodes cannot deadlock:
+	// environments first, then customers.
 	var raised []usher.Environment
 	for _, t := range takes {
 		if t.directs && !slices.Contains(raised, t.env) {
@@ -255,6 +263,8 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 			b.worlds[h] = &world{} // another node moved the sandbox's clock
 			return errStale
 		}
+		// Both are the revision of the last change. A newer one than the snapshot's
+		// means that a plan, an override or the catalogue has changed since.
 		if head := heads[h]; head.Revision > s.Revision || head.CatalogRevision > s.Revision {
 			b.worlds[h] = &world{}
 			return errStale
@@ -268,8 +278,9 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	if err := b.prefetch(takes, bodies); err != nil {
 		return err
 	}
-	// Retries come in crowds, after an outage or a restart. While they do, reading
-	// the stored answers first, under the locks, is cheaper than running batches twice.
+	// Callers retry in crowds, after an outage or a restart. For some batches after
+	// the first retry, the stored answers are read before anything is decided: one
+	// read costs less than running the whole batch twice.
 	b.known = nil
 	if b.u.retries > 0 && len(takes) > 0 {
 		keys := make([]store.OpKey, 0, len(takes))
@@ -309,6 +320,8 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		if err != nil {
 			return err
 		}
+		// An insert skips keys that exist. So fewer rows than takes means that some
+		// key has an answer, perhaps from another node: replay it instead.
 		if n < int64(len(ops)) {
 			return errTaken
 		}
@@ -345,7 +358,8 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	return nil
 }
 
-// publish shows the committed use to checks on this node.
+// publish shows the committed use to checks on this node. It must not run before the
+// commit.
 func (b *batchRun) publish() {
 	for h, w := range b.worlds {
 		if w.seated {

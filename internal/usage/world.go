@@ -21,11 +21,14 @@ type world struct {
 	late       bool                      // use was booked before the present windows: memory is read again
 }
 
+// What a batch reads before it decides. On SQLite this process is the only writer, so
+// that memory is right and only what was never loaded is read. On PostgreSQL other
+// nodes write too: under the locks, each bucket and sum is read once per attempt.
+
 // ready loads what a decision about a feature at an instant reads: buckets, and the
-// sums that windows open with. An opening is the use before a window that counts in
+// sums that windows open with. An opening is use from before a window that counts in
 // it, because the plan or its clock changed in the middle; it is added up from the
-// rollups. On PostgreSQL all of it is read, because other nodes write too; on SQLite
-// only what is not in memory.
+// rollups.
 func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time) error {
 	if at.Equal(w.now) {
 		if w.present[feature] {
@@ -66,8 +69,7 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 // shared reports whether other nodes write to the database too.
 func (b *batchRun) shared() bool { return b.u.cfg.DB.Dialect() == store.Postgres }
 
-// load reads buckets: on PostgreSQL all of them, because other nodes write too, on
-// SQLite those that are not in memory.
+// load reads the buckets that this attempt has not read and that are not in memory.
 func (b *batchRun) load(h store.Holder, w *world, keys []engine.BucketKey) error {
 	return b.read(map[store.Holder][]engine.BucketKey{h: b.missing(w, keys, nil)})
 }
@@ -122,10 +124,12 @@ func (b *batchRun) prefetch(takes []*take, bodies []*body) error {
 	for _, t := range takes {
 		need(t.holder(), t.feature, b.worlds[t.holder()].now)
 	}
+	// Events of one customer, type and hour need the same buckets, so ask once for
+	// all of them. If a window ends within the hour, ready reads the rest.
 	type asked struct {
 		h    store.Holder
 		kind string
-		day  int64
+		hour int64
 	}
 	seen := map[asked]bool{}
 	for _, e := range bodies {
@@ -153,10 +157,10 @@ func (b *batchRun) prefetch(takes []*take, bodies []*body) error {
 	return b.read(keys)
 }
 
-// expire frees what the customers' ended reservations and seats hold, before
-// anything is decided, and closes their rows, so that it is freed once (S10, S23). A
-// lapse is such a thing that ends by itself: when, and how much of which bucket it
-// holds.
+// expire frees what the customers' expired reservations and seats hold, before
+// anything is decided, and closes their rows, so that nothing is freed twice (S10,
+// S23). A lapse is the end of one of them: when it comes, and how much of which bucket
+// it frees.
 func (b *batchRun) expire(holders []store.Holder) error {
 	if b.shared() { // other nodes make and end reservations too
 		all, err := b.tx.Lapses(holders)
@@ -170,7 +174,7 @@ func (b *batchRun) expire(holders []store.Holder) error {
 	for _, h := range holders {
 		w := b.worlds[h]
 		var keys []engine.BucketKey
-		for _, l := range w.next.Lapses() {
+		for _, l := range w.next.Lapses() { // earliest end first
 			if l.Expires > w.now.UnixMicro() {
 				break
 			}
@@ -190,9 +194,9 @@ func (b *batchRun) expire(holders []store.Holder) error {
 	return nil
 }
 
-// outside notes that use is booked at an instant. If the instant is before the
-// present windows, what is booked may change the sums that they opened with: what
-// memory has of them is read again.
+// outside notes that use is booked at an instant. If the instant is before the present
+// windows, that use may change the sums that they opened with, so that what memory has
+// of them is no longer right and must be read again.
 func (w *world) outside(at time.Time) {
 	if at.Before(w.now) {
 		if from, _ := w.next.World.Stable(w.now); at.Before(from) {
