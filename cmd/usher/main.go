@@ -121,7 +121,8 @@ func run(args []string) (code int) {
 	}()
 	k, err := kong.New(a.cli, kong.Name("usher"),
 		kong.Description(description),
-		kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)), kong.Writers(a.out, a.err), kong.Exit(func(code int) { panic(exited(code)) }),
+		kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)), kong.Writers(a.out, a.err),
+		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
 	if err != nil {
 		return a.fail(err)

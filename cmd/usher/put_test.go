@@ -12,14 +12,16 @@ import (
 // text: an unset variable of a script must not become "all customers" or "no end".
 func TestEmptyIsRefused(t *testing.T) {
 	t.Parallel()
-	k, err := kong.New(&cli{}, kong.Name("usher"), kong.Bind(&app{}), kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)))
+	k, err := kong.New(&cli{}, kong.Name("usher"), kong.Bind(&app{}), kong.PostBuild(nameVariables),
+		kong.NamedMapper("path", kong.MapperFunc(readPath)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	tried := 0
 	try := func(args []string, what string) {
 		t.Helper()
-		k, err := kong.New(&cli{}, kong.Name("usher"), kong.Bind(&app{}), kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)))
+		k, err := kong.New(&cli{}, kong.Name("usher"), kong.Bind(&app{}), kong.PostBuild(nameVariables),
+			kong.NamedMapper("path", kong.MapperFunc(readPath)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,10 +13,12 @@ import (
 
 // about is what the OpenAPI document says first.
 const about = "Entitlements, metering and limits for SaaS companies.\n\n" +
-	"Send an API key as `Authorization: Bearer usk_…`. The key decides the environment. Most calls also accept the session of an operator.\n\n" +
+	"Send an API key as `Authorization: Bearer usk_…`. The key decides the environment. Most calls also accept the session of " +
+	"an operator.\n\n" +
 	"Every error is `application/problem+json` (RFC 9457), unless a protocol such as SCIM has a form of its own. " +
 	"A decision that says no is not an error: it is a 200 with `allowed: false`.\n\n" +
-	"Quantities are integers up to 2^63-1, or decimal strings for features with a precision. Numbers in JavaScript and TypeScript are exact up to 2^53 only."
+	"Quantities are integers up to 2^63-1, or decimal strings for features with a precision. Numbers in JavaScript and TypeScript are exact " +
+	"up to 2^53 only."
 
 // tags are the groups of operations in the order in which they are shown.
 var tags = []*huma.Tag{
@@ -45,7 +47,8 @@ var headers = map[string]*huma.Header{
 	"X-Request-ID":     {Required: true, Description: "The id of this request; the server's log has it too", Schema: text()},
 	"RateLimit-Policy": {Description: "The limit of calls of the key, if it has one", Schema: text()},
 	"RateLimit":        {Description: "What is left of the limit of calls of the key", Schema: text()},
-	"Retry-After":      {Description: "Seconds to wait before the next try. Sent with 429 and 503", Schema: &huma.Schema{Type: huma.TypeInteger}},
+	"Retry-After": {Description: "Seconds to wait before the next try. Sent with 429 and 503",
+		Schema: &huma.Schema{Type: huma.TypeInteger}},
 	"Allow":            {Description: "The methods that exist here. Sent with 405", Schema: text()},
 	"WWW-Authenticate": {Description: "How to say who is calling. Sent with 401", Schema: text()},
 }
@@ -53,9 +56,11 @@ var headers = map[string]*huma.Header{
 // The headers that requests may have.
 var (
 	keyParam = &huma.Param{Name: "Idempotency-Key", In: "header", Schema: &huma.Schema{Type: huma.TypeString, MaxLength: new(255)},
-		Description: "A key that is new for each action. The same call with the same key again has no second effect and answers as the first time"}
+		Description: "A key that is new for each action. The same call with the same key again has no second effect and answers " +
+			"as the first time"}
 	matchParam = &huma.Param{Name: "If-Match", In: "header", Schema: text(),
-		Description: `The revision of the customer in double quotes, such as "17". The call is refused with 412 if the customer has changed since`}
+		Description: `The revision of the customer in double quotes, such as "17". ` +
+			"The call is refused with 412 if the customer has changed since"}
 )
 
 var cachedParam = &huma.Param{Name: "If-None-Match", In: "header", Schema: text(), Description: "The ETags of answers that the caller has"}

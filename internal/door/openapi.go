@@ -20,7 +20,8 @@ func openAPIConfig(version string) huma.Config {
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"key": {Type: "http", Scheme: "bearer", Description: "An API key: usk_…"},
 					"session": {Type: "apiKey", In: "cookie", Name: SessionCookie, Description: "The session of an operator's browser. " +
-						"Calls are about production unless the header Usher-Environment is sandbox. Calls other than GET must come from a page of this server."},
+						"Calls are about production unless the header Usher-Environment is sandbox. Calls other than GET must come from a " +
+						"page of this server."},
 				},
 			},
 		},

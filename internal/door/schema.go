@@ -150,8 +150,9 @@ var enums = map[reflect.Type]struct {
 		texts(usher.ReservationOpen, usher.ReservationSettled, usher.ReservationReleased, usher.ReservationExpired)},
 	reflect.TypeFor[usher.GrantKind]():   {"GrantKind", "Why an amount was given", texts(usher.Promotion, usher.Compensation, usher.Purchase)},
 	reflect.TypeFor[usher.Environment](): {"Environment", "An environment of the installation", texts(usher.Environments...)},
-	reflect.TypeFor[usher.SeatState]():   {"SeatState", "Whether a holder is active or only invited; both count", texts(usher.SeatActive, usher.SeatPending)},
-	reflect.TypeFor[usher.Code]():        {"Code", "The kind of a problem, for programs", codes()},
+	reflect.TypeFor[usher.SeatState](): {"SeatState", "Whether a holder is active or only invited; both count",
+		texts(usher.SeatActive, usher.SeatPending)},
+	reflect.TypeFor[usher.Code](): {"Code", "The kind of a problem, for programs", codes()},
 }
 
 func texts[T ~string](list ...T) (out []any) {
@@ -181,9 +182,10 @@ const decimal = `^[0-9]+(\.[0-9]+)?$`
 
 // quantity is the schema of a quantity in an answer.
 func quantity(r huma.Registry) *huma.Schema {
-	return named(r, "Quantity", &huma.Schema{Description: `An amount of a feature: an integer up to 2^63-1 where the feature has no precision, else a decimal string ` +
-		`such as "1.500". JavaScript and TypeScript read integers exactly up to 2^53 only.`,
-		OneOf: []*huma.Schema{{Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeString, Pattern: `^-?[0-9]+(\.[0-9]+)?$`}}})
+	return named(r, "Quantity",
+		&huma.Schema{Description: `An amount of a feature: an integer up to 2^63-1 where the feature has no precision, else a decimal string ` +
+			`such as "1.500". JavaScript and TypeScript read integers exactly up to 2^53 only.`,
+			OneOf: []*huma.Schema{{Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeString, Pattern: `^-?[0-9]+(\.[0-9]+)?$`}}})
 }
 
 // showQuantities makes each field with a quantity tag a Quantity in the document.
@@ -217,8 +219,10 @@ type value struct{}
 
 // Schema names Value.
 func (value) Schema(r huma.Registry) *huma.Schema {
-	return named(r, "Value", &huma.Schema{Description: "The value of a config feature: text for string and enum, an integer, a decimal string, or a list of texts",
-		OneOf: []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString}}}})
+	return named(r, "Value",
+		&huma.Schema{Description: "The value of a config feature: text for string and enum, an integer, a decimal string, or a list of texts",
+			OneOf: []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeInteger, Format: "int64"},
+				{Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString}}}})
 }
 
 // period is the schema of a window's length.

@@ -316,8 +316,8 @@ func (l *load) finish(replay bool) {
 	if l.together.Load() == 0 || l.retries.Load() == l.together.Load() {
 		l.errorf("%d of %d retries were made before the answer: want some before it and some after", l.together.Load(), l.retries.Load())
 	}
-	t.Logf("operations %d, calls %d, retries %d (%d before the answer), without an answer %d, 503 %d, kills %d; granted %d, at their limit %d "+
-		"of %d customers; hot limit %d of %d asked; %.1f s, %.0f calls/s",
+	t.Logf("operations %d, calls %d, retries %d (%d before the answer), without an answer %d, 503 %d, kills %d; "+
+		"granted %d, at their limit %d of %d customers; hot limit %d of %d asked; %.1f s, %.0f calls/s",
 		begun, l.calls.Load(), l.retries.Load(), l.together.Load(), l.lost.Load(), l.refused.Load(), l.stopped.Load(), all, full, spread+1, l.hot,
 		demand[0], seconds, float64(l.calls.Load())/seconds)
 }

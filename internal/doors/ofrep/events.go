@@ -68,8 +68,8 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 
 // eventsRoutes registers the routes of this file.
 func (o *OFREP) eventsRoutes(d *door.Door) {
-	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins, Errors: failures,
-		ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
+	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins,
+		Errors: failures, ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
 		Text: "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: " +
 			"what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket " +
 			"and needs no key.",

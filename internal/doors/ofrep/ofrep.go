@@ -41,7 +41,8 @@ type itemDoc struct{}
 
 // Schema says that it is one of the two.
 func (itemDoc) Schema(r huma.Registry) *huma.Schema {
-	return &huma.Schema{OneOf: []*huma.Schema{r.Schema(reflect.TypeFor[flagDoc](), true, ""), r.Schema(reflect.TypeFor[failureDoc](), true, "")}}
+	flag, failure := r.Schema(reflect.TypeFor[flagDoc](), true, ""), r.Schema(reflect.TypeFor[failureDoc](), true, "")
+	return &huma.Schema{OneOf: []*huma.Schema{flag, failure}}
 }
 
 type failureDoc struct {
@@ -72,8 +73,8 @@ type streamDoc struct {
 	InactivityDelaySec int    `json:"inactivityDelaySec"`
 }
 
-const about = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key that is not " +
-	"valid or may not do this is an error as everywhere. "
+const about = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key " +
+	"that is not valid or may not do this is an error as everywhere. "
 
 // asker is what a context says: who asks.
 type asker struct{ customer, member string }
@@ -118,17 +119,20 @@ func Register(d *door.Door, c Config) *OFREP {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins, Errors: failures,
-		ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
+		Errors: failures, ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
 		Text: about + "404 with FLAG_NOT_FOUND where there is no such feature.", Request: inDoc{}, Response: flagDoc{},
-		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`", Schema: &huma.Schema{Type: huma.TypeString}}}}, o.flag)
-	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins, Errors: failures,
-		ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
+		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`",
+			Schema: &huma.Schema{Type: huma.TypeString}}}}, o.flag)
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
+		Errors: failures, ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
 		Text: about, Request: inDoc{}, Response: bulkDoc{}, Cached: true,
 		Sends: []door.Sent{{Name: "ETag", Description: "Changes when a flag of the customer changes"}},
 		Params: []*huma.Param{
-			{Name: "flagConfigEtag", In: "query", Description: "What a change event said; the answer is not from before it", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "flagConfigEtag", In: "query", Description: "What a change event said; the answer is not from before it",
+				Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed",
+				Schema: &huma.Schema{Type: huma.TypeString}},
 		}}, o.bulk)
 	o.eventsRoutes(d)
 	return o

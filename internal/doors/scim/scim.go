@@ -132,9 +132,12 @@ type service struct {
 func Register(d *door.Door, c Config) {
 	s := &service{Config: c}
 	d.Below(root, fail)
-	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail, Errors: map[string]any{mediaType[0]: scim.ErrorResponse{}}, Response: map[string]any{}}
-	projection := []*huma.Param{door.QueryParam("attributes", "Which attributes to answer with, separated by commas", false), door.QueryParam("excludedAttributes", "Which not to", false)}
-	paging := append([]*huma.Param{door.QueryParam("filter", `Such as userName eq "ann@example.com"`, false), door.QueryParam("startIndex", "Of the first resource, from 1", false),
+	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail,
+		Errors: map[string]any{mediaType[0]: scim.ErrorResponse{}}, Response: map[string]any{}}
+	projection := []*huma.Param{door.QueryParam("attributes", "Which attributes to answer with, separated by commas", false),
+		door.QueryParam("excludedAttributes", "Which not to", false)}
+	paging := append([]*huma.Param{door.QueryParam("filter", `Such as userName eq "ann@example.com"`, false),
+		door.QueryParam("startIndex", "Of the first resource, from 1", false),
 		door.QueryParam("count", "How many at most: default 100, up to 1000", false)}, projection...)
 	row := func(pattern string, rt door.Route, id, summary, text string, h func(*call) (*answer, error)) {
 		rt.Pattern, rt.ID, rt.Summary, rt.Text = pattern, id, summary, text
@@ -153,7 +156,8 @@ func Register(d *door.Door, c Config) {
 	user := func(status int, body any) door.Route {
 		return with(func(rt *door.Route) {
 			rt.Status, rt.Response, rt.Params, rt.Request = status, userDoc{}, projection, body
-			rt.Sends = []door.Sent{{Name: "ETag", Description: "The version of the resource"}, {Name: "Location", Description: "The address of the resource"}}
+			rt.Sends = []door.Sent{{Name: "ETag", Description: "The version of the resource"},
+				{Name: "Location", Description: "The address of the resource"}}
 			rt.Cached = status == 0 && body == nil
 			if body != nil {
 				rt.Accept = accept
@@ -177,10 +181,12 @@ func Register(d *door.Door, c Config) {
 	row("GET /scim/v2/Groups", listed, "scimListGroups", "The customer's groups", "", (*call).listGroups)
 	row("POST /scim/v2/Groups", group(http.StatusCreated, groupDoc{}), "scimCreateGroup", "Make a group", "", (*call).createGroup)
 	row("GET /scim/v2/Groups/{id}", group(0, nil), "scimGetGroup", "A group", "", (*call).getGroup)
-	row("PUT /scim/v2/Groups/{id}", group(0, groupDoc{}), "scimPutGroup", "Replace a group", "`externalId` and `members` that are left out stay as they are.", (*call).putGroup)
+	row("PUT /scim/v2/Groups/{id}", group(0, groupDoc{}), "scimPutGroup", "Replace a group",
+		"`externalId` and `members` that are left out stay as they are.", (*call).putGroup)
 	patched := group(0, patchDoc{})
 	patched.Also = http.StatusNoContent
-	row("PATCH /scim/v2/Groups/{id}", patched, "scimPatchGroup", "Change a group", "All operations or none. The answer has a body only where attributes are asked for.", (*call).patchGroup)
+	row("PATCH /scim/v2/Groups/{id}", patched, "scimPatchGroup", "Change a group",
+		"All operations or none. The answer has a body only where attributes are asked for.", (*call).patchGroup)
 	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group", "Its members lose what it gave them.", (*call).deleteGroup)
 	row("GET /scim/v2/Roles", listed, "scimListRoles", "The roles that users can be given, with seat counts", "", (*call).listRoles)
 	row("GET /scim/v2/Roles/{id}", about, "scimGetRole", "A role", "", (*call).getRole)
