@@ -115,8 +115,15 @@ func (c *auditVerifyCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
+		warnings, err := a.warnings(db)
+		if err != nil {
+			return err
+		}
 		if a.cli.JSON {
-			err = a.printJSON(r)
+			err = a.printJSON(struct {
+				*audit.Report
+				Warnings []string `json:"warnings"`
+			}{r, warnings})
 		} else if err = r.Text(a.out); err == nil {
 			verdict := "the audit log is whole"
 			if r.Total > 0 {

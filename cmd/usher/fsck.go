@@ -40,12 +40,17 @@ func (c *fsckCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	warnings, err := a.warnings(db)
+	if err != nil {
+		return err
+	}
 	took := time.Since(began).Seconds()
 	if a.cli.JSON {
 		err = a.printJSON(struct {
 			fsck.Report
-			Seconds float64 `json:"seconds"`
-		}{r, took})
+			Seconds  float64  `json:"seconds"`
+			Warnings []string `json:"warnings"`
+		}{r, took, warnings})
 	} else {
 		err = printReport(a.out, &r, took)
 	}
@@ -53,6 +58,19 @@ func (c *fsckCmd) Run(a *app) (err error) {
 		return errNo
 	}
 	return err
+}
+
+// warnings reads what the database's own answers cannot show, and says it on standard
+// error.
+func (a *app) warnings(db *store.DB) ([]string, error) {
+	all, err := db.Warnings(a)
+	for _, w := range all {
+		fmt.Fprintln(a.err, "warning:", w)
+	}
+	if all == nil {
+		all = []string{}
+	}
+	return all, err
 }
 
 func printReport(out io.Writer, r *fsck.Report, seconds float64) error {

@@ -27,7 +27,7 @@ type serveCmd struct {
 	AdminKeyFile string        `help:"File to write the admin keys of an empty database to, once, for its owner only." type:"path" placeholder:"FILE"`
 	PublicURL    string        `name:"public-url" help:"Address that clients use (default http:// or https:// and the listen address)." placeholder:"URL"`
 	CORSOrigins  []string      `name:"cors-origin" help:"Origin of web pages that may ask for flags; may be repeated." placeholder:"ORIGIN"`
-	PollInterval time.Duration `help:"Interval at which other nodes' changes are read, on PostgreSQL (default ${default})." default:"200ms"`
+	PollInterval time.Duration `help:"Interval at which the database is watched and other nodes' changes are read (default ${default})." default:"200ms"`
 	LogLevel     slog.Level    `help:"Log level: debug, info, warn or error (default ${default})." default:"info"`
 	AuditKey     string        `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
 	Proxies      int           `help:"Reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`

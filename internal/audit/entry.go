@@ -39,6 +39,9 @@ const (
 	// ActionKey says which public key signs from this row on: {"key": …}. Row 0
 	// is one.
 	ActionKey = "audit.key"
+	// ActionEpoch says that the database begins a new life: {"epoch": …, "by": …},
+	// where by is init, restore or copy.
+	ActionEpoch = "database.epoch"
 	// ActionHour holds the hash of the usage ledger's rows of one hour (Hour).
 	ActionHour = "usage.hour"
 )

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"errors"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -37,7 +38,11 @@ func (d *Door) readyz(w http.ResponseWriter, r *http.Request, c *Call) {
 	if d.Ready != nil {
 		if err := d.Ready(r.Context()); err != nil {
 			d.log.Warn("not ready", "error", err)
-			c.Fail(w, usher.Errorf(usher.Unavailable, "the database does not answer"))
+			var known *usher.Error
+			if !errors.As(err, &known) || known.Code != usher.Unavailable {
+				known = usher.Errorf(usher.Unavailable, "the database does not answer")
+			}
+			c.Fail(w, known)
 			return
 		}
 	}

@@ -25,8 +25,8 @@ type Config struct {
 	DB *store.DB
 	// Now is the server's clock; nil is time.Now.
 	Now func() time.Time
-	// PollInterval is how often other nodes' changes are read; 0 is 200 ms. A
-	// SQLite file has one process, so there it does not matter.
+	// PollInterval is how often other nodes' changes are read, and how often it is
+	// found out whether the database may still be written; 0 is 200 ms.
 	PollInterval time.Duration
 	// MaxCustomers bounds the customers held in memory, of all environments
 	// together; 0 is 200,000.

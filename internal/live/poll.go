@@ -22,12 +22,9 @@ func (l *Live) AsOf() time.Time {
 const pollFor = 2 * time.Second
 
 // Jobs returns the work that keeps this node's memory up to date: reading other
-// nodes' changes. On SQLite there is none, because one process owns the file and
-// all changes are its own.
+// nodes' changes. On SQLite one process owns the file and all changes are its own;
+// there it only looks whether the file is still in its place.
 func (l *Live) Jobs() []job.Job {
-	if l.cfg.DB.Dialect() == store.SQLite {
-		return nil
-	}
 	return []job.Job{{Name: "read_changes", Every: l.cfg.PollInterval, First: l.cfg.PollInterval, PerNode: true, Run: l.Poll}}
 }
 
@@ -54,6 +51,9 @@ func (l *Live) Poll(ctx context.Context) error {
 }
 
 func (l *Live) poll(ctx context.Context) error {
+	if err := l.cfg.DB.Watch(ctx); err != nil || l.cfg.DB.Dialect() == store.SQLite {
+		return err
+	}
 	states, err := l.cfg.DB.Environments(ctx)
 	if err != nil {
 		return err

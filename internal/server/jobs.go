@@ -21,12 +21,16 @@ const keepBatches = time.Hour
 // jobs are those that belong to no room above store.
 func jobs(db *store.DB, l *live.Live, now func() time.Time) []job.Job {
 	hours := &auditHours{db: db, live: l, ended: map[usher.Environment]time.Time{}}
-	return []job.Job{
+	all := []job.Job{
 		{Name: "prune_usage_batches", Every: 10 * time.Minute, First: 10 * time.Minute, Run: func(ctx context.Context) error {
 			return db.PruneUsageBatches(ctx, now().Add(-keepBatches)) // what every node has long read
 		}},
 		{Name: "audit_hours", Every: 10 * time.Minute, Run: hours.note},
 	}
+	if db.Dialect() == store.SQLite {
+		all = append(all, job.Job{Name: "checkpoint", Every: 15 * time.Second, First: 15 * time.Second, PerNode: true, Run: db.Checkpoint})
+	}
+	return all
 }
 
 // auditHours notes the use of ended hours in the audit log.

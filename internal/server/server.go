@@ -109,6 +109,13 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	warnings, err := db.Warnings(ctx)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	for _, w := range warnings {
+		c.Log.Warn(w)
+	}
 	if c.AuditKey == "" && db.Dialect() == store.Postgres {
 		c.Log.Warn("the audit log's private key is in the database, so a person with all rights on the database can rewrite the log: " +
 			"`usher audit key --new FILE` and --audit-key FILE keep it outside")

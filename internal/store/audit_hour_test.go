@@ -65,11 +65,11 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		faults()
 		write(t, db, `UPDATE op SET amount = 2 WHERE key = 'a'`)
 		hour := "production, hour of " + start.Format(time.RFC3339)
-		faults(hour + ": its takes have changed since leaf 1: 2 rows then, 2 now")
+		faults(hour + ": its takes have changed since leaf 2: 2 rows then, 2 now")
 		write(t, db, `UPDATE op SET amount = 1 WHERE key = 'a'`)
 		faults()
 		write(t, db, `DELETE FROM event`)
-		faults(hour + ": its events have changed since leaf 1: 1 rows then, 0 now")
+		faults(hour + ": its events have changed since leaf 2: 1 rows then, 0 now")
 		take("forged", start.Add(time.Hour), usher.Production)
 		faults("the ledger has 1 takes, 0 events and 0 corrections, and the log has no row for them", "its events have changed")
 		// What is as old as folding is not asked for takes any more.

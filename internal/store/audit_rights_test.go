@@ -70,7 +70,7 @@ func TestAudit_RoleWithFewerRights(t *testing.T) {
 		!strings.Contains(err.Error(), "append-only") {
 		t.Errorf("the head, backwards: got %v", err)
 	}
-	if r := verify(t, db, audit.Options{}); r.Total != 0 || r.Leaves != 6 {
-		t.Errorf("got %+v, want 6 rows and no faults", r)
+	if r := verify(t, db, audit.Options{}); r.Total != 0 || r.Leaves != 7 {
+		t.Errorf("got %+v, want 7 rows and no faults", r)
 	}
 }

@@ -43,15 +43,15 @@ func TestAudit_EveryWriteIsARow(t *testing.T) {
 			got = append(got, e.Env+" "+e.Action+" "+e.Customer)
 		}
 		want := []string{"production key.revoke ", "production key.create ", "sandbox clock.set ", "production catalog.apply ",
-			"production test acme", " audit.key "}
+			"production test acme", " database.epoch ", " audit.key "}
 		if g, w := mustJSON(t, got), mustJSON(t, want); g != w {
 			t.Errorf("got  %s\nwant %s", g, w)
 		}
 		if e := rows[2]; e.Actor != "key:k9" || e.RequestID != by.RequestID || e.Reason != by.Reason || e.Cause != by.Cause {
 			t.Errorf("got %+v, want who and why from %+v", e, by)
 		}
-		if r := verify(t, db, audit.Options{}); r.Total != 0 || r.Leaves != 6 {
-			t.Errorf("got %+v, want no faults in 6 leaves", r)
+		if r := verify(t, db, audit.Options{}); r.Total != 0 || r.Leaves != 7 {
+			t.Errorf("got %+v, want no faults in 7 leaves", r)
 		}
 	})
 }

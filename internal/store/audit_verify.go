@@ -45,6 +45,7 @@ type auditVerifier struct {
 	stack []storedNode // of whole subtrees, as they are stored
 	hours map[hourKey]audit.Hour
 	at    map[hourKey]int64 // number of the row that hours was read from
+	epoch string            // that the newest row of its kind names
 }
 
 // storedNode is a hash as it is stored.
@@ -149,6 +150,9 @@ func (v *auditVerifier) row(r *auditRow, h audit.Hash, stored bool) {
 	differs("action", r.action, e.Action)
 	differs("customer", r.customer, e.Customer)
 	differs("object", r.object, e.Object)
+	if e.Action == audit.ActionEpoch {
+		v.epoch = e.Object
+	}
 	if e.Action == audit.ActionHour {
 		k, hour, err := readHour(&e)
 		if err != nil {
@@ -209,6 +213,11 @@ func (v *auditVerifier) head(h *AuditHead, root []byte) {
 	}
 	if n := len(v.Keys); n > 0 && h.Key != v.Keys[n-1] {
 		v.Add(audit.Column, "audit_head says key %s, and the log %s", h.Key, v.Keys[n-1])
+	}
+	if epoch, _, err := one(v.ctx, inTx{v.tx}, scanText, selectEpoch); err != nil {
+		v.Add(audit.Form, "the epoch cannot be read: %s", err)
+	} else if epoch != v.epoch {
+		v.Add(audit.Column, "the database says epoch %q, and the log %q", epoch, v.epoch)
 	}
 	var extra int64
 	if err := v.tx.QueryRowContext(v.ctx, `SELECT count(*) FROM audit_hash WHERE i >= $1`,

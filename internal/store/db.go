@@ -6,16 +6,14 @@ package store
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
-	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/pressly/goose/v3"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
@@ -67,6 +65,11 @@ type DB struct {
 	now     func() time.Time
 
 	beside  bool
+	file    string                       // the SQLite file, with links resolved; "": another driver's, or PostgreSQL
+	opened  os.FileInfo                  // of file, as it was opened
+	bare    bool                         // file was copied without its log; see copiedBare
+	newest  int64                        // the newest migration that this build knows
+	stopped atomic.Pointer[usher.Error]  // why this process may not go on, as Watch found it; nil: it may
 	keyFile string                       // where the audit key of a SQLite file is unless Config gives one; "": in the database
 	signKey *audit.Signer                // from Config or keyFile; nil: the key is in the database
 	keptKey atomic.Pointer[audit.Signer] // the key in the database, once it was read
@@ -103,7 +106,9 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	}
 	err = db.openAuditKey(ctx)
 	if err == nil && !c.Beside { // beside the owner, a write that needs the key reports a missing one
-		err = db.checkAuditKey(ctx)
+		if err = db.checkAuditKey(ctx); err == nil {
+			err = db.firstEpoch(ctx)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(fault(err), db.Close())
@@ -134,7 +139,10 @@ func open(ctx context.Context, c Config) (*DB, error) {
 // Close closes all connections and gives up ownership of a SQLite file.
 func (db *DB) Close() (err error) {
 	defer wrap(&err, "close")
-	err = db.r.Close()
+	if db.file != "" && !db.beside && db.mayWork() == nil {
+		err = db.markClosed()
+	}
+	err = errors.Join(err, db.r.Close())
 	if db.w != db.r {
 		err = errors.Join(err, db.w.Close())
 	}
@@ -152,67 +160,9 @@ func (db *DB) Dialect() Dialect { return db.dialect }
 // Ping returns an Unavailable error unless the database answers.
 func (db *DB) Ping(ctx context.Context) (err error) {
 	defer wrap(&err, "ping")
-	var n int
-	return db.r.QueryRowContext(ctx, `SELECT 1`).Scan(&n)
-}
-
-//go:embed migrations
-var migrations embed.FS
-
-func (db *DB) migrator() (*goose.Provider, error) {
-	dir, err := fs.Sub(migrations, "migrations/"+string(db.dialect))
-	if err != nil {
-		return nil, err
-	}
-	dialect := goose.DialectSQLite3
-	if db.dialect == Postgres {
-		dialect = goose.DialectPostgres
-	}
-	return goose.NewProvider(dialect, db.w, dir, goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
-}
-
-// migrate brings the schema up to date. The caller holds the lock that keeps other processes from doing the same.
-func (db *DB) migrate(ctx context.Context, beside bool) error {
-	m, err := db.migrator()
-	if err != nil {
+	if err := db.mayWork(); err != nil {
 		return err
 	}
-	sources := m.ListSources()
-	newest := sources[len(sources)-1].Version
-	have, err := db.version(ctx)
-	if err != nil {
-		return fault(err)
-	}
-	switch {
-	case have > 0 && have < sources[0].Version:
-		return usher.Errorf(usher.Refused,
-			"the database was made by a build from before the first release, which no release can read: create a new one with `usher init`")
-	case have > newest:
-		return usher.Errorf(usher.Refused,
-			"the database has schema version %d and this usher knows up to version %d: run the newer usher", have, newest)
-	case have == newest:
-		return nil
-	case beside && have == 0:
-		return usher.Errorf(usher.NotFound, "the database is empty: `usher init` or `usher serve` creates the schema")
-	case beside:
-		return usher.Errorf(usher.Conflict,
-			"the database has schema version %d and this usher needs %d: start `usher serve` of this version once", have, newest)
-	}
-	_, err = m.Up(ctx)
-	return fault(err)
-}
-
-// version is the newest migration applied; 0 is an empty database. It asks
-// without goose, which would create its table first.
-func (db *DB) version(ctx context.Context) (int64, error) {
-	exists := `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'`
-	if db.dialect == Postgres {
-		exists = `SELECT count(*) FROM pg_class WHERE oid = to_regclass('goose_db_version')`
-	}
-	var n int64
-	if err := db.w.QueryRowContext(ctx, exists).Scan(&n); err != nil || n == 0 {
-		return 0, err
-	}
-	err := db.w.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version`).Scan(&n)
-	return n, err
+	var n int
+	return db.r.QueryRowContext(ctx, `SELECT 1`).Scan(&n)
 }

@@ -53,11 +53,17 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 		db.lock = lock
 	}
 	if c.OpenSQLite == nil {
-		db.keyFile = path + KeySuffix
+		db.file, db.keyFile = path, path+KeySuffix
 		if !c.Beside {
 			if err := private(path); err != nil {
 				return nil, usher.Errorf(usher.Invalid, "the database %s cannot be created: %v", c.DSN, plain(err))
 			}
+		}
+		if db.opened, err = os.Stat(path); err == nil {
+			db.bare, err = copiedBare(path)
+		}
+		if err != nil {
+			return nil, usher.Errorf(usher.Invalid, "the database %s cannot be read: %v", c.DSN, plain(err))
 		}
 	}
 	// synchronous(FULL): with NORMAL a power cut loses commits that were answered.
@@ -84,7 +90,14 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	}
 	db.r.SetMaxOpenConns(readConns)
 	db.r.SetMaxIdleConns(readConns)
-	return db, nil
+	switch {
+	case db.file == "":
+	case c.Beside:
+		err = db.keepLog(ctx)
+	default:
+		err = db.markOpen(ctx)
+	}
+	return db, fault(err)
 }
 
 func (c Config) openFile(path string, q url.Values) (*sql.DB, error) {

@@ -46,6 +46,9 @@ func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 }
 
 func (db *DB) once(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	if err := db.mayWork(); err != nil {
+		return err
+	}
 	tx, err := db.w.BeginTx(ctx, &sql.TxOptions{Isolation: db.isolation()})
 	if err != nil {
 		return err
@@ -81,6 +84,9 @@ func (t inTx) query(ctx context.Context, text string, args ...any) (*sql.Rows, e
 }
 
 func (db *DB) query(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	if err := db.mayWork(); err != nil {
+		return nil, err
+	}
 	if db.dialect == Postgres { // pgx keeps statements itself
 		return db.r.QueryContext(ctx, text, args...)
 	}
