@@ -74,8 +74,8 @@ func sums(rows []figures) (included, room int64, unlimited bool) {
 }
 
 // fits reports whether each row and each cap can count amount more without
-// passing math.MaxInt64 (S24). It asks for the whole amount in each, though a
-// take may divide it: which row excess goes to is not known before.
+// passing math.MaxInt64 (S24). A take may divide the amount over several rows, but
+// how is not known yet, so each row must be able to take all of it.
 func fits(buf *Buf, amount int64) bool {
 	for i := range buf.rows {
 		if n := &buf.rows[i]; satAdd(n.used, n.reserved) > math.MaxInt64-amount {
@@ -132,8 +132,8 @@ func applyAdd(slots []slot, n int64) bool {
 	return done
 }
 
-// lower returns -n of a negative n. math.MinInt64 has no positive counterpart;
-// no limit is greater than math.MaxInt64, so that is as good.
+// lower returns -n of a negative n. For math.MinInt64, which has no positive
+// counterpart, it returns math.MaxInt64: no limit is greater.
 func lower(n int64) int64 {
 	if n == math.MinInt64 {
 		return math.MaxInt64
@@ -142,7 +142,7 @@ func lower(n int64) int64 {
 }
 
 // combine applies a config's rule to two values (S04). y is from the stronger
-// source, so it wins where the rule says nothing else.
+// source and wins unless the rule says otherwise.
 func combine(f *usher.Feature, rule usher.Combine, x, y *usher.Value) *usher.Value {
 	switch rule {
 	case usher.CombineMax:
@@ -199,7 +199,7 @@ func timesRollover(r *usher.Rollover, n int64) *usher.Rollover {
 }
 
 // satAdd returns x+y, or the bound of int64 that the sum would pass. Limits are
-// checked for overflow where they are written; this is the second fence (S24).
+// checked for overflow when they are written; this is the second fence (S24).
 func satAdd(x, y int64) int64 {
 	s := x + y
 	switch {

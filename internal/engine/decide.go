@@ -114,6 +114,8 @@ func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at in
 	b := -1
 	switch {
 	case r.firstUse:
+		// The window is open if the newest bucket of the clock has not ended yet.
+		// Otherwise a use now would begin one, at the start of this minute.
 		n.window, n.start = span{}, at-at%minuteµs
 		if b = list.latest(r.key.Clock, at); b >= 0 && at < list.list[b].End {
 			n.window, n.start = span{list.list[b].Start, list.list[b].End}, list.list[b].Start
@@ -136,8 +138,8 @@ func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at in
 	}
 	own := n.used
 	switch f.gauge {
-	case usher.Last: // found above, so nothing has to be carried
-	case usher.Max: // the highest of all, also of what came before
+	case usher.Last: // the newest value was found above, from whatever window it is
+	case usher.Max: // a window that was cut counts too: the greatest value of both
 		n.opening = satAdd(n.opening, highest(list, r.carry))
 		n.used = max(n.used, n.opening)
 		n.opening = n.used - own
@@ -147,7 +149,9 @@ func (s *Snapshot) resolveRow(n *figures, list *shelf, f *feature, r *row, at in
 		}
 		n.used = satAdd(n.used, n.opening)
 	}
-	if r.roll != nil { // not below what was burned of it, or a late event would turn that into excess
+	// A late event can lower what an earlier window left. What was burned of it until
+	// then stays permitted: it must not become excess after the fact.
+	if r.roll != nil {
 		n.limit = max(satAdd(own, n.reserved), s.rolledOver(list, r.roll, at))
 	}
 	n.settle(r.overage)
@@ -160,6 +164,7 @@ func (s *Snapshot) rolledOver(list *shelf, r *roll, at int64) int64 {
 	if r.opening != nil {
 		used = satAdd(used, s.opened(r.opening, at))
 	}
+	// The slots before this one burned first: they took the first offset units.
 	left := r.limit - min(max(used-r.offset, 0), r.limit)
 	return min(left, r.max)
 }
@@ -221,7 +226,7 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 	for i := range buf.caps {
 		v.capped = v.capped || amount > buf.caps[i].left
 	}
-	rest := amount
+	rest := amount // what no step below has placed yet
 	switch {
 	case unlimited:
 		v.own, rest, v.reason = rest, 0, usher.ReasonUnlimited
@@ -245,7 +250,7 @@ func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verd
 			v.poolOver = min(rest, v.poolOver)
 			rest -= v.poolOver
 		} else {
-			v.poolOver = 0
+			v.poolOver = 0 // judgePool left here what the pool could hold; none is needed
 		}
 		if v.over > 0 || v.poolOver > 0 {
 			v.reason = usher.ReasonOverage
@@ -310,6 +315,8 @@ func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) i
 	}
 	v.poolHeld = included
 	v.pool = min(rest, included/rate)
+	// A unit may be paid partly from the last included credits and partly from the
+	// overage, so both are added up before they are divided.
 	v.poolOver = (satAdd(included, room) - v.pool*rate) / rate
 	return rest - v.pool
 }

@@ -96,8 +96,8 @@ func hold(t *testing.T, s *engine.Snapshot, id string, amount int64, ttl time.Du
 	return &engine.Hold{ID: id, Customer: "acme", Feature: "api", Amount: amount, At: opened, Expires: until, Entries: e.Entries}
 }
 
-// What a hold held goes back exactly once, at the instant of its end, whoever
-// looks how often, and nothing of another hold with it.
+// What a hold held goes back exactly once, at the instant of its end, however often
+// it is looked at, and nothing of another hold goes back with it.
 func TestS23_AHoldGoesBackOnce(t *testing.T) {
 	t.Parallel()
 	s := untouched(t, `{api: {kind: metered}}`, `{api: {limit: 10, per: month}}`)

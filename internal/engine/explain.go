@@ -38,8 +38,8 @@ func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	return x
 }
 
-// changesFor returns what would turn a "no" into a "yes", or a "yes" into a "no":
-// first what happens by itself, then what an operator could do.
+// changesFor returns what would turn a "no" into a "yes" or a "yes" into a "no": first
+// what happens by itself, then what an operator could do.
 func (w *World) changesFor(s *Snapshot, f *feature, fr *frame, x *usher.Explanation, amount, at int64) []usher.WhatWouldChange {
 	var out []usher.WhatWouldChange
 	d := &x.Decision

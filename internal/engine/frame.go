@@ -115,7 +115,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	narrow := func(s span) {
 		fr.from, fr.until = max(fr.from, s.start), min(fr.until, s.end)
 	}
-	byClock := map[string]int{}
+	byClock := map[string]int{} // index of each clock's row
 	type placed struct {
 		*slot
 		row, nth int
@@ -153,6 +153,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 		s.start, s.end = fr.rows[i].window.start, fr.rows[i].window.end
 		put(s, i)
 	}
+	// What earlier windows left. Downwards, because rows are added at the end.
 	for i := len(fr.rows) - 1; i >= 0 && f.rolls; i-- {
 		if r := &fr.rows[i]; !r.grant && !r.firstUse && r.window != forever {
 			for _, rs := range w.rollovers(f, r) {
@@ -166,7 +167,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	// Slots are now in burn order. Rows follow the order of their first slots, and
 	// each part begins where the parts before it in its row end.
 	rows := make([]row, 0, len(fr.rows)+1)
-	moved := make(map[int]int, len(fr.rows))
+	moved := make(map[int]int, len(fr.rows)) // new index of a row, by its old one
 	fr.burn = make([]part, 0, len(slots))
 	for _, s := range slots {
 		i, ok := moved[s.row]
@@ -186,7 +187,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 		}
 	}
 	fr.rows = rows
-	if bookkeeper(fr) < 0 { // a place for what nothing holds (S14)
+	if bookkeeper(fr) < 0 { // excess needs a row to be booked to (S14)
 		fr.none = len(fr.rows) == 0
 		fr.rows = append(fr.rows, row{key: BucketKey{f.def.Key, ClockNone, 0}, window: forever})
 	}
@@ -199,7 +200,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	}
 	for _, c := range fr.rules.caps {
 		cr := capRow{id: c.id, cap: c.cap, window: forever, key: BucketKey{f.def.Key, "cap:" + clockName(c.cap.Per, c.cap.Anchor), 0}}
-		if c.cap.Sliding {
+		if c.cap.Sliding { // counted in steps, each with a bucket of its own: this is the newest
 			_, step := slidingSpan(c.cap.Per)
 			cr.key.Clock += "/sliding"
 			cr.key.Start = at - at%step
@@ -219,15 +220,16 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 	for i := range fr.caps {
 		c := &fr.caps[i]
 		c.use = usher.CapUse{ID: c.id, Per: c.cap.Per, Sliding: c.cap.Sliding, Limit: c.cap.Limit}
-		if !c.cap.Sliding { // whose window is always the span before now; c.window is one step of it
+		if !c.cap.Sliding { // a sliding cap has no window to show: c.window is only its newest step
 			c.use.Window = c.window.window()
 		}
 	}
 }
 
-// open sets a row's window at an instant, and what it carries: if a new anchor or
-// zone cut a window where this one begins, the use of that one counts here too,
-// and that of the one before it, if it was cut as well (S18).
+// open sets a row's window at an instant, and what it carries. If a new anchor or
+// zone cut the window before this one short, the use of that window counts here too;
+// otherwise moving the anchor would give a fresh allowance (S18). If the window before
+// that was cut as well, its use is carried too.
 func (w *World) open(f *feature, r *row, s slot, at int64) {
 	var cut int64
 	r.window, cut = w.windowAt(s.per, s.anchor, at)
@@ -342,14 +344,16 @@ func (w *World) appeared(f *feature, r *row, at int64) *Opening {
 		if slices.Contains(runs[i-1].clocks, clock) || !slices.Contains(runs[i].clocks, clock) {
 			continue
 		}
+		// The clock appeared at t. A change that is dated back was made later, at
+		// known: until then use went to the clocks of before.
 		known := max(t, w.known[t])
-		except := append(w.clocksAt(f, t), clock, ClockDrawn) // what credits paid for is paid
+		except := append(w.clocksAt(f, t), clock, ClockDrawn) // what credits paid for needs no allowance
 		alive := runs[i].clocks
-		if known > t { // what was in force by then holds its own
+		if known > t { // clocks that are in force then have buckets of their own
 			except = append(except, w.clocksAt(f, known)...)
 			alive = slices.Concat(alive, runs[runAt(runs, known)].clocks)
 		}
-		for _, past := range runs[:i+1] { // what was left of these clocks burns in buckets of its own
+		for _, past := range runs[:i+1] { // what was rolled over from clocks that are alive has buckets of its own
 			for _, l := range past.left {
 				if slices.Contains(alive, l.clock) {
 					except = append(except, l.into)
@@ -384,7 +388,7 @@ func (w *World) capAppeared(f *feature, c *capRow, at int64) (out []*Opening) {
 		case there && !has:
 			from = minute
 		case !there && has:
-			if m := w.known[t]; m > t { // it has counted since it was known
+			if m := w.known[t]; m > t { // a cap that was dated back has counted only since the change was made
 				minute = m - m%minuteµs
 			}
 			out = append(out, &Opening{Feature: f.def.Key, Clock: c.key.Clock, From: from, Until: minute})
@@ -405,8 +409,10 @@ type rolled struct {
 // the window that left it. It goes back window by window until no allowance of the
 // clock was in force, at most usher.MaxRolloverWindows.
 func (w *World) rollovers(f *feature, r *row) []rolled {
+	// The walk goes back through time: edge is the end of the window that is looked
+	// at, and back says how many windows ago it ended.
 	var out []rolled
-	edge := r.began // the end of the window that may have left something
+	edge := r.began
 	for back := 1; back <= usher.MaxRolloverWindows; back++ {
 		rules := w.termsAt(f, edge-1)
 		if rules.dead != "" {
@@ -428,7 +434,7 @@ func (w *World) rollovers(f *feature, r *row) []rolled {
 			if ro := s.rollover; ro != nil {
 				if ro.Windows >= back {
 					id := "rollover:" + s.id
-					end := r.window.end
+					end := r.window.end // it lives for ro.Windows windows, of which back have begun
 					for n := back; n < ro.Windows; n++ {
 						next, _ := w.windowAt(s.per, s.anchor, end)
 						end = next.end

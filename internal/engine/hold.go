@@ -8,8 +8,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Hold is an open reservation (S23): Amount of Feature is out of reach for others
-// from At until it is settled or released, or until Expires.
+// Hold is an open reservation (S23): from At until it is settled or released, or
+// until Expires, nobody else can use Amount of Feature.
 type Hold struct {
 	ID          string
 	Customer    string
@@ -19,13 +19,13 @@ type Hold struct {
 	Entries     []Entry // what it holds of which bucket, in burn order
 }
 
-// Lapse is one posting that stops counting by itself (S10): a reservation's, or a
-// seat that has an end. From Expires on it does not count, whether or not any job
+// Lapse is one posting of a reservation, or of a seat with an end, that stops
+// counting by itself (S10). From Expires on it does not count, whether or not a job
 // has run.
 type Lapse struct {
 	ID      string // of the reservation; of a seat, its holder
 	Bucket  BucketKey
-	Used    bool // it counts in the bucket's Used; else in Reserved
+	Used    bool // it counts in the bucket's Used; otherwise in Reserved
 	Amount  int64
 	At      int64 // when it began, microseconds since 1970 UTC
 	Expires int64 // microseconds since 1970 UTC
@@ -40,7 +40,7 @@ func (h *Hold) Lapses() []Lapse {
 	return out
 }
 
-// SetLapses sets what in the buckets stops counting by itself. Nobody else may read
+// SetLapses sets the lapses of the snapshot's buckets. No other goroutine may have
 // the snapshot yet.
 func (s *Snapshot) SetLapses(list []Lapse) {
 	s.lapses = slices.Clone(list)
@@ -55,10 +55,10 @@ func (s *Snapshot) SetLapses(list []Lapse) {
 // Lapses returns the postings that will stop counting by themselves, soonest first.
 func (s *Snapshot) Lapses() []Lapse { return s.lapses }
 
-// Expire gives back, once, what has expired by an instant, and reports whether
-// anything has. It changes a clone; what comes after on that clone takes every
-// lapse that is left as still held, whatever its time. The buckets of what expired
-// must be in memory.
+// Expire gives back what has expired by an instant, and reports whether anything
+// has. Call it once, on a clone, before anything else changes the clone. From then
+// on every lapse that is left counts as still held, whatever the instant asked about,
+// so that nothing is given back twice. The buckets of what expired must be in memory.
 func (s *Snapshot) Expire(now time.Time) bool {
 	at, n := now.UnixMicro(), 0
 	for n < len(s.lapses) && s.lapses[n].Expires <= at {
@@ -75,7 +75,7 @@ func (s *Snapshot) Expire(now time.Time) bool {
 	return n > 0
 }
 
-// forget drops the lapses of a reservation, or of a seat's holder.
+// forget drops the lapses of a reservation, or of a holder's seat.
 func (s *Snapshot) forget(id, feature string, seat bool) {
 	s.lapses = slices.DeleteFunc(slices.Clone(s.lapses), func(l Lapse) bool {
 		return l.ID == id && (l.Bucket.Clock == ClockSeats) == seat && (!seat || l.Bucket.Feature == feature)
@@ -87,8 +87,8 @@ func (s *Snapshot) remember(list ...Lapse) {
 	s.SetLapses(append(slices.Clone(s.lapses), list...))
 }
 
-// lapsed returns a bucket's use and holds without what has expired by at and is
-// still in the bucket. After Expire nothing is.
+// lapsed returns a bucket's use and holds without what has expired by at. After Expire
+// the bucket has no such part.
 func (s *Snapshot) lapsed(b *Bucket, at int64) (used, reserved int64) {
 	used, reserved = b.Used, b.Reserved
 	if s.held {
@@ -110,13 +110,14 @@ func (s *Snapshot) lapsed(b *Bucket, at int64) (used, reserved int64) {
 	return used, reserved
 }
 
-// heldIn returns what is still held of the span that an opening sums: it was
-// reserved from clocks that are gone, and may yet become use (S34). The sums know
-// only use.
+// heldIn returns what is still reserved in the span of an opening, from clocks that
+// are gone. It may become use, so it counts as the use of the span does (S34); the
+// stored sums have only use.
 func (s *Snapshot) heldIn(o *Opening, at int64) (n int64) {
 	for i := range s.lapses {
 		l := &s.lapses[i]
-		if l.Used || l.Bucket.Feature != o.Feature || isCap(l.Bucket.Clock) || l.At < o.From || l.At >= o.Until || o.excepts(l.Bucket.Clock) {
+		inSpan := l.At >= o.From && l.At < o.Until
+		if l.Used || l.Bucket.Feature != o.Feature || isCap(l.Bucket.Clock) || !inSpan || o.excepts(l.Bucket.Clock) {
 			continue
 		}
 		if s.held || l.Expires > at {
@@ -135,8 +136,9 @@ func (s *Snapshot) opened(o *Opening, at int64) int64 {
 	return n
 }
 
-// reopen adds entries that were posted at an earlier instant to the sums that
-// today's windows open with, because those sums were read before (S34).
+// reopen adds entries that were just posted at an earlier instant to the sums that the
+// present windows open with. The sums were read from the database before, so they do
+// not have these entries yet (S34).
 func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
 	f := s.World.features[feature]
 	if f == nil || !s.World.Known() {
@@ -176,11 +178,11 @@ func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
 // isCap reports whether a clock is a cap's.
 func isCap(clock string) bool { return len(clock) > 4 && clock[:4] == "cap:" }
 
-// adjust adds to a bucket's use and holds, usually negative amounts, without asking
-// what is in force now: the bucket may be of a window or a plan that is over. What
-// is beyond its limit shrinks from the far end, excess before overage (S14, S20).
-// used is positive only if as much is taken from reserved. A bucket that is not in
-// memory is left alone.
+// adjust adds to a bucket's use and holds; usually the amounts are negative. It does
+// not ask what is in force now, because the bucket may be of a window or a plan that
+// is over. If less is beyond the limit afterwards, excess shrinks first and overage
+// after it (S14, S20). used may be positive only if reserved falls by as much. A
+// bucket that is not in memory does not change.
 func (s *Snapshot) adjust(k BucketKey, used, reserved int64) {
 	b, ok := s.Bucket(k)
 	if !ok {
@@ -195,10 +197,12 @@ func (s *Snapshot) adjust(k BucketKey, used, reserved int64) {
 	s.write(b)
 }
 
-// partOf returns the entries of the first n units of a take, in burn order: of its
-// own feature, of the pool as far as those units were drawn from it, and of the
-// caps that counted them. entries must be net.
+// partOf returns the entries of the first n units of a take, in burn order: those of
+// its own feature, those of the pool for the units that were drawn from it, and those
+// of the caps that counted them. entries must come from net.
 func partOf(feature string, entries []Entry, n int64) (out []Entry) {
+	// drawn: units of the feature among the first n that the pool paid for. drawnAll:
+	// such units of the whole take. poolAll: what the pool paid for them, in credits.
 	var drawn, drawnAll, poolAll int64
 	for _, e := range entries {
 		switch {
@@ -281,12 +285,12 @@ func Taken(feature string, entries []Entry) (n int64) {
 }
 
 // Settle ends a reservation with the amount actually used (S23). What was held
-// becomes use in the window of the hold, in the order in which it was held; the
-// rest is given back. An amount beyond the hold, or all of it if the hold has
-// expired, is booked as an event at the hold's instant would be: from what is still
-// left there, then as overage, then as excess. The decision is the feature's now.
-// Call Expire first. What Needs names at the hold's instant must be in memory.
-// amount must not be negative.
+// becomes use in the window of the hold, in the order in which it was held; the rest
+// is given back. An amount beyond the hold, or all of it if the hold has expired, is
+// booked like an event at the instant of the hold: from what is still left there, then
+// as overage, then as excess. The decision is about the feature now. Call Expire
+// first. The buckets that Needs names at the hold's instant must be in memory. amount
+// must not be negative.
 func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 	if amount < 0 {
 		panic("engine: Settle: amount must not be negative")
@@ -320,8 +324,8 @@ func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 	return e
 }
 
-// Release ends a reservation and gives back all that it held. If it has expired,
-// that has happened already. Call Expire first.
+// Release ends a reservation and gives back all that it held. An expired reservation
+// has given that back already. Call Expire first.
 func Release(s *Snapshot, h *Hold, now time.Time) Effect {
 	var e Effect
 	if now.Before(h.Expires) {
@@ -354,7 +358,8 @@ func Correct(s *Snapshot, customer, feature string, entries []Entry, amount int6
 	return e
 }
 
-// after sets the effect's decision: the feature's now, without an amount.
+// after sets the effect's decision: what a check of the feature says now, without an
+// amount.
 func (e *Effect) after(s *Snapshot, customer, feature string, now time.Time) {
 	e.Decision = Decide(s, Query{Customer: customer, Feature: feature, Buf: new(Buf)}, now)
 }

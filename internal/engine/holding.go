@@ -239,8 +239,8 @@ type era struct {
 	held        []*stay // at most one of each family, in the order of World.subs; default plans last
 }
 
-// knownAt notes when a change at t was made, if it is dated back. Use that came in
-// between followed the rules of before.
+// knownAt notes when a change at t was made, if it is dated back. Use that came between
+// the two was counted by the rules before the change.
 func (w *World) knownAt(t int64, made time.Time) {
 	if m := made.UnixMicro(); m > t {
 		if w.known == nil {
@@ -294,6 +294,8 @@ func (w *World) eras(f Facts) []era {
 	defaults := w.defaultStays(created)
 	slices.Sort(cuts)
 	cuts = slices.Compact(cuts)
+	// Walk through time with one line per family, so that a cut costs only what changes
+	// there, not a look at every subscription.
 	out := make([]era, len(cuts))
 	for i, from := range cuts {
 		e := &out[i]
@@ -389,7 +391,7 @@ func (l *familyLine) advance(at int64) bool {
 func (w *World) families() []familyLine {
 	at := map[string]int{}
 	var lines []familyLine
-	for i := len(w.subs) - 1; i >= 0; i-- { // what began last goes on top, so it comes last
+	for i := len(w.subs) - 1; i >= 0; i-- { // overlay lets the last one win: that must be what began last
 		for k := range w.subs[i] {
 			s := &w.subs[i][k]
 			if !s.holds {

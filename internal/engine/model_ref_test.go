@@ -24,7 +24,7 @@ type ref struct {
 	grants []*refGrant
 	adds   []*refAdd
 	posts  []*refPost
-	seats  []*refSeat // those who came first first
+	seats  []*refSeat // oldest first
 }
 
 type refPhase struct {

@@ -34,7 +34,7 @@ type slot struct {
 // use come in. It holds over [from, until).
 type rules struct {
 	from, until int64
-	dead        usher.Reason // why nothing gives the feature; "" if something does
+	dead        usher.Reason // why no source gives the feature; "" if one does
 	plan        usher.Ref    // zero unless exactly one plan gives it
 	plans       int          // how many plans give it
 	sources     []string     // the ids of all sources that are used, in the order in which they apply
@@ -165,10 +165,10 @@ func (w *World) deadAt(f *feature, at int64) usher.Reason {
 	return w.whyNot(f, w.eraAt(at), at)
 }
 
-// whyNot returns the reason why nothing gives a feature (S37). A plan or add-on
-// that the customer has and that gives nothing is the better answer ("your trial
-// has ended"); of several, the first in the order of usher.Reasons. A grant that
-// is yet to begin comes second.
+// whyNot returns the reason why no source gives a feature (S37). The most helpful
+// answer is a plan or add-on that the customer has and that gives nothing now ("your
+// trial has ended"); of several, the first in the order of usher.Reasons. A grant that
+// has not begun comes second.
 func (w *World) whyNot(f *feature, e *era, at int64) usher.Reason {
 	var why usher.Reason
 	w.dead(e, at, func(h *holding) {
@@ -535,7 +535,8 @@ func grantEnd(g *usher.Grant) int64 {
 	return min(micro(g.ExpiresAt, maxMicro), micro(g.VoidedAt, maxMicro))
 }
 
-// order returns a reason's place in the precedence of S37; the lower is told.
+// order returns a reason's place in the precedence of S37. Of several reasons, the
+// answer has the lowest.
 func order(r usher.Reason) int { return slices.Index(usher.Reasons, r) }
 
 // stamp formats an instant for a text.

@@ -18,10 +18,10 @@ type Seat struct {
 	At      time.Time // when the holder got it
 }
 
-// TakeSeat gives a holder a seat, or changes the one that it has (S22). was is the
-// holder's seat, nil without one; a holder that has a seat is never refused a
-// change of it, also beyond the limit. A new seat counts 1 and a change 0. A denied
-// one changes nothing. Call Expire first.
+// TakeSeat gives a holder a seat, or changes the seat that it has (S22). was is that
+// seat, nil without one. A new seat counts 1. A change counts 0, so that a holder may
+// always change its seat, even beyond the limit. If the seat is denied, nothing
+// changes. Call Expire first.
 func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at time.Time) Effect {
 	amount := int64(1)
 	if was != nil {
@@ -63,7 +63,7 @@ func FreeSeat(s *Snapshot, customer, feature string, was Seat, at time.Time) Eff
 			fr := s.World.frameAt(f, now)
 			s.figures(f, fr, buf, now)
 			s.bound(f, fr, buf, now)
-		} else { // its sources are unknown now, so only what was beyond them shrinks
+		} else { // nothing says how many seats there may be now: keep the stored limit, and let excess shrink
 			s.adjust(BucketKey{f.def.Key, ClockSeats, 0}, 0, 0)
 		}
 	}
@@ -90,8 +90,8 @@ func (s *Snapshot) seat(f *feature, seat Seat, n int64) {
 	}
 }
 
-// bound writes into the bucket what the seats' sources permit together, because the
-// database holds each bucket to its own limit (I1).
+// bound writes into the bucket how many seats all sources permit together, because the
+// database checks each bucket against its own limit (I1).
 func (s *Snapshot) bound(f *feature, fr *frame, buf *Buf, at int64) {
 	s.figures(f, fr, buf, at)
 	b, ok := s.Bucket(BucketKey{f.def.Key, ClockSeats, 0})
@@ -113,8 +113,8 @@ func (s *Snapshot) bound(f *feature, fr *frame, buf *Buf, at int64) {
 }
 
 // seatRows divides the holders over the rows of the sources. One bucket counts them
-// all, so rows have no use of their own until here. Active holders come before
-// pending ones; they fill included seats in burn order, then overage, then excess.
+// all, so before this the rows have no use. Active holders are placed before pending
+// ones: in included seats in burn order, then in overage, and the rest as excess.
 func (s *Snapshot) seatRows(f *feature, fr *frame, rows []figures, list *shelf, at int64) {
 	i := list.find(ClockSeats, 0)
 	if i < 0 {

@@ -93,8 +93,8 @@ func (s *Snapshot) Dirty() []Bucket {
 	return out
 }
 
-// Prune drops buckets that ended before t and that no decision from then on reads,
-// so that a snapshot which lives long stays small. It leaves short lists alone.
+// Prune drops buckets that ended before t and that no decision from then on reads, so
+// that a snapshot that is kept for long stays small. It does nothing to short lists.
 func (s *Snapshot) Prune(t time.Time) {
 	at := t.UnixMicro()
 	for f, sh := range s.use {

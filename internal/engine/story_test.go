@@ -70,14 +70,14 @@ type stage struct {
 	holds     []*held           // rsv_1 first
 }
 
-// ledger is one customer's use: buckets, sums per minute of each clock, what
-// ends by itself, and who sits.
+// ledger is one customer's use: buckets, sums per minute of each clock, lapses, and
+// seats.
 type ledger struct {
 	buckets map[engine.BucketKey]engine.Bucket
 	minutes map[engine.BucketKey]int64 // Start is the minute
 	seen    map[string]bool            // values of unique meters
 	lapses  []engine.Lapse
-	seats   map[string][]engine.Seat // by feature, those who came first first
+	seats   map[string][]engine.Seat // by feature, oldest first
 }
 
 // taken is a take or an event that may be corrected.

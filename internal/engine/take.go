@@ -91,6 +91,8 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
+	// Record is booked even if the plan denies it, so this is its only limit: what
+	// int64 can count.
 	if !fits(buf, op.Amount) || !s.drawFits(f, buf, v) {
 		e.Overflow = true
 		v.allowed, v.reason = false, f.refusal()
@@ -98,6 +100,7 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 		s.answer(&e.Decision, f, fr, buf, now, v)
 		return e
 	}
+	// The decision shows the figures after the take, so they are computed again.
 	s.book(f, fr, buf, v, op, now, &e)
 	s.figures(f, fr, buf, now)
 	if v.poolFrame != nil && v.poolFrame.dead == "" {
@@ -124,6 +127,8 @@ func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at in
 		included := min(drawn*rate, v.poolHeld)
 		s.burn(f.pool, v.poolFrame, buf.pool, included, drawn*rate-included, at, hold, e)
 		s.count(v.poolFrame.caps, drawn*rate, hold, e)
+		// The feature's own buckets do not have these units, so they are counted here:
+		// the feature's use must add up.
 		key := BucketKey{f.def.Key, ClockDrawn, 0}
 		b, _ := s.Bucket(key)
 		b.End, b.Unlimited = maxMicro, true
@@ -168,8 +173,9 @@ func (s *Snapshot) burn(f *feature, fr *frame, rows []figures, included, over, a
 		}
 		limit := p.limit
 		if fr.rows[p.row].roll != nil {
-			limit = n.limit
+			limit = n.limit // what was left of an earlier window, which depends on use
 		}
+		// The row counts only a total. Of that, the parts before this one hold offset.
 		held := satAdd(n.used, n.reserved)
 		left := limit - min(max(held-p.offset, 0), limit)
 		if take := min(left, included); take > 0 {
@@ -258,7 +264,8 @@ func (s *Snapshot) count(caps []capRow, n int64, hold bool, e *Effect) {
 	}
 }
 
-// write puts a bucket and notes that it changed.
+// write puts a bucket and notes that it changed. Most takes change a few buckets, so
+// the list of changed keys has a set beside it only once it is long.
 func (s *Snapshot) write(b Bucket) {
 	s.Put(b)
 	if s.changed == nil && len(s.dirty) > shortShelf {

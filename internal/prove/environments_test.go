@@ -206,7 +206,13 @@ custom_roles: {ceiling: role_TAG}
 plans:
   plan_TAG:
     title: SECRET plan
-    entitlements: {calls_TAG: {limit: 100, per: lifetime}, members_TAG: 9, label_TAG: SECRET value, SECRET: true, shared: {limit: 50, per: lifetime}, places: 5}
+    entitlements:
+      calls_TAG: {limit: 100, per: lifetime}
+      members_TAG: 9
+      label_TAG: SECRET value
+      SECRET: true
+      shared: {limit: 50, per: lifetime}
+      places: 5
 `)
 }
 
@@ -268,8 +274,10 @@ func (s *side) things() things {
 	s.made("POST", "/v1/events", fmt.Sprintf(`[{"specversion":"1.0","id":%q,"source":%q,"type":"used","subject":%q,"data":{"n":2,"x":%q}}]`,
 		"ev-"+who, s.secret, who, s.secret))
 	s.made("POST", base+"/directory", strings.ReplaceAll(fmt.Sprintf(`{"members":[{"id":%q,"properties":{"x":"SECRET"}},{"id":"m-SECRET"}],
-		"groups":[{"id":"g1","title":"SECRET"},{"id":"g2","properties":{"x":"SECRET"}},{"id":"SECRET"}],"join":[{"group":"g1","member":"m-SECRET"},{"group":"g1","inner":"g2"}],
-		"roles":[{"key":"own","title":"SECRET","permissions":["do_%s.read"]}],"resources":[{"type":"folder","id":"r1","properties":{"x":"SECRET"}},{"type":"folder","id":"SECRET"}]}`,
+		"groups":[{"id":"g1","title":"SECRET"},{"id":"g2","properties":{"x":"SECRET"}},{"id":"SECRET"}],
+		"join":[{"group":"g1","member":"m-SECRET"},{"group":"g1","inner":"g2"}],
+		"roles":[{"key":"own","title":"SECRET","permissions":["do_%s.read"]}],
+		"resources":[{"type":"folder","id":"r1","properties":{"x":"SECRET"}},{"type":"folder","id":"SECRET"}]}`,
 		w.holder, s.tag), "SECRET", s.secret))
 	w.ids["assignments"] = s.made("PUT", base+"/assignments",
 		fmt.Sprintf(`{"member":%q,"role":"role_%s","reason":%q}`, w.holder, s.tag, s.secret))

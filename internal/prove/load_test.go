@@ -71,7 +71,10 @@ func newLoad(t *testing.T, seed uint64, key string, clients, max int, hot, each 
 	addr := nodes[0].addr
 	manage(t, addr, key, "PUT", "/v1/catalog", "application/yaml", fmt.Sprintf(`usher: 1
 features: {hot: {kind: metered}, calls: {kind: metered}, lenient: {kind: metered, fail: open}}
-plans: {all: {default: true, entitlements: {hot: {limit: %d, per: lifetime}, calls: {limit: %d, per: lifetime}, lenient: {limit: 10, per: lifetime}}}}
+plans:
+  all:
+    default: true
+    entitlements: {hot: {limit: %d, per: lifetime}, calls: {limit: %d, per: lifetime}, lenient: {limit: 10, per: lifetime}}
 `, hot, each))
 	for i := range spread + 1 {
 		manage(t, addr, key, "PUT", "/v1/customers/"+customer(i), "application/json", "{}")
