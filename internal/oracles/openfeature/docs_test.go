@@ -9,11 +9,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/usher-sh/usher/internal/oracles/real"
 )
 
 // TestDocs: what use-openfeature.md shows prints what its comments say.
 func TestDocs(t *testing.T) {
-	dir := installed(t)
+	dir := real.Installed(t)
 	page, err := os.ReadFile("../../../docs/how-to/use-openfeature.md")
 	if err != nil {
 		t.Fatal(err)
@@ -44,13 +46,13 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.do(t, "PUT", "/v1/catalog", "application/yaml", string(catalogue))
-	s.do(t, "PUT", "/v1/customers/acme", "application/json", `{}`)
+	s.Do(t, "PUT", "/v1/catalog", "application/yaml", string(catalogue))
+	s.Do(t, "PUT", "/v1/customers/acme", "application/json", `{}`)
 	node := func(args ...string) <-chan string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "node", args...)
 		cmd.Dir, cmd.Stderr = scripts, os.Stderr
-		cmd.Env = append(os.Environ(), "USHER_URL="+s.url, "USHER_FLAGS_KEY="+s.flagsKey, "NO_PROXY=127.0.0.1")
+		cmd.Env = append(os.Environ(), "USHER_URL="+s.URL, "USHER_FLAGS_KEY="+s.flagsKey, "NO_PROXY=127.0.0.1")
 		out, err := cmd.StdoutPipe()
 		if err == nil {
 			err = cmd.Start()
@@ -85,7 +87,7 @@ func TestDocs(t *testing.T) {
 	}
 	lines = node("--import", "./browser.mjs", "page.mjs")
 	next("page.mjs", lines, want["page.mjs"][0])
-	s.do(t, "POST", "/v1/customers/acme/overrides", "application/json",
+	s.Do(t, "POST", "/v1/customers/acme/overrides", "application/json",
 		`{"feature":"retention","value":`+strings.TrimSpace(want["page.mjs"][1])+`,"reason":"test","expires":"never"}`)
 	next("page.mjs", lines, want["page.mjs"][1])
 }

@@ -18,8 +18,8 @@ import (
 // knows the protocol and nothing of usher.
 func TestGo(t *testing.T) {
 	s := serve(t)
-	s.do(t, "PUT", "/v1/customers/acme", "application/json", `{}`)
-	if err := of.SetProviderAndWait(&provider{base: s.url, key: s.flagsKey}); err != nil {
+	s.Do(t, "PUT", "/v1/customers/acme", "application/json", `{}`)
+	if err := of.SetProviderAndWait(&provider{base: s.URL, key: s.flagsKey}); err != nil {
 		t.Fatal(err)
 	}
 	defer of.Shutdown()
@@ -54,7 +54,7 @@ func TestGo(t *testing.T) {
 	if got, err := client.IntValue(ctx, "archive", 9999, acme); err != nil || got != 0 {
 		t.Errorf("what is denied: got %d, %v, want 0 and never the default", got, err)
 	}
-	s.do(t, "POST", "/v1/consume", "application/json", `{"customer":"acme","feature":"exports","amount":2,"key":"1"}`)
+	s.Do(t, "POST", "/v1/consume", "application/json", `{"customer":"acme","feature":"exports","amount":2,"key":"1"}`)
 	if got, err := client.BooleanValue(ctx, "exports.allowed", true, acme); err != nil || got {
 		t.Errorf("what is used up: got %v, %v", got, err)
 	}
