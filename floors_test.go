@@ -72,6 +72,10 @@ var neighbours = map[string][]string{
 	"internal/bench":       {"internal/server"},     // here too
 }
 
+// doorFloors are the floors of doors. They import no store: each change and each
+// rule about it is in a room below, where every door finds it.
+var doorFloors = []int{5, 6}
+
 // forTests are the rooms that only tests and ushertest may import.
 var forTests = []string{"internal/testpg", "internal/story", "internal/openapitest"}
 
@@ -241,6 +245,8 @@ func (f file) breaches() (lines []string) {
 		case floorOf(room) < 0:
 			add("imports %s, which is not a planned room", room)
 		case floorOf(f.room) < 0: // said once, of the room
+		case room == "internal/store" && slices.Contains(doorFloors, floorOf(f.room)):
+			add("imports internal/store: a door decides and stores nothing, it asks a service of the rooms below")
 		case floorOf(room) < floorOf(f.room), slices.Contains(neighbours[f.room], room):
 		case floorOf(room) == floorOf(f.room):
 			add("imports its neighbour %s (floor %d): move what both need a floor down", room, floorOf(room))
@@ -354,6 +360,14 @@ func TestFloorsChecker(t *testing.T) {
 		"a client that reads the database": {
 			files: map[string]string{"client/a.go": pkg("client", module+"/internal/store")},
 			want:  []string{"client/a.go: imports its neighbour internal/store"}},
+		"a door that stores": {files: map[string]string{
+			"internal/api/a.go":         pkg("api", module+"/internal/store"),
+			"internal/api/a_test.go":    pkg("api", module+"/internal/store"),
+			"internal/door/a.go":        pkg("door", module+"/internal/auth", module+"/internal/store"),
+			"internal/doors/scim/a.go":  pkg("scim", module+"/internal/directory", module+"/internal/store"),
+			"internal/server/server.go": pkg("server", module+"/internal/store"),
+		}, want: []string{"internal/api/a.go: imports internal/store: a door", "internal/door/a.go: imports internal/store: a door",
+			"internal/doors/scim/a.go: imports internal/store: a door"}},
 		"neighbour": {files: map[string]string{"internal/live/a.go": pkg("live", module+"/internal/usage")},
 			want: []string{"internal/live/a.go: imports its neighbour internal/usage (floor 3)"}},
 		"the relaxed rule is one way": {

@@ -55,6 +55,12 @@ type Assignment struct {
 	Reason       string     `json:"reason,omitempty"`
 }
 
+// AssignmentFilter selects assignments; the zero filter selects all.
+type AssignmentFilter struct {
+	Holder *Holder // who holds it; nil: any
+	Role   string  // "": any
+}
+
 // Source says where a member, group or assignment comes from.
 type Source string
 

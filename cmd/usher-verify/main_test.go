@@ -22,7 +22,7 @@ func TestAnotherMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	write := func(id string) store.AuditHead {
+	write := func(id string) usher.AuditHead {
 		t.Helper()
 		if err := db.CreateKey(t.Context(), usher.APIKey{ID: id, Env: usher.Production, Hash: []byte("h")},
 			usher.By{Actor: usher.Actor{Kind: "cli"}}, time.Now()); err != nil {
@@ -55,7 +55,7 @@ func TestAnotherMachine(t *testing.T) {
 	write("k2")
 	head := write("k3")
 	all := export(store.AuditExport{})
-	some := export(store.AuditExport{AuditQuery: store.AuditQuery{Object: "k2"}, Since: early.Note})
+	some := export(store.AuditExport{AuditQuery: usher.AuditQuery{Object: "k2"}, Since: early.Note})
 	stranger, err := audit.NewKey(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -58,8 +58,8 @@ type auditFilter struct {
 
 // query makes the store's query of it. environment is --environment, or - for
 // rows of neither.
-func (f *auditFilter) query(environment string) (q store.AuditQuery, err error) {
-	q = store.AuditQuery{Actor: f.Actor, Action: f.Action, Customer: f.Customer, Object: f.Object}
+func (f *auditFilter) query(environment string) (q usher.AuditQuery, err error) {
+	q = usher.AuditQuery{Actor: f.Actor, Action: f.Action, Customer: f.Customer, Object: f.Object}
 	switch environment {
 	case "":
 	case "-":

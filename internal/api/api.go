@@ -13,13 +13,11 @@ import (
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
-	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
 // Config is what the API needs. Every field must be set.
 type Config struct {
-	DB        *store.DB
 	Live      *live.Live
 	Decide    *decide.Service
 	Usage     *usage.Usage

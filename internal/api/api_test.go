@@ -145,7 +145,7 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	}
 	must(l.Refresh(ctx, usher.Production))
 	var ids atomic.Int64
-	w.api = serve(setup{T: t, API: Config{DB: w.db, Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
+	w.api = serve(setup{T: t, API: Config{Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
 		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string { return prefix + strconv.FormatInt(ids.Add(1), 10) }}),
 		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}),
 		Directory: directory.New(directory.Config{DB: w.db, Live: l, Direct: u.Direct})},

@@ -9,7 +9,6 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type assignIn struct {
@@ -81,16 +80,14 @@ func (a *api) assign(ctx context.Context, c *door.Call, in *assignIn) (*assignme
 	if b.From != nil {
 		x.From = *b.From
 	}
-	x.ID = a.Directory.AssignmentID(x)
-	done, err := a.apply(ctx, c, "assignment.put", x.ID, b.Reason, in.ID, directory.Change{Assign: []usher.Assignment{x}, By: b.By})
+	by := c.By()
+	by.Reason = b.Reason
+	got, err := a.Directory.Assign(ctx, c.Env, by, in.ID, x, b.By)
 	if err != nil {
-		return nil, located(err, "assignments")
+		return nil, err
 	}
-	if stored, err := a.Directory.Read(c.Env, in.ID).Assignment(ctx, x.ID); err == nil {
-		x = stored
-	}
-	out := &assignmentOut{showAssignment(&x)}
-	out.Body.Revision = done.Body.Revision
+	out := &assignmentOut{showAssignment(&got.Value)}
+	out.Body.Revision = got.Revision
 	return out, nil
 }
 
@@ -104,7 +101,7 @@ type assignmentsIn struct {
 }
 
 func (a *api) listAssignments(ctx context.Context, c *door.Call, in *assignmentsIn) (*door.ListOut[assignmentDoc], error) {
-	f := store.AssignmentFilter{Role: in.Role}
+	f := usher.AssignmentFilter{Role: in.Role}
 	switch {
 	case in.Member != "" && in.Group != "":
 		return nil, door.Invalid("query.member", "or query.group may be given, not both")
@@ -113,7 +110,7 @@ func (a *api) listAssignments(ctx context.Context, c *door.Call, in *assignments
 	case in.Group != "":
 		f.Holder = &usher.Holder{Group: true, ID: in.Group}
 	}
-	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
+	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d directory.Reader, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
 		list, err := d.Assignments(ctx, f, after, limit)
 		all := make([]assignmentDoc, len(list))
 		for i := range list {

@@ -8,7 +8,6 @@ import (
 	"github.com/usher-sh/usher/internal/audit"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type auditIn struct {
@@ -47,10 +46,7 @@ func (a *api) auditRoutes(d *door.Door) {
 }
 
 func (a *api) listAudit(ctx context.Context, c *door.Call, in *auditIn) (*door.ListOut[audit.Entry], error) {
-	q := store.AuditQuery{Envs: []usher.Environment{c.Env}, Actor: in.Actor, Action: in.Action, Customer: in.Customer, Object: in.Object}
-	if c.Env == usher.Production {
-		q.Envs = append(q.Envs, "")
-	}
+	q := usher.AuditQuery{Actor: in.Actor, Action: in.Action, Customer: in.Customer, Object: in.Object}
 	from, err := door.When("query.from", in.From)
 	if err != nil {
 		return nil, err
@@ -74,7 +70,7 @@ func (a *api) listAudit(ctx context.Context, c *door.Call, in *auditIn) (*door.L
 			return nil, door.Invalid("query.cursor", "must be the next_cursor of an answer")
 		}
 	}
-	rows, err := a.DB.Audit(ctx, q, in.Limit+1)
+	rows, err := a.Auth.Audit(ctx, &c.Identity, q, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -87,14 +83,14 @@ func (a *api) listAudit(ctx context.Context, c *door.Call, in *auditIn) (*door.L
 }
 
 func (a *api) getCheckpoint(ctx context.Context, _ *door.Call, _ *struct{}) (*checkpointOut, error) {
-	head, err := a.DB.AuditHead(ctx)
+	head, err := a.Auth.AuditHead(ctx)
 	out := &checkpointOut{}
 	out.Body.Size, out.Body.Checkpoint = head.Size, head.Note
 	return out, err
 }
 
 func (a *api) getAuditKey(ctx context.Context, _ *door.Call, _ *struct{}) (*auditKeyOut, error) {
-	head, err := a.DB.AuditHead(ctx)
+	head, err := a.Auth.AuditHead(ctx)
 	out := &auditKeyOut{}
 	out.Body.Key = head.Key
 	return out, err

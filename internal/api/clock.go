@@ -38,25 +38,18 @@ func (a *api) putClock(ctx context.Context, c *door.Call, in *clockIn) (*clockOu
 	if t == nil {
 		return nil, door.Invalid("body.now", "must be a time")
 	}
-	err = a.DB.SetClock(ctx, c.Env, *t, c.By(), a.Live.Now(c.Env))
-	if err != nil {
-		return nil, err
-	}
-	if err := a.Live.Refresh(context.WithoutCancel(ctx), c.Env); err != nil {
+	if err := a.Customers.SetClock(ctx, c.Env, c.By(), *t); err != nil {
 		return nil, err
 	}
 	return a.getClock(ctx, c, nil)
 }
 
 func (a *api) getClock(ctx context.Context, c *door.Call, _ *struct{}) (*clockOut, error) {
-	st, err := a.DB.Environment(ctx, c.Env)
+	now, set, err := a.Customers.Clock(ctx, c.Env)
 	if err != nil {
 		return nil, err
 	}
 	out := &clockOut{}
-	out.Body.Now, out.Body.Test = a.Live.Now(c.Env), !st.Clock.IsZero()
-	if out.Body.Test {
-		out.Body.Now = st.Clock
-	}
+	out.Body.Now, out.Body.Test = now, set
 	return out, nil
 }

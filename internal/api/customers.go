@@ -1,11 +1,9 @@
 package api
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -14,7 +12,6 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/customers"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // madeOut is the answer of a call that takes an idempotency key.
@@ -25,87 +22,16 @@ type madeOut[T any] struct {
 
 func guard(c *door.Call) customers.Guard { return customers.Guard{IfMatch: c.IfMatch} }
 
-// once runs a management call under its idempotency key, if it has one (S13):
-// the first answer is stored with its effect, the same call again gets it, and
-// another call under that key is refused. object is the id in the path, body
-// what was asked.
+// once runs a management call under its idempotency key, if it has one. object is
+// the id in the path, body what was asked.
 func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, body any, do func(g customers.Guard) (T, error)) (*madeOut[T], error) {
-	g := guard(c)
-	if key == "" {
-		made, err := do(g)
-		return &madeOut[T]{Body: made}, err
+	call := customers.Call{Key: key, Name: c.Route.ID, Object: object, Body: body, Status: cmp.Or(c.Route.Status, http.StatusOK)}
+	made, replayed, err := customers.Once(ctx, a.Customers, c.Env, guard(c), call, do)
+	out := &madeOut[T]{Body: made}
+	if replayed {
+		out.Replayed = "true"
 	}
-	hash, err := bodyHash(c.Route.ID, object, body)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		stored, err := a.DB.Answer(ctx, c.Env, key)
-		if err != nil {
-			return nil, err
-		}
-		if stored != nil {
-			if stored.Route != c.Route.ID || !bytes.Equal(stored.BodyHash, hash) {
-				return nil, usher.Errorf(usher.KeyReused, "the idempotency key %q came with another request before", key)
-			}
-			out := &madeOut[T]{Replayed: "true"}
-			return out, json.Unmarshal(stored.Body, &out.Body)
-		}
-		status := c.Route.Status
-		if status == 0 {
-			status = http.StatusOK
-		}
-		g.Answer = &store.StoredAnswer{Key: key, Route: c.Route.ID, BodyHash: hash, Status: status}
-		made, err := do(g)
-		if !errors.Is(err, store.ErrKeyTaken) {
-			return &madeOut[T]{Body: made}, err
-		}
-		// The same key at the same time: its answer is there now.
-	}
-}
-
-// bodyHash is of what makes two requests the same: names in any order, numbers
-// and times in any way of writing them.
-func bodyHash(route, object string, body any) ([]byte, error) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	if b, err = json.Marshal([]any{route, object, inOneForm(v)}); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(b)
-	return sum[:], nil
-}
-
-// inOneForm writes numbers and times in one way each, wherever they stand.
-func inOneForm(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for k := range v {
-			v[k] = inOneForm(v[k])
-		}
-	case []any:
-		for i := range v {
-			v[i] = inOneForm(v[i])
-		}
-	case json.Number:
-		return inOneForm(v.String())
-	case string:
-		if n, err := usher.Number(v).Units(usher.MaxPrecision); err == nil {
-			return usher.FormatQuantity(n, usher.MaxPrecision)
-		}
-		if t, err := usher.ParseTime(v); err == nil {
-			return t
-		}
-	}
-	return v
+	return out, err
 }
 
 // maybeTime is a time that may be absent, null or given.

@@ -3,15 +3,12 @@ package api
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // directoryRoutes registers the routes of this file.
@@ -21,25 +18,8 @@ func (a *api) directoryRoutes(d *door.Door) {
 		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20}, a.changeDirectory)
 }
 
-// located gives the problems of one thing of a list the places of a request about
-// it alone.
-func located(err error, list string) error {
-	e, ok := err.(*usher.Error)
-	if !ok || len(e.Problems) == 0 {
-		return err
-	}
-	out := *e
-	out.Problems = slices.Clone(e.Problems)
-	for i := range out.Problems {
-		if rest, ok := strings.CutPrefix(out.Problems[i].Location, list+"[0]."); ok {
-			out.Problems[i].Location = rest
-		}
-	}
-	return &out
-}
-
 // listOf reads a page of something of a customer's directory, by id.
-func listOf[T any](ctx context.Context, a *api, c *door.Call, in *door.ListIn, read func(store.Directory, context.Context, string, int) ([]T, error), id func(*T) string) (*door.ListOut[T], error) {
+func listOf[T any](ctx context.Context, a *api, c *door.Call, in *door.ListIn, read func(directory.Reader, context.Context, string, int) ([]T, error), id func(*T) string) (*door.ListOut[T], error) {
 	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
@@ -172,32 +152,11 @@ func (a *api) changeDirectory(ctx context.Context, c *door.Call, in *changeDirec
 		return nil, err
 	}
 	change := directory.Change{DropMembers: b.DropMembers, DropGroups: b.DropGroups, DropRoles: b.DropRoles, Unassign: b.Unassign, By: b.By}
-	change.Merge = func(d store.Directory, change *directory.Change) error {
-		for _, m := range b.Members {
-			out := usher.Member{ID: m.ID, Type: m.Type, Active: true, Properties: m.Properties}
-			if old, err := d.Member(ctx, m.ID); err == nil {
-				out.CreatedAt, out.Source, out.Active = old.CreatedAt, old.Source, old.Active
-				if m.Type == "" {
-					out.Type = old.Type
-				}
-			} else if usher.ErrorCode(err) != usher.NotFound {
-				return err
-			}
-			if m.Active != nil {
-				out.Active = *m.Active
-			}
-			change.Members = append(change.Members, out)
-		}
-		for _, g := range b.Groups {
-			out := usher.Group{ID: g.ID, Title: g.Title, Properties: g.Properties}
-			if old, err := d.Group(ctx, g.ID); err == nil {
-				out.CreatedAt, out.Source = old.CreatedAt, old.Source
-			} else if usher.ErrorCode(err) != usher.NotFound {
-				return err
-			}
-			change.Groups = append(change.Groups, out)
-		}
-		return nil
+	for _, m := range b.Members {
+		change.MergeMembers = append(change.MergeMembers, directory.MemberInput(m))
+	}
+	for _, g := range b.Groups {
+		change.MergeGroups = append(change.MergeGroups, directory.GroupInput{ID: g.ID, Title: g.Title, Properties: g.Properties})
 	}
 	for i, list := range [][]directoryJoin{b.Join, b.Leave} {
 		for _, j := range list {

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
-	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
 )
 
@@ -208,7 +208,7 @@ func TestErasure(t *testing.T) {
 			if r, err := w.db.VerifyAudit(t.Context(), audit.Options{Kept: head.Note, Keys: []string{head.Key}}, nil); err != nil || r.Total != 0 {
 				t.Errorf("against the kept checkpoint: %+v, %v", r, err)
 			}
-			if rows, err := w.db.Audit(t.Context(), store.AuditQuery{Action: "member."}, 100); err != nil || len(rows) < 4 {
+			if rows, err := w.db.Audit(t.Context(), usher.AuditQuery{Action: "member."}, 100); err != nil || len(rows) < 4 {
 				t.Errorf("got %d rows about members, %v: their ids stay in the log", len(rows), err)
 			}
 		})

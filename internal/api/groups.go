@@ -9,7 +9,6 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type groupPath struct {
@@ -72,65 +71,9 @@ func (a *api) putGroup(ctx context.Context, c *door.Call, in *groupIn) (*groupOu
 	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
-	g := usher.Group{ID: in.Group, Title: in.Body.Title, Properties: in.Body.Properties}
-	d := a.Directory.Read(c.Env, in.ID)
-	out := &groupOut{Status: http.StatusCreated}
-	merge := func(d store.Directory, change *directory.Change) error {
-		now := g
-		switch old, err := d.Group(ctx, in.Group); {
-		case err == nil:
-			now.Source, now.CreatedAt, out.Status = old.Source, old.CreatedAt, http.StatusOK
-		case usher.ErrorCode(err) != usher.NotFound:
-			return err
-		default:
-			out.Status = http.StatusCreated
-		}
-		change.Groups, out.Body.Group = []usher.Group{now}, now
-		if in.Body.Members == nil && in.Body.Groups == nil {
-			return nil
-		}
-		held, err := d.In(ctx, in.Group, nil, 1<<30)
-		if err != nil {
-			return err
-		}
-		left := make(map[usher.Holder]bool, len(held))
-		for _, h := range held {
-			left[h] = h.Group && in.Body.Groups != nil || !h.Group && in.Body.Members != nil
-		}
-		become := func(group bool, ids *[]string) {
-			if ids == nil {
-				return
-			}
-			for _, id := range *ids {
-				h := usher.Holder{Group: group, ID: id}
-				if _, there := left[h]; there {
-					left[h] = false
-				} else {
-					change.Join = append(change.Join, usher.Membership{Group: in.Group, Holder: h})
-				}
-			}
-		}
-		become(false, in.Body.Members)
-		become(true, in.Body.Groups)
-		for _, h := range held {
-			if left[h] {
-				change.Leave = append(change.Leave, usher.Membership{Group: in.Group, Holder: h})
-			}
-		}
-		return nil
-	}
-	revision, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "group.put", Object: in.Group, Merge: merge})
-	if err != nil {
-		return nil, located(err, "groups")
-	}
-	g = out.Body.Group
-	if g.CreatedAt.IsZero() {
-		if stored, err := d.Group(ctx, in.Group); err == nil {
-			g = stored
-		}
-	}
-	out.Body = groupView{Group: g, Revision: revision}
-	return out, nil
+	got, err := a.Directory.PutGroup(ctx, c.Env, c.By(), in.ID, directory.GroupInput{ID: in.Group, Title: in.Body.Title,
+		Properties: in.Body.Properties, Members: in.Body.Members, Groups: in.Body.Groups})
+	return &groupOut{putStatus(got.New), groupView{Group: got.Value, Revision: got.Revision}}, err
 }
 
 func (a *api) getGroup(ctx context.Context, c *door.Call, in *groupPath) (*groupOut, error) {
@@ -145,7 +88,7 @@ func (a *api) getGroup(ctx context.Context, c *door.Call, in *groupPath) (*group
 }
 
 func (a *api) listGroups(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[usher.Group], error) {
-	return listOf(ctx, a, c, in, store.Directory.Groups, func(g *usher.Group) string { return g.ID })
+	return listOf(ctx, a, c, in, directory.Reader.Groups, func(g *usher.Group) string { return g.ID })
 }
 
 func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *groupPath) (*struct{}, error) {

@@ -106,11 +106,10 @@ func (a *api) mayMake(ctx context.Context, c *door.Call, n auth.NewKey) error {
 	if c.Key != "" {
 		return door.Invalid("header.Idempotency-Key", "is not taken here: the answer would have to be stored, and the key with it. Leave it out, and end a key whose answer was lost")
 	}
-	err := c.MayMake(n)
-	if err == nil && n.Customer != "" {
-		_, err = a.DB.Customer(ctx, c.Env, n.Customer) // NotFound
+	if err := c.MayMake(n); err != nil {
+		return err
 	}
-	return err
+	return a.Auth.CustomerThere(ctx, c.Env, n.Customer)
 }
 
 func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*keyOut, error) {

@@ -22,8 +22,8 @@ func managed(t *testing.T) *world {
 	var n atomic.Int64
 	w.again(func(s *setup) {
 		cfg := &s.API
-		cfg.Customers = customers.New(customers.Config{DB: cfg.DB, Live: cfg.Live, NewID: func(p string) string { return fmt.Sprintf("%s%d", p, n.Add(1)) }})
-		cfg.Catalog = catalog.New(catalog.Config{DB: cfg.DB, Live: cfg.Live})
+		cfg.Customers = customers.New(customers.Config{DB: w.db, Live: cfg.Live, NewID: func(p string) string { return fmt.Sprintf("%s%d", p, n.Add(1)) }})
+		cfg.Catalog = catalog.New(catalog.Config{DB: w.db, Live: cfg.Live})
 	})
 	return w
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type memberPath struct {
@@ -61,42 +60,17 @@ func (a *api) putMember(ctx context.Context, c *door.Call, in *memberIn) (*membe
 	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
-	m := usher.Member{ID: in.Member, Type: in.Body.Type, Active: true, Properties: in.Body.Properties}
-	out := &memberOut{Status: http.StatusCreated}
-	merge := func(d store.Directory, change *directory.Change) error {
-		now := m // as the caller gave it
-		switch old, err := d.Member(ctx, in.Member); {
-		case err == nil:
-			now.Active, now.Source, now.CreatedAt, out.Status = old.Active, old.Source, old.CreatedAt, http.StatusOK
-			if now.Type == "" {
-				now.Type = old.Type
-			}
-		case usher.ErrorCode(err) != usher.NotFound:
-			return err
-		default:
-			out.Status = http.StatusCreated
-		}
-		if in.Body.Active != nil {
-			now.Active = *in.Body.Active
-		}
-		change.Members, out.Body.Member = []usher.Member{now}, now
-		return nil
+	got, err := a.Directory.PutMember(ctx, c.Env, c.By(), in.ID, directory.MemberInput{ID: in.Member, Type: in.Body.Type,
+		Active: in.Body.Active, Properties: in.Body.Properties})
+	return &memberOut{putStatus(got.New), memberView{Member: got.Value, Revision: got.Revision}}, err
+}
+
+// putStatus is the status of an answer to PUT.
+func putStatus(made bool) int {
+	if made {
+		return http.StatusCreated
 	}
-	revision, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "member.put", Object: in.Member, Merge: merge})
-	if err != nil {
-		return nil, located(err, "members")
-	}
-	m = out.Body.Member
-	if m.Type == "" {
-		m.Type = usher.DefaultMemberType
-	}
-	if m.CreatedAt.IsZero() {
-		if stored, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err == nil {
-			m = stored
-		}
-	}
-	out.Body = memberView{Member: m, Revision: revision}
-	return out, nil
+	return http.StatusOK
 }
 
 func (a *api) getMember(ctx context.Context, c *door.Call, in *memberPath) (*memberOut, error) {
@@ -109,7 +83,7 @@ func (a *api) getMember(ctx context.Context, c *door.Call, in *memberPath) (*mem
 	if out.Body.Groups, err = d.GroupsOf(ctx, usher.Holder{ID: in.Member}); err != nil {
 		return nil, err
 	}
-	list, err := d.Assignments(ctx, store.AssignmentFilter{Holder: &usher.Holder{ID: in.Member}}, "", 1000)
+	list, err := d.Assignments(ctx, usher.AssignmentFilter{Holder: &usher.Holder{ID: in.Member}}, "", 1000)
 	for i := range list {
 		out.Body.Assignments = append(out.Body.Assignments, showAssignment(&list[i]))
 	}
@@ -117,7 +91,7 @@ func (a *api) getMember(ctx context.Context, c *door.Call, in *memberPath) (*mem
 }
 
 func (a *api) listMembers(ctx context.Context, c *door.Call, in *door.ListIn) (*door.ListOut[usher.Member], error) {
-	return listOf(ctx, a, c, in, store.Directory.Members, func(m *usher.Member) string { return m.ID })
+	return listOf(ctx, a, c, in, directory.Reader.Members, func(m *usher.Member) string { return m.ID })
 }
 
 func (a *api) deleteMember(ctx context.Context, c *door.Call, in *memberPath) (*struct{}, error) {

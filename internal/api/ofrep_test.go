@@ -552,7 +552,7 @@ func TestOFREP_EventsOfManyNodes(t *testing.T) {
 		go func() { job.New(job.Config{}, l.Jobs()...).Run(ctx); close(done) }()
 		keys := auth.New(auth.Config{DB: w.db})
 		t.Cleanup(func() { stop(); <-done; keys.Close() })
-		return serve(setup{T: t, API: Config{DB: w.db, Live: l, Decide: decide.New(l), Auth: keys}, Door: door.Config{Auth: keys, Version: "test"}})
+		return serve(setup{T: t, API: Config{Live: l, Decide: decide.New(l), Auth: keys}, Door: door.Config{Auth: keys, Version: "test"}})
 	}
 	behind, polls := &world{t: t, api: second(time.Hour), keys: w.keys}, &world{t: t, api: second(50 * time.Millisecond), keys: w.keys}
 	listening(t, polls)

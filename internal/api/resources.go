@@ -8,7 +8,6 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 type resourcePath struct {
@@ -59,25 +58,8 @@ func (a *api) putResource(ctx context.Context, c *door.Call, in *putResourceIn) 
 	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
-	r := usher.Resource{Type: in.Type, ID: in.Resource, Properties: in.Body.Properties}
-	d := a.Directory.Read(c.Env, in.ID)
-	out := &resourceOut{Status: http.StatusCreated}
-	switch old, err := d.Resource(ctx, in.Type, in.Resource); {
-	case err == nil:
-		r.CreatedAt, out.Status = old.CreatedAt, http.StatusOK
-	case usher.ErrorCode(err) == usher.NotFound:
-	default:
-		return nil, err
-	}
-	done, err := a.apply(ctx, c, "resource.put", in.Resource, "", in.ID, directory.Change{Resources: []usher.Resource{r}})
-	if err != nil {
-		return nil, located(err, "resources")
-	}
-	if stored, err := d.Resource(ctx, in.Type, in.Resource); err == nil {
-		r = stored
-	}
-	out.Body = resourceView{r, done.Body.Revision}
-	return out, nil
+	got, err := a.Directory.PutResource(ctx, c.Env, c.By(), in.ID, usher.Resource{Type: in.Type, ID: in.Resource, Properties: in.Body.Properties})
+	return &resourceOut{putStatus(got.New), resourceView{got.Value, got.Revision}}, err
 }
 
 func (a *api) getResource(ctx context.Context, c *door.Call, in *resourcePath) (*resourceOut, error) {
@@ -93,7 +75,7 @@ type resourcesIn struct {
 }
 
 func (a *api) listResources(ctx context.Context, c *door.Call, in *resourcesIn) (*door.ListOut[usher.Resource], error) {
-	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d store.Directory, ctx context.Context, after string, limit int) ([]usher.Resource, error) {
+	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d directory.Reader, ctx context.Context, after string, limit int) ([]usher.Resource, error) {
 		return d.Resources(ctx, in.Type, after, limit)
 	}, func(r *usher.Resource) string { return r.ID })
 }

@@ -52,19 +52,10 @@ func (a *api) putCustomRole(ctx context.Context, c *door.Call, in *customRoleIn)
 		return nil, err
 	}
 	r := usher.Role{Key: in.Role, Title: in.Body.Title, Permissions: in.Body.Permissions, Includes: in.Body.Includes}
-	_, err := a.apply(ctx, c, "role.put", in.Role, in.Body.Reason, in.ID, directory.Change{Roles: []usher.Role{r}, By: in.Body.By})
-	if err != nil {
-		return nil, located(err, "roles")
-	}
-	all, err := a.Directory.Roles(ctx, c.Env, in.ID)
-	if err != nil {
-		return nil, err
-	}
-	out := &customRoleOut{}
-	if i := slices.IndexFunc(all, func(v directory.RoleView) bool { return v.Key == in.Role }); i >= 0 {
-		out.Body = all[i]
-	}
-	return out, nil
+	by := c.By()
+	by.Reason = in.Body.Reason
+	got, err := a.Directory.PutRole(ctx, c.Env, by, in.ID, r, in.Body.By)
+	return &customRoleOut{got}, err
 }
 
 func (a *api) deleteCustomRole(ctx context.Context, c *door.Call, in *customRolePath) (*struct{}, error) {

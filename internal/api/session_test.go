@@ -16,7 +16,6 @@ import (
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/door"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 const ownerPassword = "zq7 four small words zq7"
@@ -188,7 +187,7 @@ func TestSessionsOverHTTP(t *testing.T) {
 
 	// All of it is in the audit log, by opaque ids.
 	o.auth.Close() // what failed is noted beside the calls
-	rows, err := o.db.Audit(context.Background(), store.AuditQuery{}, 1000)
+	rows, err := o.db.Audit(context.Background(), usher.AuditQuery{}, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func newActor(t *testing.T, dsn, now string) *actor {
 	a := &actor{t: t, key: key, subs: map[string][][2]string{}, ids: map[string]string{}, real: map[string]string{}, refs: map[string]any{}}
 	made := 0
 	newID := func(prefix string) string { made++; return fmt.Sprintf("%s%06d", prefix, made) }
-	a.api = serve(setup{T: t, API: Config{DB: db, Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
+	a.api = serve(setup{T: t, API: Config{Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
 		Catalog: catalog.New(catalog.Config{DB: db, Live: l})}, Door: door.Config{Auth: keys}})
 	a.call(200, "PUT", "/v1/clock", map[string]any{"now": now})
 	a.now, err = usher.ParseTime(now)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/usher-sh/usher"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // TestSessionsAreBounded: an operator has so many sessions at most, and a login
@@ -97,7 +96,7 @@ func TestTurnedAwayAtTheProvider(t *testing.T) {
 	forge(5)
 	h.clock.pass(time.Minute)
 	forge(3)
-	rows, err := h.db.Audit(t.Context(), store.AuditQuery{Action: "session."}, 10)
+	rows, err := h.db.Audit(t.Context(), usher.AuditQuery{Action: "session."}, 10)
 	if err != nil || len(rows) != 2 {
 		t.Fatalf("got %d rows, %v, want one a minute", len(rows), err)
 	}

@@ -41,7 +41,7 @@ func TestAudit_WhatChanged(t *testing.T) {
 	if _, err := w.s.Subscribe(t.Context(), env, who, Guard{}, "acme", NewSubscription{Plan: "pro"}); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := w.db.Audit(t.Context(), store.AuditQuery{Customer: "acme"}, 100)
+	rows, err := w.db.Audit(t.Context(), usher.AuditQuery{Customer: "acme"}, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestAudit_ErasureLeavesTheLogWhole(t *testing.T) {
 	// A part of it, by customer.
 	var some bytes.Buffer
 	if n, err = w.db.ExportAudit(t.Context(), &some,
-		store.AuditExport{AuditQuery: store.AuditQuery{Envs: []usher.Environment{env}, Customer: "c-81"}}); err != nil || n != 4 {
+		store.AuditExport{AuditQuery: usher.AuditQuery{Envs: []usher.Environment{env}, Customer: "c-81"}}); err != nil || n != 4 {
 		t.Errorf("by customer: %d rows, %v, want 4", n, err)
 	}
 	if r, h, err := audit.VerifyExport(&some, audit.Options{}); err != nil || r.Total != 0 || r.Proofs != 4 || h.Filter["customer"] != "c-81" {

@@ -51,11 +51,7 @@ type Guard struct {
 	// or *. The method returns PreconditionFailed for a customer at another
 	// revision. "" accepts any.
 	IfMatch string
-	// Answer is stored with the change (S13): the caller fills in key, route, body
-	// hash and status, the method the rest; the body is the JSON of what the method
-	// returns. The method returns store.ErrKeyTaken when the key has an answer
-	// already. nil stores nothing.
-	Answer *store.StoredAnswer
+	answer  *store.StoredAnswer // of Once: stored with the change, and completed by it; nil: no key was given
 }
 
 // held is what a change is computed from: everything recorded about one
@@ -155,8 +151,8 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, by us
 		if err := old.audit(&c); err != nil {
 			return err
 		}
-		if guard.Answer != nil {
-			a := *guard.Answer
+		if guard.answer != nil {
+			a := *guard.answer
 			a.Customer, a.At = customer, h.now
 			a.BodyAt = func(revision int64) ([]byte, error) { return encode(made(revision)) }
 			c.Answer = &a

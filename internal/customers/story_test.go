@@ -713,14 +713,36 @@ func TestS13_AnswerIsStoredWithTheChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.put("a", CustomerInput{})
-	guard := Guard{Answer: &store.StoredAnswer{Key: "k", Route: "POST /x", BodyHash: []byte{1}, Status: 201}}
-	g := must(w.s.AddGrant(t.Context(), env, who, guard, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"}))(t)
+	call := Call{Key: "k", Name: "createGrant", Object: "a", Body: map[string]any{"amount": 5}, Status: 201}
+	times := 0
+	give := func(c Call) (Grant, bool, error) {
+		return Once(t.Context(), w.s, env, Guard{}, c, func(g Guard) (Grant, error) {
+			times++
+			return w.s.AddGrant(t.Context(), env, who, g, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"})
+		})
+	}
+	g, replayed, err := give(call)
+	if err != nil || replayed {
+		t.Fatal(replayed, err)
+	}
 	a := must(w.db.Answer(t.Context(), env, "k"))(t)
 	var stored Grant
 	if err := json.Unmarshal(a.Body, &stored); err != nil || js(stored) != js(g) || stored.Revision != w.load("a").Revision {
 		t.Errorf("got %s %v, want %s", a.Body, err, js(g))
 	}
-	_, err := w.s.AddGrant(t.Context(), env, who, guard, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"})
+	call.Body = map[string]any{"amount": "5.0"} // the same number
+	if again, replayed, err := give(call); err != nil || !replayed || js(again) != js(g) || times != 1 || len(w.load("a").Grants) != 1 {
+		t.Errorf("the same call again: got %s %v %v after %d", js(again), replayed, err, times)
+	}
+	for _, other := range []Call{{Key: "k", Name: "createGrant", Object: "b", Body: call.Body}, {Key: "k", Name: "createOverride", Object: "a", Body: call.Body},
+		{Key: "k", Name: "createGrant", Object: "a", Body: 6}} {
+		if _, _, err := give(other); usher.ErrorCode(err) != usher.KeyReused || times != 1 {
+			t.Errorf("%+v: got %v, want key_reused", other, err)
+		}
+	}
+	// Another call got the key between reading and writing.
+	guard := Guard{answer: &store.StoredAnswer{Key: "k", Route: "createGrant", BodyHash: []byte{1}, Status: 201}}
+	_, err = w.s.AddGrant(t.Context(), env, who, guard, "a", NewGrant{Feature: "api_calls", Amount: "5", Reason: "<r>"})
 	if !errors.Is(err, store.ErrKeyTaken) || len(w.load("a").Grants) != 1 {
 		t.Errorf("got %v", err)
 	}

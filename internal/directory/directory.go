@@ -39,6 +39,10 @@ type Change struct {
 	// customer's id.
 	Action, Object string
 
+	// MergeMembers and MergeGroups are completed by what is there, in each attempt
+	// anew; Members and Groups are taken as they are.
+	MergeMembers  []MemberInput
+	MergeGroups   []GroupInput
 	Members       []usher.Member
 	DropMembers   []string
 	Groups        []usher.Group
@@ -54,16 +58,6 @@ type Change struct {
 	// not hold itself (A05), be it by a role or by a group that has one, and gives
 	// itself nothing; "": the caller's own doing.
 	By string
-	// Merge completes the change by what is there, which d reads; nil: it is whole.
-	// It is called anew, on the change as it was given, where another change came
-	// between, so that what it keeps is never older than what it replaces. Its
-	// error is returned as it is.
-	Merge func(d store.Directory, c *Change) error
-}
-
-// Read reads a customer's directory as it is committed.
-func (s *Service) Read(env usher.Environment, customer string) store.Directory {
-	return s.cfg.DB.Directory(env, customer)
 }
 
 // AssignmentID is the id of an assignment: one for each holder, role, resource
@@ -84,28 +78,37 @@ func assignmentID(a *usher.Assignment) string {
 // Refused where a rule forbids it (a cycle, a ceiling, separated duties, no free
 // seat) and InUse for a role that is dropped while somebody holds it.
 func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change) (revision int64, err error) {
+	_, revision, err = s.run(ctx, env, by, customer, c)
+	return revision, err
+}
+
+// run is Apply, and returns the attempt that was committed.
+func (s *Service) run(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change) (w *work, revision int64, err error) {
 	err = s.cfg.Live.Change(ctx, env, customer, func() (err error) {
-		revision, err = s.apply(ctx, env, by, customer, c, nil)
+		w, revision, err = s.attempt(ctx, env, by, customer, c, nil)
 		return err
 	})
-	return revision, err
+	return w, revision, err
 }
 
 // ApplyAt makes a change that was computed from the directory's revision basis,
 // as Apply does, but only once: it returns store.ErrStale when the directory or
 // the catalogue has another revision by now. Call it within live.Change.
 func (s *Service) ApplyAt(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change, basis int64) (int64, error) {
-	return s.apply(ctx, env, by, customer, c, &basis)
+	_, revision, err := s.attempt(ctx, env, by, customer, c, &basis)
+	return revision, err
 }
 
-// apply makes one attempt at a change; c is a copy, because Merge completes it.
-func (s *Service) apply(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change, basis *int64) (int64, error) {
-	w, err := s.work(ctx, env, by, customer, &c, basis)
-	if err != nil {
-		return 0, err
+// attempt makes one attempt at a change; c is a copy, because merge completes it.
+func (s *Service) attempt(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change, basis *int64) (
+	w *work, revision int64, err error) {
+	if w, err = s.work(ctx, env, by, customer, &c, basis); err != nil {
+		return nil, 0, err
 	}
 	if w.seats {
-		return s.cfg.Direct(ctx, &w.change, w.wanted)
+		revision, err = s.cfg.Direct(ctx, &w.change, w.wanted)
+	} else {
+		revision, err = s.cfg.DB.ChangeDirectory(ctx, &w.change)
 	}
-	return s.cfg.DB.ChangeDirectory(ctx, &w.change)
+	return w, revision, err
 }

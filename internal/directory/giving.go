@@ -121,7 +121,7 @@ func (w *work) joined(d store.Directory) error {
 			return err
 		}
 		for _, group := range append(above, m.Group) {
-			held, err := d.Assignments(w.ctx, store.AssignmentFilter{Holder: &usher.Holder{Group: true, ID: group}}, "", 1<<30)
+			held, err := d.Assignments(w.ctx, usher.AssignmentFilter{Holder: &usher.Holder{Group: true, ID: group}}, "", 1<<30)
 			if err != nil {
 				return err
 			}

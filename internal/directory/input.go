@@ -60,17 +60,25 @@ func (p problems) err() error {
 	return &usher.Error{Code: usher.Invalid, Detail: words, Problems: p}
 }
 
+// bounded returns Invalid if the change holds more than MaxItems things.
+func (c *Change) bounded() error {
+	n := len(c.MergeMembers) + len(c.MergeGroups) + len(c.Members) + len(c.DropMembers) + len(c.Groups) + len(c.DropGroups) +
+		len(c.Join) + len(c.Leave) + len(c.Roles) + len(c.DropRoles) + len(c.Assign) + len(c.Unassign) + len(c.Resources) + len(c.DropResources)
+	if n <= MaxItems {
+		return nil
+	}
+	var p problems
+	p.add("body", "may hold at most %d things, this holds %d", MaxItems, n)
+	return p.err()
+}
+
 // normal checks what can be checked without the database, and fills in what was
 // left out.
 func (w *work) normal() error {
 	c, d := w.c, &w.change
 	var p problems
-	n := len(c.Members) + len(c.DropMembers) + len(c.Groups) + len(c.DropGroups) + len(c.Join) + len(c.Leave) + len(c.Roles) +
-		len(c.DropRoles) +
-		len(c.Assign) + len(c.Unassign) + len(c.Resources) + len(c.DropResources)
-	if n > MaxItems {
-		p.add("body", "may hold at most %d things, this holds %d", MaxItems, n)
-		return p.err()
+	if err := c.bounded(); err != nil {
+		return err
 	}
 	place := func(list string, i int, name string) string { return fmt.Sprintf("%s[%d].%s", list, i, name) }
 	seen := map[string]bool{}

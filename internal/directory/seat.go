@@ -68,7 +68,7 @@ func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error
 			changed = append(changed, w.change.Roles[i].Key)
 		}
 		changed = append(changed, w.change.DropRoles...)
-		all, err := d.Assignments(w.ctx, store.AssignmentFilter{}, "", 1<<30)
+		all, err := d.Assignments(w.ctx, usher.AssignmentFilter{}, "", 1<<30)
 		if err != nil {
 			return nil, err
 		}

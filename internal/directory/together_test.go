@@ -9,7 +9,6 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalog"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 func (n *node) catalog(t *testing.T, pairs ...string) {
@@ -50,19 +49,28 @@ func TestA08_NoSwapBeyondThePlan(t *testing.T) {
 	})
 }
 
+// meanwhile is a JSON value that does something whenever it is written.
+type meanwhile func()
+
+func (m meanwhile) MarshalJSON() ([]byte, error) {
+	m()
+	return []byte("1"), nil
+}
+
 // A change that was computed by one catalogue is not made under another.
 func TestCatalogueBetween(t *testing.T) {
 	each(t, func(t *testing.T, dsn string) {
 		n := newNode(t, dsn, "a")
 		n.found(t, 2)
 		times := 0
-		_, err := n.Apply(t.Context(), env, usher.By{}, "firm", Change{Merge: func(_ store.Directory, c *Change) error {
+		// Properties are written as JSON when they are checked, between reading and writing.
+		checked := meanwhile(func() {
 			if times++; times == 1 {
 				n.catalog(t, "  viewer: {permissions: [report.read]}\n", "", "includes: [viewer], ", "")
 			}
-			c.Assign = []usher.Assignment{give("m0", "viewer")}
-			return nil
-		}})
+		})
+		_, err := n.Apply(t.Context(), env, usher.By{}, "firm", Change{Assign: []usher.Assignment{give("m0", "viewer")},
+			Members: []usher.Member{{ID: "m0", Active: true, Properties: map[string]any{"x": checked}}}})
 		if usher.ErrorCode(err) != usher.Invalid || times != 2 {
 			t.Errorf("got %v after %d attempts, want invalid: the role is gone", err, times)
 		}

@@ -28,6 +28,7 @@ type work struct {
 	splits  bool            // duties may be separated
 	members []string        // that the change touches, as the directory is before it
 	needs   store.SeatNeeds // what it does to seats
+	added   int             // things that merge found to be new
 	// Where it is done on a member's behalf: what that member may hand on, and
 	// when each assignment that it has, itself or through groups, is in force.
 	has map[string]time.Time
@@ -36,7 +37,7 @@ type work struct {
 
 func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, customer string, c *Change, known *int64) (*work, error) {
 	catalog := s.cfg.Live.CatalogRevision(env) // before the book: it may be older, never newer
-	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.Read(env, customer)}
+	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.cfg.DB.Directory(env, customer)}
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
 		return nil, err
@@ -44,10 +45,8 @@ func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, 
 	if known != nil && basis != *known {
 		return nil, store.ErrStale
 	}
-	if c.Merge != nil {
-		if err := c.Merge(w.before, c); err != nil {
-			return nil, err
-		}
+	if err := w.merge(); err != nil {
+		return nil, err
 	}
 	w.change = store.DirectoryChange{Env: env, Customer: customer, Basis: basis, Catalog: catalog,
 		Note: store.Note{By: by, Action: cmp.Or(c.Action, "directory.change"), Object: cmp.Or(c.Object, customer), At: w.now}}
@@ -94,7 +93,7 @@ func (w *work) check(d store.Directory) error {
 	}
 	if len(w.change.DropRoles) > 0 {
 		for _, key := range w.change.DropRoles {
-			all, err := d.Assignments(w.ctx, store.AssignmentFilter{Role: key}, "", 1<<30) // most may be over
+			all, err := d.Assignments(w.ctx, usher.AssignmentFilter{Role: key}, "", 1<<30) // most may be over
 			if err != nil {
 				return err
 			}

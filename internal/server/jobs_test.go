@@ -10,7 +10,6 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // TestAuditHours: a server notes the use of ended hours, each hour
@@ -45,7 +44,7 @@ func TestAuditHours(t *testing.T) {
 	hours := &auditHours{db: s.DB, live: s.Live, ended: map[usher.Environment]time.Time{}}
 	noted := func() []string {
 		t.Helper()
-		rows, err := s.DB.Audit(t.Context(), store.AuditQuery{Action: audit.ActionHour}, 10)
+		rows, err := s.DB.Audit(t.Context(), usher.AuditQuery{Action: audit.ActionHour}, 10)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -136,7 +136,7 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 
 	s.Door = door.New(door.Config{Auth: s.Auth, Ready: db.Ping, Log: c.Log, Version: c.Version, PublicURL: c.PublicURL, Proxies: c.Proxies,
 		Metrics: append(gauges(s.Usage, l, db), s.Jobs)})
-	api.Register(s.Door, api.Config{DB: db, Live: l, Decide: s.Decide, Usage: s.Usage, Auth: s.Auth, Customers: s.Customers,
+	api.Register(s.Door, api.Config{Live: l, Decide: s.Decide, Usage: s.Usage, Auth: s.Auth, Customers: s.Customers,
 		Catalog: s.Catalog, Directory: s.Directory})
 	authzen.Register(s.Door, authzen.Config{Live: l, Decide: s.Decide, PublicURL: c.PublicURL})
 	s.flags = ofrep.Register(s.Door, ofrep.Config{Live: l, Decide: s.Decide, Auth: s.Auth, PublicURL: c.PublicURL, Origins: c.Origins,

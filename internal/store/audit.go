@@ -227,38 +227,21 @@ func hashesByIndex(rows []indexedHash, err error) (map[int64]audit.Hash, error) 
 	return all, err
 }
 
-// AuditHead is the end of the audit log.
-type AuditHead struct {
-	Size int64  // rows
-	Note string // the newest signed checkpoint; "": no rows yet
-	Key  string // the public key that signed it
+func scanAuditHead(row *sql.Rows, h *usher.AuditHead) error {
+	return row.Scan(&h.Size, &h.Note, &h.Key)
 }
-
-func scanAuditHead(row *sql.Rows, h *AuditHead) error { return row.Scan(&h.Size, &h.Note, &h.Key) }
 
 const selectAuditHead = `SELECT size, note, key FROM audit_head WHERE one = 1`
 
 // AuditHead reads the end of the audit log; the zero AuditHead if it is empty.
-func (db *DB) AuditHead(ctx context.Context) (_ AuditHead, err error) {
+func (db *DB) AuditHead(ctx context.Context) (_ usher.AuditHead, err error) {
 	defer wrap(&err, "read audit head")
 	h, _, err := one(ctx, db, scanAuditHead, selectAuditHead)
 	return h, err
 }
 
-// AuditQuery selects rows of the audit log. A zero field selects all.
-type AuditQuery struct {
-	Envs     []usher.Environment // any of these; "" is the installation
-	Actor    string
-	Action   string // an action; if it ends in ".", all that begin with it
-	Customer string
-	Object   string
-	From     time.Time // at or after
-	To       time.Time // before
-	Before   int64     // only rows with a smaller number; 0: from the newest
-}
-
-// where returns the query's condition and its values, which begin at $1.
-func (q *AuditQuery) where() (text string, args []any) {
+// auditWhere returns the query's condition and its values, which begin at $1.
+func auditWhere(q *usher.AuditQuery) (text string, args []any) {
 	var all []string
 	add := func(comparison string, v any) { // "actor =": the value follows
 		args = append(args, v)
@@ -301,9 +284,9 @@ func (q *AuditQuery) where() (text string, args []any) {
 }
 
 // Audit reads up to limit rows of the audit log, newest first.
-func (db *DB) Audit(ctx context.Context, q AuditQuery, limit int) (_ []audit.Entry, err error) {
+func (db *DB) Audit(ctx context.Context, q usher.AuditQuery, limit int) (_ []audit.Entry, err error) {
 	defer wrap(&err, "read audit")
-	text, args := q.where()
+	text, args := auditWhere(&q)
 	return list(ctx, db, func(row *sql.Rows, e *audit.Entry) error {
 		var leaf []byte
 		if err := row.Scan(&leaf); err != nil {

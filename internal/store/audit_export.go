@@ -15,14 +15,14 @@ import (
 
 // AuditExport selects what to export. The zero AuditExport is the whole log.
 type AuditExport struct {
-	AuditQuery
+	usher.AuditQuery
 	// Since is a signed checkpoint that the reader kept: the export proves that the
 	// log contains it. "": none.
 	Since string
 }
 
-// filter returns the query in words; nil for all rows.
-func (q *AuditQuery) filter() map[string]string {
+// auditFilter returns the query in words; nil for all rows.
+func auditFilter(q *usher.AuditQuery) map[string]string {
 	f := map[string]string{}
 	set := func(name, v string) {
 		if v != "" {
@@ -59,7 +59,7 @@ func (q *AuditQuery) filter() map[string]string {
 func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows int64, err error) {
 	defer wrap(&err, "export audit")
 	err = db.scan(ctx, func(s *Scan) error {
-		var head AuditHead
+		var head usher.AuditHead
 		if err := s.tx.QueryRowContext(ctx, selectAuditHead).Scan(&head.Size, &head.Note, &head.Key); err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, x AuditExport) (rows
 		if err != nil {
 			return err
 		}
-		h := audit.Header{At: db.now().UTC().Truncate(time.Second), Checkpoint: head.Note, Filter: x.filter()}
+		h := audit.Header{At: db.now().UTC().Truncate(time.Second), Checkpoint: head.Note, Filter: auditFilter(&x.AuditQuery)}
 		hashes := tlog.HashReaderFunc(func(indexes []int64) ([]audit.Hash, error) {
 			found, err := auditHashes(ctx, inTx{s.tx}, indexes)
 			if err != nil {
@@ -137,7 +137,7 @@ func (s *Scan) export(out *audit.Export, x AuditExport, full bool, size int64, h
 		n    int64
 		leaf []byte
 	}
-	where, args := x.where()
+	where, args := auditWhere(&x.AuditQuery)
 	text := `SELECT n, leaf FROM audit` + where + ` AND n >= ` + dollar(len(args)+1) + ` ORDER BY n LIMIT ` + dollar(len(args)+2)
 	scan := func(rows *sql.Rows, r *row) error { return rows.Scan(&r.n, &r.leaf) }
 	for from := int64(0); ; {

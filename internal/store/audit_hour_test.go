@@ -40,7 +40,7 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		if got, err := db.AuditHours(t.Context(), usher.Sandbox, until); err != nil || got != 1 {
 			t.Errorf("sandbox: %d hours, %v, want 1", got, err)
 		}
-		rows, err := db.Audit(t.Context(), AuditQuery{Action: audit.ActionHour}, 10)
+		rows, err := db.Audit(t.Context(), usher.AuditQuery{Action: audit.ActionHour}, 10)
 		if err != nil || len(rows) != 3 {
 			t.Fatalf("got %v, %v", rows, err)
 		}

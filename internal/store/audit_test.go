@@ -31,7 +31,7 @@ func TestAudit_EveryWriteIsARow(t *testing.T) {
 		if err := db.CreateKey(t.Context(), k, usher.By{Actor: usher.Actor{Kind: "cli"}}, day(1)); usher.ErrorCode(err) != usher.Conflict {
 			t.Errorf("got %v, want conflict", err)
 		}
-		rows, err := db.Audit(t.Context(), AuditQuery{}, 100)
+		rows, err := db.Audit(t.Context(), usher.AuditQuery{}, 100)
 		if err != nil {
 			t.Fatal(err)
 		}

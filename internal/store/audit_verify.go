@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
 )
 
@@ -19,7 +20,7 @@ const auditPage = 1000
 func (db *DB) VerifyAudit(ctx context.Context, o audit.Options, progress func(rows int64)) (report *audit.Report, err error) {
 	defer wrap(&err, "verify audit")
 	err = db.scan(ctx, func(s *Scan) error {
-		var head AuditHead
+		var head usher.AuditHead
 		var root []byte
 		if err := s.tx.QueryRowContext(ctx, `SELECT size, root, note, key FROM audit_head WHERE one = 1`).Scan(&head.Size, &root,
 			&head.Note, &head.Key); err != nil && err != sql.ErrNoRows {
@@ -191,7 +192,7 @@ func (v *auditVerifier) nodes(n int64, hashes map[int64]audit.Hash) {
 }
 
 // head compares audit_head with the signed checkpoint.
-func (v *auditVerifier) head(h *AuditHead, root []byte) {
+func (v *auditVerifier) head(h *usher.AuditHead, root []byte) {
 	if h.Note == "" {
 		// Every change of an operator adds a row, and `usher init` adds one for the
 		// first owner's token.

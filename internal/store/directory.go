@@ -160,15 +160,9 @@ func (d Directory) count(ctx context.Context, table string) (int64, error) {
 	return n, err
 }
 
-// AssignmentFilter selects assignments; the zero filter selects all.
-type AssignmentFilter struct {
-	Holder *usher.Holder
-	Role   string
-}
-
 // Assignments reads assignments by id, after the given one. It includes those
 // that have ended.
-func (d Directory) Assignments(ctx context.Context, f AssignmentFilter, after string, limit int) (_ []usher.Assignment, err error) {
+func (d Directory) Assignments(ctx context.Context, f usher.AssignmentFilter, after string, limit int) (_ []usher.Assignment, err error) {
 	defer wrap(&err, "read assignments")
 	where, args := ` AND id > $3`, []any{after}
 	if f.Holder != nil {

@@ -123,94 +123,94 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 		write(t, db, `DELETE FROM audit WHERE n >= $1`, from)
 	}
 	for name, story := range map[string]struct {
-		tamper func(t *testing.T, db *DB, old AuditHead)
+		tamper func(t *testing.T, db *DB, old usher.AuditHead)
 		want   []string // each in some fault
 		kept   bool     // with a checkpoint that somebody kept, of all ten rows
 		pinned bool     // with the public key that somebody kept
 	}{
-		"alter": {func(t *testing.T, db *DB, _ AuditHead) { edit(t, db, 4, "key:test", "key:evil") },
+		"alter": {func(t *testing.T, db *DB, _ usher.AuditHead) { edit(t, db, 4, "key:test", "key:evil") },
 			[]string{"altered: leaf 4 was altered", `column: leaf 4: the column actor says "key:test", and the row itself "key:evil"`},
 			false, false},
-		"alter a column": {func(t *testing.T, db *DB, _ AuditHead) {
+		"alter a column": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `UPDATE audit SET customer = 'other' WHERE n = 5`)
 		},
 			[]string{`column: leaf 5: the column customer says "other"`}, false, false},
-		"alter with its hash": {func(t *testing.T, db *DB, _ AuditHead) {
+		"alter with its hash": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
 			h := tlog.RecordHash(leaf(t, db, 4))
 			write(t, db, `UPDATE audit_hash SET hash = $1 WHERE i = $2`, h[:], audit.First(4))
 		}, []string{"tree: the stored hash of leaves 4 to 5 is not that of the hashes below it",
 			"root: the first 10 leaves do not have the root hash"}, false, false},
-		"alter with all hashes": {func(t *testing.T, db *DB, _ AuditHead) {
+		"alter with all hashes": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
 			write(t, db, `UPDATE audit SET actor = 'key:evil' WHERE n = 4`)
 			rebuild(t, db, nil)
 		}, []string{"root: the first 10 leaves do not have the root hash of the checkpoint", "column: audit_head says root"},
 			false, false},
-		"re-sign with another key": {func(t *testing.T, db *DB, _ AuditHead) {
+		"re-sign with another key": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			edit(t, db, 4, "key:test", "key:evil")
 			rebuild(t, db, stranger)
 		}, []string{"signature: the checkpoint of 10 leaves: it is signed with another key", "column: audit_head says key"}, false, false},
-		"forge the whole log, its key too": {func(t *testing.T, db *DB, old AuditHead) {
+		"forge the whole log, its key too": {func(t *testing.T, db *DB, old usher.AuditHead) {
 			edit(t, db, 0, old.Key, stranger.Public())
 			edit(t, db, 0, old.Key, stranger.Public())
 			write(t, db, `UPDATE audit SET object = $1 WHERE n = 0`, stranger.Public())
 			rebuild(t, db, stranger)
 		}, []string{"key: the log names the key usher-audit+"}, false, true},
-		"the same, against a kept checkpoint": {func(t *testing.T, db *DB, old AuditHead) {
+		"the same, against a kept checkpoint": {func(t *testing.T, db *DB, old usher.AuditHead) {
 			edit(t, db, 0, old.Key, stranger.Public())
 			edit(t, db, 0, old.Key, stranger.Public())
 			write(t, db, `UPDATE audit SET object = $1 WHERE n = 0`, stranger.Public())
 			rebuild(t, db, stranger)
 		}, []string{"checkpoint: the first 10 leaves are not those of the kept checkpoint: history was rewritten",
 			"checkpoint: the kept checkpoint of 10 leaves: it is signed with another key"}, true, false},
-		"delete": {func(t *testing.T, db *DB, _ AuditHead) { write(t, db, `DELETE FROM audit WHERE n = 6`) },
+		"delete": {func(t *testing.T, db *DB, _ usher.AuditHead) { write(t, db, `DELETE FROM audit WHERE n = 6`) },
 			[]string{"missing: leaf 6 is missing"}, false, false},
-		"delete with its hash": {func(t *testing.T, db *DB, _ AuditHead) {
+		"delete with its hash": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `DELETE FROM audit WHERE n = 6`)
 			write(t, db, `DELETE FROM audit_hash WHERE i = $1`, audit.First(6))
 		}, []string{"missing: leaf 6 is missing"}, false, false},
-		"delete and close up": {func(t *testing.T, db *DB, _ AuditHead) {
+		"delete and close up": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `DELETE FROM audit WHERE n = 6`)
 			for n := int64(7); n < 10; n++ {
 				write(t, db, `UPDATE audit SET n = $1 WHERE n = $2`, n-1, n)
 			}
 			rebuild(t, db, nil)
 		}, []string{"order: leaf 7 is in place 6", "missing: leaves 9 to 9 are missing at the end"}, false, false},
-		"delete a hash": {func(t *testing.T, db *DB, _ AuditHead) { write(t, db, `DELETE FROM audit_hash WHERE i = 2`) },
+		"delete a hash": {func(t *testing.T, db *DB, _ usher.AuditHead) { write(t, db, `DELETE FROM audit_hash WHERE i = 2`) },
 			[]string{"tree: the stored hash of leaves 0 to 1 is missing"}, false, false},
-		"alter a hash": {func(t *testing.T, db *DB, _ AuditHead) {
+		"alter a hash": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `UPDATE audit_hash SET hash = $1 WHERE i = 2`, make([]byte, 32))
 		}, []string{"tree: the stored hash of leaves 0 to 1 is not"}, false, false},
-		"reorder": {func(t *testing.T, db *DB, _ AuditHead) {
+		"reorder": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `UPDATE audit SET n = 100 WHERE n = 3`)
 			write(t, db, `UPDATE audit SET n = 3 WHERE n = 7`)
 			write(t, db, `UPDATE audit SET n = 7 WHERE n = 100`)
 		}, []string{"altered: leaf 3 was altered", "altered: leaf 7 was altered", "order: leaf 7 is in place 3",
 			"order: leaf 3 is in place 7"}, false, false},
-		"truncate": {func(t *testing.T, db *DB, _ AuditHead) { drop(t, db, 8) },
+		"truncate": {func(t *testing.T, db *DB, _ usher.AuditHead) { drop(t, db, 8) },
 			[]string{"missing: leaf 8 is missing", "missing: leaf 9 is missing"}, false, false},
-		"truncate with hashes": {func(t *testing.T, db *DB, _ AuditHead) {
+		"truncate with hashes": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			drop(t, db, 8)
 			write(t, db, `DELETE FROM audit_hash WHERE i >= $1`, audit.First(8))
 		}, []string{"missing: leaves 8 to 9 are missing at the end: the signed checkpoint covers 10 leaves"}, false, false},
-		"truncate and set the head": {func(t *testing.T, db *DB, _ AuditHead) {
+		"truncate and set the head": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			drop(t, db, 8)
 			rebuild(t, db, nil)
 		}, []string{"missing: leaves 8 to 9 are missing at the end", "column: audit_head says 8 leaves, and its signed checkpoint 10"},
 			false, false},
-		"truncate all": {func(t *testing.T, db *DB, _ AuditHead) {
+		"truncate all": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			drop(t, db, 0)
 			write(t, db, `DELETE FROM audit_hash`)
 			write(t, db, `UPDATE audit_head SET size = 0, root = $1, note = '', key = ''`, []byte{})
 		}, []string{"checkpoint: the log is empty, and the kept checkpoint covers 10 leaves: the log was rolled back"}, true, false},
-		"truncate all, and nothing was kept": {func(t *testing.T, db *DB, _ AuditHead) {
+		"truncate all, and nothing was kept": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `UPDATE operators SET revision = revision + 1`) // as every change of operators does
 			drop(t, db, 0)
 			write(t, db, `DELETE FROM audit_hash`)
 			write(t, db, `UPDATE audit_head SET size = 0, root = $1, note = '', key = ''`, []byte{})
 		}, []string{"missing: there is no row at all, but operators were changed 1 times"}, false, false},
-		"forge at the end": {func(t *testing.T, db *DB, _ AuditHead) {
+		"forge at the end": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			e := audit.Entry{N: 10, At: day(1), Actor: "key:evil", Action: "grant.create"}
 			b, err := e.Encode()
 			if err != nil {
@@ -219,7 +219,7 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			write(t, db, `INSERT INTO audit (n, leaf, at, env, actor, action, customer, object) VALUES (10, $1, $2, '', 'key:evil',
 				'grant.create', '', '')`, b, micros(day(1)))
 		}, []string{"forged: leaf 10 is beyond the signed checkpoint, which covers 10 leaves"}, false, false},
-		"forge in the middle": {func(t *testing.T, db *DB, _ AuditHead) {
+		"forge in the middle": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			for n := int64(9); n >= 5; n-- {
 				write(t, db, `UPDATE audit SET n = $1 WHERE n = $2`, n+1, n)
 			}
@@ -227,7 +227,7 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			rebuild(t, db, nil)
 		}, []string{"order: leaf 4 is in place 5", "forged: leaf 10 is beyond the signed checkpoint", "root: the first 10 leaves"},
 			false, false},
-		"nonsense": {func(t *testing.T, db *DB, _ AuditHead) {
+		"nonsense": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			write(t, db, `UPDATE audit SET leaf = $1 WHERE n = 2`, []byte("nonsense"))
 			write(t, db, `UPDATE audit_head SET note = 'nonsense'`)
 		}, []string{"altered: leaf 2 is not an audit row", "signature: the checkpoint cannot be read"}, false, false},

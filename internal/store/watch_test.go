@@ -21,7 +21,7 @@ func TestEpoch(t *testing.T) {
 		if err := db.firstEpoch(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		rows, err := db.Audit(t.Context(), AuditQuery{Action: audit.ActionEpoch}, 10)
+		rows, err := db.Audit(t.Context(), usher.AuditQuery{Action: audit.ActionEpoch}, 10)
 		if err != nil || len(rows) != 1 || rows[0].Object != epoch || string(rows[0].After) != `{"by":"init","epoch":"`+epoch+`"}` {
 			t.Errorf("got %+v, %v, want one row that names %s", rows, err, epoch)
 		}

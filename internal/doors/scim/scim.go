@@ -27,7 +27,6 @@ import (
 	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/live"
 	"github.com/usher-sh/usher/internal/scim"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 const (
@@ -266,7 +265,7 @@ type call struct {
 	r        *http.Request
 	ctx      context.Context
 	id       string // of the path
-	dir      store.Directory
+	dir      directory.Reader
 	revision int64  // of the directory, before anything of it was read
 	text     []byte // the body, once it was read
 	base     string // of addresses

@@ -12,7 +12,6 @@ import (
 	"github.com/usher-sh/usher/internal/directory"
 	"github.com/usher-sh/usher/internal/door"
 	"github.com/usher-sh/usher/internal/scim"
-	"github.com/usher-sh/usher/internal/store"
 )
 
 // derived are the attributes that are not kept as they are given: they are
@@ -83,7 +82,7 @@ func (s *call) userDoc(m *usher.Member, groups, roles bool) (scim.Document, erro
 
 // held are the assignments of a member that SCIM gave.
 func (s *call) held(id string) ([]usher.Assignment, error) {
-	all, err := s.dir.Assignments(s.ctx, store.AssignmentFilter{Holder: &usher.Holder{ID: id}}, "", 10_000)
+	all, err := s.dir.Assignments(s.ctx, usher.AssignmentFilter{Holder: &usher.Holder{ID: id}}, "", 10_000)
 	return slices.DeleteFunc(all, func(a usher.Assignment) bool {
 		return a.Source != usher.SourceSCIM || a.ResourceType != ""
 	}), err
