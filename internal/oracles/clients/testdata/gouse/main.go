@@ -30,7 +30,8 @@ func main() {
 		log.Fatalf("got %d %s, want a customer", made.StatusCode(), made.Body)
 	}
 	once := "first"
-	subscribed, err := usher.CreateSubscriptionWithResponse(ctx, "go", &CreateSubscriptionParams{IdempotencyKey: &once}, SubscribeInput{Plan: "pro"})
+	params := &CreateSubscriptionParams{IdempotencyKey: &once}
+	subscribed, err := usher.CreateSubscriptionWithResponse(ctx, "go", params, SubscribeInput{Plan: "pro"})
 	must(err)
 	if subscribed.JSON201 == nil || subscribed.JSON201.Plan != "pro@1" || subscribed.JSON201.Status != StatusActive {
 		log.Fatalf("got %d %s, want an active subscription to pro@1", subscribed.StatusCode(), subscribed.Body)
