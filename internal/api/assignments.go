@@ -58,9 +58,14 @@ type assignmentOut struct{ Body assignmentDoc }
 func (a *api) assignmentsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/assignments", Perm: auth.PermMembersWrite,
 		ID: "assign", Tag: "Members", Summary: "Give a role to a member or a group",
-		Text: "The same role on the same resource again replaces its dates and reason. A role that asks for a seat takes one in the same step; where none is free it is refused, and nobody loses theirs."}, a.assign)
+		Text:    "The same role on the same resource again replaces its dates and reason. A role that asks for a seat takes one in the same step; where none is free it is refused, and nobody loses theirs.",
+		Example: `{"member":"ann","role":"viewer","reason":"joined the team"}`,
+		Answer: `{"id":"asg_ggggs8ddk3gllql159bjdgge","member":"ann","role":"viewer","from":"2026-03-10T12:00:00Z","source":"manual",
+			"granted_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","reason":"joined the team","revision":18}`}, a.assign)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/assignments", Perm: auth.PermMembersRead,
-		ID: "listAssignments", Tag: "Members", Summary: "Who holds which role, by id, those that are over included"}, a.listAssignments)
+		ID: "listAssignments", Tag: "Members", Summary: "Who holds which role, by id, those that are over included",
+		Answer: `{"data":[{"id":"asg_ggggs8ddk3gllql159bjdgge","member":"ann","role":"viewer","from":"2026-03-10T12:00:00Z",
+			"source":"manual","granted_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","reason":"joined the team"}]}`}, a.listAssignments)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/assignments/{assignment}", Perm: auth.PermMembersWrite,
 		ID: "unassign", Tag: "Members", Summary: "Take a role away, with the seat that it took", Status: http.StatusNoContent}, a.unassign)
 }

@@ -28,14 +28,21 @@ type catalogResultOut struct {
 func (a *api) catalogRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/catalog", Perm: auth.PermCatalogWrite,
 		ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
-		Accept: []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
-		Text:   "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated."}, a.putCatalog)
+		Accept:  []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
+		Text:    "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated.",
+		Example: "usher: 1\nfeatures:\n  sso: {kind: switch}\nplans:\n  pro: {entitlements: {sso: true}}\n",
+		Answer: `{"revision":17,"hash":"sha256:e0f80f215bf21c5a1b1d0f5a57eda66b760410cfdf2c93a4c3f255c684300cdf","changes":[{
+			"path":"plans.pro.entitlements.sso","action":"add","text":"plan pro: sso is included"}],"plans":{"pro":"pro@2"},
+			"addons":{},"impact":[],"migrated":0,"left_pinned":[]}`}, a.putCatalog)
 	d.Handle(door.Route{Pattern: "GET /v1/catalog", Perm: auth.PermCatalogRead,
 		ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent",
 		Response: "", Produces: "application/yaml, application/json", Responses: map[string]any{"application/json": map[string]any{}},
-		Sends: []door.Sent{{Name: "ETag", Description: "The hash of the catalogue, for If-Match"}}}, a.getCatalog)
+		Sends:  []door.Sent{{Name: "ETag", Description: "The hash of the catalogue, for If-Match"}},
+		Answer: "usher: 1\nfeatures:\n  sso: {kind: switch}\nplans:\n  pro: {entitlements: {sso: true}}\n"}, a.getCatalog)
 	door.Register(d, door.Route{Pattern: "GET /v1/catalog/revisions", Perm: auth.PermCatalogRead,
-		ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first"}, a.listCatalogRevisions)
+		ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first",
+		Answer: `{"data":[{"revision":2,"hash":"sha256:b98521cf352048bf46c9d8761627bd652586d2b33a4dc9a9c23efc0e5662575c",
+			"actor":"key:key_0pgp1jbeml64gssk02rrp3n4to","applied_at":"2026-03-10T12:00:00Z"}]}`}, a.listCatalogRevisions)
 }
 
 func (a *api) putCatalog(ctx context.Context, c *door.Call, in *catalogIn) (*catalogResultOut, error) {

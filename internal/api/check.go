@@ -54,19 +54,35 @@ const maxChecks = 1000
 func (a *api) checkRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/check", Perm: auth.PermDecide,
 		ID: "check", Tag: "Decisions", Summary: "May this customer use this feature, this much, now?",
-		Text: "A decision that says no is a 200. Nothing is counted.", Request: checkIn{}, Response: usher.Decision{}}, a.check)
+		Text: "A decision that says no is a 200. Nothing is counted.", Request: checkIn{}, Response: usher.Decision{},
+		Example: `{"customer":"acme","feature":"api_calls","amount":10}`,
+		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
+			"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","revision":17}`}, a.check)
 	d.Handle(door.Route{Pattern: "POST /v1/check/batch", Perm: auth.PermDecide,
 		ID: "checkBatch", Tag: "Decisions", Summary: "Many checks at one revision",
-		Text: "At most 1,000, answered in order.", Request: batchIn{}, Response: batchOut{}}, a.checkBatch)
+		Text: "At most 1,000, answered in order.", Request: batchIn{}, Response: batchOut{},
+		Example: `{"checks":[{"customer":"acme","feature":"sso"},{"customer":"acme","feature":"api_calls","amount":10}]}`,
+		Answer: `{"decisions":[{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","plan":"pro@1",
+			"revision":17},{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered",
+			"limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","revision":17}]}`}, a.checkBatch)
 	d.Handle(door.Route{Pattern: "POST /v1/explain", Perm: auth.PermDecide,
 		ID: "explain", Tag: "Decisions", Summary: "A check, and why it is answered so",
-		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what would change the answer.", Request: checkIn{}, Response: explanationDoc{}}, a.explain)
+		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what would change the answer.", Request: checkIn{}, Response: explanationDoc{},
+		Example: `{"customer":"acme","feature":"sso"}`,
+		Answer: `{"allowed":false,"reason":"not_entitled","customer":"acme","feature":"sso","kind":"switch","revision":17,
+			"considered":[],"would_change":[{"what":"subscribe to a plan that includes sso"}]}`}, a.explain)
 	d.Handle(door.Route{Pattern: "GET /v1/customers/{id}/entitlements", Perm: auth.PermDecide,
 		ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", Response: entitlementsOut{},
 		Params: []*huma.Param{
 			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-		}}, a.entitlements)
+		},
+		Answer: `{"data":[{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered",
+			"limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","revision":17},{"allowed":true,"reason":"granted","customer":"acme",
+			"feature":"sso","kind":"switch","plan":"pro@1","revision":17}]}`}, a.entitlements)
 }
 
 func (a *api) check(w http.ResponseWriter, r *http.Request, c *door.Call) {

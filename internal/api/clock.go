@@ -25,9 +25,12 @@ type clockOut struct {
 func (a *api) clockRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/clock", Perm: auth.PermClockWrite,
 		ID: "setClock", Tag: "Clock", Summary: "Set the sandbox's clock",
-		Text: "It stands still between calls and never goes back. Production has no such clock: 422."}, a.putClock)
+		Text:    "It stands still between calls and never goes back. Production has no such clock: 422.",
+		Example: `{"now":"2026-04-01T00:00:00Z"}`,
+		Answer:  `{"now":"2026-04-01T00:00:00Z","test":true}`}, a.putClock)
 	door.Register(d, door.Route{Pattern: "GET /v1/clock", Perm: auth.PermClockRead,
-		ID: "getClock", Tag: "Clock", Summary: "What time it is in the environment"}, a.getClock)
+		ID: "getClock", Tag: "Clock", Summary: "What time it is in the environment",
+		Answer: `{"now":"2026-03-10T12:00:00Z","test":false}`}, a.getClock)
 }
 
 func (a *api) putClock(ctx context.Context, c *door.Call, in *clockIn) (*clockOut, error) {

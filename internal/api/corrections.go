@@ -40,7 +40,12 @@ func (a *api) correctionsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/corrections", Perm: auth.PermUsageWrite,
 		ID: "correct", Keyed: true, Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
 		Text:    "To the allowances that it burned, in the recorded order. Nothing is edited: a correction is an entry of its own. More than is left, and a correction of a correction, are a 422.",
-		Request: correctIn{}, Response: usher.Decision{}}, a.correct)
+		Request: correctIn{}, Response: usher.Decision{},
+		Example: `{"ref":"order-4711","feature":"api_calls","amount":3,"reason":"sent twice","key":"correct-4711"}`,
+		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
+			"used":49,"reserved":0,"remaining":99951,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","correction":{"ref":"order-4711","amount":3,"left":7,"returned":[{
+			"allowance":"plan:pro@1","amount":3}]},"revision":17}`}, a.correct)
 	d.Handle(door.Route{Pattern: "GET /v1/denials", Perm: auth.PermUsageRead,
 		ID: "listDenials", Tag: "Use", Summary: "What was denied, or would have been", Response: denialsOut{},
 		Text: "In the hours of [from, to), the most frequent first, at most 1,000.",
@@ -50,7 +55,9 @@ func (a *api) correctionsRoutes(d *door.Door) {
 			{Name: "outcome", In: "query", Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"denied", "warned", "shadowed", "excess"}}},
 			{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
 			{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-		}}, a.denials)
+		},
+		Answer: `{"data":[{"customer":"acme","feature":"api_calls","outcome":"denied","reason":"limit_reached","count":4,
+			"amount":503,"first":"2026-03-10T12:00:00Z","last":"2026-03-10T13:00:00Z"}]}`}, a.denials)
 }
 
 func (a *api) correct(w http.ResponseWriter, r *http.Request, c *door.Call) {

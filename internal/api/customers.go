@@ -85,11 +85,18 @@ type customerOut struct {
 func (a *api) customersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
 		ID: "putCustomer", Tag: "Customers", Also: http.StatusCreated, Summary: "Create or replace a customer",
-		Text: "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor leaves the anchor. A deleted customer is revived with its anchor and use."}, a.putCustomer)
+		Text:    "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor leaves the anchor. A deleted customer is revived with its anchor and use.",
+		Example: `{"name":"Acme","timezone":"America/New_York","metadata":{"crm":"42"}}`,
+		Answer: `{"id":"acme","name":"Acme","timezone":"America/New_York","anchor":"2026-01-31T00:00:00Z","metadata":{
+			"crm":"42"},"created_at":"2026-01-31T00:00:00Z","revision":17}`}, a.putCustomer)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}", Perm: auth.PermCustomersRead,
-		ID: "getCustomer", Tag: "Customers", Summary: "A customer"}, a.getCustomer)
+		ID: "getCustomer", Tag: "Customers", Summary: "A customer",
+		Answer: `{"id":"acme","name":"Acme","timezone":"America/New_York","anchor":"2026-01-31T00:00:00Z","metadata":{
+			"crm":"42"},"created_at":"2026-01-31T00:00:00Z","revision":17}`}, a.getCustomer)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers", Perm: auth.PermCustomersRead,
-		ID: "listCustomers", Tag: "Customers", Summary: "All customers, by id"}, a.listCustomers)
+		ID: "listCustomers", Tag: "Customers", Summary: "All customers, by id",
+		Answer: `{"data":[{"id":"acme","name":"Acme","timezone":"America/New_York","anchor":"2026-01-31T00:00:00Z","metadata":{
+			"crm":"42"},"created_at":"2026-01-31T00:00:00Z"}]}`}, a.listCustomers)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
 		ID: "deleteCustomer", Tag: "Customers", Summary: "Delete a customer", Status: http.StatusNoContent,
 		Text: "Name and metadata are erased and all that it holds ends; recorded use stays."}, a.deleteCustomer)

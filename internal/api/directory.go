@@ -15,7 +15,10 @@ import (
 func (a *api) directoryRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/directory", Perm: auth.PermMembersWrite,
 		ID: "changeDirectory", Tag: "Members", Summary: "Many changes of a directory at once: all or none",
-		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20}, a.changeDirectory)
+		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20,
+		Example: `{"members":[{"id":"ann"}],"groups":[{"id":"staff"}],"join":[{"group":"staff","member":"ann"}],"assignments":[{
+			"group":"staff","role":"viewer"}]}`,
+		Answer: `{"revision":18}`}, a.changeDirectory)
 }
 
 // listOf reads a page of something of a customer's directory, by id.

@@ -9,6 +9,17 @@ import (
 	"github.com/usher-sh/usher/internal/openapitest"
 )
 
+// TestLaw_Examples: each body has an example, which is valid.
+func TestLaw_Examples(t *testing.T) {
+	t.Parallel()
+	doc := openapitest.Of(t, newWorld(t).api)
+	for _, op := range doc.Operations() {
+		for _, wrong := range op.Examples(doc) {
+			t.Errorf("%s: %s", op.Pattern, wrong)
+		}
+	}
+}
+
 // TestLaw_DocumentedIsKnown sends each property and each query parameter that
 // the document says a request may have, one at a time. The server may refuse the
 // value, but must know the name.

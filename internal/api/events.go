@@ -44,7 +44,10 @@ func (a *api) eventsRoutes(d *door.Door) {
 		Requests: map[string]any{eventsType: []eventIn{}, "application/json": new(any)},
 		Params: []*huma.Param{
 			{Name: "ce-specversion", In: "header", Description: "In binary mode: 1.0, and ce-id, ce-source, ce-type, ce-subject, ce-time beside it", Schema: &huma.Schema{Type: huma.TypeString}},
-		}}, a.events)
+		},
+		Example: `{"specversion":"1.0","id":"e1","source":"gateway","type":"api.request","subject":"acme","time":"2026-03-10T12:00:00Z",
+			"data":{"bytes":512}}`,
+		Answer: `{"accepted":1,"duplicates":0,"rejected":[]}`}, a.events)
 }
 
 func (a *api) events(w http.ResponseWriter, r *http.Request, c *door.Call) {

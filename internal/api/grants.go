@@ -29,9 +29,17 @@ type grantIn struct {
 func (a *api) grantsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/grants", Perm: auth.PermGrantsWrite, IfMatch: true,
 		ID: "createGrant", Keyed: true, Tag: "Grants", Summary: "Give a customer a one-off amount", Status: http.StatusCreated,
-		Text: "Of a metered feature that adds up, or of credits. Under one key it is given once."}, a.addGrant)
+		Text: "Of a metered feature that adds up, or of credits. Under one key it is given once.",
+		Example: `{"feature":"api_calls","amount":5000,"kind":"compensation","priority":50,"expires_at":"2026-06-01T00:00:00Z",
+			"reason":"outage of 9 March"}`,
+		Answer: `{"id":"gr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"api_calls","amount":5000,"kind":"compensation",
+			"priority":50,"effective_at":"2026-03-10T12:00:00Z","expires_at":"2026-06-01T00:00:00Z","reason":"outage of 9 March",
+			"created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z","revision":18}`}, a.addGrant)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/grants", Perm: auth.PermCustomersRead,
-		ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, those that are over included"}, a.listGrants)
+		ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, those that are over included",
+		Answer: `{"data":[{"id":"gr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"api_calls","amount":5000,"kind":"compensation",
+			"priority":50,"effective_at":"2026-03-10T12:00:00Z","expires_at":"2026-06-01T00:00:00Z","reason":"outage of 9 March",
+			"created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z","revision":18}]}`}, a.listGrants)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/grants/{id}", Perm: auth.PermGrantsWrite, IfMatch: true,
 		ID: "deleteGrant", Tag: "Grants", Summary: "Void what is left of a grant", Status: http.StatusNoContent}, a.deleteGrant)
 }

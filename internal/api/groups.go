@@ -42,21 +42,28 @@ type groupOut struct {
 // groupsRoutes registers the routes of this file.
 func (a *api) groupsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
-		ID: "putGroup", Tag: "Members", Also: http.StatusCreated, Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are."}, a.putGroup)
+		ID: "putGroup", Tag: "Members", Also: http.StatusCreated, Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are.",
+		Example: `{"title":"Staff","members":["ann"]}`,
+		Answer:  `{"id":"staff","title":"Staff","created_at":"2026-03-10T12:00:00Z","revision":18}`}, a.putGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersRead,
-		ID: "getGroup", Tag: "Members", Summary: "A group"}, a.getGroup)
+		ID: "getGroup", Tag: "Members", Summary: "A group",
+		Answer: `{"id":"staff","title":"Staff","created_at":"2026-03-10T12:00:00Z"}`}, a.getGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups", Perm: auth.PermMembersRead,
-		ID: "listGroups", Tag: "Members", Summary: "A customer's groups, by id"}, a.listGroups)
+		ID: "listGroups", Tag: "Members", Summary: "A customer's groups, by id",
+		Answer: `{"data":[{"id":"staff","title":"Staff","created_at":"2026-03-10T12:00:00Z"}]}`}, a.listGroups)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
 		ID: "deleteGroup", Tag: "Members", Summary: "Remove a group with the roles that it holds; its members stay", Status: http.StatusNoContent}, a.deleteGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}/members", Perm: auth.PermMembersRead,
-		ID: "listGroupMembers", Tag: "Members", Summary: "Who is directly in a group: groups first, then members"}, a.listHolders)
+		ID: "listGroupMembers", Tag: "Members", Summary: "Who is directly in a group: groups first, then members",
+		Answer: `{"data":[{"id":"ann"}]}`}, a.listHolders)
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}/members/{member}", Perm: auth.PermMembersWrite,
-		ID: "joinGroup", Tag: "Members", Summary: "Put a member into a group", NoBody: true}, a.join)
+		ID: "joinGroup", Tag: "Members", Summary: "Put a member into a group", NoBody: true,
+		Answer: `{"revision":18}`}, a.join)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}/members/{member}", Perm: auth.PermMembersWrite,
 		ID: "leaveGroup", Tag: "Members", Summary: "Take a member out of a group", Status: http.StatusNoContent}, a.leave)
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}/groups/{inner}", Perm: auth.PermMembersWrite,
-		ID: "nestGroup", Tag: "Members", Summary: "Put a group into a group", Text: "Refused where it would be in itself.", NoBody: true}, a.nest)
+		ID: "nestGroup", Tag: "Members", Summary: "Put a group into a group", Text: "Refused where it would be in itself.", NoBody: true,
+		Answer: `{"revision":18}`}, a.nest)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}/groups/{inner}", Perm: auth.PermMembersWrite,
 		ID: "unnestGroup", Tag: "Members", Summary: "Take a group out of a group", Status: http.StatusNoContent}, a.unnest)
 }

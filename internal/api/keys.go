@@ -77,13 +77,23 @@ type nothingOut struct{}
 func (a *api) keysRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/keys", Perm: auth.PermKeysRead,
 		ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",
-		Text: "Ended ones too, oldest first."}, a.listKeys)
+		Text: "Ended ones too, oldest first.",
+		Answer: `{"data":[{"id":"key_0pgp1uf2lvq1reftlujnf98jak","environment":"production","name":"shop","role":"app",
+			"properties":true,"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listKeys)
 	door.Register(d, door.Route{Pattern: "POST /v1/keys", Perm: auth.PermKeysWrite,
 		ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
-		Text: "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen, so it takes no Idempotency-Key."}, a.createKey)
+		Text:    "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen, so it takes no Idempotency-Key.",
+		Example: `{"name":"shop","role":"app","rate":{"per_second":50,"burst":100}}`,
+		Answer: `{"id":"key_0pgp1uf2lvq1reftlujnf98jak","environment":"production","name":"shop","role":"app","properties":true,
+			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z",
+			"key":"usk_production_key_0pgp1uf2lvq1reftlujnf98jak_…"}`}, a.createKey)
 	door.Register(d, door.Route{Pattern: "POST /v1/keys/{id}/rotate", Perm: auth.PermKeysWrite,
 		ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
-		Text: "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409."}, a.rotateKey)
+		Text:    "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409.",
+		Example: `{"grace":"24h"}`,
+		Answer: `{"id":"key_0pgp1uf2lvq1reftlujnf98jak","environment":"production","name":"shop","role":"app","properties":true,
+			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z","rotates":"key_0pgp1jbeml64gssk02rrp3n4to",
+			"key":"usk_production_key_0pgp1uf2lvq1reftlujnf98jak_…"}`}, a.rotateKey)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/keys/{id}", Perm: auth.PermKeysRevoke,
 		ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,
 		Text: "At once on this node, within a second on others."}, a.revokeKey)

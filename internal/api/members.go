@@ -41,11 +41,19 @@ type memberOut struct {
 // membersRoutes registers the routes of this file.
 func (a *api) membersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
-		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there."}, a.putMember)
+		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there.",
+		Example: `{"properties":{"name":"Ann"}}`,
+		Answer: `{"id":"ann","type":"user","active":true,"properties":{"name":"Ann"},"created_at":"2026-03-10T12:00:00Z",
+			"revision":18}`}, a.putMember)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/members/{member}", Perm: auth.PermMembersRead,
-		ID: "getMember", Tag: "Members", Summary: "A member, the groups it is in and the roles it holds itself"}, a.getMember)
+		ID: "getMember", Tag: "Members", Summary: "A member, the groups it is in and the roles it holds itself",
+		Answer: `{"id":"ann","type":"user","active":true,"properties":{"name":"Ann"},"created_at":"2026-03-10T12:00:00Z",
+			"assignments":[{"id":"asg_ggggs8ddk3gllql159bjdgge","member":"ann","role":"viewer","from":"2026-03-10T12:00:00Z",
+			"source":"manual","granted_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","reason":"joined the team"}]}`}, a.getMember)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/members", Perm: auth.PermMembersRead,
-		ID: "listMembers", Tag: "Members", Summary: "A customer's members, by id"}, a.listMembers)
+		ID: "listMembers", Tag: "Members", Summary: "A customer's members, by id",
+		Answer: `{"data":[{"id":"ann","type":"user","active":true,"properties":{"name":"Ann"},
+			"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listMembers)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
 		ID: "deleteMember", Tag: "Members", Summary: "Remove a member", Text: "It leaves its groups, loses its roles and frees the seats that they took. Its properties are erased, from the past too.", Status: http.StatusNoContent}, a.deleteMember)
 }

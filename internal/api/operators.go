@@ -106,37 +106,79 @@ type listElevationsIn struct {
 // operatorsRoutes registers the routes of this file.
 func (a *api) operatorsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/operators", Perm: auth.PermOperatorsRead,
-		ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first"}, a.listOperators)
+		ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first",
+		Answer: `{"data":[{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,
+			"linked":true,"created_at":"2026-03-10T12:00:00Z","roles":[{"id":"oas_0pgp1uehgt8rv9oisgk3qcijm0","role":"support",
+			"environment":"production","from":"2026-03-10T12:00:00Z","source":"manual","granted_by":"operator:opr_0pgp1ubgfh1sjau9t7nehq43is",
+			"reason":"joined"}]}]}`}, a.listOperators)
 	door.Register(d, door.Route{Pattern: "POST /v1/operators", Perm: auth.PermOperatorsWrite,
 		ID: "createOperator", Tag: "Operators", Summary: "Make an operator, who has no role yet", Status: http.StatusCreated,
-		Text: "With a subject it is who logs in with the identity provider as that; one who is an operator already is a 409."}, a.createOperator)
+		Text:    "With a subject it is who logs in with the identity provider as that; one who is an operator already is a 409.",
+		Example: `{"name":"Ada","email":"ada@example.com"}`,
+		Answer: `{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,"linked":false,
+			"created_at":"2026-03-10T12:00:00Z","roles":[]}`}, a.createOperator)
 	door.Register(d, door.Route{Pattern: "GET /v1/operators/{id}", Perm: auth.PermOperatorsRead,
-		ID: "getOperator", Tag: "Operators", Summary: "An operator and its roles"}, a.getOperator)
+		ID: "getOperator", Tag: "Operators", Summary: "An operator and its roles",
+		Answer: `{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,"linked":true,
+			"created_at":"2026-03-10T12:00:00Z","roles":[{"id":"oas_0pgp1uehgt8rv9oisgk3qcijm0","role":"support",
+			"environment":"production","from":"2026-03-10T12:00:00Z","source":"manual","granted_by":"operator:opr_0pgp1ubgfh1sjau9t7nehq43is",
+			"reason":"joined"}]}`}, a.getOperator)
 	door.Register(d, door.Route{Pattern: "PATCH /v1/operators/{id}", Perm: auth.PermOperatorsWrite,
 		ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
-		Text: "Whoever may do more than the caller is a 403. The last owner stays active: 422. A subject takes the place of the one before of that issuer, whose sessions end; \"\" only ends it; one who is another operator already is a 409."}, a.patchOperator)
+		Text:    "Whoever may do more than the caller is a 403. The last owner stays active: 422. A subject takes the place of the one before of that issuer, whose sessions end; \"\" only ends it; one who is another operator already is a 409.",
+		Example: `{"issuer":"https://login.example.com","subject":"00u1-ada"}`,
+		Answer: `{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,"linked":true,
+			"created_at":"2026-03-10T12:00:00Z","roles":[{"id":"oas_0pgp1uehgt8rv9oisgk3qcijm0","role":"support",
+			"environment":"production","from":"2026-03-10T12:00:00Z","source":"manual","granted_by":"operator:opr_0pgp1ubgfh1sjau9t7nehq43is",
+			"reason":"joined"}]}`}, a.patchOperator)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}", Perm: auth.PermOperatorsWrite,
 		ID: "deleteOperator", Tag: "Operators", Summary: "Erase an operator", Status: http.StatusNoContent,
 		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}, a.deleteOperator)
 	door.Register(d, door.Route{Pattern: "PUT /v1/operators/{id}/roles/{role}", Perm: auth.PermOperatorsWrite,
 		ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
-		Text: "In place of what it was given of that role there. Nobody gives a role to themselves, nor one that may do more than they, nor for longer: 403. The last owner is one for good: 422."}, a.putRole)
+		Text:    "In place of what it was given of that role there. Nobody gives a role to themselves, nor one that may do more than they, nor for longer: 403. The last owner is one for good: 422.",
+		Example: `{"environment":"production","reason":"joined"}`,
+		Answer: `{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,"linked":true,
+			"created_at":"2026-03-10T12:00:00Z","roles":[{"id":"oas_0pgp1uehgt8rv9oisgk3qcijm0","role":"support",
+			"environment":"production","from":"2026-03-10T12:00:00Z","source":"manual","granted_by":"operator:opr_0pgp1ubgfh1sjau9t7nehq43is",
+			"reason":"joined"}]}`}, a.putRole)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}/roles/{role}", Perm: auth.PermOperatorsWrite,
 		ID: "deleteOperatorRole", Tag: "Operators", Summary: "Take a role from an operator", Status: http.StatusNoContent,
 		Text: "Whatever gave it. The last owner stays one: 422."}, a.deleteRole)
 	door.Register(d, door.Route{Pattern: "POST /v1/elevations", Perm: auth.PermElevationRequest,
 		ID: "requestElevation", Tag: "Operators", Summary: "Ask for a role for a while", Status: http.StatusCreated,
-		Text: "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as elevation.break_glass, and must be reviewed before there can be another."}, a.elevate)
+		Text:    "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as elevation.break_glass, and must be reviewed before there can be another.",
+		Example: `{"role":"pricing","environment":"production","reason":"ticket 7","duration":"1h"}`,
+		Answer: `{"id":"elv_0pgp1ublkoqa666unidgulh64k","operator":"opr_0pgp1ueh6c0q7k2njpc55dit58","role":"pricing",
+			"environment":"production","reason":"ticket 7","seconds":3600,"state":"requested",
+			"requested_at":"2026-03-10T12:00:00Z"}`}, a.elevate)
 	door.Register(d, door.Route{Pattern: "GET /v1/elevations", Perm: auth.PermElevationRequest,
 		ID: "listElevations", Tag: "Operators", Summary: "Requests and emergencies, newest first",
-		Text: "The latest 1,000: all with the permission operators.read, else the caller's own."}, a.listElevations)
+		Text: "The latest 1,000: all with the permission operators.read, else the caller's own.",
+		Answer: `{"data":[{"id":"elv_0pgp1ublkoqa666unidgulh64k","operator":"opr_0pgp1ueh6c0q7k2njpc55dit58","role":"pricing",
+			"environment":"production","reason":"ticket 7","seconds":3600,"state":"requested",
+			"requested_at":"2026-03-10T12:00:00Z"}]}`}, a.listElevations)
 	door.Register(d, door.Route{Pattern: "POST /v1/elevations/{id}/approve", Perm: auth.PermElevationApprove,
 		ID: "approveElevation", Tag: "Operators", Summary: "Approve another's request",
-		Text: "The caller is an operator, another than who asked, and holds what the role gives. A request that is a day old is a 422."}, a.approveElevation)
+		Text:    "The caller is an operator, another than who asked, and holds what the role gives. A request that is a day old is a 422.",
+		Example: `{}`,
+		Answer: `{"id":"elv_0pgp1ublkoqa666unidgulh64k","operator":"opr_0pgp1ueh6c0q7k2njpc55dit58","role":"pricing",
+			"environment":"production","reason":"ticket 7","seconds":3600,"state":"approved","requested_at":"2026-03-10T12:00:00Z",
+			"decided_by":"opr_0pgp1ubgfh1sjau9t7nehq43is","decided_at":"2026-03-10T12:01:00Z",
+			"until":"2026-03-10T13:01:00Z"}`}, a.approveElevation)
 	door.Register(d, door.Route{Pattern: "POST /v1/elevations/{id}/deny", Perm: auth.PermElevationApprove,
-		ID: "denyElevation", Tag: "Operators", Summary: "Deny another's request"}, a.denyElevation)
+		ID: "denyElevation", Tag: "Operators", Summary: "Deny another's request",
+		Example: `{"note":"ask again on Monday"}`,
+		Answer: `{"id":"elv_0pgp1ublkoqa666unidgulh64k","operator":"opr_0pgp1ueh6c0q7k2njpc55dit58","role":"pricing",
+			"environment":"production","reason":"ticket 7","seconds":3600,"state":"denied","requested_at":"2026-03-10T12:00:00Z",
+			"decided_by":"opr_0pgp1ubgfh1sjau9t7nehq43is","decided_at":"2026-03-10T12:01:00Z","note":"ask again on Monday"}`}, a.denyElevation)
 	door.Register(d, door.Route{Pattern: "POST /v1/elevations/{id}/review", Perm: auth.PermElevationApprove,
-		ID: "reviewElevation", Tag: "Operators", Summary: "Review another's emergency"}, a.reviewElevation)
+		ID: "reviewElevation", Tag: "Operators", Summary: "Review another's emergency",
+		Example: `{"outcome":"justified","note":"the outage of 9 March"}`,
+		Answer: `{"id":"elv_0pgp1ublkoqa666unidgulh64k","operator":"opr_0pgp1ueh6c0q7k2njpc55dit58","role":"pricing",
+			"environment":"production","reason":"ticket 7","seconds":3600,"state":"approved","requested_at":"2026-03-10T12:00:00Z",
+			"decided_by":"opr_0pgp1ubgfh1sjau9t7nehq43is","decided_at":"2026-03-10T12:01:00Z","until":"2026-03-10T13:01:00Z",
+			"break_glass":true,"review":"justified","review_note":"the outage of 9 March"}`}, a.reviewElevation)
 }
 
 func (a *api) listOperators(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[usher.Operator], error) {

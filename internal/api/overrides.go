@@ -25,9 +25,16 @@ type overrideIn struct {
 // overridesRoutes registers the routes of this file.
 func (a *api) overridesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/overrides", Perm: auth.PermOverridesWrite, IfMatch: true,
-		ID: "createOverride", Keyed: true, Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated}, a.addOverride)
+		ID: "createOverride", Keyed: true, Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated,
+		Example: `{"feature":"sso","value":true,"reason":"beta","expires_at":"2026-06-01T00:00:00Z"}`,
+		Answer: `{"id":"ovr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"sso","value":true,"reason":"beta",
+			"expires_at":"2026-06-01T00:00:00Z","created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z",
+			"revision":18}`}, a.addOverride)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/overrides", Perm: auth.PermCustomersRead,
-		ID: "listOverrides", Tag: "Overrides", Summary: "A customer's overrides, expired ones included"}, a.listOverrides)
+		ID: "listOverrides", Tag: "Overrides", Summary: "A customer's overrides, expired ones included",
+		Answer: `{"data":[{"id":"ovr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"sso","value":true,"reason":"beta",
+			"expires_at":"2026-06-01T00:00:00Z","created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z",
+			"revision":18}]}`}, a.listOverrides)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/overrides/{id}", Perm: auth.PermOverridesWrite, IfMatch: true,
 		ID: "deleteOverride", Tag: "Overrides", Summary: "End an override", Status: http.StatusNoContent}, a.deleteOverride)
 }

@@ -51,17 +51,35 @@ func (a *api) reservationsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/reservations", Perm: auth.PermConsume,
 		ID: "reserve", Keyed: true, Tag: "Use", Summary: "Hold an amount until it is settled, released or expires",
 		Text:   "201 with `reservation` where it is held. A decision that says no is a 200 and holds nothing. The same key and body again answers as the first time, with `replayed`.",
-		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: usher.Decision{}}, a.reserve)
+		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: usher.Decision{},
+		Example: `{"customer":"acme","feature":"api_calls","amount":60,"ttl":"60s","key":"job-7"}`,
+		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
+			"used":42,"reserved":60,"remaining":99898,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","reservation":{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","amount":60,
+			"expires_at":"2026-03-10T12:01:00Z"},"revision":17}`}, a.reserve)
 	d.Handle(door.Route{Pattern: "GET /v1/reservations/{id}", Perm: auth.PermUsageRead,
-		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldReservationDoc{}, Params: []*huma.Param{theReservation}}, a.getReservation)
+		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldReservationDoc{}, Params: []*huma.Param{theReservation},
+		Answer: `{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","customer":"acme","feature":"api_calls","amount":60,"state":"open",
+			"expires_at":"2026-03-10T12:01:00Z"}`}, a.getReservation)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/settle", Perm: auth.PermConsume,
 		ID: "settle", Tag: "Use", Summary: "End a reservation with the true amount",
 		Text:    "Never refused for want of allowance: what nothing holds is counted as excess, and what comes after the reservation expired is counted all the same, with `late`. The same settlement again answers as the first time; another one is a 409.",
-		Request: settleIn{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation}}, a.settle)
+		Request: settleIn{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation},
+		Example: `{"amount":45}`,
+		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
+			"used":87,"reserved":0,"remaining":99913,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","consumed":45,"deductions":[{"allowance":"plan:pro@1",
+			"amount":45}],"reservation":{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","amount":60,"expires_at":"2026-03-10T12:01:00Z",
+			"state":"settled","settled":45},"revision":17}`}, a.settle)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/release", Perm: auth.PermConsume,
 		ID: "release", Tag: "Use", Summary: "End a reservation and give back what it held",
 		Text:    "Again, or after it expired, it gives back nothing and says so; after a settlement it is a 409.",
-		Request: struct{}{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation}}, a.release)
+		Request: struct{}{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation},
+		Example: `{}`,
+		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
+			"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","reservation":{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","amount":60,
+			"expires_at":"2026-03-10T12:01:00Z","state":"released"},"revision":17}`}, a.release)
 }
 
 // taken answers with a decision, or with the error instead of it.

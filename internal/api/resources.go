@@ -39,11 +39,15 @@ type resourceOut struct {
 // resourcesRoutes registers the routes of this file.
 func (a *api) resourcesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
-		ID: "putResource", Tag: "Members", Also: http.StatusCreated, Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties."}, a.putResource)
+		ID: "putResource", Tag: "Members", Also: http.StatusCreated, Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties.",
+		Example: `{"properties":{"owner":"ann"}}`,
+		Answer:  `{"type":"report","id":"q1","properties":{"owner":"ann"},"created_at":"2026-03-10T12:00:00Z","revision":18}`}, a.putResource)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersRead,
-		ID: "getResource", Tag: "Members", Summary: "A registered resource"}, a.getResource)
+		ID: "getResource", Tag: "Members", Summary: "A registered resource",
+		Answer: `{"type":"report","id":"q1","properties":{"owner":"ann"},"created_at":"2026-03-10T12:00:00Z"}`}, a.getResource)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}", Perm: auth.PermMembersRead,
-		ID: "listResources", Tag: "Members", Summary: "The registered resources of a type, by id"}, a.listResources)
+		ID: "listResources", Tag: "Members", Summary: "The registered resources of a type, by id",
+		Answer: `{"data":[{"type":"report","id":"q1","properties":{"owner":"ann"},"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listResources)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
 		ID: "deleteResource", Tag: "Members", Summary: "Forget a resource, and its properties in the past too", Status: http.StatusNoContent}, a.deleteResource)
 }

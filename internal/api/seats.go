@@ -38,12 +38,18 @@ func (a *api) seatsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "PUT /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
 		Text:    "The same again changes nothing. A refused seat is a 200 with `allowed: false`; nobody who sits is ever evicted.",
-		Request: seatIn{}, Optional: true, Response: usher.Decision{}, Params: seatParams}, a.putSeat)
+		Request: seatIn{}, Optional: true, Response: usher.Decision{}, Params: seatParams,
+		Example: `{"state":"active"}`,
+		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"members","kind":"seats","limit":10,
+			"used":1,"reserved":0,"remaining":9,"unlimited":false,"overage":0,"plan":"pro@1","seat":{"holder":"ann",
+			"state":"active","since":"2026-03-10T12:00:00Z"},"revision":17}`}, a.putSeat)
 	d.Handle(door.Route{Pattern: "DELETE /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
 		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, Params: seatParams}, a.deleteSeat)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/seats/{feature}", Perm: auth.PermSeatsRead,
-		ID: "listSeats", Tag: "Seats", Summary: "Who holds a seat, those who came first first"}, a.listSeats)
+		ID: "listSeats", Tag: "Seats", Summary: "Who holds a seat, those who came first first",
+		Answer: `{"data":[{"holder":"ann","state":"active","since":"2026-03-10T12:00:00Z"},{"holder":"bob","state":"pending",
+			"since":"2026-03-10T12:00:00Z","expires_at":"2026-03-17T12:00:00Z"}]}`}, a.listSeats)
 }
 
 func (a *api) putSeat(w http.ResponseWriter, r *http.Request, c *door.Call) {

@@ -89,17 +89,40 @@ var redirects = append([]door.Sent{{Name: "Location", Description: "The address 
 func (a *api) sessionRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions, Sends: sendsCookie,
 		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated, Request: ownerIn{}, Response: sessionOut{},
-		Text: "`usher operator token` makes the token. Everybody else comes through the identity provider."}, a.makeOwner)
+		Text:    "`usher operator token` makes the token. Everybody else comes through the identity provider.",
+		Example: `{"token":"uso_…","email":"ada@example.com","name":"Ada","password":"four small words here"}`,
+		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
+			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
+			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
+			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
+			"ends_at":"2026-03-11T00:00:00Z"}`}, a.makeOwner)
 	d.Handle(door.Route{Pattern: "POST /v1/session", Headers: noPermissions, Sends: sendsCookie,
 		ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, Request: loginIn{}, Response: sessionOut{},
-		Text: "An unknown email, a wrong password and too many attempts have one answer."}, a.login)
+		Text:    "An unknown email, a wrong password and too many attempts have one answer.",
+		Example: `{"email":"ada@example.com","password":"four small words here"}`,
+		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
+			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
+			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
+			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
+			"ends_at":"2026-03-11T00:00:00Z"}`}, a.login)
 	d.Handle(door.Route{Pattern: "GET /v1/session", Session: true, Headers: noPermissions, Sends: sendsCookie,
-		ID: "getSession", Tag: "Sessions", Summary: "Who is logged in, what they may do, and until when", Response: sessionOut{}}, a.getSession)
+		ID: "getSession", Tag: "Sessions", Summary: "Who is logged in, what they may do, and until when", Response: sessionOut{},
+		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
+			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
+			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
+			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
+			"ends_at":"2026-03-11T00:00:00Z"}`}, a.getSession)
 	d.Handle(door.Route{Pattern: "DELETE /v1/session", Headers: noPermissions, Sends: sendsCookie,
 		ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 also where nobody is logged in."}, a.logout)
 	d.Handle(door.Route{Pattern: "POST /v1/session/step-up", Session: true, Headers: noPermissions, Sends: sendsCookie,
 		ID: "stepUp", Tag: "Sessions", Summary: "Prove again who one is, for what can do much harm", Request: stepUpIn{}, Response: stepUpOut{},
-		Text: "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved there: the browser goes to redirect."}, a.stepUp)
+		Text:    "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved there: the browser goes to redirect.",
+		Example: `{"password":"four small words here"}`,
+		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
+			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
+			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
+			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
+			"ends_at":"2026-03-11T00:00:00Z"}`}, a.stepUp)
 	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/start", Headers: noPermissions, Sends: redirects,
 		ID: "startOIDC", Tag: "Sessions", Summary: "Log in with the identity provider", Status: http.StatusFound, Produces: "text/plain",
 		Params: []*huma.Param{door.QueryParam("return_to", "Where the browser goes on after the login: a path of this server; absent is /", false)}}, a.startOIDC)

@@ -73,17 +73,35 @@ type featurePreview struct {
 func (a *api) subscriptionsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/subscriptions", Perm: auth.PermSubscriptionsWrite, IfMatch: true,
 		ID: "createSubscription", Keyed: true, Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,
-		Text: "A subscription of the same family ends where this one starts."}, a.subscribe)
+		Text:    "A subscription of the same family ends where this one starts.",
+		Example: `{"plan":"pro","addons":[{"addon":"api-pack","quantity":2}]}`,
+		Answer: `{"id":"sub_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","plan":"pro@1","family":"main","status":"active",
+			"starts_at":"2026-03-01T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":2}],"current_period":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"created_at":"2026-03-01T00:00:00Z","revision":17}`}, a.subscribe)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/subscriptions", Perm: auth.PermCustomersRead,
-		ID: "listSubscriptions", Tag: "Subscriptions", Summary: "A customer's subscriptions, ended ones included"}, a.listSubscriptions)
+		ID: "listSubscriptions", Tag: "Subscriptions", Summary: "A customer's subscriptions, ended ones included",
+		Answer: `{"data":[{"id":"sub_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","plan":"pro@1","family":"main","status":"active",
+			"starts_at":"2026-03-01T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":2}],"current_period":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"created_at":"2026-03-01T00:00:00Z","revision":17}]}`}, a.listSubscriptions)
 	door.Register(d, door.Route{Pattern: "GET /v1/subscriptions/{id}", Perm: auth.PermCustomersRead,
-		ID: "getSubscription", Tag: "Subscriptions", Summary: "A subscription"}, a.getSubscription)
+		ID: "getSubscription", Tag: "Subscriptions", Summary: "A subscription",
+		Answer: `{"id":"sub_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","plan":"pro@1","family":"main","status":"active",
+			"starts_at":"2026-03-01T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":2}],"current_period":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"created_at":"2026-03-01T00:00:00Z","revision":17}`}, a.getSubscription)
 	door.Register(d, door.Route{Pattern: "PATCH /v1/subscriptions/{id}", Perm: auth.PermSubscriptionsWrite, IfMatch: true,
 		ID: "updateSubscription", Keyed: true, Tag: "Subscriptions", Summary: "Change a subscription, now or later",
-		Text: "What is absent stays. A change supersedes later scheduled changes of the same fields."}, a.patchSubscription)
+		Text:    "What is absent stays. A change supersedes later scheduled changes of the same fields.",
+		Example: `{"addons":[{"addon":"api-pack","quantity":2}],"when":"now"}`,
+		Answer: `{"id":"sub_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","plan":"pro@1","family":"main","status":"active",
+			"starts_at":"2026-03-01T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":2}],"current_period":{"start":"2026-03-01T00:00:00Z",
+			"end":"2026-04-01T00:00:00Z"},"created_at":"2026-03-01T00:00:00Z","revision":17}`}, a.patchSubscription)
 	door.Register(d, door.Route{Pattern: "POST /v1/subscriptions/{id}/preview", Perm: auth.PermCustomersRead,
 		ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would come to, feature by feature",
-		Text: "Takes the body of the change, and changes nothing."}, a.previewSubscription)
+		Text:    "Takes the body of the change, and changes nothing.",
+		Example: `{"plan":"free"}`,
+		Answer: `{"at":"2026-03-10T12:00:00Z","features":[{"feature":"sso","changed":true,"before":{"allowed":true,"reason":"granted",
+			"customer":"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":17},"after":{"allowed":false,
+			"reason":"not_entitled","customer":"acme","feature":"sso","kind":"switch","revision":17}}],"revision":17}`}, a.previewSubscription)
 }
 
 func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*madeOut[customers.Subscription], error) {

@@ -35,7 +35,9 @@ func (a *api) usageRoutes(d *door.Door) {
 			{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
 			{Name: "window", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"minute", "hour", "day", "month"}}},
 			{Name: "group_by", In: "query", Description: "A dimension of the feature's meter", Schema: &huma.Schema{Type: huma.TypeString}},
-		}}, a.usage)
+		},
+		Answer: `{"data":[{"start":"2026-03-10T00:00:00Z","end":"2026-03-11T00:00:00Z","value":7,"group":{
+			"data.model":"large"}}]}`}, a.usage)
 }
 
 func (a *api) usage(w http.ResponseWriter, r *http.Request, c *door.Call) {

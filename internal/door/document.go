@@ -142,9 +142,20 @@ func (d *Door) complete() *huma.OpenAPI {
 	return doc
 }
 
+// showExample gives an example to each content type that it fits: text, JSON, or
+// JSON in an array.
 func showExample(content map[string]*huma.MediaType, example string) {
-	if m := content["application/json"]; m != nil && example != "" {
-		m.Example = json.RawMessage(example)
+	isJSON := json.Valid([]byte(example))
+	for t, m := range content {
+		switch wantsJSON := strings.HasSuffix(t, "json"); {
+		case example == "" || wantsJSON != isJSON || m.Schema.Ref == "" && m.Schema.Type == "" && m.Schema.OneOf == nil: // of another form, or anything goes
+		case isJSON && m.Schema.Type == huma.TypeArray:
+			m.Example = json.RawMessage("[" + example + "]")
+		case isJSON:
+			m.Example = json.RawMessage(example)
+		default:
+			m.Example = example
+		}
 	}
 }
 

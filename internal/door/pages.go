@@ -17,17 +17,20 @@ type healthDoc struct {
 func (d *Door) pages() {
 	d.Handle(Route{Pattern: "GET /healthz", ID: "healthz", Tag: "Server",
 		Summary:  "Whether the process is up",
-		Response: healthDoc{}}, d.healthz)
+		Response: healthDoc{},
+		Answer:   `{"status":"ok"}`}, d.healthz)
 	d.Handle(Route{Pattern: "GET /readyz", ID: "readyz", Tag: "Server",
 		Summary:  "Whether requests can be answered",
 		Text:     "503 while they cannot.",
-		Response: healthDoc{}}, d.readyz)
+		Response: healthDoc{},
+		Answer:   `{"status":"ok"}`}, d.readyz)
 	d.Handle(Route{Pattern: "GET /metrics", ID: "metrics", Tag: "Server",
 		Summary:  "Metrics in the Prometheus text format",
 		Response: "", Produces: "text/plain"}, d.metricsPage)
 	d.Handle(Route{Pattern: "GET /openapi.json", ID: "openapi", Tag: "Server",
 		Summary:  "This document",
-		Response: map[string]any{}}, d.openapiPage)
+		Response: map[string]any{},
+		Answer:   `{"openapi":"3.1.0"}`}, d.openapiPage)
 }
 
 func (d *Door) healthz(w http.ResponseWriter, _ *http.Request, c *Call) {

@@ -53,7 +53,8 @@ type Route struct {
 	// takes If-None-Match with the ETag that it sends, and answers 304.
 	Sends  []Sent
 	Cached bool
-	// Example and Answer are the JSON of a request and of its answer of success.
+	// Example and Answer are the text of a request's body and of the body of its
+	// answer of success. The OpenAPI document shows them.
 	Example, Answer string
 
 	// Fail answers with an error; nil answers with a problem (RFC 9457).

@@ -5,6 +5,7 @@ package openapitest
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -111,7 +112,7 @@ func closeObjects(v any) {
 			v["additionalProperties"] = false
 		}
 		for name, x := range v {
-			if name != "properties" || properties == nil {
+			if name != "example" && (name != "properties" || properties == nil) {
 				closeObjects(x)
 			}
 		}
@@ -326,6 +327,42 @@ func (d *Document) sample(schema map[string]any) any {
 		return []any{}
 	}
 	return map[string]any{}
+}
+
+// Examples returns what is wrong with the examples of an operation: each JSON body
+// must have one that is valid, unless its schema lets it be anything.
+func (op *Operation) Examples(d *Document) (wrong []string) {
+	look := func(pointer string) {
+		for kind, m := range d.object(pointer + "/content") {
+			media, _ := m.(map[string]any)
+			schema, _ := media["schema"].(map[string]any)
+			if !strings.HasSuffix(kind, "json") {
+				continue
+			}
+			where := strings.TrimPrefix(pointer, op.pointer+"/") + " " + kind
+			if media["example"] == nil {
+				if free := len(schema) == 0 || schema["type"] == "object" && schema["properties"] == nil; !free {
+					wrong = append(wrong, where+": no example")
+				}
+				continue
+			}
+			b, err := json.Marshal(media["example"])
+			if err == nil {
+				err = d.validate(pointer+"/content/"+escape(kind)+"/schema", b)
+			}
+			if err != nil {
+				wrong = append(wrong, where+": "+err.Error())
+			}
+		}
+	}
+	look(op.pointer + "/requestBody")
+	for status := range d.object(op.pointer + "/responses") {
+		if status != "default" {
+			look(op.pointer + "/responses/" + status)
+		}
+	}
+	slices.Sort(wrong)
+	return wrong
 }
 
 func has(declared map[string]any, name string) bool {

@@ -129,15 +129,28 @@ type service struct{ Config }
 func Register(d *door.Door, c Config) {
 	a := &service{c}
 	d.Handle(door.Route{Pattern: "GET /.well-known/authzen-configuration",
-		ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "Where what of AuthZEN is", Response: metadataDoc{}}, a.configuration)
+		ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "Where what of AuthZEN is", Response: metadataDoc{},
+		Answer: `{"policy_decision_point":"https://usher.example.com","access_evaluation_endpoint":"https://usher.example.com/access/v1/evaluation",
+			"access_evaluations_endpoint":"https://usher.example.com/access/v1/evaluations","search_subject_endpoint":"https://usher.example.com/access/v1/search/subject",
+			"search_resource_endpoint":"https://usher.example.com/access/v1/search/resource","search_action_endpoint":"https://usher.example.com/access/v1/search/action",
+			"capabilities":["urn:usher:authzen:context"]}`}, a.configuration)
 	d.Handle(door.Route{Pattern: "POST " + evaluationPath, Perm: auth.PermAccess,
 		ID: "authzenEvaluation", Tag: "AuthZEN", Summary: "May this subject do this to this resource?",
-		Text: about, Request: inDoc{}, Response: outDoc{}, Params: contextHeader}, a.evaluation)
+		Text: about, Request: inDoc{}, Response: outDoc{}, Params: contextHeader,
+		Example: `{"subject":{"type":"user","id":"ann"},"action":{"name":"read"},"resource":{"type":"report","id":"q1"},
+			"context":{"customer":"acme"}}`,
+		Answer: `{"decision":true,"context":{"reason":"granted","legs":{"role":"pass","plan":"pass","seat":"none","limit":"none",
+			"condition":"none"},"feature":"reports","plan":"pro@1","revision":17}}`}, a.evaluation)
 	d.Handle(door.Route{Pattern: "POST " + evaluationsPath, Perm: auth.PermAccess,
 		ID: "authzenEvaluations", Tag: "AuthZEN", Summary: "Many evaluations at one revision", MaxBody: 4 << 20,
 		Text: about + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it " +
 			"is one evaluation.",
-		Request: batchInDoc{}, Response: batchOutDoc{}, Params: contextHeader}, a.evaluations)
+		Request: batchInDoc{}, Response: batchOutDoc{}, Params: contextHeader,
+		Example: `{"subject":{"type":"user","id":"ann"},"resource":{"type":"report","id":"q1"},"context":{"customer":"acme"},
+			"evaluations":[{"action":{"name":"read"}},{"action":{"name":"export"}}]}`,
+		Answer: `{"evaluations":[{"decision":true,"context":{"reason":"granted","legs":{"role":"pass","plan":"pass","seat":"none",
+			"limit":"none","condition":"none"},"revision":17}},{"decision":false,"context":{"reason":"no_role","legs":{
+			"role":"fail","plan":"none","seat":"none","limit":"none","condition":"none"},"revision":17}}]}`}, a.evaluations)
 	a.searchRoutes(d)
 }
 

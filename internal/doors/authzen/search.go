@@ -91,13 +91,21 @@ func (p *paging) read(r *door.Reader) {
 func (a *service) searchRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST " + searchPath + "subject", Perm: auth.PermSearch,
 		ID: "authzenSearchSubjects", Tag: "AuthZEN", Summary: "Who may do this to this resource?", Text: aboutSearch,
-		Request: subjectsInDoc{}, Response: entitiesOutDoc{}}, a.search(decide.OfMembers))
+		Request: subjectsInDoc{}, Response: entitiesOutDoc{},
+		Example: `{"subject":{"type":"user"},"action":{"name":"read"},"resource":{"type":"report","id":"q1"},"context":{
+			"customer":"acme"},"page":{"limit":2}}`,
+		Answer: `{"results":[{"type":"user","id":"ann"},{"type":"user","id":"bob"}],"page":{"next_token":""}}`}, a.search(decide.OfMembers))
 	d.Handle(door.Route{Pattern: "POST " + searchPath + "resource", Perm: auth.PermSearch,
 		ID: "authzenSearchResources", Tag: "AuthZEN", Summary: "To which resources of a type may this subject do this?", Text: aboutSearch,
-		Request: resourcesInDoc{}, Response: entitiesOutDoc{}}, a.search(decide.OfResources))
+		Request: resourcesInDoc{}, Response: entitiesOutDoc{},
+		Example: `{"subject":{"type":"user","id":"ann"},"action":{"name":"read"},"resource":{"type":"report"},"context":{
+			"customer":"acme"}}`,
+		Answer: `{"results":[{"type":"report","id":"q1"}]}`}, a.search(decide.OfResources))
 	d.Handle(door.Route{Pattern: "POST " + searchPath + "action", Perm: auth.PermSearch,
 		ID: "authzenSearchActions", Tag: "AuthZEN", Summary: "What may this subject do to this resource?", Text: aboutSearch,
-		Request: actionsInDoc{}, Response: actionsOutDoc{}}, a.search(decide.OfPermissions))
+		Request: actionsInDoc{}, Response: actionsOutDoc{},
+		Example: `{"subject":{"type":"user","id":"ann"},"resource":{"type":"report","id":"q1"},"context":{"customer":"acme"}}`,
+		Answer:  `{"results":[{"name":"read"}]}`}, a.search(decide.OfPermissions))
 }
 
 // search answers a search. The id of what is sought is ignored.

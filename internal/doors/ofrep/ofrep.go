@@ -123,7 +123,10 @@ func Register(d *door.Door, c Config) *OFREP {
 		Errors: failures, ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
 		Text: about + "404 with FLAG_NOT_FOUND where there is no such feature.", Request: inDoc{}, Response: flagDoc{},
 		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`",
-			Schema: &huma.Schema{Type: huma.TypeString}}}}, o.flag)
+			Schema: &huma.Schema{Type: huma.TypeString}}},
+		Example: `{"context":{"targetingKey":"acme"}}`,
+		Answer: `{"key":"sso","value":true,"reason":"TARGETING_MATCH","variant":"on","metadata":{"reason":"granted",
+			"allowed":true,"kind":"switch","plan":"pro@1","revision":17}}`}, o.flag)
 	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
 		Errors: failures, ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
 		Text: about, Request: inDoc{}, Response: bulkDoc{}, Cached: true,
@@ -133,7 +136,11 @@ func Register(d *door.Door, c Config) *OFREP {
 				Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed",
 				Schema: &huma.Schema{Type: huma.TypeString}},
-		}}, o.bulk)
+		},
+		Example: `{"context":{"targetingKey":"acme","member":"ann"}}`,
+		Answer: `{"flags":[{"key":"sso","value":true,"reason":"TARGETING_MATCH","variant":"on","metadata":{"reason":"granted",
+			"allowed":true,"kind":"switch","plan":"pro@1"}}],"eventStreams":[{"type":"sse","url":"https://usher.example.com/ofrep/v1/events?ticket=…",
+			"inactivityDelaySec":120}]}`}, o.bulk)
 	o.eventsRoutes(d)
 	return o
 }

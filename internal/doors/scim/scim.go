@@ -140,6 +140,7 @@ func Register(d *door.Door, c Config) {
 		door.QueryParam("count", "How many at most: default 100, up to 1000", false)}, projection...)
 	row := func(pattern string, rt door.Route, id, summary, text string, h func(*call) (*answer, error)) {
 		rt.Pattern, rt.ID, rt.Summary, rt.Text = pattern, id, summary, text
+		rt.Example, rt.Answer = examples[id].request, examples[id].answer
 		if strings.Contains(pattern, "{id}") {
 			rt.Params = append([]*huma.Param{door.PathParam("id", "Its id")}, rt.Params...)
 		}
