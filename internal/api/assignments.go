@@ -24,7 +24,6 @@ type assignIn struct {
 		Reason       string     `json:"reason,omitempty" maxLength:"500"`
 		By           string     `json:"by,omitempty" doc:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself"`
 	}
-	RawBody []byte
 }
 
 type assignmentDoc struct {
@@ -71,9 +70,6 @@ func (a *api) assignmentsRoutes(d *door.Door) {
 }
 
 func (a *api) assign(ctx context.Context, c *door.Call, in *assignIn) (*assignmentOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	b := &in.Body
 	if (b.Member == "") == (b.Group == "") {
 		return nil, door.Invalid("body.member", "or body.group must be given, and not both")

@@ -110,7 +110,7 @@ func readConsume(r *door.Reader, b []byte, key string) (op usage.ConsumeOp, q de
 		case "amount":
 			op.Amount = r.Number("body.amount")
 		case "key":
-			op.Key, inBody = r.String("body.key"), true
+			op.Key, inBody = r.MaybeEmpty("body.key"), true
 		case "at":
 			if r.Skip(); !r.Broken() {
 				r.Note("body.at", "must not be sent: a consume counts at the server's time")

@@ -92,9 +92,9 @@ func readCorrect(r *door.Reader, b []byte, key string) (op usage.CorrectOp, err 
 		case "amount":
 			op.Amount = r.Number("body.amount")
 		case "reason":
-			op.Reason = r.String("body.reason")
+			op.Reason = r.MaybeEmpty("body.reason")
 		case "key":
-			op.Key, inBody = r.String("body.key"), true
+			op.Key, inBody = r.MaybeEmpty("body.key"), true
 		default:
 			r.Unknown("body", name, "ref, feature, amount, reason, key")
 		}

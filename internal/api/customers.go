@@ -73,7 +73,6 @@ type customerIn struct {
 		Anchor   string            `json:"anchor,omitempty" format:"date-time" doc:"Where windows are counted from; absent leaves it as it is"`
 		Metadata map[string]string `json:"metadata,omitempty" doc:"Up to 50 entries; replaces what was there"`
 	}
-	RawBody []byte
 }
 
 type customerOut struct {
@@ -103,9 +102,6 @@ func (a *api) customersRoutes(d *door.Door) {
 }
 
 func (a *api) putCustomer(ctx context.Context, c *door.Call, in *customerIn) (*customerOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	anchor, err := door.When("body.anchor", in.Body.Anchor)
 	if err != nil {
 		return nil, err

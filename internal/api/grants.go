@@ -22,7 +22,6 @@ type grantIn struct {
 		Reason      string          `json:"reason" doc:"Up to 500 bytes"`
 		Key         string          `json:"key,omitempty" doc:"The idempotency key, if not in the header"`
 	}
-	RawBody []byte
 }
 
 // grantsRoutes registers the routes of this file.
@@ -45,9 +44,6 @@ func (a *api) grantsRoutes(d *door.Door) {
 }
 
 func (a *api) addGrant(ctx context.Context, c *door.Call, in *grantIn) (*madeOut[customers.Grant], error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	ask := customers.NewGrant{Feature: in.Body.Feature, Amount: in.Body.Amount, Kind: in.Body.Kind, Priority: in.Body.Priority, Reason: in.Body.Reason}
 	var err error
 	if ask.EffectiveAt, err = door.When("body.effective_at", in.Body.EffectiveAt); err != nil {

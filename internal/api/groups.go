@@ -69,9 +69,6 @@ func (a *api) groupsRoutes(d *door.Door) {
 }
 
 func (a *api) putGroup(ctx context.Context, c *door.Call, in *groupIn) (*groupOut, error) {
-	if err := door.NoNulls(in.RawBody, "properties"); err != nil {
-		return nil, err
-	}
 	if err := door.CheckIDs("id", in.ID, "group", in.Group); err != nil {
 		return nil, err
 	}

@@ -54,7 +54,6 @@ type createKeyIn struct {
 		Properties *bool   `json:"properties,omitempty" doc:"Default true"`
 		Rate       *rateIn `json:"rate,omitempty"`
 	}
-	RawBody []byte
 }
 
 type rateIn struct {
@@ -68,7 +67,6 @@ type rotateKeyIn struct {
 		Grace     string `json:"grace,omitempty" doc:"How long the old key goes on, such as \"24h\", the default; at most \"2160h\"; \"0s\" ends it now"`
 		ExpiresAt string `json:"expires_at,omitempty" format:"date-time" doc:"Of the new key; default: as long after now as the old one's was after its start"`
 	}
-	RawBody []byte
 }
 
 type nothingOut struct{}
@@ -123,9 +121,6 @@ func (a *api) mayMake(ctx context.Context, c *door.Call, n auth.NewKey) error {
 }
 
 func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*keyOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	n := auth.NewKey{Name: in.Body.Name, Role: in.Body.Role, Customer: in.Body.Customer, NoProperties: in.Body.Properties != nil && !*in.Body.Properties}
 	expires, err := door.When("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
@@ -148,9 +143,6 @@ func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*ke
 }
 
 func (a *api) rotateKey(ctx context.Context, c *door.Call, in *rotateKeyIn) (*keyOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	old, err := a.Auth.Key(ctx, c.Env, in.ID)
 	if err != nil {
 		return nil, err

@@ -192,7 +192,10 @@ func TestOperatorsOverHTTP(t *testing.T) {
 	grown := "/v1/operators/" + field(t, grace, "id")
 	ada := "/v1/operators/" + field(t, send("POST", "/v1/operators", `{}`, 201), "id")
 	send("PATCH", ada, `{`+sub+`}`, 409)
-	send("PATCH", grown, `{"issuer":"https://login.example.com","subject":""}`, 200)
+	send("PATCH", grown, `{"subject":""}`, 400) // an unset variable must not unlink
+	send("PATCH", grown, `{"linked":true}`, 400)
+	send("PATCH", grown, `{"linked":false,`+sub+`}`, 400)
+	send("PATCH", grown, `{"linked":false}`, 200)
 	send("PATCH", ada, `{`+sub+`}`, 200)
 	if b := send("GET", "/v1/audit", "", 200).Body.String(); strings.Contains(b, "00u1") || !strings.Contains(b, `"linked":true`) {
 		t.Errorf("got %s, want the link in the audit log without the subject", b)

@@ -59,9 +59,6 @@ func (a *api) membersRoutes(d *door.Door) {
 }
 
 func (a *api) putMember(ctx context.Context, c *door.Call, in *memberIn) (*memberOut, error) {
-	if err := door.NoNulls(in.RawBody, "properties"); err != nil {
-		return nil, err
-	}
 	if err := door.CheckIDs("id", in.ID, "member", in.Member); err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func (w *world) flag(key, body string, headers ...string) *httptest.ResponseReco
 func TestOFREP_Flags(t *testing.T) {
 	t.Parallel()
 	w := newFlagWorld(t)
-	const acme = `{"context":{"targetingKey":"acme","colour":{"deep":[1,null]},"member":null},"more":true}`
+	const acme = `{"context":{"targetingKey":"acme","colour":{"deep":[1,null]}},"more":true}`
 	const month = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"}`
 	const resets = `"resets_at":"2026-04-01T00:00:00Z"`
 	no := func(kind string) string {
@@ -153,6 +153,7 @@ func TestOFREP_Errors(t *testing.T) {
 		{"sso", `{"context":{"targetingKey":"` + strings.Repeat("x", 256) + `"}}`, 400, "INVALID_CONTEXT"},
 		{"sso", `{"context":{"targetingKey":"acme","member":true}}`, 400, "INVALID_CONTEXT"},
 		{"sso", `{"context":{"targetingKey":"acme","member":""}}`, 400, "INVALID_CONTEXT"},
+		{"sso", `{"context":{"targetingKey":"acme","member":null}}`, 400, "INVALID_CONTEXT"},
 		{"nothing", `{"context":{"targetingKey":"acme"}}`, 404, "FLAG_NOT_FOUND"},
 		{"sso.allowed", `{"context":{"targetingKey":"acme"}}`, 404, "FLAG_NOT_FOUND"},
 		{"nothing.allowed", `{"context":{"targetingKey":"acme"}}`, 404, "FLAG_NOT_FOUND"},

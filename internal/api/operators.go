@@ -18,7 +18,6 @@ type createOperatorIn struct {
 		Email string `json:"email,omitempty" maxLength:"254" doc:"Nobody is found by it at an identity provider"`
 		OperatorSubject
 	}
-	RawBody []byte
 }
 
 // OperatorSubject is who an operator is at an identity provider.
@@ -45,8 +44,8 @@ type patchOperatorIn struct {
 		Email  *string `json:"email,omitempty" nullable:"false" maxLength:"254" doc:"\"\" erases it"`
 		Active *bool   `json:"active,omitempty" nullable:"false" doc:"false: may do nothing, and keeps its roles"`
 		OperatorSubject
+		Linked *bool `json:"linked,omitempty" nullable:"false" doc:"false: nobody at an identity provider logs in as this operator any more"`
 	}
-	RawBody []byte
 }
 
 type putRoleIn struct {
@@ -58,7 +57,6 @@ type putRoleIn struct {
 		Until       string            `json:"until,omitempty" format:"date-time" doc:"Default for good"`
 		Reason      string            `json:"reason,omitempty" maxLength:"1000"`
 	}
-	RawBody []byte
 }
 
 type deleteRoleIn struct {
@@ -77,7 +75,6 @@ type elevateIn struct {
 		Duration    string            `json:"duration" doc:"From \"1m\" to \"8h\"; in an emergency to \"1h\""`
 		BreakGlass  bool              `json:"break_glass,omitempty" doc:"An emergency: it holds at once, and another operator must review it"`
 	}
-	RawBody []byte
 }
 
 type decideElevationIn struct {
@@ -85,7 +82,6 @@ type decideElevationIn struct {
 	Body struct {
 		Note string `json:"note,omitempty" maxLength:"1000"`
 	}
-	RawBody []byte
 }
 
 type reviewElevationIn struct {
@@ -94,7 +90,6 @@ type reviewElevationIn struct {
 		Outcome string `json:"outcome" enum:"justified,unjustified"`
 		Note    string `json:"note" maxLength:"1000"`
 	}
-	RawBody []byte
 }
 
 type listElevationsIn struct {
@@ -195,9 +190,6 @@ func (a *api) getOperator(ctx context.Context, c *door.Call, in *door.PathID) (*
 }
 
 func (a *api) createOperator(ctx context.Context, c *door.Call, in *createOperatorIn) (*operatorOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	if err := c.MayMakeOperators(); err != nil {
 		return nil, err
 	}
@@ -207,9 +199,6 @@ func (a *api) createOperator(ctx context.Context, c *door.Call, in *createOperat
 		return nil, err
 	}
 	if as != nil {
-		if as.Subject == "" {
-			return nil, door.Invalid("body.subject", "must not be empty")
-		}
 		n.Subject = *as
 	}
 	o, err := a.Auth.CreateOperator(ctx, c.By(), n)
@@ -217,12 +206,15 @@ func (a *api) createOperator(ctx context.Context, c *door.Call, in *createOperat
 }
 
 func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperatorIn) (*operatorOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	as, err := in.Body.subject()
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case in.Body.Linked == nil:
+	case as != nil || *in.Body.Linked:
+		return nil, door.Invalid("body.linked", "must be false, without a subject: a subject links the operator by itself")
+	default:
+		as = &usher.SSOSubject{}
 	}
 	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, usher.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
 	return &operatorOut{o}, err
@@ -233,9 +225,6 @@ func (a *api) deleteOperator(ctx context.Context, c *door.Call, in *door.PathID)
 }
 
 func (a *api) putRole(ctx context.Context, c *door.Call, in *putRoleIn) (*operatorOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	n := auth.NewRole{Role: in.Role, Environment: in.Body.Environment, Reason: in.Body.Reason}
 	from, err := door.When("body.from", in.Body.From)
 	if err != nil {
@@ -256,9 +245,6 @@ func (a *api) deleteRole(ctx context.Context, c *door.Call, in *deleteRoleIn) (*
 }
 
 func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevationOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	d, err := time.ParseDuration(in.Body.Duration)
 	if err != nil {
 		return nil, door.Invalid("body.duration", `must be a span such as "30m", got %q`, door.Clip(in.Body.Duration))
@@ -277,17 +263,11 @@ func (a *api) denyElevation(ctx context.Context, c *door.Call, in *decideElevati
 }
 
 func (a *api) decideElevation(ctx context.Context, c *door.Call, in *decideElevationIn, approve bool) (*elevationOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	e, err := a.Auth.DecideElevation(ctx, &c.Identity, c.By(), in.ID, approve, in.Body.Note)
 	return &elevationOut{e}, err
 }
 
 func (a *api) reviewElevation(ctx context.Context, c *door.Call, in *reviewElevationIn) (*elevationOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	e, err := a.Auth.ReviewElevation(ctx, &c.Identity, c.By(), in.ID, in.Body.Outcome, in.Body.Note)
 	return &elevationOut{e}, err
 }

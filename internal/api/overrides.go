@@ -40,9 +40,6 @@ func (a *api) overridesRoutes(d *door.Door) {
 }
 
 func (a *api) addOverride(ctx context.Context, c *door.Call, in *overrideIn) (*madeOut[customers.Override], error) {
-	if err := door.NoNulls(in.RawBody, "value"); err != nil {
-		return nil, err
-	}
 	expires, err := door.When("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
 		return nil, err

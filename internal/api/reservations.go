@@ -195,7 +195,7 @@ func readReserve(r *door.Reader, b []byte, key string) (op usage.ReserveOp, q de
 		case "ttl":
 			op.TTL = r.TTL("body.ttl", usage.MaxTTL)
 		case "key":
-			op.Key, inBody = r.String("body.key"), true
+			op.Key, inBody = r.MaybeEmpty("body.key"), true
 		case "min_revision":
 			op.MinRevision = r.Whole("body.min_revision")
 		default:

@@ -53,9 +53,6 @@ func (a *api) resourcesRoutes(d *door.Door) {
 }
 
 func (a *api) putResource(ctx context.Context, c *door.Call, in *putResourceIn) (*resourceOut, error) {
-	if err := door.NoNulls(in.RawBody, "properties"); err != nil {
-		return nil, err
-	}
 	if err := door.CheckIDs("id", in.ID, "type", in.Type, "resource", in.Resource); err != nil {
 		return nil, err
 	}

@@ -46,15 +46,11 @@ type customRoleIn struct {
 		By          string   `json:"by,omitempty" doc:"The member on whose behalf it is made, who cannot give what it does not hold"`
 		Reason      string   `json:"reason,omitempty" maxLength:"500"`
 	}
-	RawBody []byte
 }
 
 type customRoleOut struct{ Body directory.RoleView }
 
 func (a *api) putCustomRole(ctx context.Context, c *door.Call, in *customRoleIn) (*customRoleOut, error) {
-	if err := door.NoNulls(in.RawBody); err != nil {
-		return nil, err
-	}
 	r := usher.Role{Key: in.Role, Title: in.Body.Title, Permissions: in.Body.Permissions, Includes: in.Body.Includes}
 	by := c.By()
 	by.Reason = in.Body.Reason

@@ -170,7 +170,7 @@ func readSearch(r *door.Reader, of decide.Sought) (q decide.SearchQuery, p door.
 				p.Limit = int(v)
 			}
 		case n == "cursor":
-			p.Token = r.String("body.cursor")
+			p.Token = r.MaybeEmpty("body.cursor")
 		case n == "min_revision":
 			q.MinRevision = r.Whole("body.min_revision")
 		default:

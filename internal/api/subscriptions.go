@@ -34,13 +34,11 @@ type subscribeIn struct {
 		TrialEndsAt maybeTime `json:"trial_ends_at,omitempty" doc:"Absent: the plan's trial; null: none"`
 		Addons      []addonIn `json:"addons,omitempty" nullable:"false" maxItems:"1000"`
 	}
-	RawBody []byte
 }
 
 type patchIn struct {
-	ID      string `path:"id"`
-	Body    subscriptionPatchIn
-	RawBody []byte
+	ID   string `path:"id"`
+	Body subscriptionPatchIn
 }
 
 type subscriptionPatchIn struct {
@@ -105,9 +103,6 @@ func (a *api) subscriptionsRoutes(d *door.Door) {
 }
 
 func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*madeOut[customers.Subscription], error) {
-	if err := door.NoNulls(in.RawBody, "trial_ends_at"); err != nil {
-		return nil, err
-	}
 	ask := customers.NewSubscription{Plan: in.Body.Plan, TrialEnd: in.Body.TrialEndsAt.MaybeTime, Addons: addonInputs(in.Body.Addons)}
 	var err error
 	if ask.StartsAt, err = door.When("body.starts_at", in.Body.StartsAt); err != nil {
@@ -137,18 +132,12 @@ func (b *subscriptionPatchIn) patch() customers.SubscriptionPatch {
 }
 
 func (a *api) patchSubscription(ctx context.Context, c *door.Call, in *patchIn) (*madeOut[customers.Subscription], error) {
-	if err := door.NoNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
-		return nil, err
-	}
 	return once(ctx, a, c, c.Key, in.ID, in.Body, func(g customers.Guard) (customers.Subscription, error) {
 		return a.Customers.PatchSubscription(ctx, c.Env, c.By(), g, in.ID, in.Body.patch())
 	})
 }
 
 func (a *api) previewSubscription(ctx context.Context, c *door.Call, in *patchIn) (*previewOut, error) {
-	if err := door.NoNulls(in.RawBody, "ends_at", "trial_ends_at"); err != nil {
-		return nil, err
-	}
 	p, err := a.Customers.Preview(ctx, c.Env, in.ID, in.Body.patch())
 	if err != nil {
 		return nil, err

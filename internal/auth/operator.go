@@ -183,7 +183,7 @@ func (s *Service) CreateOperator(ctx context.Context, by usher.By, n NewOperator
 		return usher.Operator{}, err
 	}
 	if n.Subject != (usher.SSOSubject{}) {
-		if n.Subject, err = s.subject(n.Subject, false); err != nil {
+		if n.Subject, err = s.subject(n.Subject); err != nil {
 			return usher.Operator{}, err
 		}
 		o.Linked = true
@@ -194,9 +194,8 @@ func (s *Service) CreateOperator(ctx context.Context, by usher.By, n NewOperator
 	return o, nil
 }
 
-// subject is as with the configured issuer where it names none. An empty subject
-// is taken where none says so.
-func (s *Service) subject(as usher.SSOSubject, none bool) (usher.SSOSubject, error) {
+// subject returns as with the configured issuer if it names none, once it is valid.
+func (s *Service) subject(as usher.SSOSubject) (usher.SSOSubject, error) {
 	var wrong []usher.Problem
 	if as.Issuer == "" {
 		if as.Issuer = s.c.OIDC.Issuer; as.Issuer == "" {
@@ -206,7 +205,6 @@ func (s *Service) subject(as usher.SSOSubject, none bool) (usher.SSOSubject, err
 		wrong = append(wrong, usher.Problem{Location: "issuer", Message: "must be the provider's issuer, an https address, such as https://login.example.com"})
 	}
 	switch {
-	case as.Subject == "" && none:
 	case as.Subject == "":
 		wrong = append(wrong, usher.Problem{Location: "subject", Message: "must be there: what the provider puts into sub"})
 	case len(as.Subject) > maxSubject || usher.CheckID("subject", as.Subject) != nil:
@@ -261,8 +259,8 @@ func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By
 		}
 		u.Email = &e
 	}
-	if u.Subject != nil {
-		as, err := s.subject(*u.Subject, true)
+	if u.Subject != nil && *u.Subject != (usher.SSOSubject{}) {
+		as, err := s.subject(*u.Subject)
 		if err != nil {
 			return usher.Operator{}, err
 		}

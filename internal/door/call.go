@@ -183,12 +183,19 @@ func words(r *http.Request) error {
 // strict JSON. The body can be read again afterwards.
 func (c *Call) admit(w http.ResponseWriter, r *http.Request) bool {
 	c.IfMatch = strings.TrimSpace(r.Header.Get("If-Match"))
+	err := noEmptyParameters(r)
 	if c.Route.Accept == nil {
-		return true
+		if err != nil {
+			c.Fail(w, err)
+		}
+		return err == nil
 	}
-	body, err := c.ReadAll(r, nil)
+	var body []byte
+	if err == nil {
+		body, err = c.ReadAll(r, nil)
+	}
 	if err == nil && !c.Route.Raw {
-		err = CheckJSON(body)
+		err = c.Route.checkBody(body)
 	}
 	if err != nil {
 		c.Fail(w, err)

@@ -3,7 +3,6 @@ package door
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -24,39 +23,6 @@ func When(location, s string) (*time.Time, error) {
 		return nil, At(location, err)
 	}
 	return &t, nil
-}
-
-// NoNulls refuses null where it has no meaning: what is absent has a default,
-// and what is null is more likely a mistake. Members of the body in allowed
-// may be null, or anything.
-func NoNulls(body []byte, allowed ...string) error {
-	var v any
-	if err := json.Unmarshal(body, &v); err != nil {
-		return Invalid("body", "%s", err)
-	}
-	var wrong []usher.Problem
-	var walk func(location string, v any)
-	walk = func(location string, v any) {
-		switch v := v.(type) {
-		case nil:
-			wrong = append(wrong, usher.Problem{Location: location, Message: "must not be null: leave it out"})
-		case map[string]any:
-			for _, name := range slices.Sorted(maps.Keys(v)) {
-				if location != "body" || !slices.Contains(allowed, name) {
-					walk(location+"."+ClipName(name), v[name])
-				}
-			}
-		case []any:
-			for i := range v {
-				walk(fmt.Sprintf("%s[%d]", location, i), v[i])
-			}
-		}
-	}
-	walk("body", v)
-	if len(wrong) > 0 {
-		return Invalids(wrong[:min(len(wrong), 20)])
-	}
-	return nil
 }
 
 // CheckIDs is Invalid where the ids of a path cannot be ids.
@@ -105,6 +71,7 @@ func Parameters(r *http.Request, known ...string) (map[string]string, error) {
 		switch {
 		case len(list) > 1:
 			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be given once"})
+		case ok && list[0] == "" && name == "cursor": // the start of a list
 		case ok && list[0] == "":
 			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must not be empty"})
 		case ok:

@@ -65,6 +65,7 @@ type Route struct {
 	Origins []string
 
 	door *Door
+	body *huma.Schema // of a typed handler's JSON body, or nil
 }
 
 // Sent is a header of an answer in the OpenAPI document.
@@ -131,6 +132,7 @@ func Register[In, Out any](d *Door, row Route, h func(context.Context, *Call, *I
 		return out, nil
 	})
 	d.pending = nil
+	rt.body = d.strictBody(operationOf(d.huma.OpenAPI(), rt.Pattern))
 }
 
 // Handle adds a hand-written route, which reads and writes by itself.

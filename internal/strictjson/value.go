@@ -3,6 +3,7 @@ package strictjson
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,9 +13,20 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// String reads a string. If another value stands there, it notes that at
-// location and returns "".
+// String reads a string that is not empty. If another value stands there, it notes
+// that at location and returns "". An empty string is refused because the caller
+// could not distinguish it from a field that was left out, which often means more:
+// all customers instead of one.
 func (r *Reader) String(location string) string {
+	text := r.MaybeEmpty(location)
+	if text == "" && !r.noted(location) {
+		r.Note(location, "must not be empty")
+	}
+	return text
+}
+
+// MaybeEmpty is String for a text that may be empty.
+func (r *Reader) MaybeEmpty(location string) string {
 	if r.Peek() != '"' {
 		r.Wrong(location, "a string")
 		return ""
@@ -22,9 +34,15 @@ func (r *Reader) String(location string) string {
 	return string(r.Text())
 }
 
+// noted reports whether the text turned out not to be JSON, or a problem of
+// location is noted already.
+func (r *Reader) noted(location string) bool {
+	return r.Syntax != nil || slices.ContainsFunc(r.Problems, func(p usher.Problem) bool { return p.Location == location })
+}
+
 // ID notes at location what is wrong with an id that was read.
 func (r *Reader) ID(location, id string) {
-	if r.Syntax != nil {
+	if r.noted(location) {
 		return
 	}
 	if err := usher.CheckID("", id); err != nil {

@@ -214,9 +214,9 @@ func (e *entity) read(r *door.Reader, at *entityPlaces) {
 	r.Object(at.self, func(name []byte) {
 		switch {
 		case at.kind != "" && string(name) == "type":
-			e.kind = r.String(at.kind)
+			e.kind = r.MaybeEmpty(at.kind)
 		case at.kind != "" && string(name) == "id", at.kind == "" && string(name) == "name":
-			e.id = r.String(at.id)
+			e.id = r.MaybeEmpty(at.id)
 		case string(name) == "properties":
 			e.properties = r.Map(at.properties)
 		default:
@@ -474,7 +474,7 @@ func readEvaluations(r *door.Reader) (defaults *evaluation, items []item, semant
 					return
 				}
 				n := len(r.Problems)
-				semantic = r.String("options.evaluations_semantic")
+				semantic = r.MaybeEmpty("options.evaluations_semantic")
 				if len(r.Problems) == n && semantic != executeAll && semantic != denyOnFirstDeny && semantic != permitOnFirstPermit {
 					r.Note("options.evaluations_semantic", "must be execute_all, deny_on_first_deny or permit_on_first_permit, got %s",
 						door.Clip(semantic))

@@ -78,7 +78,7 @@ func (p *paging) read(r *door.Reader) {
 	r.Object("page", func(name []byte) {
 		switch string(name) {
 		case "token":
-			p.Token = r.String("page.token")
+			p.Token = r.MaybeEmpty("page.token")
 		case "limit":
 			p.Limit = int(min(r.Whole("page.limit"), door.MaxFound))
 		default:

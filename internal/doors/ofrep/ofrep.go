@@ -28,7 +28,7 @@ import (
 type contextDoc struct {
 	_            struct{} `additionalProperties:"true"` // what else a client says of who asks
 	TargetingKey string   `json:"targetingKey" doc:"The customer"`
-	Member       *string  `json:"member,omitempty" nullable:"true" doc:"The member of the customer who asks. Null is the same as absent"`
+	Member       *string  `json:"member,omitempty" nullable:"false" doc:"The member of the customer who asks; absent: the customer itself"`
 }
 
 type inDoc struct {
@@ -322,9 +322,9 @@ func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error)
 			case "targetingKey":
 				ask.customer = id("context.targetingKey")
 			case "member":
-				if rd.Peek() == 'n' {
-					rd.Skip()
-				} else if ask.member = id("context.member"); ask.member == "" && wrong == nil {
+				// A member that is null is not "no member": that would be
+				// answered for the whole customer.
+				if ask.member = id("context.member"); ask.member == "" && wrong == nil {
 					wrong = &failure{code: "INVALID_CONTEXT", detail: "context.member must not be empty"}
 				}
 			default:
