@@ -61,7 +61,7 @@ func (a *api) putSeat(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		switch string(name) {
 		case "state":
 			wrong := len(s.R.Problems)
-			switch state := s.R.String("body.state"); {
+			switch state := s.R.MaybeEmpty("body.state"); {
 			case len(s.R.Problems) > wrong || state == string(usher.SeatActive):
 			case state == string(usher.SeatPending):
 				op.Pending = true

@@ -147,14 +147,15 @@ func link(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject)
 	return err
 }
 
-// relink is an update's Subject; changed reports whether it changed anything.
-// Sessions of whoever it was before end.
+// relink makes as who an operator is at an identity provider, instead of what it
+// was at that one; the zero as makes it nobody at any. It ends the operator's
+// sessions if it was linked before, and reports whether it changed anything.
 func relink(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject, at time.Time) (changed bool, err error) {
 	var same bool
 	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_subject WHERE issuer = $1 AND subject = $2 AND operator = $3)`, as.Issuer, as.Subject, operator).Scan(&same); err != nil || same {
 		return false, err
 	}
-	n, err := exec(ctx, tx, `DELETE FROM operator_subject WHERE issuer = $1 AND operator = $2`, as.Issuer, operator)
+	n, err := exec(ctx, tx, `DELETE FROM operator_subject WHERE operator = $1 AND ($2 = '' OR issuer = $2)`, operator, as.Issuer)
 	if err != nil {
 		return false, err
 	}
