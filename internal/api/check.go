@@ -89,6 +89,7 @@ func (a *api) check(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	s := door.Borrow()
 	defer s.GiveBack()
 	q, err := readCheck(r, c, s)
+	c.About = q.Customer
 	if err != nil {
 		c.Fail(w, err)
 		return
@@ -107,6 +108,7 @@ func (a *api) explain(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	s := door.Borrow()
 	defer s.GiveBack()
 	q, err := readCheck(r, c, s)
+	c.About = q.Customer
 	if err != nil {
 		c.Fail(w, err)
 		return

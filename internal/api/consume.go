@@ -44,6 +44,7 @@ func (a *api) consume(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		return
 	}
 	op, q, err := readConsume(&s.R, s.In, c.Key)
+	c.About = op.Customer
 	if err == nil {
 		err = maySay(c, q.Said)
 	}

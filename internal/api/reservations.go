@@ -101,6 +101,7 @@ func (a *api) reserve(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var err error
 	if s.In, err = c.ReadAll(r, s.In); err == nil {
 		op, q, err = readReserve(&s.R, s.In, c.Key)
+		c.About = op.Customer
 	}
 	if err == nil {
 		err = maySay(c, q.Said)

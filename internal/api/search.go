@@ -89,6 +89,7 @@ func (a *api) search(of decide.Sought) func(http.ResponseWriter, *http.Request, 
 		}
 		s.R.Reset(s.In)
 		q, p := readSearch(&s.R, of)
+		c.About = q.Customer
 		if err = s.R.Err(); err == nil {
 			err = maySay(c, q.Said)
 		}

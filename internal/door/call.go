@@ -2,6 +2,7 @@ package door
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,9 +36,32 @@ type Call struct {
 	Route   *Route
 	Status  int   // of the answer
 	Wrote   *bool // whether an answer has begun, where that cannot be seen by Status; nil: not known
+	// About is the customer that the request is about, for the log. A handler sets
+	// it where the body says so; the path and the key say it by themselves.
+	About string
 
-	fail Fail // instead of the route's
-	id   [1]string
+	fail    Fail // instead of the route's
+	id      [1]string
+	request *http.Request
+}
+
+// about returns the customer that the call is about, as far as it is known.
+func (c *Call) about() string {
+	if c.About == "" && strings.Contains(c.Route.Pattern, " /v1/customers/{id}") {
+		return c.request.PathValue("id")
+	}
+	return cmp.Or(c.About, c.Customer)
+}
+
+// gone reports whether the client no longer waits for the answer. The doors set no
+// deadline of their own on a request's context.
+func (c *Call) gone() bool { return c.request.Context().Err() != nil }
+
+// failed logs that the server cannot answer the call: all that is needed to find
+// out why.
+func (c *Call) failed(level slog.Level, message string, attrs ...slog.Attr) {
+	c.Route.door.log.LogAttrs(context.Background(), level, message, append([]slog.Attr{slog.String("request_id", c.RequestID),
+		slog.String("env", string(c.Env)), slog.String("customer", c.about()), slog.String("route", c.Route.Pattern)}, attrs...)...)
 }
 
 // By says who makes a change that the call asks for. Reason and Cause are empty.
@@ -88,7 +112,7 @@ func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 	fixed := d.headersOf(rt)
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		c := &Call{Route: rt, Status: http.StatusOK}
+		c := &Call{Route: rt, Status: http.StatusOK, request: r}
 		header := w.Header()
 		if given := r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
 			c.RequestID = given[0]
@@ -130,8 +154,7 @@ func (c *Call) panicked(w http.ResponseWriter, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
-	c.Route.door.log.Error("a request panicked", "request_id", c.RequestID, "route", c.Route.Pattern, "panic", fmt.Sprint(p), "stack",
-		string(debug.Stack()))
+	c.failed(slog.LevelError, "a request panicked", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 	if c.Wrote != nil && *c.Wrote {
 		c.Status = http.StatusInternalServerError
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one

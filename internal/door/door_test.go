@@ -2,6 +2,7 @@ package door
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 )
 
 // problemBody is the exact body of an error without a list.
@@ -63,6 +65,74 @@ func TestFaults(t *testing.T) {
 		}
 		if got.Header().Get("Retry-After") != again {
 			t.Errorf("%s: Retry-After is %q, want %q", code, got.Header().Get("Retry-After"), again)
+		}
+	}
+}
+
+// TestFailuresInTheLog: what the server cannot do has one line that says whose
+// request it was. A client that hangs up is no failure; a deadline that no room
+// has given a meaning is a bug, and no outage.
+func TestFailuresInTheLog(t *testing.T) {
+	t.Parallel()
+	hungUp, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for name, test := range map[string]struct {
+		ctx    context.Context
+		err    error
+		status int
+		line   string // "": none
+	}{
+		"a bug":                     {t.Context(), errors.New("a secret"), 500, `level=ERROR msg="request failed" error="a secret"`},
+		"a deadline without a code": {t.Context(), fmt.Errorf("read x: %w", context.DeadlineExceeded), 500, `level=ERROR msg="request failed" error="read x: context deadline exceeded"`},
+		"an outage": {t.Context(), fmt.Errorf("read x: %w (%w)", usher.Errorf(usher.Unavailable, "the disk is full"), errors.New("a secret")), 503,
+			`level=WARN msg="request could not be served" error="read x: the disk is full (a secret)"`},
+		"a client that hung up":     {hungUp, fmt.Errorf("read x: %w", context.Canceled), 499, ""},
+		"a bug, and nobody listens": {hungUp, errors.New("a secret"), 500, `level=ERROR msg="request failed" error="a secret"`},
+		"a mistake of the caller":   {t.Context(), usher.Errorf(usher.Invalid, "why"), 400, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log bytes.Buffer
+			d := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+			d.on("GET /v1/customers/{id}/x", d.wrap(&Route{Pattern: "GET /v1/customers/{id}/x"}, func(w http.ResponseWriter, _ *http.Request, c *Call) {
+				c.Env = usher.Sandbox
+				c.Fail(w, test.err)
+			}))
+			r := httptest.NewRequestWithContext(test.ctx, "GET", "/v1/customers/acme/x", nil)
+			r.Header.Set("X-Request-ID", "t")
+			got := httptest.NewRecorder()
+			d.ServeHTTP(got, r)
+			if got.Code != test.status || strings.Contains(got.Body.String(), "secret") {
+				t.Errorf("got %d %s, want %d", got.Code, got.Body, test.status)
+			}
+			if test.line == "" {
+				if log.Len() > 0 {
+					t.Errorf("got the line %s, want none", &log)
+				}
+				return
+			}
+			before, after, _ := strings.Cut(test.line, " error=")
+			want := before + ` request_id=t env=sandbox customer=acme route="GET /v1/customers/{id}/x" error=` + after + "\n"
+			if _, line, _ := strings.Cut(log.String(), " "); line != want {
+				t.Errorf("got  %s\nwant %s", line, want)
+			}
+		})
+	}
+}
+
+// The customer of a failure is the one that the request is about: as the body
+// says, else the path, else the key.
+func TestAbout(t *testing.T) {
+	t.Parallel()
+	for want, c := range map[string]*Call{
+		"body": {About: "body", Route: &Route{Pattern: "POST /v1/check"}},
+		"key":  {Identity: auth.Identity{Customer: "key"}, Route: &Route{Pattern: "GET /scim/v2/Users/{id}"}},
+		"":     {Route: &Route{Pattern: "DELETE /v1/grants/{id}"}},
+	} {
+		c.request = httptest.NewRequest("GET", "/", nil)
+		c.request.SetPathValue("id", "path")
+		if got := c.about(); got != want {
+			t.Errorf("%s: got %q, want %q", c.Route.Pattern, got, want)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package door
 
 import (
-	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -40,12 +40,10 @@ func (d *Door) healthz(w http.ResponseWriter, _ *http.Request, c *Call) {
 func (d *Door) readyz(w http.ResponseWriter, r *http.Request, c *Call) {
 	if d.Ready != nil {
 		if err := d.Ready(r.Context()); err != nil {
-			d.log.Warn("not ready", "error", err)
-			var known *usher.Error
-			if !errors.As(err, &known) || known.Code != usher.Unavailable {
-				known = usher.Errorf(usher.Unavailable, "the database does not answer")
+			if usher.ErrorCode(err) != usher.Unavailable && !c.gone() {
+				err = fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "the database does not answer"), err)
 			}
-			c.Fail(w, known)
+			c.Fail(w, err)
 			return
 		}
 	}

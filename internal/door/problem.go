@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -29,8 +30,15 @@ type Problem struct {
 	allow      string
 }
 
-// MethodNotAllowed is the one code that only HTTP has.
-const MethodNotAllowed usher.Code = "method_not_allowed"
+// The codes that only HTTP has.
+const (
+	MethodNotAllowed usher.Code = "method_not_allowed"
+	clientGone       usher.Code = "client_gone" // for metrics: no client ever reads it
+)
+
+// statusGone is the status, of no standard but widely used, of a request whose
+// client went away before the answer.
+const statusGone = 499
 
 var titles = map[usher.Code]string{
 	usher.Invalid: "Invalid request", usher.Unauthenticated: "Not authenticated", usher.Forbidden: "Not allowed",
@@ -39,13 +47,16 @@ var titles = map[usher.Code]string{
 	usher.PreconditionFailed: "Precondition failed", usher.TooLarge: "Too large", usher.UnsupportedMedia: "Unsupported media type",
 	usher.Refused: "Refused by a rule", usher.InUse: "In use", usher.NotConsumable: "Not consumable",
 	usher.RateLimited: "Too many requests", usher.Internal: "Internal error", usher.Unavailable: "Unavailable",
-	MethodNotAllowed: "Method not allowed",
+	MethodNotAllowed: "Method not allowed", clientGone: "Client gone",
 }
 
 func NewProblem(code usher.Code, detail string, list []usher.Problem) *Problem {
 	status := usher.Codes[code]
-	if code == MethodNotAllowed {
+	switch code {
+	case MethodNotAllowed:
 		status = http.StatusMethodNotAllowed
+	case clientGone:
+		status = statusGone
 	}
 	return &Problem{Type: "urn:usher:problem:" + string(code), Title: titles[code], Status: status, Code: code, Detail: detail, Errors: list}
 }
@@ -74,13 +85,21 @@ func (p *Problem) SetHeaders(h http.Header) {
 	}
 }
 
-// Problem makes an error fit to show. What has no code of usher's is a fault of
-// the server: logged in full, shown as nothing but that.
+// Problem makes an error fit to show, and logs what the server could not do:
+//
+//   - An error without a code is a bug: logged in full, and shown as nothing but
+//     "internal error". So is a deadline that passed: a room that sets one says
+//     itself, with a code, what it means to the caller.
+//   - Unavailable is an outage, or more work than can be done: 503, logged as well.
+//   - A client that no longer waits gets no answer and is no failure of the server:
+//     its status is 499, and nothing is logged.
 func (c *Call) Problem(err error) *Problem {
 	var p *Problem
 	var e *usher.Error
 	switch {
 	case errors.As(err, &p):
+	case c.gone() && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+		p = NewProblem(clientGone, "the client closed the request before it was answered", nil)
 	case errors.As(err, &e) && e.Code != usher.Internal && usher.Codes[e.Code] != 0:
 		p = NewProblem(e.Code, e.Detail, e.Problems)
 		if !c.Route.Raw {
@@ -90,10 +109,11 @@ func (c *Call) Problem(err error) *Problem {
 			}
 		}
 		p.retryAfter = e.RetryAfter
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		p = NewProblem(usher.Unavailable, "the request was given up before it could be answered, try again", nil)
+		if p.Status >= http.StatusInternalServerError {
+			c.failed(slog.LevelWarn, "request could not be served", slog.Any("error", err))
+		}
 	default:
-		c.Route.door.log.Error("request failed", "request_id", c.RequestID, "route", c.Route.Pattern, "error", err)
+		c.failed(slog.LevelError, "request failed", slog.Any("error", err))
 		p = NewProblem(usher.Internal, "internal error", nil)
 	}
 	if p.retryAfter <= 0 && (p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests) {
@@ -179,6 +199,9 @@ func init() {
 		if ctx != nil {
 			if c, ok := ctx.Context().Value(callKey{}).(*Call); ok {
 				p.RequestID = c.RequestID
+				if p.Code == usher.Internal {
+					c.failed(slog.LevelError, "request failed", slog.String("error", msg), slog.Any("errors", errs))
+				}
 			}
 		}
 		return p

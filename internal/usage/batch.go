@@ -52,7 +52,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	var p *panicked
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
-			return u.follow(followers)
+			return u.follow(ctx, followers)
 		}
 		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}, ended: ended}
 		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error {
@@ -79,7 +79,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			if len(b.known) == 0 && len(takes) > 0 && u.retries > 0 {
 				u.retries--
 			}
-			return u.follow(followers)
+			return u.follow(ctx, followers)
 		case errors.Is(err, errStale):
 			for env := range b.environments() {
 				if err := u.cfg.Live.Refresh(ctx, env); err != nil {
@@ -135,14 +135,14 @@ func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 
 // follow answers takes whose key another take of the batch had first, now that the
 // key has an answer.
-func (u *Usage) follow(followers []*take) error {
+func (u *Usage) follow(ctx context.Context, followers []*take) error {
 	for _, f := range followers {
 		if op, ok := u.replays.get(f.opKey()); ok {
 			f.answer(op)
 			continue
 		}
 		// The first ended with an error, so nothing is stored: this one is decided itself.
-		if err := u.commit(context.Background(), []*request{{take: f}}); err != nil {
+		if err := u.commit(ctx, []*request{{take: f}}); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -264,6 +265,39 @@ func TestI10_KeysAreOfOneEnvironment(t *testing.T) {
 		d, err := n.usage.Consume(t.Context(), usher.Production, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "a", Amount: "30"})
 		if err != nil || d.Replayed || d.Allowed || d.Reason != usher.UnknownCustomer {
 			t.Errorf("production got the sandbox's answer: %+v, %v", d, err)
+		}
+	})
+}
+
+// The writer's own deadline is neither a bug nor an outage of the database: the
+// caller learns that the use may be committed, repeats the call, and counts once.
+func TestS12_TheWritersDeadline(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		c := &clock{}
+		c.set(at(t, "2026-03-31T10:00:00Z"))
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		u := n.deaf(t, c)
+		u.CommitWithin(50 * time.Millisecond)
+		op := usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "slow", Amount: "2"}
+		_, err := u.ConsumeAfterTheDeadline(t.Context(), usher.Sandbox, op)
+		var coded *usher.Error
+		if !errors.As(err, &coded) || coded.Code != usher.Unavailable || coded.RetryAfter <= 0 || !errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(coded.Detail, "within 50ms") || strings.Contains(coded.Detail, "database") {
+			t.Fatalf("got %v, want unavailable, with the deadline and the same key again as the way on", err)
+		}
+		again := n.deaf(t, c)
+		if d, err := again.Consume(t.Context(), usher.Sandbox, op); err != nil || !d.Allowed || d.Used != 2 {
+			t.Errorf("the same call again: got %+v %v, want 2 used", d, err)
+		}
+
+		// A client that goes away is told of its own going, whatever becomes of the use.
+		ctx, leave := context.WithCancel(t.Context())
+		leave()
+		op.Key = "left"
+		if _, err := again.Consume(ctx, usher.Sandbox, op); !errors.Is(err, context.Canceled) || usher.ErrorCode(err) == usher.Unavailable {
+			t.Errorf("a client that left: got %v, want its own context's error without a code", err)
 		}
 	})
 }

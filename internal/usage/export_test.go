@@ -42,3 +42,20 @@ func (u *Usage) IngestThenPanic(ctx context.Context, env usher.Environment, even
 	}
 	return b.err
 }
+
+// CommitWithin sets the writer's deadline. Nothing may have been submitted yet.
+func (u *Usage) CommitWithin(d time.Duration) { u.within = d }
+
+// ConsumeAfterTheDeadline is a consume that is decided only when the writer's
+// deadline has passed.
+func (u *Usage) ConsumeAfterTheDeadline(ctx context.Context, env usher.Environment, op ConsumeOp) (usher.Decision, error) {
+	t, err := u.newTake(ctx, env, ledger.Consume, op, "")
+	if err != nil {
+		return usher.Decision{}, err
+	}
+	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
+		<-b.ctx.Done()
+		return b.decide(t, w, engine.Op{Kind: engine.Consume, Customer: t.customer, Feature: t.feature, Amount: t.amount})
+	}
+	return u.take(ctx, t)
+}

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -45,7 +46,12 @@ type Usage struct {
 	replays *replays
 	retries int // for how many more batches stored answers are read first; only the writer touches it
 	waiting atomic.Int64
+	within  time.Duration // commitWithin, but for tests
 }
+
+// commitWithin is how long the writer tries to commit one batch. It is longer than
+// any wait of the store's own, so what takes longer is no outage that has a name.
+const commitWithin = 20 * time.Second
 
 // Bounds of one batch, so that no caller waits for a batch that keeps growing.
 const (
@@ -84,7 +90,7 @@ func New(cfg Config) *Usage {
 	if cfg.Node == "" {
 		cfg.Node = cfg.NewID("node_")
 	}
-	u := &Usage{cfg: cfg, queue: make(chan *request, cfg.Queue), done: make(chan struct{}), replays: newReplays(8192)}
+	u := &Usage{cfg: cfg, queue: make(chan *request, cfg.Queue), done: make(chan struct{}), replays: newReplays(8192), within: commitWithin}
 	go u.write()
 	return u
 }
@@ -179,7 +185,7 @@ func count(r *request) (takes, bodies int) {
 // runs alone, so that one bad request does not fail the others.
 func (u *Usage) run(batch []*request) {
 	// Not a caller's context: a caller that goes away must not undo the others' work.
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), u.within)
 	defer cancel()
 	err := guarded(func() error { return u.commit(ctx, batch) })
 	if err == nil {
@@ -189,14 +195,28 @@ func (u *Usage) run(batch []*request) {
 		u.cfg.Log.Error("a batch could not be committed; each request runs alone", "requests", len(batch), "error", err)
 		for _, r := range batch {
 			if err := guarded(func() error { return u.commit(ctx, []*request{r}) }); err != nil {
-				u.fail(r, err)
+				u.fail(r, u.late(ctx, err))
 			}
 		}
 		return
 	}
+	err = u.late(ctx, err)
 	for _, r := range batch {
 		u.fail(r, err)
 	}
+}
+
+// late gives the error of a batch that ran into the writer's own deadline a code
+// and words. The database may be well, so it is not the outage that the store would
+// name; nor is it a bug. Whether the commit happened is not known: the caller
+// repeats the call, and its key or the events' ids make that safe.
+func (u *Usage) late(ctx context.Context, err error) error {
+	var coded *usher.Error
+	if ctx.Err() == nil || errors.As(err, &coded) {
+		return err
+	}
+	words := fmt.Sprintf("the use could not be committed within %s and may be committed later: repeat the call with the same key or ids", u.within)
+	return fmt.Errorf("%w (%w)", &usher.Error{Code: usher.Unavailable, Detail: words, RetryAfter: time.Second}, err)
 }
 
 // fail answers a request with an error. One without a code is a fault of the

@@ -5,6 +5,7 @@
 package authzen
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strconv"
@@ -274,14 +275,12 @@ func (e *evaluation) said(c *door.Call) *access.Said {
 }
 
 // customerOf is the customer that a question is about; "" where nobody can tell.
-func (a *service) customerOf(ctx context.Context, c *door.Call, named, member string, resource decide.ResourceRef) (string, error) {
-	if named != "" {
-		return named, nil
+func (a *service) customerOf(ctx context.Context, c *door.Call, named, member string, resource decide.ResourceRef) (id string, err error) {
+	if id = cmp.Or(named, c.Customer); id == "" {
+		id, err = a.Decide.CustomerOf(ctx, c.Env, member, resource)
 	}
-	if c.Customer != "" {
-		return c.Customer, nil
-	}
-	return a.Decide.CustomerOf(ctx, c.Env, member, resource)
+	c.About = id
+	return id, err
 }
 
 // another reports whether a customer's member is of another type than the

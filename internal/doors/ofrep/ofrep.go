@@ -341,6 +341,7 @@ func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error)
 	case ask.customer == "":
 		return ask, missing
 	}
+	c.About = ask.customer
 	return ask, ofCustomer(&c.Identity, ask.customer)
 }
 
