@@ -3,13 +3,13 @@
 package clients
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -54,23 +54,56 @@ func TestGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, "", s, "go", "tool", "oapi-codegen", "-config", config, document(t, s, dir))
-	// The compiler sees the generated file beside the program; the tree does not.
-	here, err := filepath.Abs("testdata/gouse")
+	page := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(page, saved(t, "main.go"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// The compiler sees the generated file beside the programs; the tree does not.
+	here, err := filepath.Abs("testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(here, "usher.gen.go"): generated}})
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
+		filepath.Join(here, "gouse", "usher.gen.go"):  generated,
+		filepath.Join(here, "gopage", "usher.gen.go"): generated,
+		filepath.Join(here, "gopage", "main.go"):      page,
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "gouse")
-	run(t, "", s, "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, "./testdata/gouse")
-	if out := run(t, "", s, program); !bytes.Equal(out, []byte("done\n")) {
-		t.Errorf("got %q, want done", out)
+	subscribe(t, s)
+	for _, c := range []struct{ name, want string }{{"gouse", "done\n"}, {"gopage", "true 9007199254740993 <nil>\n"}} {
+		program := filepath.Join(dir, c.name)
+		run(t, "", s, "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, "./testdata/"+c.name)
+		if out := run(t, "", s, program); string(out) != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, out, c.want)
+		}
 	}
+}
+
+// saved returns a program of generate-a-client.md.
+func saved(t *testing.T, name string) []byte {
+	t.Helper()
+	page, err := os.ReadFile("../../../docs/how-to/generate-a-client.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?ms)Save this as `" + regexp.QuoteMeta(name) + "`:\n\n```[a-z]+\n(.*?)^```$").FindSubmatch(page)
+	if block == nil {
+		t.Fatalf("generate-a-client.md has no %s", name)
+	}
+	return block[1]
+}
+
+// subscribe makes the customer of generate-a-client.md, who has used 3 calls.
+func subscribe(t *testing.T, s *real.Server) {
+	t.Helper()
+	s.Do(t, http.MethodPut, "/v1/customers/acme", "application/json", `{}`)
+	s.Do(t, http.MethodPost, "/v1/customers/acme/subscriptions", "application/json", `{"plan":"pro"}`)
+	s.Do(t, http.MethodPost, "/v1/consume", "application/json", `{"customer":"acme","feature":"calls","amount":3,"key":"order-1"}`)
 }
 
 // TestTypeScript: openapi-typescript makes types with which a program compiles
@@ -90,11 +123,17 @@ func TestTypeScript(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, "app.ts"), saved(t, "app.ts"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	document(t, s, dir)
+	subscribe(t, s)
 	run(t, dir, s, "node", "node_modules/openapi-typescript/bin/cli.js", "openapi.json", "-o", "usher.d.ts")
 	run(t, dir, s, "node", "node_modules/typescript/bin/tsc", "--strict", "--exactOptionalPropertyTypes", "--module", "nodenext",
-		"--target", "es2022", "--types", "node", "use.ts", "usher.d.ts")
-	if out := run(t, dir, s, "node", "use.js"); !bytes.Equal(out, []byte("done\n")) {
-		t.Errorf("got %q, want done", out)
+		"--target", "es2022", "--types", "node", "use.ts", "app.ts", "usher.d.ts")
+	for _, c := range []struct{ name, want string }{{"use.js", "done\n"}, {"app.js", "true unlimited 3\n"}} {
+		if out := run(t, dir, s, "node", c.name); string(out) != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, out, c.want)
+		}
 	}
 }

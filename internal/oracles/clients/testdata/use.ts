@@ -32,7 +32,7 @@ assert.match(large.data ?? '', /"used":9007199254740993,/);
 const checked = await usher.POST('/v1/check', { body: { customer: 'ts', feature: 'sso' } });
 assert.equal(checked.data?.allowed, true);
 const listed = await usher.GET('/v1/customers', { params: { query: { limit: 10 } } });
-assert.deepEqual(listed.data?.data.map((c) => c.id), ['ts']);
+assert.deepEqual(listed.data?.data.map((c) => c.id), ['acme', 'ts']);
 
 const lost = await usher.GET('/v1/customers/{id}', { params: { path: { id: 'nobody' } } });
 assert.equal(lost.error?.code, 'not_found');

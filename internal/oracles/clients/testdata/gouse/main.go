@@ -57,8 +57,8 @@ func main() {
 	}
 	listed, err := usher.ListCustomersWithResponse(ctx, nil)
 	must(err)
-	if listed.JSON200 == nil || len(listed.JSON200.Data) != 1 || listed.JSON200.Data[0].Id != "go" {
-		log.Fatalf("got %d %s, want the customer", listed.StatusCode(), listed.Body)
+	if listed.JSON200 == nil || len(listed.JSON200.Data) != 2 || listed.JSON200.Data[1].Id != "go" {
+		log.Fatalf("got %d %s, want acme and go", listed.StatusCode(), listed.Body)
 	}
 	lost, err := usher.GetCustomerWithResponse(ctx, "nobody")
 	must(err)
