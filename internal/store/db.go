@@ -24,8 +24,8 @@ type Config struct {
 	// DSN is "postgres://…" or "postgresql://…", or the path of a SQLite file.
 	// Open creates a file that does not exist.
 	DSN string
-	// MaxConns bounds the connections to PostgreSQL (default 16, at least 2).
-	// SQLite always has one connection to write and at most 4 to read.
+	// MaxConns bounds the connections to PostgreSQL (default 16, at least 2), besides
+	// at most 2 that write use. SQLite always has one connection to write and at most 4 to read.
 	MaxConns int
 	// Beside opens a database while another process owns it, as `usher key` does:
 	// it takes no lock, creates nothing and does not migrate.
@@ -61,6 +61,7 @@ type DB struct {
 	dialect Dialect
 	r       *sql.DB // reads; cannot write on SQLite
 	w       *sql.DB // writes: one connection on SQLite; on PostgreSQL the same as r
+	takes   *sql.DB // writes of Usage: on PostgreSQL connections of its own; on SQLite w
 	lock    *flock.Flock
 	now     func() time.Time
 
@@ -145,6 +146,9 @@ func (db *DB) Close() (err error) {
 	err = errors.Join(err, db.r.Close())
 	if db.w != db.r {
 		err = errors.Join(err, db.w.Close())
+	}
+	if db.takes != db.w {
+		err = errors.Join(err, db.takes.Close())
 	}
 	if db.lock != nil {
 		// The lock file stays: removing it would let two processes each lock

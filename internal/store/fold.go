@@ -49,7 +49,7 @@ func (db *DB) Fold(ctx context.Context, keys []OpKey, before time.Time, sums []F
 			strings.Compare(x.Bucket.Feature, y.Bucket.Feature),
 			strings.Compare(x.Bucket.Clock, y.Bucket.Clock), cmp.Compare(x.Bucket.Start, y.Bucket.Start), cmp.Compare(x.Minute, y.Minute))
 	})
-	err = db.usage(ctx, func(u *UsageTx) error {
+	err = db.usage(ctx, db.w, func(u *UsageTx) error {
 		args := make([]any, 0, 2*len(keys)+1)
 		for _, k := range keys {
 			args = append(args, k.Key, string(k.Env))

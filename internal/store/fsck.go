@@ -34,7 +34,20 @@ func (db *DB) scan(ctx context.Context, fn func(*Scan) error) error {
 		return err
 	}
 	defer tx.Rollback() // it wrote nothing
+	if err := db.unhurried(ctx, tx); err != nil {
+		return err
+	}
 	return fn(&Scan{tx, ctx})
+}
+
+// unhurried lets a transaction be idle: its caller computes, or writes what it read to
+// a slow reader.
+func (db *DB) unhurried(ctx context.Context, tx *sql.Tx) error {
+	if db.dialect != Postgres {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`)
+	return err
 }
 
 // each calls fn with every row, scanned into to.
@@ -213,6 +226,9 @@ func (db *DB) Quiet(ctx context.Context, fn func() error) (err error) {
 		return err
 	}
 	defer tx.Rollback()
+	if err := db.unhurried(ctx, tx); err != nil {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = '30s'`); err != nil {
 		return err
 	}

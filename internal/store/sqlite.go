@@ -90,6 +90,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	}
 	db.r.SetMaxOpenConns(readConns)
 	db.r.SetMaxIdleConns(readConns)
+	db.takes = db.w
 	switch {
 	case db.file == "":
 	case c.Beside:

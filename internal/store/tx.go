@@ -31,9 +31,12 @@ const attempts = 8
 // tx runs fn in a new transaction. If the transaction conflicts with another one
 // (a deadlock, a busy SQLite), it is rolled back and fn runs again from the start,
 // so fn must not keep state of an earlier run.
-func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error {
+func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error { return db.txOn(ctx, db.w, fn) }
+
+// txOn does as tx does, on connections of pool.
+func (db *DB) txOn(ctx context.Context, pool *sql.DB, fn func(tx *sql.Tx) error) error {
 	for i := 1; ; i++ {
-		err := db.once(ctx, fn)
+		err := db.once(ctx, pool, fn)
 		if err == nil || !conflict(err) || i == attempts {
 			return fault(err)
 		}
@@ -45,11 +48,11 @@ func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	}
 }
 
-func (db *DB) once(ctx context.Context, fn func(tx *sql.Tx) error) error {
+func (db *DB) once(ctx context.Context, pool *sql.DB, fn func(tx *sql.Tx) error) error {
 	if err := db.mayWork(); err != nil {
 		return err
 	}
-	tx, err := db.w.BeginTx(ctx, &sql.TxOptions{Isolation: db.isolation()})
+	tx, err := pool.BeginTx(ctx, &sql.TxOptions{Isolation: db.isolation()})
 	if err != nil {
 		return err
 	}

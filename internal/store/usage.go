@@ -30,16 +30,20 @@ type UsageTx struct {
 // as it is.
 func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) (err error) {
 	defer wrap(&err, "write usage")
-	return db.usage(ctx, func(u *UsageTx) error { return fromOutside(fn(u)) })
+	return db.usage(ctx, db.takes, func(u *UsageTx) error { return fromOutside(fn(u)) })
 }
 
-func (db *DB) usage(ctx context.Context, fn func(*UsageTx) error) error {
+// Locked reports whether an error means that another transaction kept a lock for
+// longer than this one waits. Nothing was applied.
+func Locked(err error) bool { return postgresCode(err) == "55P03" }
+
+func (db *DB) usage(ctx context.Context, pool *sql.DB, fn func(*UsageTx) error) error {
 	u := &UsageTx{db: db, ctx: ctx}
 	if db.dialect == SQLite {
 		db.writing.Lock()
 		defer db.writing.Unlock()
 	}
-	err := db.tx(ctx, func(tx *sql.Tx) error {
+	err := db.txOn(ctx, pool, func(tx *sql.Tx) error {
 		u.tx = tx
 		return fn(u)
 	})
@@ -62,14 +66,55 @@ type Head struct {
 	CatalogRevision int64
 	Clock           time.Time // a sandbox's test clock; zero: real time
 	Deleted         bool
+
+	found bool // the customer exists
 }
 
 // Lock locks the customers' use against other nodes until the batch ends, and reads
-// their heads. All nodes lock in the same order, so that they cannot deadlock. On
-// SQLite, where there are no other writers, it returns nil if no environment has
-// changed since the revisions in known (nil: none).
+// their heads. If another node has locked one of them, it waits: at most 200 ms for
+// each, then the error is Locked. All nodes lock in the same order, so that they cannot
+// deadlock. On SQLite, where there are no other writers, it returns nil if no
+// environment has changed since the revisions in known (nil: none).
 func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ map[Holder]Head, err error) {
 	defer wrap(&err, "lock")
+	return u.lock(holders, known, u.db.forUpdate())
+}
+
+// LockFree locks as Lock does those customers that no other node has locked, and
+// returns the others. It waits for none.
+func (u *UsageTx) LockFree(holders []Holder, known map[usher.Environment]int64) (_ map[Holder]Head, locked []Holder, err error) {
+	defer wrap(&err, "lock free")
+	if u.db.dialect == SQLite {
+		heads, err := u.lock(holders, known, "")
+		return heads, nil, err
+	}
+	heads, err := u.lock(holders, known, " FOR UPDATE SKIP LOCKED")
+	if err != nil {
+		return nil, nil, err
+	}
+	// A customer without a row does not exist, or another node has locked it.
+	var args []any
+	for _, h := range holders {
+		if !heads[h].found {
+			args = append(args, string(h.Env), h.Customer)
+		}
+	}
+	if len(args) == 0 {
+		return heads, nil, nil
+	}
+	err = u.among(`SELECT env, id FROM customer WHERE (env, id) IN `, "tt", args, ``, func(rows *sql.Rows) error {
+		var h Holder
+		if err := rows.Scan(&h.Env, &h.Customer); err != nil {
+			return err
+		}
+		locked = append(locked, h)
+		delete(heads, h)
+		return nil
+	})
+	return heads, locked, err
+}
+
+func (u *UsageTx) lock(holders []Holder, known map[usher.Environment]int64, how string) (_ map[Holder]Head, err error) {
 	if u.db.dialect == SQLite && known != nil {
 		changed := false
 		rows, err := u.prepared("revisions", 1, func() string { return `SELECT env, revision FROM environment` }).query(nil)
@@ -102,9 +147,9 @@ func (u *UsageTx) Lock(holders []Holder, known map[usher.Environment]int64) (_ m
 		args = append(args, string(h.Env), h.Customer)
 	}
 	err = u.among(`SELECT env, id, revision, deleted_at FROM customer WHERE (env, id) IN `, "tt", args, `
-		ORDER BY env, id`+u.db.forUpdate(), func(rows *sql.Rows) error {
+		ORDER BY env, id`+how, func(rows *sql.Rows) error {
 		var env, id string
-		var h Head
+		h := Head{found: true}
 		var deleted int64
 		err := rows.Scan(&env, &id, &h.Revision, &deleted)
 		h.Deleted = deleted != 0

@@ -36,8 +36,9 @@ var errTaken = errors.New("usage: a key has an answer already")
 const maxRuns = 12
 
 // commit runs a batch until it is decided on the newest state and committed. A nil
-// error means that each request has its own result, which may be an error.
-func (u *Usage) commit(ctx context.Context, batch []*request) error {
+// error means that each request has its own result, which may be an error, or is
+// locked. wait: wait for customers that other nodes have locked.
+func (u *Usage) commit(ctx context.Context, batch []*request, wait bool) error {
 	var takes []*take
 	var bodies []*body
 	for _, r := range batch {
@@ -52,9 +53,13 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 	var p *panicked
 	for range maxRuns {
 		if len(takes) == 0 && len(bodies) == 0 {
-			return u.follow(ctx, followers)
+			u.follow(ctx, followers)
+			return nil
 		}
-		b := &batchRun{u: u, ctx: ctx, worlds: map[store.Holder]*world{}, ended: ended}
+		b := &batchRun{u: u, ctx: ctx, wait: wait, worlds: map[store.Holder]*world{}, ended: ended}
+		if err := b.warm(takes, bodies); err != nil {
+			return err
+		}
 		err := u.cfg.DB.Usage(ctx, func(tx *store.UsageTx) error {
 			return guarded(func() error { return b.run(tx, takes, bodies) })
 		})
@@ -68,6 +73,7 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			}
 			for _, t := range takes {
 				switch op, known := b.known[t.opKey()]; {
+				case t.locked != (store.Holder{}):
 				case known:
 					t.answer(op)
 					u.replays.store(op)
@@ -79,7 +85,17 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 			if len(b.known) == 0 && len(takes) > 0 && u.retries > 0 {
 				u.retries--
 			}
-			return u.follow(ctx, followers)
+			u.follow(ctx, followers)
+			return nil
+		case b.locking && store.Locked(err): // waited in vain: all of it is left
+			for _, t := range takes {
+				(&request{take: t}).lockedOut()
+			}
+			for _, e := range bodies {
+				(&request{events: e}).lockedOut()
+			}
+			u.follow(ctx, followers)
+			return nil
 		case errors.Is(err, errStale):
 			for env := range b.environments() {
 				if err := u.cfg.Live.Refresh(ctx, env); err != nil {
@@ -113,8 +129,9 @@ func (u *Usage) commit(ctx context.Context, batch []*request) error {
 // known answers takes whose keys were stored a moment ago. Of takes with the same key
 // it returns the first to be decided, and the others as its followers.
 func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
-	seen := map[store.OpKey]bool{}
+	seen := map[store.OpKey]*take{}
 	for _, t := range takes {
+		t.locked, t.first = store.Holder{}, nil
 		if t.key == "" {
 			first = append(first, t)
 			continue
@@ -123,11 +140,11 @@ func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 			t.answer(op)
 			continue
 		}
-		if seen[t.opKey()] {
+		if t.first = seen[t.opKey()]; t.first != nil {
 			followers = append(followers, t)
 			continue
 		}
-		seen[t.opKey()] = true
+		seen[t.opKey()] = t
 		first = append(first, t)
 	}
 	return first, followers
@@ -135,18 +152,19 @@ func (u *Usage) known(takes []*take) (first []*take, followers []*take) {
 
 // follow answers takes whose key another take of the batch had first, now that the
 // key has an answer.
-func (u *Usage) follow(ctx context.Context, followers []*take) error {
+func (u *Usage) follow(ctx context.Context, followers []*take) {
 	for _, f := range followers {
 		if op, ok := u.replays.get(f.opKey()); ok {
 			f.answer(op)
 			continue
 		}
-		// The first ended with an error, so nothing is stored: this one is decided itself.
-		if err := u.commit(ctx, []*request{{take: f}}); err != nil {
-			return err
+		if f.locked = f.first.locked; f.locked != (store.Holder{}) {
+			continue
 		}
+		// The first ended with an error, so nothing is stored: this one is decided itself.
+		alone := &request{take: f}
+		u.conclude(alone, guarded(func() error { return u.commit(ctx, []*request{alone}, false) }))
 	}
-	return nil
 }
 
 // replay answers the takes whose keys are stored and returns the rest.
@@ -177,6 +195,8 @@ type batchRun struct {
 	u       *Usage
 	ctx     context.Context
 	tx      *store.UsageTx
+	wait    bool // for customers that other nodes have locked
+	locking bool // it comes to the locks, and has done nothing else yet
 	worlds  map[store.Holder]*world
 	rollups map[store.Merge]map[store.RollupKey]store.RollupValue // not yet written
 	denials map[store.DenialKey]store.DenialCount
@@ -209,25 +229,79 @@ func (b *batchRun) environments() map[usher.Environment]bool {
 	return envs
 }
 
+// holdersOf returns the customers whose use the requests change.
+func holdersOf(takes []*take, bodies []*body) []store.Holder {
+	all := map[store.Holder]bool{}
+	for _, t := range takes {
+		all[t.holder()] = true
+	}
+	for _, e := range bodies {
+		maps.Copy(all, (&request{events: e}).holders())
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
+// warm loads the customers before there is a transaction. It has its locks for a
+// shorter time then, and is not idle for so long that the database takes this node for
+// a frozen one.
+func (b *batchRun) warm(takes []*take, bodies []*body) error {
+	if !b.shared() {
+		return nil
+	}
+	for _, h := range holdersOf(takes, bodies) {
+		if _, err := b.u.cfg.Live.Base(b.ctx, h.Env, h.Customer, b.u.cfg.Live.Now(h.Env)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lock locks the customers and returns their heads, and those that other nodes have
+// locked: none, or a Locked error, if the batch waits for them.
+func (b *batchRun) lock(holders []store.Holder, known map[usher.Environment]int64) (heads map[store.Holder]store.Head, locked []store.Holder, err error) {
+	if b.wait {
+		heads, err = b.tx.Lock(holders, known)
+		return heads, nil, err
+	}
+	return b.tx.LockFree(holders, known)
+}
+
+// without returns what of a batch needs none of the locked customers, and notes with
+// the other requests which one they need.
+func without(locked []store.Holder, takes []*take, bodies []*body, holders []store.Holder) ([]*take, []*body, []store.Holder) {
+	is := make(map[store.Holder]bool, len(locked))
+	for _, h := range locked {
+		is[h] = true
+	}
+	takes = slices.DeleteFunc(slices.Clone(takes), func(t *take) bool {
+		t.locked = store.Holder{}
+		if is[t.holder()] {
+			t.locked = t.holder()
+		}
+		return t.locked != store.Holder{}
+	})
+	bodies = slices.DeleteFunc(slices.Clone(bodies), func(e *body) bool {
+		e.locked = store.Holder{}
+		for i := 0; i < len(e.events) && len(is) > 0; i++ {
+			if h := (store.Holder{Env: e.env, Customer: e.events[i].Subject}); is[h] {
+				e.locked = h
+				break
+			}
+		}
+		return e.locked != store.Holder{}
+	})
+	return takes, bodies, slices.DeleteFunc(holders, func(h store.Holder) bool { return is[h] })
+}
+
 // run is one attempt: it locks the batch's customers, decides every request and
 // writes what they did. It starts from nothing, so the database may run it again.
 func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
-	b.tx = tx
+	b.tx, b.locking = tx, true
 	b.rollups = map[store.Merge]map[store.RollupKey]store.RollupValue{store.MergeAdd: {}, store.MergeMax: {}, store.MergeLast: {}}
 	b.denials = map[store.DenialKey]store.DenialCount{}
 	b.holds = map[usher.Environment][]engine.Hold{}
 	clear(b.worlds)
-	for _, t := range takes {
-		b.worlds[t.holder()] = nil
-	}
-	for _, e := range bodies {
-		for i := range e.events {
-			if e.events[i].Subject != "" {
-				b.worlds[store.Holder{Env: e.env, Customer: e.events[i].Subject}] = nil
-			}
-		}
-	}
-	holders := slices.Collect(maps.Keys(b.worlds))
+	holders := holdersOf(takes, bodies)
 	// The revisions are read before the snapshots, so that each snapshot is of its
 	// revision here or of a newer one.
 	known := map[usher.Environment]int64{}
@@ -248,10 +322,12 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 			return err
 		}
 	}
-	heads, err := tx.Lock(holders, known)
+	heads, locked, err := b.lock(holders, known)
 	if err != nil {
 		return err
 	}
+	b.locking = false
+	takes, bodies, holders = without(locked, takes, bodies, holders)
 	for _, h := range holders {
 		now := b.u.cfg.Live.Now(h.Env)
 		s, err := b.u.cfg.Live.Base(b.ctx, h.Env, h.Customer, now)

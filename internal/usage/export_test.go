@@ -9,6 +9,9 @@ import (
 	"github.com/usher-sh/usher/internal/ledger"
 )
 
+// Queued is how many requests the writer has not taken from the queue.
+func (u *Usage) Queued() int { return len(u.queue) }
+
 // ConsumeThenPanic is a consume that panics once it is decided: by then its use
 // is in the batch's memory, and it has written a row, a seat, itself.
 func (u *Usage) ConsumeThenPanic(ctx context.Context, env usher.Environment, op ConsumeOp, seatOf string) (usher.Decision, error) {

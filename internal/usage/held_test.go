@@ -419,7 +419,7 @@ func TestAFullQueueSaysComeBack(t *testing.T) {
 		c.set(at(t, "2026-03-10T12:00:00Z"))
 		n := start(t, dsn, c)
 		n.found(t, c, "acme")
-		u := usage.New(usage.Config{DB: n.db, Live: n.live, Node: "small", Queue: 3})
+		u := usage.New(usage.Config{DB: n.db, Live: n.live, Node: "small", Queue: 4})
 		defer u.Close(context.Background())
 		consume := func(key string) (usher.Decision, error) {
 			return u.Consume(context.Background(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key})
@@ -436,11 +436,11 @@ func TestAFullQueueSaysComeBack(t *testing.T) {
 				}
 			},
 			func() {
-				for u.Waiting() < 2 { // until both others wait
+				for u.Waiting() < 3 { // the first and both others
 					time.Sleep(time.Millisecond)
 				}
 				go consume("c") //nolint:errcheck // takes the last place
-				for u.Waiting() < 3 {
+				for u.Waiting() < 4 {
 					time.Sleep(time.Millisecond)
 				}
 				_, err := consume("d")

@@ -34,6 +34,7 @@ type body struct {
 	// Computed before the request queues, for each event:
 	invalid []string // what is wrong with the event itself; "" is nothing
 	hashes  [][]byte // of the event's content
+	locked  store.Holder // as of a take
 	result  usher.IngestResult
 	err     error
 }

@@ -36,7 +36,9 @@ type take struct {
 	// usual one.
 	reused func(store.Op) error
 
-	at       time.Time // when it was decided
+	locked   store.Holder // another node has locked this customer, so there is no result yet; zero: nobody has
+	first    *take        // the take of the batch with the same key, which goes first; nil: this one
+	at       time.Time    // when it was decided
 	posting  ledger.Posting
 	stored   store.Op // as the batch stored it
 	decision usher.Decision
@@ -77,7 +79,7 @@ func (t *take) row() store.Op {
 // answer gives a take the answer that is stored under its key, or an error if the
 // key was used for another call.
 func (t *take) answer(op store.Op) {
-	t.err = nil // it may be left from an earlier attempt at the batch
+	t.err, t.locked = nil, store.Holder{} // they may be left from an earlier attempt at the batch
 	if op.Route != t.call || !bytes.Equal(op.BodyHash, t.hash) {
 		if t.reused != nil {
 			t.err = t.reused(op)

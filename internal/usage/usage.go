@@ -28,7 +28,8 @@ type Config struct {
 	Node string
 	// NewID makes a new id with a prefix; nil is usher.NewID with the time now.
 	NewID func(prefix string) string
-	// Queue is how many requests may wait; the next one is Unavailable. 0 is 4,096.
+	// Queue is how many requests may be without an answer; the next one is
+	// Unavailable. 0 is 4,096.
 	Queue int
 	// Folding says how old answers are folded.
 	Folding Folding
@@ -68,6 +69,7 @@ const retriesExpected = 32
 type request struct {
 	take   *take
 	events *body
+	since  time.Time // when it was queued
 	done   chan struct{}
 }
 
@@ -112,26 +114,25 @@ func (u *Usage) Close(ctx context.Context) error {
 	}
 }
 
-// Waiting returns how many requests wait for the writer.
+// Waiting returns how many requests have no answer yet.
 func (u *Usage) Waiting() int64 { return u.waiting.Load() }
 
 // submit queues a request and waits for its commit. A caller that goes away gets
 // ctx's error; its request is committed all the same.
 func (u *Usage) submit(ctx context.Context, r *request) error {
-	r.done = make(chan struct{})
+	r.done, r.since = make(chan struct{}), time.Now()
 	u.closing.RLock()
 	if u.closed {
 		u.closing.RUnlock()
 		return &usher.Error{Code: usher.Unavailable, Detail: "the server is stopping; try again", RetryAfter: time.Second}
 	}
-	select {
-	case u.queue <- r:
-		u.waiting.Add(1)
-		u.closing.RUnlock()
-	default:
+	if u.waiting.Add(1) > int64(u.cfg.Queue) {
+		u.waiting.Add(-1)
 		u.closing.RUnlock()
 		return &usher.Error{Code: usher.Unavailable, Detail: "too many requests are waiting; try again", RetryAfter: time.Second}
 	}
+	u.queue <- r // has room for all that wait
+	u.closing.RUnlock()
 	select {
 	case <-r.done:
 		return nil
@@ -142,66 +143,90 @@ func (u *Usage) submit(ctx context.Context, r *request) error {
 
 // write is the writer: it takes what has queued, commits it as one batch, and answers.
 // It has no timer that waits for more: while one batch commits, the next one queues, so
-// that batches grow with the load.
+// that batches grow with the load. What a batch leaves, because another node has locked
+// its customer, goes with the next ones.
 func (u *Usage) write() {
 	defer close(u.done)
-	for first := range u.queue {
+	var l lanes
+	for open := true; open || len(l) > 0; {
+		var batch []*request
+		var takes, bodies int
+		add := func(r *request) {
+			if !l.admit(r) {
+				batch = append(batch, r)
+			}
+			if r.take != nil {
+				takes++
+			} else {
+				bodies++
+			}
+		}
+		if len(l) == 0 {
+			first, ok := <-u.queue
+			if !ok {
+				return
+			}
+			add(first)
+		}
 		for range 3 { // let callers that were just answered queue again: fuller batches
 			runtime.Gosched()
 		}
-		batch := []*request{first}
-		takes, bodies := count(first)
 	drain:
-		for takes < maxOps && bodies < maxBodies {
+		for open && takes < maxOps && bodies < maxBodies {
 			select {
 			case r, ok := <-u.queue:
 				if !ok {
+					open = false
 					break drain
 				}
-				batch = append(batch, r)
-				t, b := count(r)
-				takes, bodies = takes+t, bodies+b
+				add(r)
 			default:
 				break drain
 			}
 		}
-		u.waiting.Add(-int64(len(batch)))
-		u.run(batch)
-		for _, r := range batch {
-			close(r.done)
+		if batch = append(l.next(), batch...); len(batch) > 0 {
+			u.attempt(&l, batch, false)
+		}
+		for _, o := range l.due() {
+			if u.attempt(&l, o.all(), true) > 0 {
+				l.passed(o)
+				break // the others' turn
+			}
 		}
 	}
 }
 
-// count returns what a request adds to a batch.
-func count(r *request) (takes, bodies int) {
-	if r.take != nil {
-		return 1, 0
-	}
-	return 0, 1
-}
-
 // run commits a batch. If that fails although the database can be reached, each request
-// runs alone, so that one bad request does not fail the others.
-func (u *Usage) run(batch []*request) {
+// runs alone, so that one bad request does not fail the others. A request for which
+// another transaction keeps a lock gets no result: it is locked.
+func (u *Usage) run(batch []*request, wait bool) {
 	// Not a caller's context: a caller that goes away must not undo the others' work.
 	ctx, cancel := context.WithTimeout(context.Background(), u.within)
 	defer cancel()
-	err := guarded(func() error { return u.commit(ctx, batch) })
+	err := guarded(func() error { return u.commit(ctx, batch, wait) })
 	if err == nil {
 		return
 	}
-	if usher.ErrorCode(err) != usher.Unavailable && len(batch) > 1 && ctx.Err() == nil {
+	if (usher.ErrorCode(err) != usher.Unavailable || store.Locked(err)) && len(batch) > 1 && ctx.Err() == nil {
 		u.cfg.Log.Error("a batch could not be committed; each request runs alone", "requests", len(batch), "error", err)
 		for _, r := range batch {
-			if err := guarded(func() error { return u.commit(ctx, []*request{r}) }); err != nil {
-				u.fail(r, u.late(ctx, err))
-			}
+			u.conclude(r, u.late(ctx, guarded(func() error { return u.commit(ctx, []*request{r}, wait) })))
 		}
 		return
 	}
 	err = u.late(ctx, err)
 	for _, r := range batch {
+		u.conclude(r, err)
+	}
+}
+
+// conclude gives a request the result of its commit, if it has none of its own.
+func (u *Usage) conclude(r *request, err error) {
+	switch {
+	case err == nil:
+	case store.Locked(err):
+		r.lockedOut()
+	default:
 		u.fail(r, err)
 	}
 }
@@ -227,8 +252,8 @@ func (u *Usage) fail(r *request, err error) {
 		u.cfg.Log.Error("usage could not be committed", "error", err)
 	}
 	if r.take != nil {
-		r.take.err = err
+		r.take.err, r.take.locked = err, store.Holder{}
 	} else {
-		r.events.err = err
+		r.events.err, r.events.locked = err, store.Holder{}
 	}
 }
