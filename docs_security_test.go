@@ -173,6 +173,9 @@ func TestOutboundCalls(t *testing.T) {
 					clients[name] = true
 				case "http.Get", "http.Post", "http.PostForm", "http.Head", "http.DefaultClient", "net.Dial", "net.DialTimeout", "net.Dialer",
 					"tls.Dial", "smtp.SendMail":
+					if name == "internal/store/postgres.go" && n.Sel.Name == "Dialer" { // to the database
+						break
+					}
 					t.Errorf("%s uses %s.%s", name, pkg.Name, n.Sel.Name)
 				}
 			case *ast.CompositeLit:

@@ -149,7 +149,7 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string { return prefix + strconv.FormatInt(ids.Add(1), 10) }}),
 		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}),
 		Directory: directory.New(directory.Config{DB: w.db, Live: l, Direct: u.Direct})},
-		Door: door.Config{Auth: w.auth, Ready: w.db.Ping, Log: log, Version: "test"}})
+		Door: door.Config{Auth: w.auth, Ready: func(ctx context.Context) (checks, takes error) { return w.db.Ping(ctx), u.Ready(ctx) }, Log: log, Version: "test"}})
 	return w
 }
 

@@ -217,7 +217,11 @@ func TestServerPages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.want(w.do("GET", "/healthz", "", "", "Authorization", ""), 200, `{"status":"ok"}`)
-	w.want(w.do("GET", "/readyz", "", "", "Authorization", ""), 200, `{"status":"ok"}`)
+	w.want(w.do("GET", "/readyz", "", "", "Authorization", ""), 200, `{"checks":"ok","takes":"ok"}`)
+	w.want(w.do("GET", "/readyz?takes", "", "", "Authorization", ""), 200, `{"checks":"ok","takes":"ok"}`)
+	if got := w.do("GET", "/readyz?takes=no", "", "", "Authorization", ""); got.Code != 400 {
+		t.Errorf("takes=no: got %d %s, want 400", got.Code, got.Body)
+	}
 	w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"sso"}`)
 	w.do("POST", "/v1/check", "application/json", `{`)
 	w.do("POST", "/v1/events", eventType, event("1", `{}`))

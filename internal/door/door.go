@@ -26,8 +26,9 @@ import (
 type Config struct {
 	// Auth says who is calling. It must be set.
 	Auth *auth.Service
-	// Ready reports why requests cannot be answered now; nil is always ready.
-	Ready func(context.Context) error
+	// Ready returns why checks cannot be answered now, and why nothing can be taken;
+	// nil is always ready.
+	Ready func(context.Context) (checks, takes error)
 	// Log gets one line for each request at debug level, and every failure of the
 	// server; nil is silent.
 	Log *slog.Logger

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/usher-sh/usher"
@@ -13,6 +14,11 @@ type healthDoc struct {
 	Status string `json:"status" enum:"ok"`
 }
 
+type readyDoc struct {
+	Checks string `json:"checks" enum:"ok,down" doc:"Whether checks can be answered"`
+	Takes  string `json:"takes" enum:"ok,down" doc:"Whether use can be written: consumes, reservations, seats, events"`
+}
+
 // pages are the routes of the server itself.
 func (d *Door) pages() {
 	d.Handle(Route{Pattern: "GET /healthz", ID: "healthz", Tag: "Server",
@@ -20,10 +26,13 @@ func (d *Door) pages() {
 		Response: healthDoc{},
 		Answer:   `{"status":"ok"}`}, d.healthz)
 	d.Handle(Route{Pattern: "GET /readyz", ID: "readyz", Tag: "Server",
-		Summary:  "Whether requests can be answered",
-		Text:     "503 while they cannot.",
-		Response: healthDoc{},
-		Answer:   `{"status":"ok"}`}, d.readyz)
+		Summary: "Whether checks can be answered, and whether anything can be taken",
+		Text: "503 while checks cannot be answered. With ?takes it is 503 also while nothing can be taken: " +
+			"for a load balancer whose callers mostly take.",
+		Params: []*huma.Param{{Name: "takes", In: "query", AllowEmptyValue: true, Schema: &huma.Schema{Type: "string", Enum: []any{"", "true"}},
+			Description: "503 also while nothing can be taken"}},
+		Response: readyDoc{},
+		Answer:   `{"checks":"ok","takes":"ok"}`}, d.readyz)
 	d.Handle(Route{Pattern: "GET /metrics", ID: "metrics", Tag: "Server",
 		Summary:  "Metrics in the Prometheus text format",
 		Response: "", Produces: "text/plain"}, d.metricsPage)
@@ -38,16 +47,34 @@ func (d *Door) healthz(w http.ResponseWriter, _ *http.Request, c *Call) {
 }
 
 func (d *Door) readyz(w http.ResponseWriter, r *http.Request, c *Call) {
-	if d.Ready != nil {
-		if err := d.Ready(r.Context()); err != nil {
-			if usher.ErrorCode(err) != usher.Unavailable && !c.gone() {
-				err = fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "the database does not answer"), err)
-			}
-			c.Fail(w, err)
-			return
-		}
+	query := r.URL.Query()
+	if v := query.Get("takes"); v != "" && v != "true" {
+		c.Fail(w, Invalid("query.takes", "must be empty or true"))
+		return
 	}
-	c.Write(w, []byte(`{"status":"ok"}`))
+	var checks, takes error
+	if d.Ready != nil {
+		checks, takes = d.Ready(r.Context())
+	}
+	switch {
+	case checks != nil:
+		c.notReady(w, checks)
+	case takes != nil && query.Has("takes"):
+		c.notReady(w, takes)
+	case takes != nil:
+		d.log.Warn("nothing can be taken", "error", takes)
+		c.Write(w, []byte(`{"checks":"ok","takes":"down"}`))
+	default:
+		c.Write(w, []byte(`{"checks":"ok","takes":"ok"}`))
+	}
+}
+
+// notReady answers why the server is not ready: a 503, whatever the error is.
+func (c *Call) notReady(w http.ResponseWriter, err error) {
+	if usher.ErrorCode(err) != usher.Unavailable && !c.gone() {
+		err = fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "the database does not answer"), err)
+	}
+	c.Fail(w, err)
 }
 
 func (d *Door) metricsPage(w http.ResponseWriter, r *http.Request, c *Call) {

@@ -6,6 +6,7 @@ package live
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -189,9 +190,23 @@ func (l *Live) Catalog(env usher.Environment) *usher.Catalog { return l.envs[env
 // CatalogRevision returns the revision of Catalog and Book; 0: none was applied.
 func (l *Live) CatalogRevision(env usher.Environment) int64 { return l.envs[env].book.Load().revision }
 
+// refreshFor bounds one refresh.
+const refreshFor = 10 * time.Second
+
 // Refresh takes in every change that is committed now. The caller that commits a
-// change must call it, so that this node's next answer includes the change.
-func (l *Live) Refresh(ctx context.Context, env usher.Environment) error {
+// change must call it, so that this node's next answer includes the change. It takes
+// at most 10 s, because others wait for it; then the error is Unavailable.
+func (l *Live) Refresh(callers context.Context, env usher.Environment) error {
+	ctx, cancel := context.WithTimeout(callers, refreshFor)
+	defer cancel()
+	err := l.refresh(ctx, env)
+	if err != nil && ctx.Err() != nil && callers.Err() == nil {
+		return fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "the database took too long to answer"), err)
+	}
+	return err
+}
+
+func (l *Live) refresh(ctx context.Context, env usher.Environment) error {
 	e := l.envs[env]
 	e.mu.Lock()
 	defer e.mu.Unlock()

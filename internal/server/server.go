@@ -134,7 +134,7 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 	s.Decide = decide.New(l)
 	s.Jobs = job.New(job.Config{DB: db, Node: node, Now: c.Now, Log: c.Log}, slices.Concat(l.Jobs(), s.Usage.Jobs(), jobs(db, l, c.Now))...)
 
-	s.Door = door.New(door.Config{Auth: s.Auth, Ready: db.Ping, Log: c.Log, Version: c.Version, PublicURL: c.PublicURL, Proxies: c.Proxies,
+	s.Door = door.New(door.Config{Auth: s.Auth, Ready: s.ready, Log: c.Log, Version: c.Version, PublicURL: c.PublicURL, Proxies: c.Proxies,
 		Metrics: append(gauges(s.Usage, l, db), s.Jobs)})
 	api.Register(s.Door, api.Config{Live: l, Decide: s.Decide, Usage: s.Usage, Auth: s.Auth, Customers: s.Customers,
 		Catalog: s.Catalog, Directory: s.Directory})
@@ -147,6 +147,16 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 	s.stop = stop
 	s.background.Go(func() { s.Jobs.Run(run) })
 	return s, nil
+}
+
+// readyWithin bounds how long /readyz may take. A load balancer waits no longer.
+const readyWithin = 2 * time.Second
+
+// ready returns why checks cannot be answered, and why nothing can be taken.
+func (s *Server) ready(ctx context.Context) (checks, takes error) {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	return s.DB.Ping(ctx), s.Usage.Ready(ctx)
 }
 
 // ServeHTTP answers a request. /readyz says no while the server stops.

@@ -113,6 +113,7 @@ const (
 	saysFull     = "the database's disk is full: nothing was stored"
 	saysDisk     = "the database's disk failed or cannot be written"
 	saysBusy     = "the database was busy for too long"
+	saysSlow     = "the database took too long to answer"
 	saysOverload = "the database accepts no more work at the moment"
 	saysReadOnly = "the database is read-only, perhaps a standby"
 	saysLost     = "the connection to the database was lost"

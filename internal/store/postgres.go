@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -89,9 +90,14 @@ var (
 	}
 )
 
-// keepAlive finds out that the server's machine is gone, as the settings tcp_… of
-// everyConnection do at the other end.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+// dialer makes connections that find out that the server's machine is gone, as the
+// settings tcp_… of everyConnection do at the other end.
+var dialer = net.Dialer{
+	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3},
+	Control: func(network, _ string, c syscall.RawConn) error {
+		return giveUp(network, c, 10_000)
+	},
+}
 
 // writerConns is how many connections Usage has. The writer of a node needs one.
 const writerConns = 2
@@ -118,7 +124,7 @@ func openPostgres(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, usher.Errorf(usher.Invalid, "the PostgreSQL address is not valid: %v", err) // pgx leaves the password out
 	}
-	cfg.DialFunc = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
+	cfg.DialFunc = dialer.DialContext
 	if err := migratePostgres(ctx, cfg, c.Beside); err != nil {
 		return nil, err
 	}

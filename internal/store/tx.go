@@ -5,10 +5,13 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/usher-sh/usher"
 )
 
 // ErrStale means that a change was computed from a state that is no longer the
@@ -33,10 +36,20 @@ const attempts = 8
 // so fn must not keep state of an earlier run.
 func (db *DB) tx(ctx context.Context, fn func(tx *sql.Tx) error) error { return db.txOn(ctx, db.w, fn) }
 
+// txFor bounds a transaction with all its attempts, if the caller sets no earlier
+// deadline: a database that is cut off answers nothing at all. The longest ones are a
+// catalogue that moves many customers, and a day's audit hours.
+const txFor = time.Minute
+
 // txOn does as tx does, on connections of pool.
-func (db *DB) txOn(ctx context.Context, pool *sql.DB, fn func(tx *sql.Tx) error) error {
+func (db *DB) txOn(callers context.Context, pool *sql.DB, fn func(tx *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(callers, txFor)
+	defer cancel()
 	for i := 1; ; i++ {
 		err := db.once(ctx, pool, fn)
+		if err != nil && ctx.Err() != nil && callers.Err() == nil {
+			return fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, saysSlow), err)
+		}
 		if err == nil || !conflict(err) || i == attempts {
 			return fault(err)
 		}

@@ -33,6 +33,26 @@ func (db *DB) Usage(ctx context.Context, fn func(*UsageTx) error) (err error) {
 	return db.usage(ctx, db.takes, func(u *UsageTx) error { return fromOutside(fn(u)) })
 }
 
+// Writable returns an Unavailable error if no use can be written now: the database is
+// away, read-only, or locked against writers. It writes nothing, and notices no full
+// disk. On SQLite it returns nil while another batch is written.
+func (db *DB) Writable(ctx context.Context) (err error) {
+	defer wrap(&err, "writable")
+	if db.dialect == SQLite {
+		if !db.writing.TryLock() {
+			return nil
+		}
+		defer db.writing.Unlock()
+	}
+	return db.once(ctx, db.takes, func(tx *sql.Tx) error {
+		if db.dialect == SQLite {
+			return nil // to begin takes the lock of writers
+		}
+		_, err := tx.ExecContext(ctx, `SELECT 1 FROM customer WHERE false FOR UPDATE`)
+		return err
+	})
+}
+
 // Locked reports whether an error means that another transaction kept a lock for
 // longer than this one waits. Nothing was applied.
 func Locked(err error) bool { return postgresCode(err) == "55P03" }

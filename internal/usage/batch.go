@@ -71,6 +71,9 @@ func (u *Usage) commit(ctx context.Context, batch []*request, wait bool) error {
 				u.cfg.Log.Error("committed use could not be shown to checks; it is read again", "error", err)
 				b.forget()
 			}
+			if slices.ContainsFunc(batch, func(r *request) bool { return r.locked() == store.Holder{} }) {
+				u.committed.Store(time.Now().UnixNano())
+			}
 			for _, t := range takes {
 				switch op, known := b.known[t.opKey()]; {
 				case t.locked != (store.Holder{}):

@@ -138,7 +138,7 @@ func (n *node) together(t *testing.T, u *usage.Usage, requests ...func()) {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	wait("the writer does not take the first", func() bool { return u.Queued() == 0 })
+	wait("the writer does not take the first", func() bool { return u.Queued() == 0 && u.Working() })
 	for _, r := range requests {
 		wg.Go(r)
 	}

@@ -12,6 +12,9 @@ import (
 // Queued is how many requests the writer has not taken from the queue.
 func (u *Usage) Queued() int { return len(u.queue) }
 
+// Working reports whether a batch runs now.
+func (u *Usage) Working() bool { return u.began.Load() != 0 }
+
 // ConsumeThenPanic is a consume that panics once it is decided: by then its use
 // is in the batch's memory, and it has written a row, a seat, itself.
 func (u *Usage) ConsumeThenPanic(ctx context.Context, env usher.Environment, op ConsumeOp, seatOf string) (usher.Decision, error) {

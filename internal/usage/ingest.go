@@ -32,8 +32,8 @@ type body struct {
 	env    usher.Environment
 	events []usher.Event
 	// Computed before the request queues, for each event:
-	invalid []string // what is wrong with the event itself; "" is nothing
-	hashes  [][]byte // of the event's content
+	invalid []string     // what is wrong with the event itself; "" is nothing
+	hashes  [][]byte     // of the event's content
 	locked  store.Holder // as of a take
 	result  usher.IngestResult
 	err     error

@@ -19,6 +19,13 @@ import (
 // maxSkips is how many batches go without a locked customer before it is waited for.
 const maxSkips = 3
 
+// pause is how long the writer waits for no locked customer after it has waited for one
+// in vain: a node may be frozen, and all others' callers would wait as well.
+const pause = time.Second
+
+// probeEvery is how often locked customers are tried while there is nothing else to do.
+const probeEvery = 10 * time.Millisecond
+
 // patience bounds how long a request waits for locks of other nodes. The database ends
 // the transaction of a frozen node much earlier.
 const patience = 10 * time.Second
@@ -39,22 +46,18 @@ type laneKey struct {
 }
 
 // lanes are those of a writer, which owns them. Those that are waited for come in turn.
-type lanes []*lane
-
-func (l lanes) find(k laneKey) *lane {
-	if i := slices.IndexFunc(l, func(o *lane) bool { return o.key == k }); i >= 0 {
-		return l[i]
-	}
-	return nil
+type lanes struct {
+	all    []*lane
+	paused time.Time // no customer is waited for until then
 }
 
 // open returns the lane of k, a new one if there is none.
 func (l *lanes) open(k laneKey) *lane {
-	o := l.find(k)
-	if o == nil {
-		o = &lane{key: k}
-		*l = append(*l, o)
+	if i := slices.IndexFunc(l.all, func(o *lane) bool { return o.key == k }); i >= 0 {
+		return l.all[i]
 	}
+	o := &lane{key: k}
+	l.all = append(l.all, o)
 	return o
 }
 
@@ -67,11 +70,11 @@ func (l *lanes) admit(r *request) bool {
 		o.requests = append(o.requests, r)
 		return true
 	}
-	if len(*l) == 0 {
+	if len(l.all) == 0 {
 		return false
 	}
-	locked := make(map[store.Holder]*lane, len(*l))
-	for _, o := range *l {
+	locked := make(map[store.Holder]*lane, len(l.all))
+	for _, o := range l.all {
 		if !o.key.directs {
 			locked[o.key.Holder] = o
 		}
@@ -87,15 +90,15 @@ func (l *lanes) admit(r *request) bool {
 
 // next takes from the lanes of locked customers what goes with the next batch: the
 // oldest of each.
-func (l lanes) next() []*request {
+func (l *lanes) next() []*request {
 	var all []*request
 	bodies := 0
-	for _, o := range l {
+	for _, o := range l.all {
 		if o.key.directs {
 			continue
 		}
 		n := 0
-		for n < len(o.requests) && n < max(1, maxOps/len(l)) {
+		for n < len(o.requests) && n < max(1, maxOps/len(l.all)) {
 			if o.requests[n].events != nil {
 				if bodies == maxBodies {
 					break
@@ -111,9 +114,12 @@ func (l lanes) next() []*request {
 }
 
 // due returns the lanes that are waited for now.
-func (l lanes) due() []*lane {
+func (l *lanes) due() []*lane {
+	if time.Now().Before(l.paused) {
+		return nil
+	}
 	var all []*lane
-	for _, o := range l {
+	for _, o := range l.all {
 		if len(o.requests) > 0 && (o.key.directs || o.skipped >= maxSkips) {
 			all = append(all, o)
 		}
@@ -142,7 +148,7 @@ func (l *lanes) putBack(left []*request) {
 		back[k] = append(back[k], r)
 		l.open(k)
 	}
-	for _, o := range *l {
+	for _, o := range l.all {
 		if again := back[o.key]; len(again) > 0 {
 			o.requests = append(again, o.requests...)
 			o.skipped++
@@ -150,13 +156,20 @@ func (l *lanes) putBack(left []*request) {
 			o.skipped = 0
 		}
 	}
-	*l = slices.DeleteFunc(*l, func(o *lane) bool { return len(o.requests) == 0 })
+	l.all = slices.DeleteFunc(l.all, func(o *lane) bool { return len(o.requests) == 0 })
 }
 
 // passed moves a lane to the end, for which a batch has waited in vain.
 func (l *lanes) passed(o *lane) {
 	o.skipped = 0
-	*l = append(slices.DeleteFunc(*l, func(p *lane) bool { return p == o }), o)
+	l.all = append(slices.DeleteFunc(l.all, func(p *lane) bool { return p == o }), o)
+	l.paused = time.Now().Add(pause)
+}
+
+// idle reports whether all lanes wait for locks, so that there is nothing to do for
+// the moment.
+func (l *lanes) idle() bool {
+	return time.Now().Before(l.paused) && !slices.ContainsFunc(l.all, func(o *lane) bool { return !o.key.directs && o.skipped == 0 })
 }
 
 // holders returns the customers whose use a request changes.

@@ -11,6 +11,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/testpg"
 	"github.com/usher-sh/usher/internal/usage"
 )
@@ -187,5 +188,58 @@ func TestAKeyThatIsBeingWrittenHoldsUpNoOther(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Errorf("the take whose key was free in the end: %v", err)
+	}
+}
+
+// A batch whose node is frozen loses its customers after a while, and then its commit
+// fails: another node has gone on.
+func TestAFrozenBatchLosesItsCustomers(t *testing.T) {
+	t.Parallel()
+	n, _ := shared(t, "acme")
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	err := n.db.Usage(ctx, func(tx *store.UsageTx) error {
+		if _, err := tx.Lock([]store.Holder{{Env: usher.Sandbox, Customer: "acme"}}, nil); err != nil {
+			return err
+		}
+		// Frozen here, until the writer, which plays another node, has what it wants.
+		d, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: "other"})
+		if err != nil || !d.Allowed || d.Used != 1 {
+			t.Errorf("the other node: %+v, %v", d, err)
+		}
+		return nil
+	})
+	if usher.ErrorCode(err) != usher.Unavailable {
+		t.Errorf("the commit of the node that was frozen: %v, want that it is lost", err)
+	}
+	if err := n.usage.Ready(ctx); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+}
+
+// Ready says that nothing can be taken while no node may write, and asks the database
+// when the writer has nothing to do.
+func TestReadyWhileNothingCanBeTaken(t *testing.T) {
+	t.Parallel()
+	n, other := shared(t, "acme")
+	tx, err := other.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if err := n.usage.Ready(t.Context()); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	if _, err := tx.ExecContext(t.Context(), `LOCK TABLE customer IN EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.usage.Ready(t.Context()); usher.ErrorCode(err) != usher.Unavailable {
+		t.Errorf("while another session has locked all customers: %v, want Unavailable", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.usage.Ready(t.Context()); err != nil {
+		t.Errorf("after: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/usher-sh/usher/internal/fsck"
 	"github.com/usher-sh/usher/internal/job"
 	"github.com/usher-sh/usher/internal/live"
+	"github.com/usher-sh/usher/internal/store"
 	"github.com/usher-sh/usher/internal/usage"
 )
 
@@ -186,9 +187,9 @@ func TestS12_APanicOfTheWholeBatch(t *testing.T) {
 		n := start(t, dsn, c)
 		n.found(t, c, "acme")
 		var log record
-		var calls atomic.Int64 // of the clock, which each attempt at a batch reads once: -2 is that of the first request
+		var left atomic.Int64 // how many more readings of the clock, by an attempt at a batch, until one panics
 		l, err := live.New(t.Context(), live.Config{DB: n.db, Node: "panics", Now: func() time.Time {
-			if calls.Add(1) == 0 {
+			if left.Load() > 0 && left.Add(-1) == 0 {
 				panic("no clock")
 			}
 			return c.now()
@@ -202,13 +203,20 @@ func TestS12_APanicOfTheWholeBatch(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		calls.Store(-2)
-		n.together(t, u, func() { take(t, u, "a", "2") }, func() { take(t, u, "b", "3") })
+		n.together(t, u, func() { take(t, u, "a", "2") }, func() { take(t, u, "b", "3") }, func() {
+			for u.Waiting() < 3 { // the first and the two above
+				time.Sleep(time.Millisecond)
+			}
+			if left.Store(1); n.db.Dialect() == store.SQLite { // where the first has a batch of its own
+				left.Store(2)
+			}
+			take(t, u, "d", "4")
+		})
 		if !strings.Contains(log.String(), "no clock") {
 			t.Errorf("nothing panicked: %s", log.String())
 		}
-		if d := take(t, u, "c", "1"); d.Used != 1+2+3+1 {
-			t.Errorf("used %d, want 7", d.Used)
+		if d := take(t, u, "c", "1"); d.Used != 1+2+3+4+1 {
+			t.Errorf("used %d, want 11", d.Used)
 		}
 	})
 }

@@ -48,6 +48,16 @@ type Usage struct {
 	retries int // for how many more batches stored answers are read first; only the writer touches it
 	waiting atomic.Int64
 	within  time.Duration // commitWithin, but for tests
+
+	began     atomic.Int64            // when the batch that runs began, in ns; 0: none runs
+	committed atomic.Int64            // when use was committed last, in ns; 0: never
+	failed    atomic.Pointer[failure] // the last outage; nil: none
+}
+
+// failure is why a batch could not be committed, and when.
+type failure struct {
+	at  time.Time
+	err error
 }
 
 // commitWithin is how long the writer tries to commit one batch. It is longer than
@@ -117,6 +127,30 @@ func (u *Usage) Close(ctx context.Context) error {
 // Waiting returns how many requests have no answer yet.
 func (u *Usage) Waiting() int64 { return u.waiting.Load() }
 
+// Bounds of Ready.
+const (
+	readyFor  = time.Second      // a commit shows for that long that more is possible
+	stuckFor  = 3 * time.Second  // a batch that takes longer waits for the database
+	failedFor = 10 * time.Second // an outage that no commit has followed
+)
+
+// Ready returns why nothing can be taken now; nil if it can. It goes by what the
+// writer saw last, and asks the database if that says nothing. It takes nothing.
+func (u *Usage) Ready(ctx context.Context) error {
+	now := time.Now()
+	if began := u.began.Load(); began != 0 && now.Sub(time.Unix(0, began)) > stuckFor {
+		return usher.Errorf(usher.Unavailable, "the database has not answered for %s", now.Sub(time.Unix(0, began)).Round(time.Second))
+	}
+	committed := time.Unix(0, u.committed.Load())
+	if now.Sub(committed) < readyFor {
+		return nil
+	}
+	if f := u.failed.Load(); f != nil && f.at.After(committed) && now.Sub(f.at) < failedFor {
+		return f.err
+	}
+	return u.cfg.DB.Writable(ctx)
+}
+
 // submit queues a request and waits for its commit. A caller that goes away gets
 // ctx's error; its request is committed all the same.
 func (u *Usage) submit(ctx context.Context, r *request) error {
@@ -148,7 +182,7 @@ func (u *Usage) submit(ctx context.Context, r *request) error {
 func (u *Usage) write() {
 	defer close(u.done)
 	var l lanes
-	for open := true; open || len(l) > 0; {
+	for open := true; open || len(l.all) > 0; {
 		var batch []*request
 		var takes, bodies int
 		add := func(r *request) {
@@ -161,12 +195,23 @@ func (u *Usage) write() {
 				bodies++
 			}
 		}
-		if len(l) == 0 {
+		switch {
+		case len(l.all) == 0:
 			first, ok := <-u.queue
 			if !ok {
 				return
 			}
 			add(first)
+		case open && l.idle():
+			select {
+			case first, ok := <-u.queue:
+				if open = ok; ok {
+					add(first)
+				}
+			case <-time.After(probeEvery):
+			}
+		case l.idle():
+			time.Sleep(probeEvery)
 		}
 		for range 3 { // let callers that were just answered queue again: fuller batches
 			runtime.Gosched()
@@ -203,9 +248,14 @@ func (u *Usage) run(batch []*request, wait bool) {
 	// Not a caller's context: a caller that goes away must not undo the others' work.
 	ctx, cancel := context.WithTimeout(context.Background(), u.within)
 	defer cancel()
+	u.began.Store(time.Now().UnixNano())
+	defer u.began.Store(0)
 	err := guarded(func() error { return u.commit(ctx, batch, wait) })
 	if err == nil {
 		return
+	}
+	if usher.ErrorCode(err) == usher.Unavailable && !store.Locked(err) {
+		u.failed.Store(&failure{time.Now(), err})
 	}
 	if (usher.ErrorCode(err) != usher.Unavailable || store.Locked(err)) && len(batch) > 1 && ctx.Err() == nil {
 		u.cfg.Log.Error("a batch could not be committed; each request runs alone", "requests", len(batch), "error", err)
