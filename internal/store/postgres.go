@@ -125,22 +125,26 @@ func openPostgres(ctx context.Context, c Config) (*DB, error) {
 		return nil, usher.Errorf(usher.Invalid, "the PostgreSQL address is not valid: %v", err) // pgx leaves the password out
 	}
 	cfg.DialFunc = dialer.DialContext
-	if err := migratePostgres(ctx, cfg, c.Beside); err != nil {
+	db := &DB{dialect: Postgres}
+	if err := db.migratePostgres(ctx, cfg, c.Beside); err != nil {
 		return nil, err
 	}
 	conns := c.MaxConns
 	if conns == 0 {
 		conns = 16
 	}
-	all := pool(cfg, max(conns, 2), everyConnection)
-	return &DB{dialect: Postgres, r: all, w: all, takes: pool(cfg, writerConns, writerConnection, everyConnection)}, nil
+	db.r = pool(cfg, max(conns, 2), everyConnection)
+	db.w, db.takes = db.r, pool(cfg, writerConns, writerConnection, everyConnection)
+	return db, nil
 }
 
-// migratePostgres brings the schema up to date. Its connections wait as long as it
-// takes: for another process that does the same, and for an index on a large table.
-func migratePostgres(ctx context.Context, cfg *pgx.ConnConfig, beside bool) error {
+// migratePostgres brings the schema up to date. Its connections are its own, and wait as
+// long as it takes: for another process that does the same, and for an index on a
+// large table.
+func (db *DB) migratePostgres(ctx context.Context, cfg *pgx.ConnConfig, beside bool) error {
 	own := pool(cfg, 2) // one for the lock
 	defer own.Close()
+	db.r, db.w = own, own
 	conn, err := own.Conn(ctx)
 	if err != nil {
 		return fault(err)
@@ -152,5 +156,5 @@ func migratePostgres(ctx context.Context, cfg *pgx.ConnConfig, beside bool) erro
 		}
 		defer conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, int64(migrationLock))
 	}
-	return (&DB{dialect: Postgres, r: own, w: own}).migrate(ctx, beside)
+	return db.migrate(ctx, beside)
 }

@@ -261,7 +261,8 @@ func (b *batchRun) warm(takes []*take, bodies []*body) error {
 
 // lock locks the customers and returns their heads, and those that other nodes have
 // locked: none, or a Locked error, if the batch waits for them.
-func (b *batchRun) lock(holders []store.Holder, known map[usher.Environment]int64) (heads map[store.Holder]store.Head, locked []store.Holder, err error) {
+func (b *batchRun) lock(holders []store.Holder, known map[usher.Environment]int64) (
+	heads map[store.Holder]store.Head, locked []store.Holder, err error) {
 	if b.wait {
 		heads, err = b.tx.Lock(holders, known)
 		return heads, nil, err

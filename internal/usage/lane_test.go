@@ -102,7 +102,7 @@ func TestALockedCustomerHoldsUpNoOther(t *testing.T) {
 	if r, err := n.usage.Ingest(ctx, usher.Sandbox, []usher.Event{of("free", "umbrella")}); err != nil || r.Accepted != 1 {
 		t.Errorf("events of a free customer: %+v, %v", r, err)
 	}
-	if d, err := n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: "nobody", Feature: "exports", Key: "nobody"}); err != nil || d.Allowed {
+	if d, err := consume("nobody", "nobody"); err != nil || d.Allowed {
 		t.Errorf("a customer that does not exist: %+v, %v; want no, at once", d, err)
 	}
 	select {
