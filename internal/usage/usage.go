@@ -254,9 +254,6 @@ func (u *Usage) run(batch []*request, wait bool) {
 	if err == nil {
 		return
 	}
-	if usher.ErrorCode(err) == usher.Unavailable && !store.Locked(err) {
-		u.failed.Store(&failure{time.Now(), err})
-	}
 	if (usher.ErrorCode(err) != usher.Unavailable || store.Locked(err)) && len(batch) > 1 && ctx.Err() == nil {
 		u.cfg.Log.Error("a batch could not be committed; each request runs alone", "requests", len(batch), "error", err)
 		for _, r := range batch {
@@ -265,6 +262,9 @@ func (u *Usage) run(batch []*request, wait bool) {
 		return
 	}
 	err = u.late(ctx, err)
+	if usher.ErrorCode(err) == usher.Unavailable && !store.Locked(err) {
+		u.failed.Store(&failure{time.Now(), err})
+	}
 	for _, r := range batch {
 		u.conclude(r, err)
 	}
@@ -287,7 +287,7 @@ func (u *Usage) conclude(r *request, err error) {
 // repeats the call, and its key or the events' ids make that safe.
 func (u *Usage) late(ctx context.Context, err error) error {
 	var coded *usher.Error
-	if ctx.Err() == nil || errors.As(err, &coded) {
+	if err == nil || ctx.Err() == nil || errors.As(err, &coded) {
 		return err
 	}
 	words := fmt.Sprintf("the use could not be committed within %s and may be committed later: repeat the call with the same key or ids", u.within)
