@@ -290,7 +290,8 @@ func (u *Usage) late(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || errors.As(err, &coded) {
 		return err
 	}
-	words := fmt.Sprintf("the use could not be committed within %s and may be committed later: repeat the call with the same key or ids", u.within)
+	words := fmt.Sprintf("the use could not be committed within %s and may be committed later: repeat the call with the same key or ids",
+		u.within)
 	return fmt.Errorf("%w (%w)", &usher.Error{Code: usher.Unavailable, Detail: words, RetryAfter: time.Second}, err)
 }
 
