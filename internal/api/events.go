@@ -34,6 +34,11 @@ type eventIn struct {
 	Data        map[string]any `json:"data,omitempty"`
 }
 
+// ceHeader documents an attribute of an event in binary mode.
+func ceHeader(name, text string) *huma.Param {
+	return &huma.Param{Name: "ce-" + name, In: "header", Description: "In binary mode. " + text, Schema: &huma.Schema{Type: huma.TypeString}}
+}
+
 // eventsRoutes registers the routes of this file.
 func (a *api) eventsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/events", Perm: auth.PermIngest,
@@ -43,7 +48,8 @@ func (a *api) eventsRoutes(d *door.Door) {
 		Accept: []string{eventType, eventsType, "application/json"}, Request: eventIn{}, Response: usher.IngestResult{},
 		Requests: map[string]any{eventsType: []eventIn{}, "application/json": new(any)},
 		Params: []*huma.Param{
-			{Name: "ce-specversion", In: "header", Description: "In binary mode: 1.0, and ce-id, ce-source, ce-type, ce-subject, ce-time beside it", Schema: &huma.Schema{Type: huma.TypeString}},
+			ceHeader("specversion", "1.0"), ceHeader("id", "With the source, the name of the event"), ceHeader("source", "Where it happened"),
+			ceHeader("type", "What meters select by"), ceHeader("subject", "The customer"), ceHeader("time", "When it happened; default now"),
 		},
 		Example: `{"specversion":"1.0","id":"e1","source":"gateway","type":"api.request","subject":"acme","time":"2026-03-10T12:00:00Z",
 			"data":{"bytes":512}}`,

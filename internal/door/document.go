@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/usher-sh/usher"
+	"github.com/usher-sh/usher/internal/auth"
 )
 
 // about is what the OpenAPI document says first.
@@ -63,6 +66,16 @@ var (
 			"The call is refused with 412 if the customer has changed since"}
 )
 
+// parameters are headers that many operations take: they refer to these.
+var parameters = map[string]*huma.Param{
+	"RequestIDHeader": {Name: "X-Request-ID", In: "header", Schema: text(),
+		Description: "An id of the caller's for this request, for the logs of both sides. The server makes one if it is absent or invalid"},
+	"EnvironmentHeader": {Name: "Usher-Environment", In: "header", Schema: &huma.Schema{Type: huma.TypeString, Enum: texts(usher.Environments...)},
+		Description: "With a session: the environment that the call is about. Default: production. A key has its own"},
+}
+
+func shared(name string) *huma.Param { return &huma.Param{Ref: "#/components/parameters/" + name} }
+
 var cachedParam = &huma.Param{Name: "If-None-Match", In: "header", Schema: text(), Description: "The ETags of answers that the caller has"}
 
 func text() *huma.Schema { return &huma.Schema{Type: huma.TypeString} }
@@ -76,10 +89,14 @@ func (d *Door) complete() *huma.OpenAPI {
 	if d.PublicURL != "" {
 		doc.Servers[0].URL = d.PublicURL
 	}
-	doc.Components.Headers = headers
+	doc.Components.Headers, doc.Components.Parameters = headers, parameters
 	openAnswers(doc)
 	for _, rt := range d.table {
 		op := operationOf(doc, rt.Pattern)
+		op.Parameters = append(slices.Clip(op.Parameters), shared("RequestIDHeader")) // routes may share their parameters
+		if rt.Perm != "" && rt.Perm != auth.PermSCIM {
+			op.Parameters = append(op.Parameters, shared("EnvironmentHeader"))
+		}
 		if rt.Keyed {
 			op.Parameters = append(op.Parameters, keyParam)
 		}

@@ -152,7 +152,11 @@ func Register(d *door.Door, c Config) {
 		return rt
 	}
 	listed := with(func(rt *door.Route) { rt.Response, rt.Params = listDoc{}, paging })
-	gone := with(func(rt *door.Route) { rt.Response, rt.Status = nil, http.StatusNoContent })
+	ifMatch := &huma.Param{Name: "If-Match", In: "header", Schema: &huma.Schema{Type: huma.TypeString},
+		Description: "The ETag of the resource. The call is refused with 412 if the resource has changed since"}
+	gone := with(func(rt *door.Route) {
+		rt.Response, rt.Status, rt.Params = nil, http.StatusNoContent, []*huma.Param{ifMatch}
+	})
 	user := func(status int, body any) door.Route {
 		return with(func(rt *door.Route) {
 			rt.Status, rt.Response, rt.Params, rt.Request = status, userDoc{}, projection, body
@@ -161,6 +165,9 @@ func Register(d *door.Door, c Config) {
 			rt.Cached = status == 0 && body == nil
 			if body != nil {
 				rt.Accept = accept
+				if status == 0 {
+					rt.Params = append(slices.Clip(projection), ifMatch)
+				}
 			}
 		})
 	}

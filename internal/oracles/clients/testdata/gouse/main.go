@@ -50,7 +50,7 @@ func main() {
 	}
 
 	sso := "sso"
-	checked, err := usher.CheckWithResponse(ctx, CheckInput{Customer: "go", Feature: &sso})
+	checked, err := usher.CheckWithResponse(ctx, nil, CheckInput{Customer: "go", Feature: &sso})
 	must(err)
 	if checked.JSON200 == nil || !checked.JSON200.Allowed || checked.JSON200.Reason != ReasonGranted {
 		log.Fatalf("got %d %s, want granted", checked.StatusCode(), checked.Body)
@@ -60,7 +60,7 @@ func main() {
 	if listed.JSON200 == nil || len(listed.JSON200.Data) != 2 || listed.JSON200.Data[1].Id != "go" {
 		log.Fatalf("got %d %s, want acme and go", listed.StatusCode(), listed.Body)
 	}
-	lost, err := usher.GetCustomerWithResponse(ctx, "nobody")
+	lost, err := usher.GetCustomerWithResponse(ctx, "nobody", nil)
 	must(err)
 	if lost.ApplicationproblemJSONDefault == nil || lost.ApplicationproblemJSONDefault.Code != CodeNotFound {
 		log.Fatalf("got %d %s, want not_found", lost.StatusCode(), lost.Body)
