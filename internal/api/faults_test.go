@@ -27,7 +27,7 @@ func TestS24_Overflow(t *testing.T) {
 		if status, body := grant("9223372036854775000", "g1"); status != 201 {
 			t.Fatalf("got %d %s", status, body)
 		}
-		if status, body := grant("1000", "g2"); status != 400 || !strings.Contains(body, `"errors":[{"location":"body.amount","message":"with the grants that the customer has, is beyond what can be counted (at most 9223372036854775807)"}]`) {
+		if status, body := grant("1000", "g2"); status != 400 || !strings.Contains(body, `"errors":[{"location":"body.amount","message":"is, together with the customer's other grants, beyond what can be counted (at most 9223372036854775807)"}]`) {
 			t.Errorf("a second grant beyond what can be counted: got %d %s, want 400", status, body)
 		}
 		if status, body := grant("707", "g3"); status != 201 {

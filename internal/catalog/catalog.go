@@ -1,7 +1,8 @@
-// Package catalog puts catalogue files in force: it compares, says who is
-// touched, publishes what changed as new versions and, where asked, migrates
-// subscriptions. It refuses what would change the meaning of recorded use (S29)
-// or take away what something still needs (S31), and never half applies.
+// Package catalog puts catalogue files in force. It compares a file with the
+// catalogue in force, says which customers it affects, publishes changed plans and
+// add-ons as new versions and, if asked to, migrates subscriptions. It refuses a file
+// that would change the meaning of recorded use (S29) or take away what customers
+// still need (S31). A file is applied as a whole or not at all.
 package catalog
 
 import (
@@ -21,7 +22,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Config is what the room works with.
+// Config is what the service needs. All fields are required.
 type Config struct {
 	DB   *store.DB
 	Live *live.Live
@@ -30,36 +31,36 @@ type Config struct {
 // Service applies catalogues. Its methods are safe for concurrent use.
 type Service struct{ cfg Config }
 
-// New makes the service. It starts nothing.
+// New returns a Service. It starts nothing.
 func New(cfg Config) *Service { return &Service{cfg} }
 
 // Options say how to apply.
 type Options struct {
 	DryRun bool // compute everything, change nothing
-	// Migrate moves subscriptions that hold older versions to the newest, at
-	// once: those of a plan (its key), or "all", add-ons too. "" moves none.
+	// Migrate moves subscriptions with older versions to the newest ones, at once:
+	// those of one plan (its key), or with "all" every plan and add-on. "" moves none.
 	Migrate string
-	// IfMatch is an If-Match header; "" asks for nothing.
+	// IfMatch is an If-Match header; "" accepts any catalogue.
 	IfMatch string
 }
 
-// Result is what applying did, or with DryRun would do.
+// Result is what Apply did, or with DryRun would do.
 type Result struct {
-	Revision   int64                `json:"revision"` // in which the file came into force; with DryRun the newest
+	Revision   int64                `json:"revision"` // the revision in which the file came into force; with DryRun the newest
 	Hash       string               `json:"hash"`
 	Changes    []catalogfile.Change `json:"changes"`
 	Plans      map[string]string    `json:"plans"`  // key → newest version: "pro" → "pro@2"
 	Addons     map[string]string    `json:"addons"` // likewise
 	Impact     []Impact             `json:"impact"`
 	Migrated   int                  `json:"migrated"`    // subscriptions
-	LeftPinned []string             `json:"left_pinned"` // ids of subscriptions that a pin keeps, up to 100
+	LeftPinned []string             `json:"left_pinned"` // ids of subscriptions that are pinned and did not migrate, up to 100
 	DryRun     bool                 `json:"dry_run,omitempty"`
 }
 
-// Impact is whom a new version of a plan or add-on touches.
+// Impact says which subscriptions a new version of a plan or add-on affects.
 type Impact struct {
-	Version       string           `json:"version"`       // the new one: "pro@2"
-	Subscriptions map[string]int64 `json:"subscriptions"` // that name older versions, by version
+	Version       string           `json:"version"`       // the new version: "pro@2"
+	Subscriptions map[string]int64 `json:"subscriptions"` // how many have an older version, by version
 	Default       bool             `json:"default,omitempty"`
 	Text          string           `json:"text"`
 }
@@ -69,15 +70,15 @@ const (
 	maxListed = 100            // ids in one list
 )
 
-// Validate reads a file and says all that is wrong with it.
+// Validate returns Invalid with all that is wrong with a file.
 func (s *Service) Validate(src []byte) error {
 	_, err := catalogfile.Parse(fileName, src)
 	return err
 }
 
-// Apply puts a file in force. A file that says the same as the one in force
-// makes no revision. The errors: Invalid lists all that is wrong with the file;
-// PreconditionFailed; InUse lists what the change would break, and whom.
+// Apply puts a file in force. A file with the same content as the one in force makes
+// no revision. Its errors are Invalid with all that is wrong with the file,
+// PreconditionFailed, and InUse with all that the change would break, and for whom.
 func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By, src []byte, o Options) (Result, error) {
 	next, err := catalogfile.Parse(fileName, src)
 	if err != nil {
@@ -106,8 +107,8 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By,
 	return result, err
 }
 
-// audit fills in what the audit log says of the change: the catalogue's hash
-// before and after, and the words of the difference.
+// audit fills in the audit record of the change: the catalogue's hash before and after,
+// and the difference in words.
 func (p *plan) audit() (err error) {
 	type catalogue struct {
 		Hash     string   `json:"hash"`
@@ -127,13 +128,13 @@ func (p *plan) audit() (err error) {
 	return err
 }
 
-// plan is everything about one application, computed at one revision.
+// plan is everything about one Apply, computed at one revision.
 type plan struct {
 	db      *store.DB
 	env     usher.Environment
 	now     time.Time
-	old     *usher.Catalog // nil: none in force
-	oldHash string         // "": none in force
+	old     *usher.Catalog // nil: none is in force
+	oldHash string         // "": none is in force
 	next    *usher.Catalog
 	plans   []usher.PlanVersion
 	addons  []usher.AddonVersion
@@ -142,8 +143,8 @@ type plan struct {
 	newestA map[string]usher.Ref
 	holders []store.Holding
 
-	moved   map[string]usher.Subscription // by id: as migrated
-	nothing bool                          // to apply
+	moved   map[string]usher.Subscription // by id: the migrated subscriptions
+	nothing bool                          // the file changes nothing
 	change  store.CatalogChange
 	result  Result
 }
@@ -209,7 +210,8 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, by usher.By, 
 	return p, nil
 }
 
-// matches is PreconditionFailed unless an If-Match header fits the hash in force.
+// matches returns PreconditionFailed unless an If-Match header has the hash of the
+// catalogue in force.
 func matches(header, hash string) error {
 	if header == "" {
 		return nil
@@ -221,13 +223,14 @@ func matches(header, hash string) error {
 		}
 	}
 	if hash == "" {
-		return usher.Errorf(usher.PreconditionFailed, "If-Match is %.200s, and no catalogue is in force yet", header)
+		return usher.Errorf(usher.PreconditionFailed, "If-Match is %.200s, but no catalogue is in force yet", header)
 	}
 	return usher.Errorf(usher.PreconditionFailed,
-		`If-Match is %.200s, and the catalogue in force is "%s": somebody has applied another since; pull, compare, try again`, header, hash)
+		`If-Match is %.200s, but the catalogue in force is "%s", which was applied since; pull it, compare, and try again`, header, hash)
 }
 
-// versions finds what changed in its resolved form (S29).
+// versions makes a new version of each plan and add-on whose resolved form changed
+// (S29).
 func (p *plan) versions() error {
 	last := map[string]*usher.PlanVersion{}
 	for i := range p.plans { // by key and version
@@ -270,7 +273,7 @@ func (p *plan) versions() error {
 	return nil
 }
 
-// equal compares what is stored of two values: nil and empty are one there.
+// equal compares the stored forms of two values, in which nil and empty are the same.
 func equal(a, b any) (bool, error) {
 	x, err := json.Marshal(a)
 	if err != nil {
@@ -288,7 +291,7 @@ type Applied struct {
 	AppliedAt time.Time `json:"applied_at"`
 }
 
-// Get is the catalogue in force with its file as it was sent; NotFound where
+// Get returns the catalogue in force and its file as the caller sent it; NotFound if
 // none was applied yet.
 func (s *Service) Get(ctx context.Context, env usher.Environment) (Applied, []byte, error) {
 	row, err := s.cfg.DB.Catalog(ctx, env)
@@ -305,8 +308,9 @@ func applied(row *store.CatalogRow) Applied {
 	return Applied{row.Revision, row.Hash, row.Actor, row.AppliedAt}
 }
 
-// Revisions reads up to limit of what was in force, newest first, below a
-// revision (0: from the newest). before is for the next page; 0 is the end.
+// Revisions returns up to limit catalogues that were in force, newest first, with
+// revisions below before (0: from the newest). next is the before of the next page, 0
+// after the last.
 func (s *Service) Revisions(ctx context.Context, env usher.Environment, before int64, limit int) (all []Applied, next int64, err error) {
 	rows, err := s.cfg.DB.CatalogRevisions(ctx, env, before, limit+1)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // pageSize is how many subscriptions are read at once.
 const pageSize = 1000
 
-// holding reads the subscriptions that name a version and have not ended.
+// holding calls each for every subscription that names a version and has not ended.
 func (p *plan) holding(ctx context.Context, ref string, each func(s *usher.Subscription) (more bool, err error)) error {
 	after := ""
 	for {
@@ -37,7 +37,7 @@ func (p *plan) holding(ctx context.Context, ref string, each func(s *usher.Subsc
 	}
 }
 
-// held lists every version that some subscription which has not ended names.
+// held lists the versions that subscriptions name which have not ended.
 func (p *plan) held() []string {
 	refs := map[string]bool{}
 	for _, h := range p.holders {
@@ -48,8 +48,8 @@ func (p *plan) held() []string {
 	return slices.Sorted(maps.Keys(refs))
 }
 
-// migrate moves subscriptions to the newest versions (S29), at once. What they
-// were to become later moves along; pins stay and are listed.
+// migrate moves subscriptions to the newest versions (S29), at once, together with
+// their scheduled changes. Pinned versions stay, and their subscriptions are listed.
 func (p *plan) migrate(ctx context.Context, what string) error {
 	if what == "" {
 		return nil
@@ -99,7 +99,8 @@ func (p *plan) older(newest map[string]usher.Ref, ref usher.Ref) bool {
 	return ok && n.Version > ref.Version
 }
 
-// move is a subscription on the newest versions from now on.
+// move returns a subscription with the newest versions from now on, whether that
+// changes anything, and whether a pin kept it from moving somewhere.
 func (p *plan) move(s *usher.Subscription, what string) (next usher.Subscription, changed, pinned bool, err error) {
 	next = *s
 	next.Phases = slices.Clone(s.Phases)
@@ -110,7 +111,8 @@ func (p *plan) move(s *usher.Subscription, what string) (next usher.Subscription
 	var plan *usher.HeldPlan
 	var addons *[]usher.HeldAddon
 	var status usher.Status
-	i := 0 // the first phase to come
+	// Phases up to now are history and stay. i becomes the first phase to come.
+	i := 0
 	for ; i < len(next.Phases) && !next.Phases[i].At.After(at); i++ {
 		f := next.Phases[i]
 		if f.Plan != nil {
@@ -124,7 +126,7 @@ func (p *plan) move(s *usher.Subscription, what string) (next usher.Subscription
 		}
 	}
 	if status == usher.Canceled && i == len(next.Phases) {
-		return next, false, false, nil // it is over
+		return next, false, false, nil // it is canceled, and nothing will change that
 	}
 	now := usher.Phase{At: at}
 	if now.Plan, err = p.movePlan(plan, what, s, &pinned); err != nil {
@@ -160,7 +162,7 @@ func (p *plan) move(s *usher.Subscription, what string) (next usher.Subscription
 	return next, true, pinned, nil
 }
 
-// movePlan is what a plan moves to; nil: it stays.
+// movePlan returns the version to which a plan moves; nil: it stays.
 func (p *plan) movePlan(h *usher.HeldPlan, what string, s *usher.Subscription, pinned *bool) (*usher.HeldPlan, error) {
 	if h == nil || what != "all" && what != h.Key || !p.older(p.newest, h.Ref) {
 		return nil, nil
@@ -172,13 +174,13 @@ func (p *plan) movePlan(h *usher.HeldPlan, what string, s *usher.Subscription, p
 	to := p.newest[h.Key]
 	if family := p.next.Plans[h.Key].Family; family != s.Family {
 		return nil, usher.Errorf(usher.Refused,
-			"plan %s goes from family %s to %s, and subscription %s holds it in the old one: such subscriptions cannot be migrated, only replaced",
+			"plan %s moves from family %s to %s, and subscription %s holds a version of the old family: it can be replaced, but not migrated",
 			h.Key, s.Family, family, s.ID)
 	}
 	return &usher.HeldPlan{Ref: to}, nil
 }
 
-// moveAddons is what add-ons move to; nil: they stay.
+// moveAddons returns the add-ons after they moved; nil: they stay.
 func (p *plan) moveAddons(all *[]usher.HeldAddon, what string, pinned *bool) *[]usher.HeldAddon {
 	if all == nil || what != "all" {
 		return nil
@@ -193,9 +195,9 @@ func (p *plan) moveAddons(all *[]usher.HeldAddon, what string, pinned *bool) *[]
 		default:
 			a.Addon, changed = p.newestA[a.Addon.Key], true
 		}
-		// The newest may be there already: one entry per version.
-		if k := slices.IndexFunc(out, func(b usher.HeldAddon) bool { return b.Addon == a.Addon }); k >= 0 &&
-			out[k].Quantity+a.Quantity <= usher.MaxAddonQuantity {
+		// The subscription may have the newest version too: one entry for each version.
+		k := slices.IndexFunc(out, func(b usher.HeldAddon) bool { return b.Addon == a.Addon })
+		if k >= 0 && out[k].Quantity+a.Quantity <= usher.MaxAddonQuantity {
 			out[k].Quantity += a.Quantity
 			out[k].Pinned = out[k].Pinned || a.Pinned
 			continue
@@ -208,8 +210,8 @@ func (p *plan) moveAddons(all *[]usher.HeldAddon, what string, pinned *bool) *[]
 	return &out
 }
 
-// needs lists the versions that a subscription holds now or will: none where it
-// is over for good.
+// needs lists the versions that a subscription holds now or will hold: none if it is
+// over and no change to come revives it.
 func (p *plan) needs(ctx context.Context, s *usher.Subscription) ([]usher.Ref, error) {
 	if m, ok := p.moved[s.ID]; ok {
 		s = &m
@@ -221,8 +223,8 @@ func (p *plan) needs(ctx context.Context, s *usher.Subscription) ([]usher.Ref, e
 	return versionsFrom(s, p.now), nil
 }
 
-// versionsFrom lists the versions that a subscription names at t or later, each
-// as often as a phase holds it.
+// versionsFrom lists the versions that a subscription names at t or later, once for
+// each phase that has them.
 func versionsFrom(s *usher.Subscription, t time.Time) []usher.Ref {
 	at := t
 	if s.StartsAt.After(at) {
@@ -261,8 +263,9 @@ func versionsFrom(s *usher.Subscription, t time.Time) []usher.Ref {
 	return refs
 }
 
-// over reports whether a subscription gives nothing now and no change to come
-// is set. How a trial stands depends on the customer's other subscriptions.
+// over reports whether a subscription gives nothing now and has no change to come.
+// Whether its trial is over depends on the customer's other subscriptions, so those
+// are read too.
 func (p *plan) over(ctx context.Context, s *usher.Subscription) (bool, error) {
 	if last := s.Phases[len(s.Phases)-1]; last.At.After(p.now) {
 		return false, nil
@@ -275,7 +278,7 @@ func (p *plan) over(ctx context.Context, s *usher.Subscription) (bool, error) {
 	return status == usher.Ended || status == usher.Canceled, nil
 }
 
-// impact says whom the new versions touch.
+// impact finds which subscriptions the new versions affect.
 func (p *plan) impact(ctx context.Context) error {
 	for _, v := range p.change.Plans {
 		if err := p.touches(ctx, v.Ref(), v.Default, "plan "+v.Key); err != nil {
@@ -290,11 +293,11 @@ func (p *plan) impact(ctx context.Context) error {
 	return nil
 }
 
-// touches counts the subscriptions that hold another version of ref now or will,
-// each once a version.
+// touches counts the subscriptions that hold another version of ref now or will hold
+// one, once for each version.
 func (p *plan) touches(ctx context.Context, ref usher.Ref, isDefault bool, what string) error {
 	if ref.Version == 1 && !isDefault {
-		return nil // new: nobody has it
+		return nil // the first version: no subscription has an older one
 	}
 	im := Impact{Version: ref.String(), Subscriptions: map[string]int64{}, Default: isDefault}
 	err := p.holding(ctx, ref.Key, func(s *usher.Subscription) (bool, error) {
@@ -329,7 +332,7 @@ func (p *plan) touches(ctx context.Context, ref usher.Ref, isDefault bool, what 
 	return nil
 }
 
-// canceled reports whether a subscription is canceled at t and no change comes.
+// canceled reports whether a subscription is canceled at t and has no change to come.
 func canceled(s *usher.Subscription, t time.Time) bool {
 	var status usher.Status
 	for _, f := range s.Phases {

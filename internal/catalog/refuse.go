@@ -16,8 +16,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// refuse is InUse where the file would redefine what was used (S29) or remove
-// what something needs (S31), with all of it and who needs it.
+// refuse returns InUse if the file would redefine what was used (S29) or remove what
+// is needed (S31). The error lists all of it, and who needs it.
 func (p *plan) refuse(ctx context.Context) error {
 	old := p.old
 	if old == nil {
@@ -39,7 +39,7 @@ func (p *plan) refuse(ctx context.Context) error {
 		return err
 	}
 	r := &refusal{p: p, use: use, users: map[string][]user{}}
-	// What is removed or redefined, in the order of the file.
+	// Features that are removed or redefined, by key.
 	for _, key := range slices.Sorted(maps.Keys(old.Features)) {
 		was, is := old.Features[key], p.next.Features[key]
 		if is == nil {
@@ -64,7 +64,8 @@ func (p *plan) refuse(ctx context.Context) error {
 	return r.judge(ctx, removed)
 }
 
-// redefined says what of a feature differs that is fixed once it was used.
+// redefined lists what differs of a feature that must not change once it was used; ""
+// if nothing does.
 func redefined(old, next *usher.Catalog, was, is *usher.Feature) string {
 	var what []string
 	note := func(name, a, b string) {
@@ -103,14 +104,15 @@ type user struct{ subscription, customer, version string }
 type refusal struct {
 	p         *plan
 	use       map[string]store.FeatureUse
-	features  []string // removed
+	features  []string // removed features
 	redefined []redefinition
 	wanted    []string          // features whose holders matter
 	users     map[string][]user // "feature:sso", "plan:pro" → up to maxListed
 }
 
-// returned compares a feature that comes back with what it was when its use was
-// recorded, so that leaving a revision out is no way around S29.
+// returned looks at a feature that an earlier catalogue had and the one in force does
+// not. It is compared with what it was when its use was recorded. Otherwise removing it
+// and adding it again would be a way around S29.
 func (r *refusal) returned(ctx context.Context, key string) error {
 	p := r.p
 	if used, err := p.db.HasUsage(ctx, p.env, key); err != nil || !used {
@@ -153,7 +155,7 @@ func (p *plan) gives(ref usher.Ref, feature string) bool {
 	return ok && v.Entitlements[feature] != nil
 }
 
-// findHolders finds the subscriptions that need what goes.
+// findHolders finds the subscriptions that need what is removed or redefined.
 func (r *refusal) findHolders(ctx context.Context, removed []string) error {
 	p := r.p
 	for _, name := range p.held() {
@@ -247,7 +249,7 @@ func (r *refusal) judge(ctx context.Context, removed []string) error {
 			problems[0].Location + " " + problems[0].Message}
 }
 
-// words says what is live of a feature beside subscriptions.
+// words lists what uses a feature besides subscriptions.
 func (r *refusal) words(feature string) (why []string) {
 	u := r.use[feature]
 	count := func(n int64, what string) {
@@ -260,12 +262,12 @@ func (r *refusal) words(feature string) (why []string) {
 	count(u.Buckets, "open windows with use")
 	count(u.Holds, "open reservations")
 	if len(why) > 0 {
-		why[len(why)-1] += " (customer " + u.Example + " for one)"
+		why[len(why)-1] += " (for example of customer " + u.Example + ")"
 	}
 	return why
 }
 
-// status is a subscription's at the present.
+// status returns the present status of a subscription.
 func (p *plan) status(s *usher.Subscription, all []usher.Subscription, c *usher.Customer) usher.Status {
 	name := c.Clocks[len(c.Clocks)-1].Timezone
 	if name == "" {

@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -11,9 +10,9 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// roles finds what a new catalogue would do to who holds roles that it may not:
-// remove a role that is held, take the key of a customer's own role (A05), or
-// separate duties that somebody joins (A12). add notes a problem.
+// roles finds what a new catalogue may not do to roles that customers use: remove a
+// role that is assigned, use the key of a customer's own role (A05), or separate
+// duties that one member has together (A12). add notes a problem.
 func (p *plan) roles(ctx context.Context, add func(location, format string, args ...any)) error {
 	old := p.old
 	if old == nil {
@@ -28,7 +27,7 @@ func (p *plan) roles(ctx context.Context, add func(location, format string, args
 	}
 	for _, key := range slices.Sorted(maps.Keys(old.Roles)) {
 		if n := held[key]; p.next.Roles[key] == nil && n > 0 {
-			add("roles."+key, "cannot be removed: it is assigned %d times; take it away first", n)
+			add("roles."+key, "cannot be removed: it is assigned %d times; remove the assignments first", n)
 		}
 	}
 	custom, err := p.db.CustomRoleKeys(ctx, p.env)
@@ -37,13 +36,13 @@ func (p *plan) roles(ctx context.Context, add func(location, format string, args
 	}
 	for _, key := range custom {
 		if p.next.Roles[key] != nil {
-			add("roles."+key, "is the key of customers' own roles, which it would shadow: choose another")
+			add("roles."+key, "is the key of roles that customers have made, which it would hide: choose another key")
 		}
 	}
 	return p.separate(ctx, custom, add)
 }
 
-// separate finds who would break a rule of separated duties.
+// separate finds the members who would break a rule of separated duties.
 func (p *plan) separate(ctx context.Context, custom []string, add func(location, format string, args ...any)) error {
 	if len(p.next.Separation) == 0 {
 		return nil
@@ -68,7 +67,8 @@ func (p *plan) separate(ctx context.Context, custom []string, add func(location,
 		if n < 0 {
 			n = len(all)
 		}
-		// One role alone joins two only where it is the customer's own.
+		// One role can include two separated roles only if it is the customer's own:
+		// the catalogue's roles were checked when the file was parsed.
 		if n > 1 || slices.Contains(custom, all[0].Role) {
 			if err := p.joins(ctx, book, all[:n], add); err != nil {
 				return err
@@ -79,7 +79,7 @@ func (p *plan) separate(ctx context.Context, custom []string, add func(location,
 	return nil
 }
 
-// joins looks at one customer's holders of separated roles.
+// joins finds the members of one customer who hold two roles that a rule separates.
 func (p *plan) joins(ctx context.Context, book *access.Book, holders []store.RoleHolder,
 	add func(location, format string, args ...any)) error {
 	d := p.db.Directory(p.env, holders[0].Customer)
@@ -102,8 +102,8 @@ func (p *plan) joins(ctx context.Context, book *access.Book, holders []store.Rol
 	}
 	for _, m := range slices.Sorted(maps.Keys(byMember)) {
 		if rule, one, other := roles.Separated(byMember[m]); rule != nil {
-			add("separation."+rule.Key, "%s", fmt.Sprintf("member %s of customer %s holds %s and %s: take one away first", m, holders[0].Customer,
-				one, other))
+			add("separation."+rule.Key, "member %s of customer %s holds %s and %s: take one away first",
+				m, holders[0].Customer, one, other)
 		}
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// audited is what a change looks like in the audit log: one side of it.
+// audited is one side of a change in the audit log: what was before, or after.
 type audited struct {
 	Customer      *auditedCustomer     `json:"customer,omitempty"`
 	Subscriptions []usher.Subscription `json:"subscriptions,omitempty"`
@@ -18,8 +18,8 @@ type audited struct {
 	Grants        []Grant              `json:"grants,omitempty"`
 }
 
-// auditedCustomer leaves out what may be personal: of name and metadata it says
-// only that they changed.
+// auditedCustomer leaves out what may be personal data: it says whether name and
+// metadata changed, but not their values.
 type auditedCustomer struct {
 	Timezone string     `json:"timezone,omitempty"`
 	Anchor   *time.Time `json:"anchor,omitempty"`
@@ -37,7 +37,7 @@ func auditCustomer(c *usher.Customer) *auditedCustomer {
 	return v
 }
 
-// copied is h as it stands, for what is said about a change of it.
+// copied returns a copy of h, to be compared with h after a change.
 func (h *held) copied() *held {
 	old := *h
 	if h.Customer != nil {
@@ -51,7 +51,7 @@ func (h *held) copied() *held {
 	return &old
 }
 
-// audit fills in what c changes, and why. h is what it was.
+// audit fills in the audit record of c. h is the state before the change.
 func (h *held) audit(c *store.CustomerChange) (err error) {
 	var before, after audited
 	switch {
@@ -104,7 +104,7 @@ func (h *held) audit(c *store.CustomerChange) (err error) {
 	return err
 }
 
-// json is the side of a change; nil where there is nothing on it.
+// json returns one side of a change as JSON; nil if it is empty.
 func (a *audited) json() (json.RawMessage, error) {
 	if a.Customer == nil && len(a.Subscriptions)+len(a.Overrides)+len(a.Grants) == 0 {
 		return nil, nil

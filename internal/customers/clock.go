@@ -11,7 +11,7 @@ import (
 // maxClocks bounds a customer's clocks: each moves windows, and that is rare.
 const maxClocks = 1000
 
-// inForce is the index of the clock in force at t.
+// inForce returns the index of the clock in force at t.
 func inForce(clocks []usher.Clock, t time.Time) int {
 	i := len(clocks) - 1
 	for i > 0 && clocks[i].From.After(t) {
@@ -20,9 +20,10 @@ func inForce(clocks []usher.Clock, t time.Time) int {
 	return i
 }
 
-// anchored puts a new anchor in force from a minute on. It is the newest word:
-// anchors that were to come later go. used says that use was counted by the
-// clocks so far, so that even the first must stay, for its windows to be carried.
+// anchored returns clocks with a new anchor in force from a minute on. Changes that
+// were to come later are dropped, because the new anchor is the latest decision. used
+// says that use was counted by the clocks so far; then even the first must stay, so
+// that the use of its windows is carried over.
 func anchored(clocks []usher.Clock, from, anchor time.Time, used bool) []usher.Clock {
 	i := inForce(clocks, from)
 	kept := slices.Clone(clocks[:i+1])
@@ -32,7 +33,8 @@ func anchored(clocks []usher.Clock, from, anchor time.Time, used bool) []usher.C
 	return tidy(placed(kept, i, from, used, func(c *usher.Clock) { c.Anchor = anchor }))
 }
 
-// zoned puts a new zone in force from a minute on, for good.
+// zoned returns clocks with a new zone in force from a minute on, also in clocks that
+// begin later.
 func zoned(clocks []usher.Clock, from time.Time, zone string, used bool) []usher.Clock {
 	i := inForce(clocks, from)
 	if clocks[i].Timezone == zone {
@@ -41,8 +43,9 @@ func zoned(clocks []usher.Clock, from time.Time, zone string, used bool) []usher
 	return tidy(placed(slices.Clone(clocks), i, from, used, func(c *usher.Clock) { c.Timezone = zone }))
 }
 
-// placed changes the clock i that is in force at from, and those after it, from
-// then on.
+// placed applies set to the clock i, which is in force at from, and to all clocks
+// after it. If clock i began earlier, it is split, so that it changes from then on
+// only.
 func placed(clocks []usher.Clock, i int, from time.Time, used bool, set func(*usher.Clock)) []usher.Clock {
 	if clocks[i].From.Before(from) || i == 0 && used {
 		c := clocks[i]
@@ -56,14 +59,15 @@ func placed(clocks []usher.Clock, i int, from time.Time, used bool, set func(*us
 	return clocks
 }
 
-// tidy drops clocks that change nothing.
+// tidy drops clocks that are the same as the one before.
 func tidy(clocks []usher.Clock) []usher.Clock {
 	return slices.CompactFunc(clocks, func(a, b usher.Clock) bool { return a.Anchor.Equal(b.Anchor) && a.Timezone == b.Timezone })
 }
 
-// start gives the customer its anchor by a subscription that starts then (S18):
-// named is what the subscription names, or nil. others are the customer's other
-// subscriptions as they are from now on. It reports whether anything changed.
+// start gives the customer its anchor when it gets a subscription (S18): named, the
+// anchor that the caller gave with the subscription, or the start of the customer's
+// first subscription. others are the customer's other subscriptions as they are from
+// now on. start reports whether anything changed.
 func (h *held) start(c *usher.Customer, others []usher.Subscription, starts time.Time, named *time.Time) bool {
 	before := *c
 	if !slices.ContainsFunc(others, began) {
@@ -78,7 +82,8 @@ func (h *held) start(c *usher.Customer, others []usher.Subscription, starts time
 			from = minute(h.now)
 		}
 		if first := c.Clocks[0].From; c.Anchor == nil && !h.used && (!minute(starts).After(first) || !from.After(first)) {
-			// Only the moment of creation so far, and no use to cut.
+			// Until now windows began at the creation, and no use was counted in them,
+			// so the anchor can hold from the beginning.
 			c.Clocks = slices.Clone(c.Clocks)
 			for i := range c.Clocks {
 				c.Clocks[i].Anchor = anchor
@@ -91,8 +96,8 @@ func (h *held) start(c *usher.Customer, others []usher.Subscription, starts time
 	return before.Anchor != c.Anchor || !slices.Equal(before.Clocks, c.Clocks)
 }
 
-// forgetStart takes back the anchor that a subscription was to bring which now
-// never begins.
+// forgetStart takes back an anchor to come that a subscription would have brought,
+// if that subscription is replaced before it begins.
 func forgetStart(c *usher.Customer, never []usher.Subscription, now time.Time) {
 	last := len(c.Clocks) - 1
 	if c.Anchor == nil || last < 1 || !c.Clocks[last].From.After(now) ||
@@ -106,10 +111,11 @@ func forgetStart(c *usher.Customer, never []usher.Subscription, now time.Time) {
 	}
 }
 
-// began reports whether the subscription has or will have any time at all.
+// began reports whether the subscription is in force at any time: one that was
+// replaced before its start never is.
 func began(s usher.Subscription) bool { return s.EndsAt == nil || s.EndsAt.After(s.StartsAt) }
 
-// periodOf is the billing period that holds t: a month or a year from the
+// periodOf returns the billing period that contains t: a month or a year from the
 // anchor in force then (S35).
 func (h *held) periodOf(plan usher.Ref, t time.Time) usher.Window {
 	unit := usher.Month

@@ -23,9 +23,9 @@ type Customer struct {
 	Revision  int64             `json:"revision,omitempty"` // of the customer's newest change; absent in lists
 }
 
-// CustomerInput is what a customer is made of. Name, zone and metadata replace
-// what was there, absent ones too; an absent anchor leaves the anchor, because
-// windows must not move by accident.
+// CustomerInput is what a caller sends to create or replace a customer. Name, zone
+// and metadata replace the old ones, also if they are absent. An absent anchor keeps
+// the old anchor, because windows must not move by accident.
 type CustomerInput struct {
 	Name     string
 	Timezone string // IANA; "": the environment's
@@ -33,7 +33,7 @@ type CustomerInput struct {
 	Metadata map[string]string
 }
 
-// The bounds of a customer, in bytes where nothing else is said.
+// The bounds of a customer; in bytes, except MaxMetadata.
 const (
 	MaxName          = 200
 	MaxMetadata      = 50 // entries
@@ -41,9 +41,9 @@ const (
 	MaxMetadataValue = 500
 )
 
-// PutCustomer creates a customer, replaces it, or revives a deleted one with
-// its anchor and use (S36), and says whether it was not there. A new anchor or
-// zone holds from now on (S18). What changes nothing makes no revision.
+// PutCustomer creates a customer, replaces it, or revives a deleted one with its
+// anchor and use (S36). created reports whether it did not exist. A new anchor or zone
+// holds from now on (S18). If nothing changes, there is no new revision.
 func (s *Service) PutCustomer(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string,
 	in CustomerInput) (c Customer, created bool, err error) {
 	if err := in.check(id); err != nil {
@@ -53,7 +53,7 @@ func (s *Service) PutCustomer(ctx context.Context, env usher.Environment, by ush
 		created = h.Customer == nil
 		next := h.put(in)
 		if len(next.Clocks) > maxClocks {
-			return Customer{}, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be",
+			return Customer{}, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times, which is the limit",
 				id, maxClocks)
 		}
 		if !created && sameCustomer(h.Customer, next) {
@@ -71,7 +71,7 @@ func sameCustomer(a, b *usher.Customer) bool {
 		(a.Anchor == nil) == (b.Anchor == nil) && (a.Anchor == nil || a.Anchor.Equal(*b.Anchor))
 }
 
-// put is the customer with the input's values, new, replaced or revived.
+// put returns the customer with the input's values: new, replaced or revived.
 func (h *held) put(in CustomerInput) *usher.Customer {
 	now := minute(h.now)
 	next := &usher.Customer{ID: h.id, CreatedAt: h.now}
@@ -133,7 +133,7 @@ func show(c *usher.Customer, now time.Time, revision int64) Customer {
 	return v
 }
 
-// Customer reads a customer; NotFound where there is none.
+// Customer returns a customer; NotFound if it does not exist.
 func (s *Service) Customer(ctx context.Context, env usher.Environment, id string) (Customer, error) {
 	h, err := s.known(ctx, env, id)
 	if err != nil {
@@ -142,7 +142,7 @@ func (s *Service) Customer(ctx context.Context, env usher.Environment, id string
 	return show(h.Customer, h.now, h.Revision), nil
 }
 
-// known reads a customer that exists; NotFound else.
+// known reads a customer; NotFound if it does not exist.
 func (s *Service) known(ctx context.Context, env usher.Environment, id string) (*held, error) {
 	h, err := s.read(ctx, env, id)
 	if err != nil {
@@ -151,8 +151,8 @@ func (s *Service) known(ctx context.Context, env usher.Environment, id string) (
 	return h, h.must()
 }
 
-// Customers reads up to limit customers by id, after the given one, and the
-// cursor of the next page; "" is the end.
+// Customers returns up to limit customers in the order of ids, after the given id, and
+// the cursor of the next page, "" after the last.
 func (s *Service) Customers(ctx context.Context, env usher.Environment, after string, limit int) ([]Customer, string, error) {
 	all, err := s.cfg.DB.Customers(ctx, env, after, limit+1)
 	if err != nil {
@@ -170,15 +170,16 @@ func (s *Service) Customers(ctx context.Context, env usher.Environment, after st
 	return out, next, nil
 }
 
-// DeleteCustomer erases name and metadata and ends all that the customer holds;
-// what was used stays (S36). NotFound where there is none.
+// DeleteCustomer erases name and metadata and ends everything that the customer holds.
+// Its use stays (S36). It returns NotFound if the customer does not exist.
 func (s *Service) DeleteCustomer(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string) error {
 	remove := func(h *held, c *store.CustomerChange) (none struct{}, made func(int64) struct{}, err error) {
 		if err := h.must(); err != nil {
 			return none, nil, err
 		}
 		c.Delete = true
-		// Ended ones stay on record: a trial is given once ever (S35).
+		// Subscriptions stay on record after their end, so that a trial is given only
+		// once (S35).
 		c.Subscriptions = slices.Clone(h.Subscriptions)
 		for i := range c.Subscriptions {
 			endBy(&c.Subscriptions[i], h.now)
@@ -189,8 +190,8 @@ func (s *Service) DeleteCustomer(ctx context.Context, env usher.Environment, by 
 	return err
 }
 
-// endBy ends a subscription at t, or where it starts if that is later. It
-// reports whether it did not end by then already.
+// endBy ends a subscription at t, or at its start if that is later. It returns false
+// if the subscription ends by then anyway.
 func endBy(s *usher.Subscription, t time.Time) bool {
 	if s.StartsAt.After(t) {
 		t = s.StartsAt

@@ -1,7 +1,7 @@
 // Package customers makes every change to what a customer holds: the customer
-// itself, subscriptions, overrides and grants, and previews such changes. It
-// refuses to decide (the engine does) and to change the catalogue; what it
-// computes is applied whole, or computed again where something came between.
+// itself, its subscriptions, overrides and grants. It also previews such changes. It
+// does not decide (the engine does) and does not change the catalogue. A change is
+// applied as a whole; if another change came in between, it is computed again.
 package customers
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Config is what the room works with.
+// Config is what the service needs. DB and Live are required.
 type Config struct {
 	DB   *store.DB
 	Live *live.Live
@@ -36,7 +36,7 @@ type Config struct {
 // Service changes what customers hold. Its methods are safe for concurrent use.
 type Service struct{ cfg Config }
 
-// New makes the service. It starts nothing.
+// New returns a Service. It starts nothing.
 func New(cfg Config) *Service {
 	if cfg.NewID == nil {
 		cfg.NewID = func(prefix string) string { return usher.NewID(prefix, time.Now(), nil) }
@@ -44,14 +44,16 @@ func New(cfg Config) *Service {
 	return &Service{cfg}
 }
 
-// Guard keeps a change from being made to the wrong state of a customer, or
-// twice. The zero Guard does neither.
+// Guard protects a change: IfMatch against a customer that another caller has changed
+// meanwhile, Answer against being made twice. The zero Guard does neither.
 type Guard struct {
 	// IfMatch is an If-Match header: the customer's revision in double quotes,
 	// or *. The method returns PreconditionFailed for a customer at another
 	// revision. "" accepts any.
 	IfMatch string
-	answer  *store.StoredAnswer // of Once: stored with the change, and completed by it; nil: no key was given
+	// answer is set by Once: the change completes it and stores it (S13); nil: the
+	// caller gave no idempotency key.
+	answer *store.StoredAnswer
 }
 
 // held is what a change is computed from: everything recorded about one
@@ -75,7 +77,7 @@ func (s *Service) read(ctx context.Context, env usher.Environment, customer stri
 }
 
 // tryRead loads a customer and the catalogue that belongs to it. It returns
-// store.ErrStale when another catalogue came into force meanwhile.
+// store.ErrStale if another catalogue came into force meanwhile.
 func (s *Service) tryRead(ctx context.Context, env usher.Environment, customer string) (*held, error) {
 	st, err := s.cfg.DB.LoadCustomer(ctx, env, customer, 0)
 	if err != nil {
@@ -99,7 +101,7 @@ func (s *Service) tryRead(ctx context.Context, env usher.Environment, customer s
 	return h, err
 }
 
-// must is NotFound where the customer is unknown or deleted.
+// must returns NotFound if the customer is unknown or deleted.
 func (h *held) must() error {
 	if h.Customer == nil {
 		return usher.Errorf(usher.NotFound, "no customer %q", h.id)
@@ -107,7 +109,7 @@ func (h *held) must() error {
 	return nil
 }
 
-// zone is the customer's zone in force last: trials and grace follow it.
+// zone returns the customer's newest zone. Trials and grace periods are counted in it.
 func (h *held) zone() *time.Location {
 	return h.zoneOf(h.Customer.Clocks[len(h.Customer.Clocks)-1])
 }
@@ -124,10 +126,10 @@ func (h *held) zoneOf(c usher.Clock) *time.Location {
 	return zone
 }
 
-// change reads, computes and applies, and starts over when another change was
-// committed in between (live.Change).
-// compute fills in c and returns what the answer is at a revision; nil means
-// that there is nothing to change and found is the answer.
+// change reads a customer, computes a change and applies it. If another change was
+// committed in between, it starts over (live.Change). compute fills in c and returns a
+// function from the revision of the change to the answer. If it returns nil for that,
+// nothing is to be changed, and found is the answer.
 func change[T any](ctx context.Context, s *Service, env usher.Environment, by usher.By, guard Guard, customer, action string,
 	compute func(h *held, c *store.CustomerChange) (found T, made func(revision int64) T, err error)) (T, error) {
 	var answer T
@@ -138,11 +140,11 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, by us
 		}
 		tag := strconv.Quote(strconv.FormatInt(h.Revision, 10))
 		if guard.IfMatch != "" && guard.IfMatch != tag && (guard.IfMatch != "*" || h.Customer == nil) {
-			return usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, and customer %q stands at revision %s", guard.IfMatch, customer, tag)
+			return usher.Errorf(usher.PreconditionFailed, "If-Match is %.80s, but customer %q is at revision %s", guard.IfMatch, customer, tag)
 		}
 		c := store.CustomerChange{Env: env, Customer: customer, Basis: h.Revision, BasisCatalog: h.CatalogRevision,
 			Note: store.Note{By: by, Action: action, Object: customer, At: h.now}}
-		old := h.copied() // compute makes of h what will be
+		old := h.copied() // compute changes h to the state after the change
 		found, made, err := compute(h, &c)
 		if err != nil || made == nil {
 			answer = found
@@ -174,14 +176,14 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimRight(b.Bytes(), "\n"), err
 }
 
-// problems gathers what is wrong with an input, so that all is told at once.
+// problems collects what is wrong with an input, so that the caller sees all of it.
 type problems []usher.Problem
 
 func (p *problems) add(location, format string, args ...any) {
 	*p = append(*p, usher.Problem{Location: location, Message: fmt.Sprintf(format, args...)})
 }
 
-// note adds what an Invalid error says; any other error is given back.
+// note adds the problems of an Invalid error, or the error itself as one problem.
 func (p *problems) note(location string, err error) {
 	var e *usher.Error
 	switch {
@@ -206,8 +208,8 @@ func (p problems) err() error {
 	return &usher.Error{Code: usher.Invalid, Detail: words + ": " + p[0].Location + " " + p[0].Message, Problems: p}
 }
 
-// page is up to limit of all after an id, and the cursor of the next; "" is the
-// end. all is by id.
+// page returns up to limit elements of all after an id, and the cursor of the next
+// page, "" after the last. all must be sorted by id.
 func page[T any](all []T, id func(*T) string, after string, limit int) ([]T, string) {
 	i, found := slices.BinarySearchFunc(all, after, func(v T, after string) int { return strings.Compare(id(&v), after) })
 	if found {
@@ -220,7 +222,8 @@ func page[T any](all []T, id func(*T) string, after string, limit int) ([]T, str
 	return all[:limit], id(&all[limit-1])
 }
 
-// untidy is a problem's message where s is not plain text of at most n bytes.
+// untidy returns what is wrong with s, which must be plain text of at most n bytes; ""
+// if nothing is.
 func untidy(s string, n int) string {
 	switch {
 	case len(s) > n:

@@ -11,12 +11,12 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Grant is a grant as it is shown.
+// Grant is a grant as answers show it.
 type Grant struct {
 	ID          string          `json:"id"`
 	Customer    string          `json:"customer"`
 	Feature     string          `json:"feature"`
-	Amount      json.RawMessage `json:"amount" quantity:"true"` // a number, or a decimal string where the feature has a precision
+	Amount      json.RawMessage `json:"amount" quantity:"true"` // a number, or a decimal string if the feature has a precision
 	Kind        usher.GrantKind `json:"kind"`
 	Priority    int             `json:"priority"`
 	EffectiveAt time.Time       `json:"effective_at"`
@@ -28,7 +28,7 @@ type Grant struct {
 	Revision    int64           `json:"revision"` // of the customer's newest change
 }
 
-// NewGrant is what is asked for.
+// NewGrant is a grant to be made.
 type NewGrant struct {
 	Feature     string
 	Amount      usher.Number
@@ -39,9 +39,9 @@ type NewGrant struct {
 	Reason      string
 }
 
-// AddGrant gives a customer a one-off amount of a metered feature that adds up,
-// or of credits; of any other feature it is Refused. What a feature's grants
-// that are neither over nor void come to must be countable.
+// AddGrant gives a customer a one-off amount of credits, or of a metered feature whose
+// use adds up. For any other feature it is Refused. The sum of a feature's grants that
+// have not ended must be countable.
 func (s *Service) AddGrant(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string, in NewGrant) (
 	Grant, error) {
 	id := s.cfg.NewID("gr_")
@@ -54,7 +54,7 @@ func (s *Service) AddGrant(ctx context.Context, env usher.Environment, by usher.
 			return none, nil, err
 		}
 		if len(h.Grants) >= maxHeld {
-			return none, nil, usher.Errorf(usher.Refused, "the customer has had %d grants already: that is the most", maxHeld)
+			return none, nil, usher.Errorf(usher.Refused, "the customer has had %d grants already, which is the limit", maxHeld)
 		}
 		g.CreatedBy = by.Actor.String()
 		c.Grants = []usher.Grant{g}
@@ -91,14 +91,14 @@ func (h *held) grant(id string, in NewGrant) (usher.Grant, error) {
 	f := h.feature(&p, in.Feature)
 	if f != nil {
 		if f.Kind != usher.Metered && f.Kind != usher.Credits || h.book.Gauge(f) {
-			return g, usher.Errorf(usher.Refused, "a grant is an amount that is used up, and %s is %s: override it instead", f.Key, unfit(h, f))
+			return g, usher.Errorf(usher.Refused, "a grant is an amount to be used up, but %s is %s: make an override instead", f.Key, unfit(h, f))
 		}
 		h.grantAmount(&p, &g, f, in.Amount)
 	}
 	return g, p.err()
 }
 
-// unfit says what a feature is, where no grant fits it.
+// unfit says what a feature is for which no grant can be made.
 func unfit(h *held, f *usher.Feature) string {
 	if h.book.Gauge(f) {
 		return "a level, measured by " + string(h.book.Meter(f).Aggregation)
@@ -108,7 +108,7 @@ func unfit(h *held, f *usher.Feature) string {
 
 func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount usher.Number) {
 	if amount == "" {
-		p.add("amount", "must be given")
+		p.add("amount", "is required")
 		return
 	}
 	units, err := amount.Units(f.Precision)
@@ -127,7 +127,7 @@ func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount
 			continue
 		}
 		if o.Amount > left {
-			p.add("amount", "with the grants that the customer has, is beyond what can be counted (at most %s)",
+			p.add("amount", "is, together with the customer's other grants, beyond what can be counted (at most %s)",
 				usher.FormatQuantity(usher.MaxQuantity, f.Precision))
 			return
 		}
@@ -135,8 +135,9 @@ func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount
 	}
 }
 
-// VoidGrant takes away what is left of a grant; use that burned it stays. A
-// grant that is void already stays as it is; NotFound where there is none.
+// VoidGrant takes away what is left of a grant; use that burned it stays. It does
+// nothing to a grant that is void already, and returns NotFound if the grant does not
+// exist.
 func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string) error {
 	g, err := s.cfg.DB.Grant(ctx, env, id)
 	if err != nil {
@@ -160,8 +161,8 @@ func (s *Service) VoidGrant(ctx context.Context, env usher.Environment, by usher
 	return err
 }
 
-// Grants reads up to limit of a customer's grants by id, those that are over
-// included, after the given one, and the cursor of the next page.
+// Grants returns up to limit of a customer's grants, also ended ones, in the order of
+// ids after the given id, and the cursor of the next page.
 func (s *Service) Grants(ctx context.Context, env usher.Environment, customer, after string, limit int) ([]Grant, string, error) {
 	h, err := s.known(ctx, env, customer)
 	if err != nil {

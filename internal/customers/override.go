@@ -12,8 +12,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Override is an override as it is shown. Value is in the form that was asked
-// for: true, 90, {"limit": 5}, "unlimited", {"add": 500}, {"deny": true}.
+// Override is an override as answers show it. Value has the form in which the caller
+// sent it: true, 90, {"limit": 5}, "unlimited", {"add": 500}, {"deny": true}.
 type Override struct {
 	ID        string          `json:"id"`
 	Customer  string          `json:"customer"`
@@ -27,19 +27,20 @@ type Override struct {
 	Revision  int64           `json:"revision"` // of the customer's newest change
 }
 
-// NewOverride is what is asked for (S03).
+// NewOverride is an override to be made (S03).
 type NewOverride struct {
 	Feature   string
 	Value     json.RawMessage // as catalogfile.ParseOverride reads it
 	Reason    string
 	ExpiresAt *time.Time
-	Expires   string // "never" where ExpiresAt is nil: exactly one of them
+	Expires   string // "never" if ExpiresAt is nil: exactly one of them is set
 }
 
 // MaxReason is the longest reason in bytes.
 const MaxReason = 500
 
-// maxHeld bounds a customer's overrides, and its grants: every answer reads them.
+// maxHeld bounds a customer's overrides, and its grants, because every load of the
+// customer reads them.
 const maxHeld = 10_000
 
 // AddOverride makes an exception for a customer, from now on.
@@ -55,7 +56,7 @@ func (s *Service) AddOverride(ctx context.Context, env usher.Environment, by ush
 			return none, nil, err
 		}
 		if len(h.Overrides) >= maxHeld {
-			return none, nil, usher.Errorf(usher.Refused, "the customer has %d overrides already: that is the most, remove some", maxHeld)
+			return none, nil, usher.Errorf(usher.Refused, "the customer has %d overrides already, which is the limit: remove some", maxHeld)
 		}
 		o.CreatedBy = by.Actor.String()
 		c.Overrides = []usher.Override{o}
@@ -71,21 +72,21 @@ func (h *held) override(id string, in NewOverride) (usher.Override, error) {
 	p.reason(in.Reason)
 	switch {
 	case in.Expires != "" && in.Expires != "never":
-		p.add("expires", `must be "never", or absent where expires_at is given, got %.40q`, in.Expires)
+		p.add("expires", `must be "never", or absent if expires_at is given, got %.40q`, in.Expires)
 	case (in.Expires == "") == (in.ExpiresAt == nil):
 		p.add("expires_at", `give exactly one of "expires_at" and "expires": "never"`)
 	case o.ExpiresAt != nil && !o.ExpiresAt.After(h.now):
-		p.add("expires_at", "must lie in the future: it is now %s", h.now.Format(time.RFC3339Nano))
+		p.add("expires_at", "must be later than now (%s)", h.now.Format(time.RFC3339Nano))
 	}
 	f := h.feature(&p, in.Feature)
 	if len(in.Value) == 0 {
-		p.add("value", `must be given: what a plan would say, such as true, 90 or {"limit": 5}, or {"add": 500}, or {"deny": true}`)
+		p.add("value", `is required: a value as in a plan, such as true, 90 or {"limit": 5}, or {"add": 500}, or {"deny": true}`)
 	} else if f != nil {
 		var err error
 		o.Set, o.Add, o.Deny, err = catalogfile.ParseOverride(f, h.book.Meter(f), in.Value)
 		p.note("value", err)
 		if set := o.Set; err == nil && set != nil && set.Limit != nil && set.Per == nil && f.Kind != usher.Seats && !h.clocked(f.Key) {
-			p.add("value.per", `must be given, such as "month": no plan or add-on of the customer gives %s a window now`, f.Key)
+			p.add("value.per", `is required, such as "month", because no plan or add-on of the customer gives %s a window now`, f.Key)
 		}
 	}
 	return o, p.err()
@@ -93,7 +94,7 @@ func (h *held) override(id string, in NewOverride) (usher.Override, error) {
 
 func (p *problems) reason(reason string) {
 	if reason == "" {
-		p.add("reason", "must say why, in up to %d bytes", MaxReason)
+		p.add("reason", "is required, at most %d bytes: why the customer gets it", MaxReason)
 	} else if words := untidy(reason, MaxReason); words != "" {
 		p.add("reason", "%s", words)
 	}
@@ -107,8 +108,8 @@ func (h *held) feature(p *problems, key string) *usher.Feature {
 	return f
 }
 
-// clocked reports whether something that the customer holds now gives a feature
-// with a window, which a bare limit can take over (S03).
+// clocked reports whether a plan or add-on that the customer holds now gives a feature
+// with a window. An override that is only a limit takes over that window (S03).
 func (h *held) clocked(feature string) bool {
 	has := func(of map[string]*usher.Entitlement) bool {
 		return of[feature] != nil && len(of[feature].Allowances) > 0
@@ -140,7 +141,7 @@ func (h *held) clocked(feature string) bool {
 	})
 }
 
-// RemoveOverride ends an override; NotFound where there is none.
+// RemoveOverride ends an override; NotFound if it does not exist.
 func (s *Service) RemoveOverride(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string) error {
 	o, err := s.cfg.DB.Override(ctx, env, id)
 	if err != nil {
@@ -155,8 +156,8 @@ func (s *Service) RemoveOverride(ctx context.Context, env usher.Environment, by 
 	return err
 }
 
-// Overrides reads up to limit of a customer's overrides by id, expired ones
-// included, after the given one, and the cursor of the next page.
+// Overrides returns up to limit of a customer's overrides, also expired ones, in the
+// order of ids after the given id, and the cursor of the next page.
 func (s *Service) Overrides(ctx context.Context, env usher.Environment, customer, after string, limit int) ([]Override, string, error) {
 	h, err := s.known(ctx, env, customer)
 	if err != nil {
@@ -184,7 +185,7 @@ func (h *held) showOverride(o *usher.Override, revision int64) Override {
 	return v
 }
 
-// overrideValue is the value in the form that ParseOverride reads.
+// overrideValue returns the value in the form that ParseOverride reads.
 func overrideValue(f *usher.Feature, o *usher.Override) json.RawMessage {
 	quantity := func(n int64) json.RawMessage { return usher.AppendQuantity(nil, n, f.Precision) }
 	var v any

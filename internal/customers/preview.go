@@ -9,24 +9,24 @@ import (
 	"github.com/usher-sh/usher/internal/live"
 )
 
-// Preview is what a change of a subscription would come to, feature by feature.
+// Preview is the effect that a change of a subscription would have, feature by feature.
 type Preview struct {
-	At       time.Time // when the change would take effect: both sides are of that instant
+	At       time.Time // when the change would take effect; both decisions are of that instant
 	Features []FeaturePreview
 	Revision int64
 }
 
-// FeaturePreview is a feature without and with the change. The decisions are
-// for one whole unit.
+// FeaturePreview is one feature without and with the change. The decisions are for one
+// whole unit.
 type FeaturePreview struct {
 	Feature string
-	Changed bool // what the customer may do differs
+	Changed bool // the customer may do more, less or something else
 	Before  usher.Decision
 	After   usher.Decision
 }
 
-// Preview decides every feature without and with a patch, and changes nothing.
-// It refuses what PatchSubscription refuses.
+// Preview decides every feature without and with a patch, and changes nothing. It
+// returns the errors that PatchSubscription would return.
 func (s *Service) Preview(ctx context.Context, env usher.Environment, id string, in SubscriptionPatch) (Preview, error) {
 	sub, err := s.cfg.DB.Subscription(ctx, env, id)
 	if err != nil {
@@ -44,7 +44,7 @@ func (s *Service) Preview(ctx context.Context, env usher.Environment, id string,
 	if err != nil {
 		return Preview{}, err
 	}
-	h.put1(next)
+	h.replaceSubscription(next)
 	after, err := s.snapshot(ctx, env, h, at)
 	if err != nil {
 		return Preview{}, err
@@ -62,15 +62,16 @@ func (s *Service) Preview(ctx context.Context, env usher.Environment, id string,
 	return p, nil
 }
 
-// same reports whether two decisions come to the same for the customer,
-// whatever their sources.
+// same reports whether two decisions mean the same for the customer, from whatever
+// sources they come.
 func same(a, b *usher.Decision) bool {
 	sameValue := (a.Value == nil) == (b.Value == nil) && (a.Value == nil || a.Value.Equal(*b.Value))
 	return a.Allowed == b.Allowed && a.Reason == b.Reason && sameValue && a.Unlimited == b.Unlimited &&
 		a.Limit == b.Limit && a.Used == b.Used && a.Remaining == b.Remaining && a.Overage == b.Overage && a.Excess == b.Excess
 }
 
-// snapshot joins what is held with the use that decisions at an instant read.
+// snapshot reads the use that decisions at an instant need, and joins it with what is
+// held.
 func (s *Service) snapshot(ctx context.Context, env usher.Environment, h *held, at time.Time) (*engine.Snapshot, error) {
 	w := engine.NewWorld(engine.Facts{Book: h.book, Customer: h.Customer, Subscriptions: h.Subscriptions, Overrides: h.Overrides,
 		Grants: h.Grants})

@@ -14,8 +14,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Subscription is a subscription as it is shown. Status, trial, plan, add-ons
-// and period are those of the moment it is shown.
+// Subscription is a subscription as answers show it. Status, trial, plan, add-ons and
+// period are those at the time of the answer.
 type Subscription struct {
 	ID            string           `json:"id"`
 	Customer      string           `json:"customer"`
@@ -23,10 +23,10 @@ type Subscription struct {
 	Pinned        bool             `json:"pinned,omitempty"`
 	Family        string           `json:"family"`
 	Status        usher.Status     `json:"status"`
-	StatusSince   *time.Time       `json:"status_since,omitempty"` // where the status was set
+	StatusSince   *time.Time       `json:"status_since,omitempty"` // absent unless the status was set
 	StartsAt      time.Time        `json:"starts_at"`
 	EndsAt        *time.Time       `json:"ends_at,omitempty"`
-	TrialEndsAt   *time.Time       `json:"trial_ends_at,omitempty"` // of the trial that governs
+	TrialEndsAt   *time.Time       `json:"trial_ends_at,omitempty"` // absent unless a trial decides about the status
 	Addons        []HeldAddon      `json:"addons"`
 	CurrentPeriod *Period          `json:"current_period,omitempty"` // absent once it is over
 	Scheduled     []ScheduledPhase `json:"scheduled,omitempty"`
@@ -34,13 +34,13 @@ type Subscription struct {
 	Revision      int64            `json:"revision"` // of the customer's newest change
 }
 
-// HeldAddon is an add-on of a subscription as it is shown.
+// HeldAddon is an add-on of a subscription as answers show it.
 type HeldAddon struct {
 	Addon    string `json:"addon"` // "api-pack@1"
 	Quantity int    `json:"quantity"`
 }
 
-// ScheduledPhase is a change to come; what it does not name stays.
+// ScheduledPhase is a change to come. Fields that are absent do not change.
 type ScheduledPhase struct {
 	At     time.Time    `json:"at"`
 	Plan   string       `json:"plan,omitempty"`
@@ -67,8 +67,8 @@ type MaybeTime struct {
 	At    *time.Time
 }
 
-// NewSubscription is what is asked for. Plan and add-ons may name a version
-// ("pro@1"), which migration then leaves alone (S29).
+// NewSubscription is a subscription to be made. Plan and add-ons may name a version
+// ("pro@1"); migration does not change such a subscription (S29).
 type NewSubscription struct {
 	Plan     string
 	StartsAt *time.Time // nil: now; may lie in the past
@@ -78,21 +78,23 @@ type NewSubscription struct {
 	Addons   []AddonInput
 }
 
-// SubscriptionPatch is a change; what is absent stays.
+// SubscriptionPatch is a change of a subscription. Fields that are absent do not
+// change.
 type SubscriptionPatch struct {
 	Plan     *string
 	Addons   *[]AddonInput // replaces the list
 	EndsAt   MaybeTime     // applies directly; null clears it
 	TrialEnd MaybeTime     // applies directly; null: no trial
-	Status   usher.Status  // "": as it is; else active, past_due, suspended or canceled
+	Status   usher.Status  // active, past_due, suspended or canceled; "": no change
 	When     string        // "" and "now", "period_end", or a time not before now
 }
 
-// maxPhases bounds a subscription's history, which every answer reads.
+// maxPhases bounds a subscription's history, because every load of the customer reads
+// it.
 const maxPhases = 1000
 
-// Subscribe makes a subscription. It replaces one of the same family, live or
-// to come, which ends where the new one starts (S28). It may give the customer
+// Subscribe makes a subscription. A subscription of the same family, live or to come,
+// is replaced: it ends when the new one starts (S28). Subscribe may give the customer
 // its anchor (S18).
 func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher.By, guard Guard, customer string,
 	in NewSubscription) (Subscription, error) {
@@ -114,7 +116,7 @@ func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher
 		next := *h.Customer
 		if h.start(&next, all, sub.StartsAt, in.Anchor) {
 			if len(next.Clocks) > maxClocks {
-				return none, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times: that is the most there may be",
+				return none, nil, usher.Errorf(usher.Refused, "the windows of customer %q have been moved %d times, which is the limit",
 					customer, maxClocks)
 			}
 			c.Put, h.Customer = &next, &next
@@ -157,7 +159,7 @@ func (h *held) trial(p *problems, sub *usher.Subscription, end MaybeTime) {
 	}
 }
 
-// plan finds the version that a subscription is to hold.
+// plan finds the plan version for a subscription by the name that the caller gave.
 func (h *held) plan(p *problems, name string) *usher.HeldPlan {
 	ref, err := usher.ParseRef("plan", name)
 	if err != nil {
@@ -191,8 +193,8 @@ func choice[T any](what string, of map[string]T) string {
 	return what + " are " + strings.Join(keys, ", ")
 }
 
-// addons finds the versions that a subscription is to hold, each once, in the
-// order of their first mention.
+// addons finds the add-on versions for a subscription. Each is listed once, in the
+// order in which the caller named them first.
 func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 	all := []usher.HeldAddon{}
 	for i, a := range asked {
@@ -230,7 +232,7 @@ func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 		all[k].Quantity += quantity
 		all[k].Pinned = all[k].Pinned || pinned
 		if all[k].Quantity > usher.MaxAddonQuantity {
-			p.add(at+".quantity", "add-on %s comes to %d times in all, and %d is the most", ref, all[k].Quantity, usher.MaxAddonQuantity)
+			p.add(at+".quantity", "add-on %s would be held %d times in all; the limit is %d", ref, all[k].Quantity, usher.MaxAddonQuantity)
 		}
 	}
 	for _, a := range all {
@@ -246,9 +248,9 @@ func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 	return all
 }
 
-// PatchSubscription changes a subscription from an instant on. Later scheduled
-// changes of the same fields go. A subscription that is over changes only if
-// it becomes active again: Conflict.
+// PatchSubscription changes a subscription from an instant on. Scheduled changes of
+// the same fields that come later are dropped. For a subscription that is over it
+// returns Conflict, unless the patch makes it active again.
 func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, by usher.By, guard Guard, id string,
 	in SubscriptionPatch) (Subscription, error) {
 	sub, err := s.cfg.DB.Subscription(ctx, env, id)
@@ -262,14 +264,14 @@ func (s *Service) PatchSubscription(ctx context.Context, env usher.Environment, 
 		}
 		c.Subscriptions = []usher.Subscription{next}
 		c.Note.Object = id
-		h.put1(next)
+		h.replaceSubscription(next)
 		return none, func(revision int64) Subscription { return h.show(&next, revision) }, nil
 	}
 	return change(ctx, s, env, by, guard, sub.Customer, "subscription.change", alter)
 }
 
-// put1 replaces one subscription in what is held.
-func (h *held) put1(next usher.Subscription) {
+// replaceSubscription replaces one subscription in what is held.
+func (h *held) replaceSubscription(next usher.Subscription) {
 	h.Subscriptions = slices.Clone(h.Subscriptions)
 	for i := range h.Subscriptions {
 		if h.Subscriptions[i].ID == next.ID {
@@ -278,7 +280,8 @@ func (h *held) put1(next usher.Subscription) {
 	}
 }
 
-// patch is the subscription as it becomes, and the instant from which.
+// patch returns the subscription with the changes of in, and the instant from which
+// they hold.
 func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, at time.Time, err error) {
 	i := slices.IndexFunc(h.Subscriptions, func(s usher.Subscription) bool { return s.ID == id })
 	if h.Customer == nil || i < 0 {
@@ -287,7 +290,7 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	next = h.Subscriptions[i]
 	var p problems
 	if in.Plan == nil && in.Addons == nil && !in.EndsAt.Given && !in.TrialEnd.Given && in.Status == "" {
-		p.add("body", "must name what changes: plan, addons, ends_at, trial_ends_at or status")
+		p.add("body", "must have at least one of plan, addons, ends_at, trial_ends_at and status")
 	}
 	switch in.Status {
 	case "", usher.Active, usher.PastDueSt, usher.Suspended, usher.Canceled:
@@ -308,7 +311,7 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 		if err != nil {
 			p.add("when", `must be "now", "period_end" or a time: %s`, err)
 		} else if t.Before(h.now) {
-			p.add("when", "must not lie before now (%s)", h.now.Format(time.RFC3339Nano))
+			p.add("when", "must not be before now (%s)", h.now.Format(time.RFC3339Nano))
 		} else if t.After(at) {
 			at = t
 		}
@@ -338,7 +341,8 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	if change.Plan != nil {
 		if v, _ := h.book.Plan(change.Plan.Ref); v.Family != next.Family {
 			return next, at, usher.Errorf(usher.Refused,
-				"plan %s is of family %s and this subscription of %s: make a subscription of its own for it", v.Ref(), v.Family, next.Family)
+				"plan %s is of family %s, but this subscription is of family %s: create another subscription for the plan",
+				v.Ref(), v.Family, next.Family)
 		}
 	}
 	if over.Status == usher.Ended || over.Status == usher.Canceled {
@@ -351,7 +355,7 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	}
 	if next.Phases = phased(next.Phases, change); len(next.Phases) > maxPhases {
 		return next, at, usher.Errorf(usher.Refused,
-			"the subscription has changed %d times already: that is the most, make a new one in its place", maxPhases)
+			"the subscription has changed %d times already, which is the limit: create a new subscription in its place", maxPhases)
 	}
 	if in.EndsAt.Given || in.Status == usher.Active {
 		if err := h.clash(&next); err != nil {
@@ -361,8 +365,8 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	return next, at, nil
 }
 
-// phased adds a change to phases: it takes effect at its time and supersedes
-// later ones in what it names.
+// phased adds a change to phases, at its time. Later phases lose the fields that the
+// change sets: the latest decision wins, and an older schedule must not undo it.
 func phased(phases []usher.Phase, change usher.Phase) []usher.Phase {
 	if change.Plan == nil && change.Addons == nil && change.Status == "" {
 		return phases
@@ -407,8 +411,8 @@ func phased(phases []usher.Phase, change usher.Phase) []usher.Phase {
 	return out
 }
 
-// clash is a Conflict where another subscription of the family holds it in time
-// that next would hold too.
+// clash returns Conflict if next and another subscription of its family would be in
+// force at the same time.
 func (h *held) clash(next *usher.Subscription) error {
 	for i := range h.Subscriptions {
 		o := &h.Subscriptions[i]
@@ -426,29 +430,30 @@ func (h *held) clash(next *usher.Subscription) error {
 		}
 		if h.state(o, from).Holds && h.state(next, from).Holds {
 			return usher.Errorf(usher.Conflict,
-				"the customer has subscription %s of family %s from %s on: end that one first, or set ends_at to no later than that",
+				"the customer has subscription %s of family %s from %s on: end that subscription first, or set ends_at to that time or earlier",
 				o.ID, o.Family, from.Format(time.RFC3339Nano))
 		}
 	}
 	return nil
 }
 
-// state is what a subscription is at t.
+// state returns the state of a subscription at t.
 func (h *held) state(sub *usher.Subscription, t time.Time) engine.State {
 	st := h.book.StateAt(sub, t, engine.FirstStart(h.Subscriptions, sub.Family), h.zone())
 	if !began(*sub) {
-		st.Status = usher.Ended // before it began, so it is not to come either
+		st.Status = usher.Ended // it was replaced before it began, so it is not "scheduled"
 	}
 	return st
 }
 
-// folded is what a subscription holds by its own phases.
+// folded is the plan and the add-ons of a subscription at an instant.
 type folded struct {
 	plan   usher.HeldPlan
 	addons []usher.HeldAddon
 }
 
-// fold is what a subscription holds at t, or at its start where that is later.
+// fold computes plan and add-ons at t, or at the subscription's start if that is later,
+// from its phases.
 func fold(sub *usher.Subscription, t time.Time) (f folded) {
 	for i, p := range sub.Phases {
 		if i > 0 && p.At.After(t) {
@@ -466,9 +471,10 @@ func fold(sub *usher.Subscription, t time.Time) (f folded) {
 
 func (h *held) show(sub *usher.Subscription, revision int64) Subscription {
 	f, st := fold(sub, h.now), h.state(sub, h.now)
-	v := Subscription{ID: sub.ID, Customer: sub.Customer, Plan: f.plan.Ref.String(), Pinned: f.plan.Pinned, Family: sub.Family,
-		Status:   st.Status,
-		StartsAt: sub.StartsAt, EndsAt: sub.EndsAt, Addons: shownAddons(f.addons), CreatedAt: sub.CreatedAt, Revision: revision}
+	v := Subscription{
+		ID: sub.ID, Customer: sub.Customer, Plan: f.plan.Ref.String(), Pinned: f.plan.Pinned, Family: sub.Family, Status: st.Status,
+		StartsAt: sub.StartsAt, EndsAt: sub.EndsAt, Addons: shownAddons(f.addons), CreatedAt: sub.CreatedAt, Revision: revision,
+	}
 	if !st.Since.IsZero() {
 		v.StatusSince = &st.Since
 	}
@@ -512,7 +518,7 @@ func shownAddons(all []usher.HeldAddon) []HeldAddon {
 	return out
 }
 
-// Subscription reads a subscription; NotFound where there is none.
+// Subscription returns a subscription; NotFound if it does not exist.
 func (s *Service) Subscription(ctx context.Context, env usher.Environment, id string) (Subscription, error) {
 	sub, err := s.cfg.DB.Subscription(ctx, env, id)
 	if err != nil {
@@ -530,8 +536,8 @@ func (s *Service) Subscription(ctx context.Context, env usher.Environment, id st
 	return Subscription{}, usher.Errorf(usher.NotFound, "no subscription %q", id)
 }
 
-// Subscriptions reads up to limit of a customer's subscriptions by id, ended
-// ones included, after the given one, and the cursor of the next page.
+// Subscriptions returns up to limit of a customer's subscriptions, also ended ones, in
+// the order of ids after the given id, and the cursor of the next page.
 func (s *Service) Subscriptions(ctx context.Context, env usher.Environment, customer, after string, limit int) (
 	[]Subscription, string, error) {
 	h, err := s.known(ctx, env, customer)

@@ -9,7 +9,7 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// span is from when until when an assignment is in force; no until: for good.
+// span is when an assignment is in force: [from, until). A zero until: without end.
 type span struct {
 	from  time.Time
 	until time.Time
@@ -28,9 +28,10 @@ func (s span) within(t span) bool {
 	return !s.from.Before(t.from) && (t.until.IsZero() || !s.until.IsZero() && !s.until.After(t.until))
 }
 
-// given checks that whoever gives has what it gives (A05), that roles exist, and
-// that nobody gives to itself on its own behalf (A12).
-func (w *work) given(actor usher.Actor) error {
+// checkGiving checks that the roles of assignments exist. If the change is made on
+// behalf of a member, it also checks that this member holds what it gives (A05) and
+// gives nothing to itself (A12).
+func (w *work) checkGiving(actor usher.Actor) error {
 	var p problems
 	for i := range w.change.Assignments {
 		a := &w.change.Assignments[i]
@@ -68,7 +69,8 @@ func (w *work) given(actor usher.Actor) error {
 	for i := range w.change.Roles {
 		r := &w.change.Roles[i]
 		if beyond := w.lacks(w.roles.Asked(r.Permissions, r.Includes), nil); len(beyond) > 0 {
-			return usher.Errorf(usher.Refused, "the role %q would give what %q does not hold for good: %s", r.Key, w.c.By, few(beyond))
+			return usher.Errorf(usher.Refused, "the role %q would give permissions that %q does not hold permanently: %s",
+				r.Key, w.c.By, few(beyond))
 		}
 	}
 	for i := range w.change.Assignments {
@@ -83,8 +85,8 @@ func (w *work) given(actor usher.Actor) error {
 	return nil
 }
 
-// lacks is what of some permissions the member on whose behalf it is done cannot
-// hand on until an end (nil: for good), because it does not hold it for as long.
+// lacks returns those permissions that the member w.c.By cannot give until an end
+// (nil: without end), because it does not hold them for as long itself.
 func (w *work) lacks(permissions []string, until *time.Time) []string {
 	return slices.DeleteFunc(slices.Clone(permissions), func(key string) bool {
 		end, held := w.has[key]
@@ -92,10 +94,10 @@ func (w *work) lacks(permissions []string, until *time.Time) []string {
 	})
 }
 
-// joined checks, with the directory as it will be, that a member on whose behalf
-// somebody is put into groups holds what the groups give, and that none of the
-// change gives it a role itself (A05, A12).
-func (w *work) joined(d store.Directory) error {
+// checkJoins checks a change on behalf of a member, with the directory as it will be.
+// The member must hold what the groups give to which it adds others (A05), and nothing
+// in the change may give the member itself a role or a longer one (A12).
+func (w *work) checkJoins(d store.Directory) error {
 	if w.c.By == "" {
 		return nil
 	}
@@ -106,6 +108,8 @@ func (w *work) joined(d store.Directory) error {
 	mine := facts[w.c.By].Assignments
 	for i := range mine {
 		a := &mine[i]
+		// An assignment that is new, or in force for longer than before, came by this
+		// change: through a group, because checkGiving refuses direct ones.
 		if was, ok := w.own[a.ID]; !ok || !spanOf(a).within(was) {
 			return usher.Errorf(usher.Refused, "%q cannot give itself the role %q, also not through a group", w.c.By, a.Role)
 		}
@@ -132,8 +136,8 @@ func (w *work) joined(d store.Directory) error {
 				}
 				if beyond := w.lacks(w.roles.Gives(a.Role), a.Until); len(beyond) > 0 {
 					return usher.Errorf(usher.Refused,
-						"%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself for as long", w.c.By, m.Group, a.Role,
-						few(beyond))
+						"%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself for as long",
+						w.c.By, m.Group, a.Role, few(beyond))
 				}
 			}
 		}

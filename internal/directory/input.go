@@ -18,10 +18,10 @@ const (
 	MaxProperties = 64 << 10
 	// MaxDepth is how deep properties may nest.
 	MaxDepth = 16
-	// MaxTitle and MaxReason are in bytes.
+	// MaxTitle and MaxReason are the longest title and reason, in bytes.
 	MaxTitle  = 1000
 	MaxReason = 500
-	// MaxItems is how many things one change may hold.
+	// MaxItems is how many members, groups, roles, … one change may have together.
 	MaxItems = 10_000
 	// MaxCustomRoles is how many roles of its own a customer may have.
 	MaxCustomRoles = 1000
@@ -34,7 +34,7 @@ const (
 	MaxPatterns = 1000
 )
 
-// problems gathers what is wrong, so that all is told at once.
+// problems collects what is wrong, so that the caller sees all of it.
 type problems []usher.Problem
 
 func (p *problems) add(location, format string, args ...any) {
@@ -60,7 +60,7 @@ func (p problems) err() error {
 	return &usher.Error{Code: usher.Invalid, Detail: words, Problems: p}
 }
 
-// bounded returns Invalid if the change holds more than MaxItems things.
+// bounded returns Invalid if the change has more than MaxItems items.
 func (c *Change) bounded() error {
 	n := len(c.MergeMembers) + len(c.MergeGroups) + len(c.Members) + len(c.DropMembers) + len(c.Groups) + len(c.DropGroups) +
 		len(c.Join) + len(c.Leave) + len(c.Roles) + len(c.DropRoles) + len(c.Assign) + len(c.Unassign) + len(c.Resources) + len(c.DropResources)
@@ -68,12 +68,11 @@ func (c *Change) bounded() error {
 		return nil
 	}
 	var p problems
-	p.add("body", "may hold at most %d things, this holds %d", MaxItems, n)
+	p.add("body", "may have at most %d items, this has %d", MaxItems, n)
 	return p.err()
 }
 
-// normal checks what can be checked without the database, and fills in what was
-// left out.
+// normal checks what can be checked without the database, and fills in defaults.
 func (w *work) normal() error {
 	c, d := w.c, &w.change
 	var p problems
@@ -114,7 +113,7 @@ func (w *work) normal() error {
 	for i, m := range c.Join {
 		p.id(place("join", i, "group"), "a group's id", m.Group)
 		p.id(place("join", i, "id"), "an id", m.Holder.ID)
-		if key := fmt.Sprintf("j%q%v%q", m.Group, m.Holder.Group, m.Holder.ID); !seen[key] { // the same twice is the same
+		if key := fmt.Sprintf("j%q%v%q", m.Group, m.Holder.Group, m.Holder.ID); !seen[key] { // a membership that is listed twice is stored once
 			seen[key] = true
 			d.Join = append(d.Join, m)
 		}
@@ -122,7 +121,7 @@ func (w *work) normal() error {
 	for i, a := range c.Assign {
 		p.id(place("assignments", i, "holder"), "a member's or group's id", a.Holder.ID)
 		if a.ResourceID != "" && a.ResourceType == "" {
-			p.add(place("assignments", i, "resource_type"), "must be given with resource_id")
+			p.add(place("assignments", i, "resource_type"), "is required with resource_id")
 		}
 		if a.ResourceType != "" {
 			p.id(place("assignments", i, "resource_type"), "a resource's type", a.ResourceType)
@@ -200,7 +199,7 @@ func (p *problems) properties(location string, v map[string]any) {
 		return
 	}
 	if d := depth(v); d > MaxDepth {
-		p.add(location, "may nest at most %d deep", MaxDepth)
+		p.add(location, "may be nested at most %d levels deep", MaxDepth)
 		return
 	}
 	if b, err := json.Marshal(v); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// custom checks the customer's own roles as they will be (A05).
+// custom checks the customer's own roles as they will be after the change (A05).
 func (w *work) custom(old []usher.Role) error {
 	defs := map[string]*usher.Role{}
 	for i := range old {
@@ -28,7 +28,7 @@ func (w *work) custom(old []usher.Role) error {
 		switch {
 		case !allowed:
 			return usher.Errorf(usher.Refused,
-				"the catalogue lets customers make no roles of their own: custom_roles.ceiling would name the most that they may hold")
+				"customers cannot make roles of their own, because the catalogue does not set custom_roles.ceiling")
 		case !usher.ValidKey(r.Key):
 			p.add(where("key"), "must be 1 to %d of a-z 0-9 . _ - and begin with a letter or digit, got %.80q", usher.MaxKey, r.Key)
 		case w.book.HasRole(r.Key):
@@ -36,16 +36,17 @@ func (w *work) custom(old []usher.Role) error {
 		}
 		p.text(where("title"), r.Title, MaxTitle)
 		if r.Seat != "" || r.When != "" {
-			p.add(where("when"), "a customer's own role has neither seat nor condition: they come with what it includes")
+			p.add(where("when"), "a customer's own role cannot have a seat or a condition; it has those of the roles that it includes")
 		}
 		if len(r.Permissions) > MaxRoleItems || len(r.Includes) > MaxRoleItems {
-			p.add(where("permissions"), "may be at most %d, and so may includes", MaxRoleItems)
+			p.add(where("permissions"), "may have at most %d entries, and so may includes", MaxRoleItems)
 			continue
 		}
 		for _, perm := range r.Permissions {
 			switch {
 			case !usher.ValidPattern(perm):
-				p.add(where("permissions"), `%.80q is no permission: a key, or a key of which whole segments are "*" or the last is "**"`, perm)
+				p.add(where("permissions"),
+					`%.80q is not a permission: it must be a key, in which any segment may be "*" and the last may be "**"`, perm)
 			case !usher.IsPattern(perm) && w.book.Permission(perm) == nil:
 				p.add(where("permissions"), "the catalogue has no permission %q", perm)
 			}
@@ -54,7 +55,7 @@ func (w *work) custom(old []usher.Role) error {
 		w.change.Roles = append(w.change.Roles, r)
 	}
 	if len(defs) > MaxCustomRoles {
-		p.add("roles", "may be at most %d of one customer", MaxCustomRoles)
+		p.add("roles", "a customer may have at most %d", MaxCustomRoles)
 	}
 	all := make([]usher.Role, 0, len(defs))
 	includes, patterns := 0, 0
@@ -101,7 +102,7 @@ func (w *work) custom(old []usher.Role) error {
 	for _, key := range w.c.DropRoles {
 		for _, r := range all {
 			if slices.Contains(r.Includes, key) {
-				return usher.Errorf(usher.InUse, "the role %q is included by %q: change that first", key, r.Key)
+				return usher.Errorf(usher.InUse, "the role %q is included by %q: change that role first", key, r.Key)
 			}
 		}
 	}
@@ -114,7 +115,7 @@ func sorted(list []string) []string {
 	return slices.Compact(list)
 }
 
-// cycle is a path of includes from a role back to itself; nil is none.
+// cycle returns a path of includes from a role back to itself; nil if there is none.
 func cycle(defs map[string]*usher.Role, start string) []string {
 	done := map[string]bool{}
 	var walk func(key string, path []string) []string
@@ -136,7 +137,7 @@ func cycle(defs map[string]*usher.Role, start string) []string {
 	return walk(start, nil)
 }
 
-// without is what of all is not among some.
+// without returns the elements of all that are not in some.
 func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
@@ -154,9 +155,9 @@ type RoleView struct {
 	Title       string   `json:"title,omitempty"`
 	Custom      bool     `json:"custom"` // the customer's own
 	Includes    []string `json:"includes,omitempty"`
-	Permissions []string `json:"permissions"`     // as it was written: keys and patterns
-	Gives       []string `json:"gives"`           // what it gives in truth, by key, under whatever conditions
-	Seats       []string `json:"seats,omitempty"` // features of kind seats that its holders must sit in
+	Permissions []string `json:"permissions"`     // as they were written: keys and patterns
+	Gives       []string `json:"gives"`           // all permissions that it gives, by key, some perhaps under conditions
+	Seats       []string `json:"seats,omitempty"` // features of kind seats of which its holders need a seat
 	When        string   `json:"when,omitempty"`
 }
 

@@ -10,7 +10,9 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// touched finds whose roles the change touches, as the directory is before it.
+// touched finds the members whose roles the change affects, by the directory before
+// it. Without roles that need seats and without separated duties nothing depends on
+// them, and none are looked up.
 func (w *work) touched(old []usher.Role) (err error) {
 	w.splits = w.book.Separates()
 	if w.seats = w.book.Seated() || len(w.change.DropMembers) > 0; !w.seats {
@@ -24,8 +26,8 @@ func (w *work) touched(old []usher.Role) (err error) {
 	return err
 }
 
-// affected lists the members whose roles the change touches, as a directory has
-// them: itself or through groups.
+// affected lists the members whose roles the change affects, directly or through the
+// groups that they are in in directory d.
 func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error) {
 	members, groups := map[string]bool{}, map[string]bool{}
 	add := func(h usher.Holder) {
@@ -61,7 +63,7 @@ func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error
 		}
 		add(a.Holder)
 	}
-	// A role that changes touches all who hold it, or another that includes it.
+	// A role that changes affects all members who hold it or a role that includes it.
 	if len(w.change.Roles)+len(w.change.DropRoles) > 0 {
 		var changed []string
 		for i := range w.change.Roles {
@@ -89,8 +91,8 @@ func (w *work) affected(d store.Directory, roles *access.Roles) ([]string, error
 	return slices.Sorted(maps.Keys(members)), nil
 }
 
-// holdings is the seats that a member's roles ask for, now or later, each with
-// when it ends (zero: it does not), and the roles themselves.
+// holdings returns the seats that a member's roles ask for, now or later, each with its
+// end (zero: it has none), and the roles themselves.
 func (w *work) holdings(f *store.MemberFacts) (ends map[string]time.Time, held []string) {
 	for i := range f.Assignments {
 		a := &f.Assignments[i]
@@ -114,6 +116,7 @@ func (w *work) holdings(f *store.MemberFacts) (ends map[string]time.Time, held [
 	return ends, held
 }
 
-// wanted is what the change does to seats, once check has looked: what roles ask
-// for is taken, what roles took and none asks for any more is freed.
+// wanted returns the seats that members need after the change. check must have run.
+// Direct takes those that are missing, and frees those that a role took and no role
+// asks for any more.
 func (w *work) wanted() store.SeatNeeds { return w.needs }

@@ -19,8 +19,8 @@ func (n *node) catalog(t *testing.T, pairs ...string) {
 	}
 }
 
-// Whoever sits stays when the plan shrinks, but a seat that is freed beyond it
-// is nobody's: a swap is refused, and is nobody else's fault (A08).
+// Holders keep their seats when the plan shrinks, but a seat that is freed beyond it
+// goes to nobody: a swap is refused, and the other holders keep theirs (A08).
 func TestA08_NoSwapBeyondThePlan(t *testing.T) {
 	each(t, func(t *testing.T, dsn string) {
 		n := newNode(t, dsn, "a")

@@ -13,7 +13,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// work is one attempt at a change.
+// work is one attempt at a change. normal, custom and checkGiving check it before the
+// transaction; check looks at its result inside the transaction.
 type work struct {
 	ctx     context.Context
 	s       *Service
@@ -22,21 +23,21 @@ type work struct {
 	now     time.Time
 	book    *access.Book
 	before  store.Directory
-	roles   *access.Roles // as they will be
+	roles   *access.Roles // as they will be after the change
 	change  store.DirectoryChange
 	seats   bool            // seats may be taken or freed
-	splits  bool            // duties may be separated
-	members []string        // that the change touches, as the directory is before it
-	needs   store.SeatNeeds // what it does to seats
-	added   int             // things that merge found to be new
-	// Where it is done on a member's behalf: what that member may hand on, and
-	// when each assignment that it has, itself or through groups, is in force.
+	splits  bool            // the catalogue separates duties
+	members []string        // members that the change affects, by the directory before it
+	needs   store.SeatNeeds // the seats that members need after the change
+	added   int             // how many items merge found to be new
+	// For a change on behalf of a member: until when that member holds each permission,
+	// and when each of its assignments, its own or through groups, is in force.
 	has map[string]time.Time
 	own map[string]span
 }
 
 func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, customer string, c *Change, known *int64) (*work, error) {
-	catalog := s.cfg.Live.CatalogRevision(env) // before the book: it may be older, never newer
+	catalog := s.cfg.Live.CatalogRevision(env) // read before the book: if it is older, the change is stale and runs again
 	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.cfg.DB.Directory(env, customer)}
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
@@ -60,7 +61,7 @@ func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, 
 	if err := w.custom(old); err != nil {
 		return nil, err
 	}
-	if err := w.given(by.Actor); err != nil {
+	if err := w.checkGiving(by.Actor); err != nil {
 		return nil, err
 	}
 	if err := w.touched(old); err != nil {
@@ -71,9 +72,10 @@ func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, 
 	return w, nil
 }
 
-// check looks at the directory as it will be.
+// check looks at the directory as it will be, inside the transaction. It refuses what
+// breaks a rule and finds which seats the members need.
 func (w *work) check(d store.Directory) error {
-	if err := w.there(d); err != nil {
+	if err := w.checkExists(d); err != nil {
 		return err
 	}
 	for _, m := range w.change.Join {
@@ -88,18 +90,19 @@ func (w *work) check(d store.Directory) error {
 			return usher.Errorf(usher.Refused, "the group %q would be in itself, through %q", m.Holder.ID, m.Group)
 		}
 	}
-	if err := w.joined(d); err != nil {
+	if err := w.checkJoins(d); err != nil {
 		return err
 	}
 	if len(w.change.DropRoles) > 0 {
 		for _, key := range w.change.DropRoles {
-			all, err := d.Assignments(w.ctx, usher.AssignmentFilter{Role: key}, "", 1<<30) // most may be over
+			all, err := d.Assignments(w.ctx, usher.AssignmentFilter{Role: key}, "", 1<<30) // all, because most may have ended
 			if err != nil {
 				return err
 			}
 			all = slices.DeleteFunc(all, func(a usher.Assignment) bool { return a.Until != nil && !a.Until.After(w.now) })
 			if len(all) > 0 {
-				return usher.Errorf(usher.InUse, "the role %q is held (assignment %s, and perhaps more): take it away first", key, all[0].ID)
+				return usher.Errorf(usher.InUse,
+					"the role %q is assigned (assignment %s, and perhaps others): remove the assignments first", key, all[0].ID)
 			}
 		}
 	}
@@ -128,8 +131,8 @@ func (w *work) check(d store.Directory) error {
 	return nil
 }
 
-// there checks that all that the change names is there.
-func (w *work) there(d store.Directory) error {
+// checkExists checks that the members and groups that the change names exist.
+func (w *work) checkExists(d store.Directory) error {
 	var members, groups []string
 	name := func(h usher.Holder) {
 		if h.Group {
@@ -172,14 +175,15 @@ func (w *work) there(d store.Directory) error {
 	return p.err()
 }
 
-// summary is what the audit log says of a change: ids and roles, no personal data.
+// summary returns what the audit log says of a change: ids and roles, no personal
+// data.
 func (w *work) summary() json.RawMessage {
 	d := &w.change
 	type members struct {
 		ID     string `json:"id"`
 		Type   string `json:"type"`
 		Active bool   `json:"active"`
-		Said   bool   `json:"properties,omitempty"` // that there are any
+		Said   bool   `json:"properties,omitempty"` // whether there are any
 	}
 	type named struct {
 		Type string `json:"type"`
