@@ -31,7 +31,7 @@ func (c *whatCanCmd) Run(a *app) error {
 	in := body("customer", c.Customer, "member", c.Member, "permission", c.Permission, "type", c.Type, "at", c.At)
 	if c.Permission != "" {
 		if c.Resource != "" {
-			return wrong("--resource cannot be given with PERMISSION: `usher who-can` with both lists who may do that")
+			return wrong("--resource cannot be given with PERMISSION; `usher who-can PERMISSION --resource …` lists the members who may do that")
 		}
 		if i := strings.LastIndexByte(c.Permission, '.'); i > 0 && c.Type == "" {
 			in["type"] = c.Permission[:i]

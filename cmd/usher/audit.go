@@ -37,7 +37,7 @@ func auditKey(file string) (string, error) {
 	return string(b), nil
 }
 
-// opened runs do on a database while its server may run.
+// opened runs do on a database, also while its server runs.
 func (k keyDB) opened(a *app, do func(db *store.DB) error) error {
 	db, err := k.open(a)
 	if err != nil {
@@ -56,8 +56,8 @@ type auditFilter struct {
 	To       string `help:"Only before this time." placeholder:"T"`
 }
 
-// query makes the store's query of it. environment is --environment, or - for
-// rows of neither.
+// query returns the query of the filter. environment is --environment, or - for rows of
+// no environment.
 func (f *auditFilter) query(environment string) (q usher.AuditQuery, err error) {
 	q = usher.AuditQuery{Actor: f.Actor, Action: f.Action, Customer: f.Customer, Object: f.Object}
 	switch environment {
@@ -67,7 +67,8 @@ func (f *auditFilter) query(environment string) (q usher.AuditQuery, err error) 
 	case string(usher.Production), string(usher.Sandbox):
 		q.Envs = []usher.Environment{usher.Environment(environment)}
 	default:
-		return q, wrong("no environment %q: --environment (USHER_ENVIRONMENT) must be production, sandbox, or - for rows of neither", environment)
+		return q, wrong("no environment %q: --environment (USHER_ENVIRONMENT) must be production, sandbox, or - for rows of no environment",
+			environment)
 	}
 	for _, t := range []struct {
 		flag, text string
@@ -219,7 +220,7 @@ func (c *auditShowCmd) Run(a *app) error {
 	})
 }
 
-// shorten cuts a text for a table.
+// shorten cuts a text that is too long for a table.
 func shorten(s string) string {
 	if r := []rune(s); len(r) > 40 {
 		return string(r[:39]) + "…"

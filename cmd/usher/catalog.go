@@ -68,7 +68,7 @@ func (a *app) dryRun(c *client, file string, src []byte, migrate string) ([]byte
 	return a.putCatalog(c, file, src, q)
 }
 
-// showPlan prints what would change, and reports whether anything would.
+// showPlan prints what would change, and reports whether anything would change.
 func (a *app) showPlan(out io.Writer, o object) bool {
 	changes := o.list("changes")
 	for _, ch := range changes {
@@ -148,7 +148,7 @@ func (c *applyCmd) Run(a *app) error {
 			return wrong("nothing was applied: standard input is not a terminal, so give --yes")
 		}
 		fmt.Fprintf(a.err, "Apply this to %s at %s? [y/N] ", cl.environment(), cl.base)
-		answer, _ := bufio.NewReader(a.in).ReadString('\n') // the end of input is a no
+		answer, _ := bufio.NewReader(a.in).ReadString('\n') // the end of the input counts as no
 		if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 			fmt.Fprintln(a.err, "nothing was applied")
 			return errNo

@@ -115,7 +115,7 @@ func (c *consumeCmd) Run(a *app) error {
 	return verdict(d, err)
 }
 
-// verdict makes a decision that says no an exit code.
+// verdict turns a decision that says no into errNo, and so into an exit code.
 func verdict(d object, err error) error {
 	if err == nil && !d.bool("allowed") {
 		return errNo
@@ -135,7 +135,7 @@ func (a *app) showDecision(d object) {
 	}
 	if n := d.text("remaining"); n != "" {
 		line += ", " + n
-		if limit := d.text("limit"); notZero(limit) != "" || notZero(n) == "" { // credits can remain where no limit is
+		if limit := d.text("limit"); notZero(limit) != "" || notZero(n) == "" { // a feature that only draws credits has no limit of its own
 			line += " of " + limit
 		}
 		line += " remain"
@@ -238,7 +238,7 @@ func (a *app) showNumbers(d object) {
 	}
 	replayed := ""
 	if d.bool("replayed") {
-		replayed = "a stored answer: this came before"
+		replayed = "a stored answer: an earlier call had this key"
 	}
 	reservation, holds, seat := "", "", ""
 	if r := d.object("reservation"); r != nil && r.text("state") == "" { // it is open
@@ -265,8 +265,8 @@ func (a *app) showNumbers(d object) {
 	}
 }
 
-// share is the amount of a deduction, with its pool unless that is the feature's
-// own.
+// share returns the amount of a deduction as text. If it is of another feature's pool,
+// the pool is named.
 func share(u object) string {
 	if pool := u.text("feature"); pool != "" {
 		return u.text("amount") + " " + pool

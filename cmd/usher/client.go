@@ -22,7 +22,7 @@ type client struct {
 	http      *http.Client
 }
 
-// client makes a client of --url and --key.
+// client returns a client for --url and --key.
 func (a *app) client() (*client, error) {
 	u, err := url.Parse(a.cli.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
@@ -37,14 +37,14 @@ func (a *app) client() (*client, error) {
 	if env, err := a.environment(""); err != nil {
 		return nil, err
 	} else if env != "" && !strings.HasPrefix(a.cli.Key, "usk_"+string(env)+"_") {
-		return nil, wrong("the API key is not of %s, which --environment (USHER_ENVIRONMENT) asks for", env)
+		return nil, wrong("the API key does not belong to %s, which --environment (USHER_ENVIRONMENT) names", env)
 	}
 	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute,
 		// Following a redirect would turn a POST into a GET, so refusal names the new address.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
-// environment is the environment of the key, which names it: usk_sandbox_….
+// environment returns the environment of the key. A key contains it: usk_sandbox_….
 func (c *client) environment() string {
 	rest, _ := strings.CutPrefix(c.key, "usk_")
 	env, _, _ := strings.Cut(rest, "_")
@@ -88,7 +88,7 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 	return nil, refusal(res, b)
 }
 
-// unreachable makes an error of a failure to reach the server.
+// unreachable returns the error for a server that cannot be reached.
 func (c *client) unreachable(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -112,7 +112,7 @@ func refusal(res *http.Response, b []byte) error {
 	if json.Unmarshal(b, &p) != nil || p.Detail == "" {
 		p.Detail = "the server at " + res.Request.URL.Host + " answered " + res.Status + ": is it usher?"
 		if to := res.Header.Get("Location"); to != "" {
-			p.Detail = "the server at " + res.Request.URL.Host + " sends on to " + to + ": give that address as --url or USHER_URL"
+			p.Detail = "the server at " + res.Request.URL.Host + " redirects to " + to + ": give that address as --url or USHER_URL"
 		}
 	}
 	e := &usher.Error{Code: p.Code, Detail: p.Detail, Problems: p.Errors}
@@ -152,8 +152,8 @@ func (c *client) call(ctx context.Context, method, path string, v any) ([]byte, 
 	return b, o, nil
 }
 
-// ask makes a client, calls, and prints the answer: unchanged with --json, else by
-// show.
+// ask makes a client, calls the server and prints the answer: unchanged with --json,
+// otherwise by show.
 func (a *app) ask(method, path string, v any, show func(object)) (object, error) {
 	c, err := a.client()
 	if err != nil {
@@ -203,7 +203,7 @@ func (a *app) all(path string, filter ...string) ([]object, error) {
 	return list, nil
 }
 
-// body makes an object of names and values; empty texts and nil are left out.
+// body returns an object of names and values. Empty texts and nil are left out.
 func body(pairs ...any) map[string]any {
 	m := map[string]any{}
 	for i := 0; i+1 < len(pairs); i += 2 {

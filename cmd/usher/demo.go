@@ -78,18 +78,18 @@ It is served here; Ctrl-C stops it. In another terminal:
   export USHER_URL=http://%[4]s
   export USHER_KEY=%[6]s
 
-  %[5]s customer list                      # who there is, and what is interesting about them
-  %[5]s check acme api_calls --amount 10   # may they? yes
+  %[5]s customer list                      # all customers, and what each one shows
+  %[5]s check acme api_calls --amount 10   # may acme make 10 calls? yes
   %[5]s explain over-limit api_calls       # no, and why, and what would change it
   %[5]s check acme --member cleo --permission document.write   # no: ask an admin for a role
   %[5]s check acme --member ann --permission audit.read        # no: the role is there, the plan must be upgraded
-  %[5]s consume acme exports               # decide and take, in one step
-  %[5]s seat list canceled members         # who sits, and who sits beyond the limit
+  %[5]s consume acme exports               # decide and take in one step
+  %[5]s seat list canceled members         # the holders of seats, and which are beyond the limit
   %[5]s denials                            # what was denied, or reported beyond the limits
   %[5]s usage acme api_calls --window day --group-by data.endpoint
 `
 
-// demoCustomer is one customer of the demo, and what it shows.
+// demoCustomer is one customer of the demo. Each shows something else.
 type demoCustomer struct {
 	id, name, zone string
 	plan           string // "" is the default plan
@@ -99,8 +99,8 @@ type demoCustomer struct {
 	status         usher.Status // set now
 	calls          int          // over the last 30 days
 	pages          int          // documents read over the last 30 days
-	members        []string     // who sits; taken before status is set
-	invited        []string     // who was asked and has not come
+	members        []string     // holders of seats, which are taken before status is set
+	invited        []string     // holders of pending seats
 }
 
 var demoCustomers = []demoCustomer{

@@ -56,7 +56,7 @@ type item struct {
 	wrong string
 }
 
-// place is a point between two records of a file.
+// place is a point between two records of a file, from which sending can go on.
 type place struct {
 	Offset int64 `json:"offset"` // bytes
 	Line   int64 `json:"line"`   // number of the next line, from 1
@@ -78,7 +78,7 @@ type rejected struct {
 	Message string `json:"message"`
 }
 
-// tally counts what became of events.
+// tally counts accepted, duplicate and rejected events.
 type tally struct {
 	Accepted   int64      `json:"accepted"`
 	Duplicates int64      `json:"duplicates"`
@@ -208,7 +208,7 @@ func (c *ingestCmd) stream(a *app, cl *client, name string, in io.Reader, side *
 	}
 }
 
-// gather reads at most a batch.
+// gather reads events until a batch is full or the file ends.
 func gather(from records) (batch []item, after place, err error) {
 	for n := 0; len(batch) < batchEvents && n < batchBytes; {
 		it, err := from.next()
@@ -225,8 +225,8 @@ func gather(from records) (batch []item, after place, err error) {
 	return batch, after, nil
 }
 
-// send sends a batch and counts what became of it. It rejects lines that are not
-// events itself, so that the others of the batch are accepted.
+// send sends a batch and counts the results. Lines that are not events are rejected
+// here, because the server would refuse the whole batch.
 func (c *ingestCmd) send(a *app, cl *client, name string, batch []item, t *tally) error {
 	var good []item
 	for _, it := range batch {
@@ -256,7 +256,7 @@ func (c *ingestCmd) post(a *app, cl *client, name string, good []item, t *tally)
 			t.reject(name, good[0].line, string(e.Code), e.Detail)
 			return nil
 		}
-		// One line makes the whole request invalid: find it.
+		// One line makes the whole request invalid. Send both halves, until it is alone.
 		half := len(good) / 2
 		if err := c.post(a, cl, name, good[:half], t); err != nil {
 			return err
@@ -299,7 +299,7 @@ func patiently(a *app, cl *client, body []byte) ([]byte, error) {
 		wait := e.RetryAfter
 		switch e.Code {
 		case usher.RateLimited, usher.Unavailable:
-			if wait == 0 { // not an answer: nothing was reached
+			if wait == 0 { // there was no answer: the server was not reached
 				failures++
 				wait = time.Duration(failures) * 500 * time.Millisecond
 			} else {
@@ -328,7 +328,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// sidecar is a file next to the sent one that says how far that was sent.
+// sidecar is a file next to a sent file. It says how much of that file was sent.
 type sidecar struct {
 	name  string
 	Head  string `json:"head"`  // SHA-256 of the file's first Bytes
@@ -340,8 +340,8 @@ type sidecar struct {
 
 const sidecarSuffix = ".usher-progress"
 
-// openSidecar reads how far a file was sent: not at all if the file has changed, or
-// goes to another server or environment.
+// openSidecar reads how much of a file was sent. If the file has changed, or goes to
+// another server or environment, that is nothing.
 func openSidecar(name string, f io.ReaderAt, size int64, cl *client, c *ingestCmd) (*sidecar, error) {
 	target := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", cl.base, cl.key, c.Map, c.Timezone))
 	s := &sidecar{name: name + sidecarSuffix}
@@ -392,8 +392,8 @@ func (s *sidecar) done() error {
 	return nil
 }
 
-// progress shows how much of a file is sent: a bar on a terminal, else a line every
-// few seconds.
+// progress shows how much of a file is sent: as a bar on a terminal, otherwise as a line
+// every few seconds.
 type progress struct {
 	a      *app
 	name   string

@@ -96,7 +96,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 	})
 }
 
-// newKey prints a new key: the only time that it is shown.
+// newKey prints a new key. It is shown only this once.
 func (a *app) newKey(key string, k usher.APIKey, err error) error {
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (c *keyRotateCmd) Run(a *app) error {
 	})
 }
 
-// keyID is the id of a key, also if id is the whole key.
+// keyID returns the id of a key. A caller may pass the whole key instead of the id.
 func keyID(id string) string {
 	if k, err := auth.ParseKey(id); err == nil {
 		return k.ID
@@ -208,7 +208,7 @@ func (c *keyRevokeCmd) Run(a *app) error {
 	})
 }
 
-// stamp is a time in UTC, cut to the second; "" if it is zero.
+// stamp formats a time in UTC, cut to the second; "" if it is zero.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

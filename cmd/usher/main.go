@@ -1,6 +1,6 @@
 // Command usher is the server, and the commands that talk to one. It wires the
-// rooms together and refuses to decide anything itself: every answer that it
-// prints is the server's.
+// rooms together and decides nothing itself: every answer that it prints comes from the
+// server.
 package main
 
 import (
@@ -90,7 +90,7 @@ Each flag of a command that opens the database itself has an environment variabl
 	`Commands that call a server read USHER_URL, USHER_KEY and USHER_ENVIRONMENT only. Exit codes: 0 yes or done, ` +
 	`1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer.`
 
-// app is what every command gets.
+// app is what every command gets: the flags, the standard streams and a context.
 type app struct {
 	context.Context
 	in  io.Reader
@@ -157,7 +157,7 @@ func nameVariables(k *kong.Kong) error {
 	})
 }
 
-// environment is --environment; otherwise is the one to take if it is not set.
+// environment returns --environment, or otherwise if it is not set.
 func (a *app) environment(otherwise usher.Environment) (usher.Environment, error) {
 	env := usher.Environment(a.cli.Environment)
 	if env == "" {
@@ -169,11 +169,11 @@ func (a *app) environment(otherwise usher.Environment) (usher.Environment, error
 	return env, nil
 }
 
-// guard refuses a key of another environment than --environment.
+// guard refuses a key that belongs to another environment than --environment.
 func (a *app) guard(of usher.Environment) error {
 	want, err := a.environment(of)
 	if err == nil && want != of {
-		err = wrong("the key is of %s, but --environment (USHER_ENVIRONMENT) is %s", of, want)
+		err = wrong("the key belongs to %s, but --environment (USHER_ENVIRONMENT) is %s", of, want)
 	}
 	return err
 }
@@ -203,8 +203,8 @@ func exitCode(err error) int {
 	return exitFault
 }
 
-// message is the text of an error. It leaves out a single problem that the detail
-// already contains.
+// message returns the text of an error. If there is one problem, and the detail contains
+// it already, it is left out.
 func message(err error) string {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var texts []string
@@ -230,7 +230,7 @@ func wrong(format string, args ...any) error { return usher.Errorf(usher.Invalid
 // version is set by the linker for releases.
 var version string
 
-// versionText is the version of the program, or "unknown".
+// versionText returns the version of the program, or "unknown".
 func versionText() string {
 	if version != "" {
 		return version

@@ -13,9 +13,9 @@ type memberCmd struct {
 	Delete memberDeleteCmd `cmd:"" help:"Remove a member with its roles, the seats that they took, and its properties."`
 }
 
-// within is a path below a customer's. pairs are fixed words and names, each name
-// after what help calls it: within("acme", "members", "MEMBER", "ann"). Names must
-// not be empty.
+// within returns a path below a customer's. parts are groups of three: a fixed word, the
+// argument's name in the help, and its value: within("acme", "members", "MEMBER",
+// "ann"). It refuses values that are empty.
 func within(customer string, parts ...string) (string, error) {
 	id, err := segment(customer, "CUSTOMER must not be empty: give the customer's id")
 	path := "/v1/customers/" + id
@@ -27,7 +27,7 @@ func within(customer string, parts ...string) (string, error) {
 	return path, err
 }
 
-// properties reads K=V, where V is JSON or text.
+// properties reads K=V pairs, in which V is JSON or text.
 func properties(flag string, all []string) (map[string]any, error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -112,7 +112,7 @@ func (a *app) showMember(o object) {
 		"properties", propertiesText(o), "created", o.text("created_at"))
 }
 
-// propertiesText is properties as one line of JSON; "" if there are none.
+// propertiesText returns properties as one line of JSON; "" if there are none.
 func propertiesText(o object) string {
 	p := o.object("properties")
 	if len(p) == 0 {

@@ -76,7 +76,7 @@ func parseObject(b []byte) (object, error) {
 	return o, err
 }
 
-// text is a value as people read it; "" if it is absent.
+// text returns a value for people to read; "" if it is absent.
 func (o object) text(name string) string { return words(o[name]) }
 
 func (o object) bool(name string) bool { b, _ := o[name].(bool); return b }

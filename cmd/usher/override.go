@@ -8,7 +8,7 @@ import (
 type overrideCmd struct {
 	Customer  string `arg:"" help:"Id of the customer."`
 	Feature   string `arg:"" help:"Key of the feature."`
-	Value     string `arg:"" help:"What a plan would say, as JSON: true, 90, unlimited, {\"limit\":5}, or {\"add\":500} or {\"deny\":true}."`
+	Value     string `arg:"" help:"Value as in a plan, as JSON: true, 90, unlimited, {\"limit\":5}, or {\"add\":500} or {\"deny\":true}."`
 	Reason    string `required:"" help:"Reason, which is recorded."`
 	ExpiresAt string `required:"" help:"End, or never." placeholder:"T|never"`
 }

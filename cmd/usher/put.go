@@ -21,8 +21,8 @@ func (a *app) put(path string, in map[string]any, show func(object), fields ...s
 	}, in, show, fields...)
 }
 
-// putOver is put for an object that get reads in another way. An error NotFound of
-// get means that there is none yet.
+// putOver is like put, for an object that get must read in another way. NotFound from
+// get means that the object does not exist yet.
 func (a *app) putOver(path string, get func(*client) (object, error), in map[string]any, show func(object), fields ...string) error {
 	c, err := a.client()
 	if err != nil {
@@ -50,10 +50,9 @@ func set(in map[string]any, name string, text *string) {
 	}
 }
 
-// mayBeEmpty are the flags of free text. In every other flag and argument an empty
-// text is more likely an unset variable of a script than a wish, and to leave it
-// out would grant more than was meant: all customers instead of one, no end
-// instead of one.
+// mayBeEmpty are the flags of free text. In every other flag and argument an empty text
+// is more likely a script's variable that was not set. To treat it as left out could do
+// more than was meant: list all customers instead of one, or grant without an end.
 var mayBeEmpty = map[string]bool{"name": true, "title": true, "description": true}
 
 // refuseEmpty returns an error that names every flag and argument that was given
@@ -63,7 +62,7 @@ func refuseEmpty(c *kong.Context) error {
 	for _, p := range c.Path {
 		v, name, advice := p.Positional, "", "give a value, or leave it out"
 		switch {
-		case p.Resolved: // by an environment variable, where empty means that it is not set
+		case p.Resolved: // from an environment variable: empty means that it is not set
 			continue
 		case p.Flag != nil:
 			v, name = p.Flag.Value, "--"+p.Flag.Name
@@ -85,8 +84,8 @@ func refuseEmpty(c *kong.Context) error {
 	return nil
 }
 
-// readPath reads the name of a file. Unlike the mapper that kong brings, it leaves
-// an empty one empty, instead of the working directory.
+// readPath reads the name of a file. Kong's own mapper turns an empty name into the
+// working directory; this one leaves it empty.
 func readPath(ctx *kong.DecodeContext, target reflect.Value) error {
 	var name string
 	if err := ctx.Scan.PopValueInto("file", &name); err != nil {
@@ -99,8 +98,8 @@ func readPath(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// emptyText reports whether a value is an empty text, or a list or a map with one
-// in it. The values of a map are free text.
+// emptyText reports whether a value is an empty text, a list with an empty text, or a
+// map with an empty key. Values of a map are free text.
 func emptyText(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Pointer:

@@ -85,7 +85,7 @@ func (l *lines) line() (text []byte, long bool, err error) {
 // mapping makes events of CSV rows.
 type mapping struct {
 	pairs []pair
-	zone  *time.Location // of times without one; nil: there must be none
+	zone  *time.Location // of times without a zone; nil: every time must have one
 }
 
 type pair struct{ target, source string }
@@ -97,7 +97,8 @@ var (
 	plainJSON = regexp.MustCompile(`^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?$`)
 )
 
-// targets are what a CloudEvent must have, then what it may have.
+// targets are the attributes of a CloudEvent that a mapping can set. All but time are
+// required.
 var targets = []string{"id", "source", "type", "subject", "time"}
 
 // parseMapping reads --map; nil if it is not given. A comma separates pairs only
@@ -293,7 +294,7 @@ func (s *rows) next() (item, error) {
 	return it, nil
 }
 
-// event makes a CloudEvent of a row. It leaves out empty values of data.
+// event returns the CloudEvent of a row. It leaves out empty values of data.
 func (m *mapping) event(sources []func(row) string, r row) ([]byte, error) {
 	e := map[string]any{"specversion": "1.0"}
 	for i, p := range m.pairs {
@@ -340,7 +341,7 @@ func put(e map[string]any, path string, value any) error {
 	return nil
 }
 
-// errZone is a time without a zone, without --timezone.
+// errZone is the error for a time without a zone if --timezone is not set.
 var errZone = errors.New("has no time zone")
 
 // bare are the forms of times without a zone; a fraction may follow the second.

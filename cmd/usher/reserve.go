@@ -73,12 +73,13 @@ func reservationPath(id string) (string, error) {
 	return "/v1/reservations/" + s, err
 }
 
-// segment is a name as one part of a path. If it is empty, the error says empty.
+// segment escapes a name as one part of a path. If the name is empty, it returns the
+// error empty.
 func segment(name, empty string) (string, error) {
 	switch name {
 	case "":
 		return "", wrong("%s", empty)
-	case ".", "..": // a server cannot tell them from steps in the path
+	case ".", "..": // a server would take them for steps in the path
 		return strings.ReplaceAll(name, ".", "%2E"), nil
 	}
 	return url.PathEscape(name), nil

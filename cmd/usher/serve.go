@@ -104,8 +104,8 @@ func (c *serveCmd) Run(a *app) error {
 	})
 }
 
-// greet creates the first keys, if the database has none. It prints them to a
-// terminal only: what else reads the output may keep it.
+// greet creates the first keys, if the database has none. It prints them to a terminal
+// only: if the output goes to a file or a log, the keys would be kept there.
 func (c *serveCmd) greet(a *app, s *auth.Service, log *slog.Logger) error {
 	has, err := hasKeys(a, s)
 	if err != nil || has {
@@ -139,7 +139,7 @@ func adminKeyFile(ctx context.Context, s *auth.Service, name string) error {
 	return err
 }
 
-// nameOf is the name of a database for people, without a password.
+// nameOf returns the name of a database for people, without its password.
 func nameOf(dsn string) string {
 	if !strings.Contains(dsn, "://") {
 		return dsn
@@ -163,7 +163,7 @@ func checkOrigins(list []string) error {
 	return nil
 }
 
-// publicURL is the scheme and host of the address that clients use. A request's
+// publicURL returns the scheme and host of the address that clients use. A request's
 // Host header is never used for it, because callers choose that.
 func publicURL(given, scheme string, l net.Listener) (string, error) {
 	if given == "" {
@@ -187,7 +187,8 @@ func open(ctx context.Context, auditKeyFile string, c server.Config) (*server.Se
 	return server.Open(ctx, c)
 }
 
-// listen listens on an address. It comes first, so that a failure changes nothing.
+// listen listens on an address. The server does this before it touches the database, so
+// that a failure changes nothing.
 func listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -214,7 +215,7 @@ func serve(ctx context.Context, s *server.Server, l net.Listener, portFile strin
 	})
 }
 
-// reason is the innermost part of a network error.
+// reason returns the innermost part of a network error, which says the most.
 func reason(err error) string {
 	var e *net.OpError
 	if errors.As(err, &e) {
@@ -254,7 +255,7 @@ func adminKeys(ctx context.Context, s *auth.Service) (map[usher.Environment]stri
 }
 
 // firstKeys creates an admin key for each environment and a token for the first
-// owner, and prints them: the only time that they are shown.
+// owner, and prints them. They are shown only this once.
 func firstKeys(a *app, s *auth.Service) error {
 	keys, err := adminKeys(a, s)
 	if err != nil {

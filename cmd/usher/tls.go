@@ -17,7 +17,7 @@ type certificate struct {
 
 	mu     sync.Mutex
 	read   *tls.Certificate
-	stamps [2]time.Time // when the files that read came from were changed
+	stamps [2]time.Time // when the files were changed that were read last
 }
 
 // listenTLS speaks TLS at l with the certificate in two files.
@@ -33,7 +33,7 @@ func listenTLS(l net.Listener, certFile, keyFile string, log *slog.Logger) (net.
 		GetCertificate: c.get}), nil
 }
 
-// changed returns when the files were last changed; zero for one that is not there.
+// changed returns when the files were last changed; zero for a file that does not exist.
 func (c *certificate) changed() (stamps [2]time.Time) {
 	for i, name := range []string{c.certFile, c.keyFile} {
 		if info, err := os.Stat(name); err == nil {
@@ -45,15 +45,15 @@ func (c *certificate) changed() (stamps [2]time.Time) {
 
 func (c *certificate) load(stamps [2]time.Time) error {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	c.stamps = stamps // a bad pair is read again when it changes, not at each connection
+	c.stamps = stamps // also if the pair is bad: it is read again when it changes, not at each connection
 	if err == nil {
 		c.read = &pair
 	}
 	return err
 }
 
-// get returns the certificate. While the files are wrong, as between the renewal
-// of one and of the other, it goes on with the last good one.
+// get returns the certificate. While the files do not fit together, as during a renewal,
+// it returns the last good certificate.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

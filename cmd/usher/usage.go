@@ -66,7 +66,8 @@ func (a *app) span(from, to string) (string, string, error) {
 	return from, to, nil
 }
 
-// present is the environment's time, or this machine's if the key may not read that.
+// present returns the environment's time, or this machine's time if the key may not read
+// that.
 func (a *app) present() (time.Time, error) {
 	cl, err := a.client()
 	if err != nil {

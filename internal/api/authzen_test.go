@@ -169,11 +169,11 @@ func TestAuthZEN_Malformed(t *testing.T) {
 	w := records(t)
 	for body, want := range map[string]string{
 		``:                             `body|invalid JSON at line 1, column 1: expected an object, got the end`,
-		`{}`:                           `body.subject|must be there`,
+		`{}`:                           `body.subject|is required`,
 		`[]`:                           `body|must be an object, got an array`,
-		`{` + read + `,` + rec1 + `}`:  `body.subject|must be there`,
-		`{` + alice + `,` + rec1 + `}`: `body.action|must be there`,
-		`{` + alice + `,` + read + `}`: `body.resource|must be there`,
+		`{` + read + `,` + rec1 + `}`:  `body.subject|is required`,
+		`{` + alice + `,` + rec1 + `}`: `body.action|is required`,
+		`{` + alice + `,` + read + `}`: `body.resource|is required`,
 		`{"subject":{"id":"alice"},` + read + `,` + rec1 + `}`:                                          `body.subject.type|`,
 		`{"subject":{"type":"user"},` + read + `,` + rec1 + `}`:                                         `body.subject.id|`,
 		`{` + alice + `,"action":{},` + rec1 + `}`:                                                      `body.action.name|`,

@@ -104,7 +104,7 @@ func TestBadBatches(t *testing.T) {
 	w := newWorld(t)
 	one := `{"customer":"a","feature":"b"}`
 	for body, want := range map[string]string{
-		`{}`:                         bad("body.checks|must be there: an array of checks"),
+		`{}`:                         bad("body.checks|is required: an array of checks"),
 		`{"checks":null}`:            bad("body.checks|must be an array, got null"),
 		`{"checks":[` + one + `,5]}`: bad("body.checks[1]|must be an object, got a number"),
 		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`:                              bad("body.checks[1].feature|must be given, or a member and a permission", "body.x|unknown field; known fields: checks, min_revision"),
@@ -135,7 +135,7 @@ func TestBadConsumes(t *testing.T) {
 		w.want(w.do("POST", "/v1/consume", "application/json", body), 400, want)
 	}
 	body := `{"customer":"acme","feature":"tokens","key":"a"}`
-	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "b"), 400, bad("body.key|must be the same as the Idempotency-Key header, where both are sent"))
+	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "b"), 400, bad("body.key|must be the same as the Idempotency-Key header, if both are sent"))
 	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "\x01"), 400, bad("header.Idempotency-Key|must be printable ASCII; byte 0 is not"))
 	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"tokens"}`).Body.String(); !strings.Contains(got, `"used":0`) {
 		t.Errorf("something was taken: %s", got)
@@ -159,9 +159,9 @@ func TestMediaTypesAndSizes(t *testing.T) {
 	if got := w.do("POST", "/v1/check", "application/json", space+ok); got.Code != 200 {
 		t.Errorf("1 MiB: got %d %s, want 200", got.Code, got.Body)
 	}
-	tooLarge := problemBody(usher.TooLarge, "the body is larger than the 1048576 bytes that this route takes")
+	tooLarge := problemBody(usher.TooLarge, "the body is larger than the 1048576 bytes that this route accepts")
 	w.want(w.do("POST", "/v1/check", "application/json", space+ok+" "), 413, tooLarge)
-	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat(" ", 8<<20+1)), 413, problemBody(usher.TooLarge, "the body is larger than the 8388608 bytes that this route takes"))
+	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat(" ", 8<<20+1)), 413, problemBody(usher.TooLarge, "the body is larger than the 8388608 bytes that this route accepts"))
 	// Without a length in advance.
 	r := httptest.NewRequest("POST", "/v1/check", strings.NewReader(space+ok+" "))
 	r.ContentLength = -1
@@ -186,7 +186,7 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 		"/v1/customers/acme/entitlements?at=2026-03-01":                     bad(`query.at|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-03-01"`),
 		"/v1/customers/acme/entitlements?at=x&b=1&at=y&a=":                  bad("query.at|must be given once", "query.a|unknown parameter; known parameters: at", "query.b|unknown parameter; known parameters: at"),
 		"/v1/customers/a%07/entitlements":                                   bad("path.id|must not contain control characters (U+0007)"),
-		"/v1/usage?customer=acme&feature=tokens&window=day&from=2026-04-01": bad("query.to|must be there", `query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-04-01"`),
+		"/v1/usage?customer=acme&feature=tokens&window=day&from=2026-04-01": bad("query.to|is required", `query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-04-01"`),
 	} {
 		w.want(w.do("GET", target, "", ""), 400, want)
 	}

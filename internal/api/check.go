@@ -324,7 +324,7 @@ func readBatch(r *door.Reader, b []byte) (qs []decide.CheckQuery, revision int64
 		}
 	})
 	if !r.Broken() && !there && len(r.Problems) == 0 {
-		r.Note("body.checks", "must be there: an array of checks")
+		r.Note("body.checks", "is required: an array of checks")
 	}
 	return qs, revision, r.Err()
 }

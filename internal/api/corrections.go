@@ -104,10 +104,10 @@ func readCorrect(r *door.Reader, b []byte, key string) (op usage.CorrectOp, err 
 			r.Note("body.ref", "must be %s", refForm)
 		}
 		if op.Amount == "" {
-			r.Note("body.amount", "must be there: the units to give back")
+			r.Note("body.amount", "is required: the units to give back")
 		}
 		if op.Reason == "" {
-			r.Note("body.reason", "must be there: why is something given back?")
+			r.Note("body.reason", "is required: why something is given back")
 		}
 		op.Key = r.Key(op.Key, inBody, key)
 	}

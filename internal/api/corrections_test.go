@@ -63,8 +63,8 @@ func TestBadCorrections(t *testing.T) {
 	const key = `body.key|an idempotency key is required: send "key" in the body or an Idempotency-Key header, a new one for each operation and the same one for its retries`
 	with := func(more string) string { return `{"reason":"r","key":"k",` + more + `}` }
 	for body, want := range map[string]string{
-		`{}`:                                             bad("body.ref|"+form, "body.amount|must be there: the units to give back", "body.reason|must be there: why is something given back?", key),
-		`{"ref":"c1","amount":1,"reason":""}`:            bad("body.reason|must be there: why is something given back?", key),
+		`{}`:                                             bad("body.ref|"+form, "body.amount|is required: the units to give back", "body.reason|is required: why something is given back", key),
+		`{"ref":"c1","amount":1,"reason":""}`:            bad("body.reason|is required: why something is given back", key),
 		with(`"ref":5,"amount":1`):                       bad("body.ref|" + form + ", got a number"),
 		with(`"ref":null,"amount":1`):                    bad("body.ref|" + form + ", got null"),
 		with(`"ref":"","amount":1`):                      bad("body.ref|must not be empty"),
@@ -83,7 +83,7 @@ func TestBadCorrections(t *testing.T) {
 	}
 	for _, role := range []string{auth.RoleApp, auth.RoleRead} {
 		w.want(w.json("POST", "/v1/corrections", with(`"ref":"c1","amount":1`), "Authorization", "Bearer "+w.keys[role]), 403,
-			problemBody(usher.Forbidden, `a key of role "`+role+`" may not do this: it takes the permission "usage.write"`))
+			problemBody(usher.Forbidden, `a key of role "`+role+`" may not do this: it needs the permission "usage.write"`))
 	}
 	// Another environment's take is not there.
 	w.want(w.json("POST", "/v1/corrections", with(`"ref":"c1","amount":1`), "Authorization", "Bearer "+w.keys["sandbox"]), 404, problemBody(usher.NotFound, `no take with the key "c1"`))
@@ -124,7 +124,7 @@ func TestS26_Denials(t *testing.T) {
 		w.want(w.json("GET", "/v1/denials?from=2026-03-10T13:00:00Z&to=2026-03-10T14:00:00Z&feature=calls", ""), 200,
 			`{"data":[{"customer":"acme","feature":"calls","outcome":"denied","reason":"limit_reached","count":1,"amount":200,"first":"2026-03-10T13:00:00Z","last":"2026-03-10T13:00:00Z"}]}`)
 		for query, want := range map[string]string{
-			"": bad("query.from|must be there", "query.to|must be there"),
+			"": bad("query.from|is required", "query.to|is required"),
 			"?from=2026-03-10&to=2026-03-11T00:00:00Z":                           bad(`query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-03-10"`),
 			"?from=2026-03-10T00:00:00Z&to=2026-03-10T00:00:00Z&outcome=allowed": bad("query.to|must be after from", "query.outcome|must be denied, warned, shadowed or excess"),
 			span + "&outcome=&limit=5":                                           bad("query.outcome|must not be empty", "query.limit|unknown parameter; known parameters: customer, feature, outcome, from, to"),

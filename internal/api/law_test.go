@@ -181,7 +181,7 @@ func TestKeys(t *testing.T) {
 		wantHeaders(t, got.Header(), map[string]string{"WWW-Authenticate": "Bearer"})
 	}
 	got := w.do("POST", "/v1/consume", "application/json", `{}`, "Authorization", "Bearer "+w.keys[auth.RoleRead])
-	w.want(got, 403, problemBody(usher.Forbidden, `a key of role "read" may not do this: it takes the permission "consume"`))
+	w.want(got, 403, problemBody(usher.Forbidden, `a key of role "read" may not do this: it needs the permission "consume"`))
 	// A key of the sandbox sees the sandbox, where nobody is.
 	got = w.do("POST", "/v1/check", "application/json", ask, "Authorization", "bearer "+w.keys["sandbox"])
 	w.want(got, 200, `{"allowed":false,"reason":"unknown_customer","customer":"acme","feature":"sso","revision":0}`)

@@ -30,7 +30,7 @@ type OperatorSubject struct {
 func (s *OperatorSubject) subject() (*usher.SSOSubject, error) {
 	if s.Subject == nil {
 		if s.Issuer != "" {
-			return nil, door.Invalid("body.subject", "must be there, beside issuer")
+			return nil, door.Invalid("body.subject", "is required with issuer")
 		}
 		return nil, nil
 	}

@@ -202,7 +202,7 @@ func TestBadReservations(t *testing.T) {
 	for _, ttl := range []string{"", "5", "s", "-5s", "+5s", "1.5h", "5 m", "1d", "5M", "5s5m", "5m5m", "1h30", "5ms", "60 seconds", "٣s", "m5"} {
 		w.want(w.json("POST", "/v1/reservations", with(`"ttl":"`+ttl+`"`)), 400, bad("body.ttl|"+example+quote(ttl)))
 	}
-	w.want(w.json("POST", "/v1/reservations", with(`"amount":1`), "Idempotency-Key", "other"), 400, bad("body.key|must be the same as the Idempotency-Key header, where both are sent"))
+	w.want(w.json("POST", "/v1/reservations", with(`"amount":1`), "Idempotency-Key", "other"), 400, bad("body.key|must be the same as the Idempotency-Key header, if both are sent"))
 	for feature, detail := range map[string]string{
 		"sso":     "sso is a switch: there is nothing to consume; check it instead",
 		"members": "members is of kind seats, which are held by named holders, not consumed; give a holder a seat instead",

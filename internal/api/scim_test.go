@@ -380,7 +380,7 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(405, w.scim("POST", "/scim/v2/Users/.search", `{}`))
 		ok(401, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer x"))
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleRead]))
-		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleAdmin]), "belongs to one customer")
+		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleAdmin]), "needs a key of one customer")
 
 		// A mail address is no id, nor what somebody chose.
 		for name, id := range map[string]string{"ann.smith": "mbr_", "annsmith": "mbr_", "johann-sebastian-bach": "mbr_", "johann.sebastian.bach1685": "mbr_", "00u1": "mbr_",

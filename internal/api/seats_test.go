@@ -132,7 +132,7 @@ func TestBadSeats(t *testing.T) {
 		w.want(w.json("DELETE", path, ""), 400, want)
 	}
 	// A holder without a name is no path at all.
-	nameless := problemBody(usher.NotFound, "the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty")
+	nameless := problemBody(usher.NotFound, "the path has an empty segment, or a segment . or ..; an id of . or .. must be percent-encoded, and no id is empty")
 	for _, method := range []string{"PUT", "DELETE", "GET"} {
 		w.want(w.json(method, at+"/", ""), 404, nameless)
 		w.want(w.json(method, "/v1/customers/acme/seats//ann", ""), 404, nameless)
@@ -160,7 +160,7 @@ func TestBadSeats(t *testing.T) {
 	w.want(w.json("GET", at, ""), 200, `{"data":[]}`+"\n")
 	// Who may: a product seats and frees; a reader reads.
 	read, app := "Bearer "+w.keys[auth.RoleRead], "Bearer "+w.keys[auth.RoleApp]
-	w.want(w.json("PUT", at+"/ann", "", "Authorization", read), 403, problemBody(usher.Forbidden, `a key of role "read" may not do this: it takes the permission "seat"`))
+	w.want(w.json("PUT", at+"/ann", "", "Authorization", read), 403, problemBody(usher.Forbidden, `a key of role "read" may not do this: it needs the permission "seat"`))
 	if got := w.json("PUT", at+"/ann", "", "Authorization", app); got.Code != 200 {
 		t.Errorf("PUT as app: got %d %s", got.Code, got.Body)
 	}

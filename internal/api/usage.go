@@ -93,7 +93,7 @@ func spanOf(p map[string]string, required []string) (map[string]time.Time, error
 	var wrong []usher.Problem
 	for _, name := range required {
 		if p[name] == "" {
-			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "must be there"})
+			wrong = append(wrong, usher.Problem{Location: "query." + name, Message: "is required"})
 		}
 	}
 	at := make(map[string]time.Time, 2)

@@ -23,29 +23,29 @@ import (
 	"github.com/usher-sh/usher/internal/engine"
 )
 
-// Call is one request: who makes it, where, and what became of it.
+// Call is one request: who makes it, to which route, and how it was answered.
 type Call struct {
 	auth.Identity
 	RequestID string
-	// Key is the Idempotency-Key header, already checked; "" where there is none.
+	// Key is the Idempotency-Key header, already checked; "": the request has none.
 	Key string
-	// IfMatch is the If-Match header of a route with a typed handler; "" where
-	// there is none.
+	// IfMatch is the If-Match header of a route with a typed handler; "": the request
+	// has none.
 	IfMatch string
 	Session *usher.Session // of an operator who calls with a cookie; nil: a key
 	Route   *Route
 	Status  int   // of the answer
-	Wrote   *bool // whether an answer has begun, where that cannot be seen by Status; nil: not known
-	// About is the customer that the request is about, for the log. A handler sets
-	// it where the body says so; the path and the key say it by themselves.
+	Wrote   *bool // whether the answer has begun; nil: that is not known
+	// About is the customer that the request is about, for the log. A handler sets it
+	// if the body names the customer; a path or a key that names it needs no help.
 	About string
 
-	fail    Fail // instead of the route's
+	fail    Fail // replaces the route's Fail; nil: it does not
 	id      [1]string
 	request *http.Request
 }
 
-// about returns the customer that the call is about, as far as it is known.
+// about returns the customer that the call is about; "" if it is not known.
 func (c *Call) about() string {
 	if c.About == "" && strings.Contains(c.Route.Pattern, " /v1/customers/{id}") {
 		return c.request.PathValue("id")
@@ -57,7 +57,7 @@ func (c *Call) about() string {
 // deadline of their own on a request's context.
 func (c *Call) gone() bool { return c.request.Context().Err() != nil }
 
-// failed logs that the server cannot answer the call: all that is needed to find
+// failed logs that the server cannot answer the call, with all that is needed to find
 // out why.
 func (c *Call) failed(level slog.Level, message string, attrs ...slog.Attr) {
 	c.Route.door.log.LogAttrs(context.Background(), level, message, append([]slog.Attr{slog.String("request_id", c.RequestID),
@@ -69,7 +69,7 @@ func (c *Call) By() usher.By { return usher.By{Actor: c.Actor, RequestID: c.Requ
 
 type callKey struct{}
 
-// callOf is the call of a request that huma handles.
+// callOf returns the Call of a request that huma handles.
 func callOf(ctx context.Context) *Call { return ctx.Value(callKey{}).(*Call) }
 
 // Scratch is memory that a request borrows.
@@ -80,7 +80,8 @@ type Scratch struct {
 	Buf engine.Buf
 }
 
-// keepScratch bounds what goes back to the pool, in bytes.
+// keepScratch is the most memory, in bytes, that goes back to the pool. One huge body
+// must not occupy memory for ever.
 const keepScratch = 64 << 10
 
 var pool = sync.Pool{New: func() any { return new(Scratch) }}
@@ -88,7 +89,8 @@ var pool = sync.Pool{New: func() any { return new(Scratch) }}
 // Borrow returns memory for one request. GiveBack must be called at its end.
 func Borrow() *Scratch { return pool.Get().(*Scratch) }
 
-// GiveBack ends the use of s and of all that was read into it.
+// GiveBack returns s to the pool. Neither s nor what was read into it may be used
+// afterwards.
 func (s *Scratch) GiveBack() {
 	if cap(s.In) > keepScratch || cap(s.Out) > keepScratch {
 		return
@@ -97,15 +99,16 @@ func (s *Scratch) GiveBack() {
 	pool.Put(s)
 }
 
-// Shared header values: none of them is ever written to.
+// Header values that all answers share, to save allocations. They must not be written
+// to.
 var (
 	JSONType    = []string{"application/json"}
 	problemType = []string{"application/problem+json"}
 	NoStore     = []string{"no-store"}
 )
 
-// wrap is what every route has: a request id, safe headers, metrics, and a
-// panic that ends one request only.
+// wrap gives a handler what every route has: a request id, safe headers, metrics, and
+// a recover, so that a panic ends one request only.
 func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 	rt.door = d
 	m := d.metrics.route(rt.Pattern)
@@ -124,12 +127,12 @@ func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 		}
 		list := fixed
 		if r.Method == http.MethodPost && len(r.Header["Authorization"]) > 0 {
-			list = fixed[:1] // no browser shows what answers this as a page, or has it read by another site
+			list = fixed[:1] // only a script can send such a call, so nothing shows the answer as a page
 		}
 		for i := range list {
 			header[list[i].Name] = list[i].Value
 		}
-		if r.Method != http.MethodPost { // what answers a POST is not cached anyway
+		if r.Method != http.MethodPost { // answers to POST are not cached anyway
 			header["Cache-Control"] = NoStore
 		}
 		if len(rt.Origins) > 0 {
@@ -157,7 +160,7 @@ func (c *Call) panicked(w http.ResponseWriter, p any) {
 	c.failed(slog.LevelError, "a request panicked", slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 	if c.Wrote != nil && *c.Wrote {
 		c.Status = http.StatusInternalServerError
-		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+		panic(http.ErrAbortHandler) // cut the connection: half an answer must not look complete
 	}
 	c.Fail(w, NewProblem(usher.Internal, "internal error", nil))
 }
@@ -171,11 +174,11 @@ func saneID(s string) bool {
 	return len(s) > 0 && len(s) <= 128
 }
 
-// IsText reports whether s is what both databases take for text: PostgreSQL has
-// no U+0000, and fails on what is no UTF-8.
+// IsText reports whether both databases accept s as text: PostgreSQL fails on U+0000
+// and on bytes that are not valid UTF-8.
 func IsText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
 
-// words returns Invalid where the path or the query is no text.
+// words returns Invalid if the path or the query is not valid text (IsText).
 func words(r *http.Request) error {
 	if !IsText(r.URL.Path) {
 		for rest := r.Pattern; ; {
@@ -194,7 +197,7 @@ func words(r *http.Request) error {
 		}
 	}
 	if r.URL.RawQuery != "" {
-		// Whether it is well formed is for the route to say.
+		// Whether the query is well formed is checked by the route.
 		if s, err := url.QueryUnescape(r.URL.RawQuery); err == nil && !IsText(s) {
 			return Invalid("query", "must be valid UTF-8, without the control character U+0000")
 		}
@@ -202,7 +205,7 @@ func words(r *http.Request) error {
 	return nil
 }
 
-// admit does for huma's routes what it would not: the body's type and size, and
+// admit checks, for huma's routes, what huma does not: the body's type and size, and
 // strict JSON. The body can be read again afterwards.
 func (c *Call) admit(w http.ResponseWriter, r *http.Request) bool {
 	c.IfMatch = strings.TrimSpace(r.Header.Get("If-Match"))
@@ -229,8 +232,8 @@ func (c *Call) admit(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// ReadAll reads a body of one of the route's types, up to its size, into the
-// memory of into.
+// ReadAll reads a body of one of the route's content types, up to the route's size,
+// into the memory of into.
 func (c *Call) ReadAll(r *http.Request, into []byte) ([]byte, error) {
 	return ReadBody(r, c.Route.Accept, c.Route.MaxBody, into)
 }
@@ -242,7 +245,7 @@ func ReadBody(r *http.Request, accept []string, most int64, into []byte) ([]byte
 		return into, err
 	}
 	tooLarge := func() error {
-		return usher.Errorf(usher.TooLarge, "the body is larger than the %d bytes that this route takes", most)
+		return usher.Errorf(usher.TooLarge, "the body is larger than the %d bytes that this route accepts", most)
 	}
 	n := r.ContentLength
 	if n > most {
@@ -292,7 +295,7 @@ func IsType(r *http.Request, want string) bool { return contentType(r, []string{
 func (c *Call) Write(w http.ResponseWriter, body []byte) {
 	h := w.Header()
 	h["Content-Type"] = JSONType
-	if len(body) > 2000 { // net/http counts what fits its buffer by itself
+	if len(body) > 2000 { // net/http sets the length of short answers by itself
 		h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	}
 	if c.Status != http.StatusOK {

@@ -11,12 +11,13 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 )
 
-// SessionCookie holds an operator's session. Browsers take a __Host- cookie from
-// https and from this machine only, send it to no other host, and let no other
+// SessionCookie holds an operator's session. Browsers accept a __Host- cookie from
+// https and from this machine only, never send it to another host, and let no other
 // host set it.
 const SessionCookie = "__Host-usher"
 
-// enter lets a caller in, or answers why not and returns false.
+// enter checks the caller. It returns true if the call is allowed; otherwise it answers
+// with the error.
 func (c *Call) enter(w http.ResponseWriter, r *http.Request) bool {
 	switch rt := c.Route; {
 	case rt.Session:
@@ -32,8 +33,8 @@ func (c *Call) enter(w http.ResponseWriter, r *http.Request) bool {
 	return c.identify(w, r)
 }
 
-// identify finds out who calls and whether they may: by the Authorization
-// header, or where there is none by the cookie of a session.
+// identify finds out who is calling, by the Authorization header or else by the cookie
+// of a session, and whether the caller has the route's permission.
 func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 	var header, cookie string
 	list := r.Header["Authorization"]
@@ -57,9 +58,9 @@ func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 	}
 	switch {
 	case !c.Allows(c.Route.Perm) && c.Session != nil:
-		err = usher.Errorf(usher.Forbidden, "none of your roles may do this in %s: it takes the permission %q", c.Env, c.Route.Perm)
+		err = usher.Errorf(usher.Forbidden, "none of your roles may do this in %s: it needs the permission %q", c.Env, c.Route.Perm)
 	case !c.Allows(c.Route.Perm):
-		err = usher.Errorf(usher.Forbidden, "a key of role %q may not do this: it takes the permission %q", c.Actor.Role, c.Route.Perm)
+		err = usher.Errorf(usher.Forbidden, "a key of role %q may not do this: it needs the permission %q", c.Actor.Role, c.Route.Perm)
 	case c.Session != nil:
 		err = c.Route.door.Auth.StepUp(c.Session, c.Route.Perm, c.Env)
 	}
@@ -84,15 +85,15 @@ func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// limited counts a call of a key against its limit and says how that stands
-// (draft-ietf-httpapi-ratelimit-headers). It answers 429 and returns false where
-// there is no room.
+// limited counts a call against the limit of its key and sets the headers that say
+// what is left (draft-ietf-httpapi-ratelimit-headers). If nothing is left, it answers
+// 429 and returns false.
 func (c *Call) limited(w http.ResponseWriter) bool {
 	l, ok := c.Route.door.Auth.Limit(&c.Identity)
 	if !ok {
 		return true
 	}
-	// The window of a bucket is how long it takes to fill.
+	// The window of a token bucket is how long it takes to fill.
 	window := max(int(math.Ceil(float64(l.Burst)/l.PerSecond)), 1)
 	h := w.Header()
 	h["Ratelimit-Policy"] = []string{`"key";q=` + strconv.Itoa(l.Burst) + `;w=` + strconv.Itoa(window)}
@@ -107,23 +108,24 @@ func (c *Call) limited(w http.ResponseWriter) bool {
 	return false
 }
 
-// Refuse answers a caller who could not be let in. Those who tried with something
-// that is not valid may do so only so often from one address.
+// Refuse answers a caller who is not let in. tried says that the caller sent a key or
+// a session that is not valid. The number of such tries from one address is limited.
 func (c *Call) Refuse(w http.ResponseWriter, r *http.Request, err error, tried bool) {
 	if tried && usher.ErrorCode(err) == usher.Unauthenticated {
 		if wait := c.Route.door.Auth.Stranger(c.Route.door.addressOf(r)); wait > 0 {
 			err = &usher.Error{Code: usher.RateLimited, RetryAfter: max(wait, time.Second),
-				Detail: "there were too many calls without a valid key or session from this network: wait"}
+				Detail: "there were too many calls without a valid key or session from this network; wait"}
 		}
 	}
 	c.Fail(w, err)
 }
 
 var errCrossSite = usher.Errorf(usher.Forbidden,
-	"a call with a session, or for one, must come from a page of this server: the browser's Sec-Fetch-Site or Origin does not say so")
+	"a call that uses or starts a session must come from a page of this server; by its Sec-Fetch-Site or Origin header it does not")
 
-// SameSite refuses what another site's page sent: the standard library compares
-// Sec-Fetch-Site, or Origin with the host. What has neither came from no browser.
+// SameSite refuses a call that a page of another site sent. The standard library
+// checks Sec-Fetch-Site, or compares Origin with the host. A call with neither header
+// did not come from a browser, and is allowed.
 func (c *Call) SameSite(r *http.Request) error {
 	if c.Route.door.ownSite.Check(r) != nil {
 		return errCrossSite
@@ -131,9 +133,9 @@ func (c *Call) SameSite(r *http.Request) error {
 	return nil
 }
 
-// OwnPage refuses a call with a session that did not come from a page of ours.
-// Browsers send Sec-Fetch-Site or Origin with every call that can change
-// something, so one that has neither is refused as well.
+// OwnPage refuses a call with a session unless it came from a page of this server.
+// Browsers send Sec-Fetch-Site or Origin with every call that can change something, so
+// a call with neither is refused as well.
 func (c *Call) OwnPage(r *http.Request) error {
 	safe := r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
 	if !safe && r.Header.Get("Sec-Fetch-Site") == "" && r.Header.Get("Origin") == "" {
@@ -142,7 +144,7 @@ func (c *Call) OwnPage(r *http.Request) error {
 	return c.SameSite(r)
 }
 
-// CookieOf is a cookie that came exactly once, or "".
+// CookieOf returns the value of a cookie that the request has exactly once, or "".
 func CookieOf(r *http.Request, name string) string {
 	if list := r.CookiesNamed(name); len(list) == 1 {
 		return list[0].Value
@@ -150,11 +152,11 @@ func CookieOf(r *http.Request, name string) string {
 	return ""
 }
 
-// environmentOf is what a call with a session is about.
+// environmentOf returns the environment that a call with a session is about.
 func environmentOf(r *http.Request) (usher.Environment, error) {
 	env := usher.Environment(r.Header.Get("Usher-Environment"))
 	switch {
-	case len(r.Header["Usher-Environment"]) > 1: // a proxy may have believed the other one
+	case len(r.Header["Usher-Environment"]) > 1: // a proxy may have checked the other value
 		return "", Invalid("header.Usher-Environment", "must be given once")
 	case env == "":
 		return usher.Production, nil
@@ -164,8 +166,8 @@ func environmentOf(r *http.Request) (usher.Environment, error) {
 	return env, nil
 }
 
-// identifySession finds out who calls with a cookie, and whether the call came
-// from a page of ours.
+// identifySession finds out which operator calls with a cookie, and whether the call
+// came from a page of this server.
 func (c *Call) identifySession(r *http.Request, cookie string) error {
 	env, err := environmentOf(r)
 	if err != nil {

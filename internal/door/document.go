@@ -80,8 +80,9 @@ var cachedParam = &huma.Param{Name: "If-None-Match", In: "header", Schema: text(
 
 func text() *huma.Schema { return &huma.Schema{Type: huma.TypeString} }
 
-// complete adds to the document what is not read off one route's types: headers,
-// quantities, addresses and examples. It runs once, when all routes are there.
+// complete adds to the document what does not follow from the types of one route:
+// headers, quantities, addresses and examples. It runs once, after all routes are
+// registered.
 func (d *Door) complete() *huma.OpenAPI {
 	doc := d.huma.OpenAPI()
 	showQuantities(doc.Components.Schemas)

@@ -1,6 +1,6 @@
-// Package door is what every HTTP door needs: the route table, a strict reader
-// of JSON, problems, paging, metrics, and who is calling. It knows no door and
-// no noun: a route brings all that is special about it.
+// Package door has what every HTTP door needs: the route table, a strict reader of
+// JSON, problems, paging, metrics, and who is calling. It knows no door and no noun: a
+// route brings everything that is special about it.
 package door
 
 import (
@@ -40,7 +40,7 @@ type Config struct {
 	// Proxies is the number of reverse proxies in front: the caller's address is
 	// that many from the right in X-Forwarded-For; 0 is the connection's.
 	Proxies int
-	// Metrics are further collectors for /metrics.
+	// Metrics are more collectors for /metrics.
 	Metrics []prometheus.Collector
 }
 
@@ -53,17 +53,17 @@ type Door struct {
 	patterns  []string // on the mux
 	huma      huma.API
 	table     []*Route
-	pending   *Route                      // being registered
+	pending   *Route                      // the route that is being registered
 	direct    map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
 	fallbacks []fallback
 	metrics   *metrics
 	document  func() *huma.OpenAPI
 	openapi   func() ([]byte, error)
 	ownSite   *http.CrossOriginProtection
-	lost      http.HandlerFunc // answers paths that name nothing
+	lost      http.HandlerFunc // answers paths that no route has
 }
 
-// fallback is how errors look below a path where no route fits.
+// fallback is the form of errors for paths below a prefix that no route has.
 type fallback struct {
 	prefix string
 	fail   Fail
@@ -78,9 +78,9 @@ func New(c Config) *Door {
 	}
 	d.metrics = newMetrics(c.Metrics)
 	d.ownSite = http.NewCrossOriginProtection()
-	if c.PublicURL != "" { // else a proxy that changes Host would make our own pages another site's
+	if c.PublicURL != "" { // behind a proxy that changes Host, the server's own pages must not count as another site
 		if err := d.ownSite.AddTrustedOrigin(c.PublicURL); err != nil {
-			d.log.Warn("the public address is no origin", "error", err)
+			d.log.Warn("the public address is not an origin", "error", err)
 		}
 	}
 	d.huma = huma.NewAPI(openAPIConfig(c.Version), humago.NewAdapter(wrappingMux{d}, ""))
@@ -91,15 +91,15 @@ func New(c Config) *Door {
 	d.lost = d.wrap(&Route{Pattern: "/"}, func(w http.ResponseWriter, r *http.Request, c *Call) {
 		c.fail = d.failBelow(r.URL.Path)
 		c.Fail(w, usher.Errorf(usher.NotFound,
-			"the path has an empty segment, or one that is . or ..: an id of that kind is written percent-encoded, and none is empty"))
+			"the path has an empty segment, or a segment . or ..; an id of . or .. must be percent-encoded, and no id is empty"))
 	})
 	return d
 }
 
-// Below sets how errors look for paths below prefix that no route has.
+// Below sets the form of errors for paths below prefix that no route has.
 func (d *Door) Below(prefix string, f Fail) { d.fallbacks = append(d.fallbacks, fallback{prefix, f}) }
 
-// failBelow returns how errors look below a path; nil is as a problem.
+// failBelow returns the form of errors for a path that no route has; nil: a problem.
 func (d *Door) failBelow(path string) Fail {
 	for _, f := range d.fallbacks {
 		if strings.HasPrefix(path, f.prefix) {
@@ -109,8 +109,8 @@ func (d *Door) failBelow(path string) Fail {
 	return nil
 }
 
-// Routes returns the rows of the route table in the order of registration. They
-// must not be changed.
+// Routes returns the route table in the order of registration. The rows must not be
+// changed.
 func (d *Door) Routes() []*Route { return d.table }
 
 // Document returns the OpenAPI document. It must not be changed.
@@ -133,12 +133,13 @@ func (d *Door) on(pattern string, h http.HandlerFunc) {
 // ServeHTTP answers one request.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
-		// The length that may have stood beside it is gone. A proxy that believed
-		// that one would see another request in what follows (RFC 9112, 6.3).
+		// net/http has dropped a Content-Length that came with chunked encoding. A
+		// proxy that believed the length would take the rest of the body for another
+		// request, so this connection must end (RFC 9112, 6.3).
 		w.Header()["Connection"] = []string{"close"}
 	}
 	if r.Method == http.MethodPost {
-		if h := d.direct[r.URL.Path]; h != nil { // what the mux would find, sooner
+		if h := d.direct[r.URL.Path]; h != nil { // the handler that the mux would find, without its search
 			h(w, r)
 			return
 		}
@@ -152,8 +153,8 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.mux.ServeHTTP(w, r)
 }
 
-// unclean reports whether a path has an empty segment, the last one included,
-// or one that is . or .. and not percent-encoded.
+// unclean reports whether a path has an empty segment, also at its end, or a segment .
+// or .. that is not percent-encoded.
 func unclean(u *url.URL) bool {
 	p := cmp.Or(u.RawPath, u.Path)
 	if p == "/" {
@@ -169,8 +170,8 @@ func unclean(u *url.URL) bool {
 	return false
 }
 
-// NewServer returns a server with the limits that a public one needs. It does
-// not listen yet.
+// NewServer returns a server with the time and size limits that a public server needs.
+// It does not listen yet.
 func NewServer(addr string, h http.Handler) *http.Server {
 	return &http.Server{
 		Addr: addr, Handler: h,
@@ -182,7 +183,7 @@ func NewServer(addr string, h http.Handler) *http.Server {
 	}
 }
 
-// wrappingMux gives huma's handlers what every route has.
+// wrappingMux registers huma's handlers behind Door.wrap.
 type wrappingMux struct{ *Door }
 
 // HandleFunc registers huma's handler of the route that is being registered.
@@ -219,10 +220,11 @@ func (w *statusWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the writer below, for http.ResponseController.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// unknown answers where no route fits: 404, or 405 where another method would.
+// unknown answers a request that no route fits: 405 if its path exists with another
+// method, otherwise 404.
 func (d *Door) unknown(w http.ResponseWriter, r *http.Request, c *Call) {
 	c.fail = d.failBelow(r.URL.Path)
 	var allow []string

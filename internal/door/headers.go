@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// Header is one that is on every answer of a route. The value is shared and
-// must not be written to.
+// Header is a header of every answer of a route. The value is shared and must not be
+// written to.
 type Header struct {
 	Name  string
 	Value []string
 }
 
-// What every answer says to browsers: it is data, no page; nobody frames it, no
-// other site reads it, and no address of ours is told to others. The first is
-// all that a call with a key and a body gets: browsers send such calls for
-// scripts only, and the rest would cost a check a twentieth of its time.
+// What every answer tells browsers: it is data and not a page, it must not be framed,
+// other sites must not read it, and its address must not be sent to others. Calls with
+// a key and a body get only the first header: browsers send such calls for scripts
+// only, and the rest would cost a check a twentieth of its time.
 var safeHeaders = []Header{
 	{"X-Content-Type-Options", []string{"nosniff"}},
 	{"Content-Security-Policy", []string{"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}},
@@ -26,11 +26,11 @@ var safeHeaders = []Header{
 	{"Cross-Origin-Resource-Policy", []string{"same-origin"}},
 }
 
-// secureOnly is for two years, as the preload lists ask; only an address that is
-// https says so.
+// secureOnly makes browsers use https only, for two years as preload lists demand. It
+// is sent only if the public address is https.
 var secureOnly = Header{"Strict-Transport-Security", []string{"max-age=63072000; includeSubDomains"}}
 
-// headersOf are the headers that are on every answer of a route.
+// headersOf returns the headers of every answer of a route.
 func (d *Door) headersOf(rt *Route) []Header {
 	list := slices.Clone(safeHeaders)
 	if strings.HasPrefix(d.PublicURL, "https://") {
@@ -46,7 +46,7 @@ func (d *Door) headersOf(rt *Route) []Header {
 	return list
 }
 
-// shareWith lets pages of the origins that may call a route read its answer.
+// shareWith lets pages of the given origins read the answer.
 func shareWith(origins []string, w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Add("Vary", "Origin")
@@ -54,13 +54,14 @@ func shareWith(origins []string, w http.ResponseWriter, r *http.Request) {
 	if !slices.Contains(origins, origin) {
 		return
 	}
-	// Never with credentials: a cookie of this host must not count here.
+	// Allow-Credentials is never sent: a page of another origin must not use a cookie
+	// of this host.
 	h.Set("Access-Control-Allow-Origin", origin)
 	h.Set("Access-Control-Expose-Headers", "ETag, Retry-After, X-Request-ID")
 }
 
-// preflight answers what a browser asks before it calls a route from a page of
-// another origin.
+// preflight answers the question that a browser asks before it calls a route from a
+// page of another origin.
 func (d *Door) preflight(w http.ResponseWriter, r *http.Request, c *Call) {
 	h := w.Header()
 	if h.Get("Access-Control-Allow-Origin") == "" || r.Header.Get("Access-Control-Request-Method") == "" {
@@ -74,9 +75,9 @@ func (d *Door) preflight(w http.ResponseWriter, r *http.Request, c *Call) {
 	w.WriteHeader(c.Status)
 }
 
-// addressOf is where a call comes from: the connection, or, behind d.Proxies
-// proxies, what the outermost of them says. What stands further left in
-// X-Forwarded-For anybody can write.
+// addressOf returns the address that a call comes from: that of the connection or,
+// behind d.Proxies proxies, the one that the outermost proxy saw. Entries further left
+// in X-Forwarded-For can be forged by anybody.
 func (d *Door) addressOf(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

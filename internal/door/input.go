@@ -13,7 +13,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// When reads an optional time; "" is nil.
+// When parses an optional time; "" is nil.
 func When(location, s string) (*time.Time, error) {
 	if s == "" {
 		return nil, nil
@@ -25,7 +25,7 @@ func When(location, s string) (*time.Time, error) {
 	return &t, nil
 }
 
-// CheckIDs is Invalid where the ids of a path cannot be ids.
+// CheckIDs returns Invalid if one of a path's ids is not a valid id.
 func CheckIDs(pairs ...string) error {
 	var wrong []usher.Problem
 	for i := 0; i < len(pairs); i += 2 {
@@ -39,7 +39,7 @@ func CheckIDs(pairs ...string) error {
 	return nil
 }
 
-// Exactly reads properties anew, so that numbers stay as they were written.
+// Exactly decodes JSON so that numbers keep all their digits (json.Number).
 func Exactly(raw []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -56,8 +56,8 @@ func ClipName(s string) string {
 	return s
 }
 
-// Parameters reads a query string with no parameters but these, each at most
-// once and not empty.
+// Parameters reads a query string. It refuses parameters that are not in known, that
+// are given twice, and that are empty.
 func Parameters(r *http.Request, known ...string) (map[string]string, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -88,7 +88,7 @@ func Parameters(r *http.Request, known ...string) (map[string]string, error) {
 	return got, nil
 }
 
-// Marshal is json.Marshal that leaves <, > and & as they are.
+// Marshal is json.Marshal without the escaping of <, > and &.
 func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -97,12 +97,12 @@ func Marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-// AppendText writes a JSON string.
+// AppendText appends a JSON string.
 func AppendText(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
 		if s[i] < 0x20 || s[i] > 0x7e || s[i] == '"' || s[i] == '\\' {
 			text, err := Marshal(s)
-			if err != nil { // cannot be: a string can be written
+			if err != nil { // it cannot fail: every string can be encoded
 				return append(b, '"', '"')
 			}
 			return append(b, text...)

@@ -11,7 +11,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// metrics are what /metrics shows of the doors.
+// metrics are the metrics of the doors in /metrics.
 type metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
@@ -52,7 +52,8 @@ func (m *metrics) decided(d *usher.Decision) {
 	}
 }
 
-// routeMetrics are those of one route, with the common ones at hand.
+// routeMetrics are the metrics of one route. The counters of common statuses are looked
+// up once, because every request needs one.
 type routeMetrics struct {
 	m       *metrics
 	pattern string

@@ -31,7 +31,7 @@ func openAPIConfig(version string) huma.Config {
 	}
 }
 
-// describe documents a hand-written route.
+// describe adds a hand-written route to the document.
 func (d *Door) describe(op *huma.Operation, rt *Route) {
 	schemas := d.huma.OpenAPI().Components.Schemas
 	of := func(v any) *huma.Schema { return schemas.Schema(reflect.TypeOf(v), true, op.OperationID) }
@@ -85,12 +85,12 @@ func (d *Door) describe(op *huma.Operation, rt *Route) {
 	}
 }
 
-// PathParam documents a parameter of the path.
+// PathParam returns the document's entry for a parameter of the path.
 func PathParam(name, text string) *huma.Param {
 	return &huma.Param{Name: name, In: "path", Required: true, Description: text, Schema: &huma.Schema{Type: huma.TypeString}}
 }
 
-// QueryParam documents a parameter of the query.
+// QueryParam returns the document's entry for a parameter of the query.
 func QueryParam(name, text string, required bool) *huma.Param {
 	return &huma.Param{Name: name, In: "query", Description: text, Required: required, Schema: &huma.Schema{Type: huma.TypeString}}
 }

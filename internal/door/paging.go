@@ -5,19 +5,19 @@ import (
 	"slices"
 )
 
-// PathID is the input of a route about one thing.
+// PathID is the input of a route about one object.
 type PathID struct {
 	ID string `path:"id"`
 }
 
-// ListIn is what every list of something's asks.
+// ListIn is the input of a list of what belongs to one object.
 type ListIn struct {
 	ID     string `path:"id"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
 }
 
-// PageIn is what a list of everything asks.
+// PageIn is the input of a list of all objects.
 type PageIn struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
@@ -32,7 +32,8 @@ type ListBody[T any] struct {
 // ListOut is the answer of a list.
 type ListOut[T any] struct{ Body ListBody[T] }
 
-// Listed answers with a page; next is what the next one comes after, "" on the last page.
+// Listed returns a page as an answer. next is the id after which the next page begins;
+// "": this is the last page.
 func Listed[T any](data []T, next string) *ListOut[T] {
 	if data == nil {
 		data = []T{}
@@ -40,10 +41,11 @@ func Listed[T any](data []T, next string) *ListOut[T] {
 	return &ListOut[T]{ListBody[T]{data, cursorOf(next)}}
 }
 
-// A cursor is opaque: the id that the next page comes after.
+// cursorOf returns the cursor of the page that begins after an id. Callers must treat
+// it as opaque.
 func cursorOf(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }
 
-// Cursor reads a cursor, and returns what the page comes after.
+// Cursor parses a cursor and returns the id after which the page begins.
 func Cursor(s string) (string, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil || !IsText(string(b)) {
@@ -52,7 +54,7 @@ func Cursor(s string) (string, error) {
 	return string(b), nil
 }
 
-// Page is the part of all that comes after cursor, at most limit long.
+// Page returns the elements of all after the cursor, at most limit of them.
 func Page[T any](all []T, id func(T) string, in *PageIn) (*ListOut[T], error) {
 	after, err := Cursor(in.Cursor)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Problem is every error's body (RFC 9457).
+// Problem is the body of every error (RFC 9457).
 type Problem struct {
 	Type      string          `json:"type" doc:"A name of the kind of problem, stable: urn:usher:problem:<code>"`
 	Title     string          `json:"title" doc:"The kind of problem in words"`
@@ -36,8 +36,8 @@ const (
 	clientGone       usher.Code = "client_gone" // for metrics: no client ever reads it
 )
 
-// statusGone is the status, of no standard but widely used, of a request whose
-// client went away before the answer.
+// statusGone is the status of a request whose client went away before the answer. It
+// is not in a standard, but widely used.
 const statusGone = 499
 
 var titles = map[usher.Code]string{
@@ -61,7 +61,7 @@ func NewProblem(code usher.Code, detail string, list []usher.Problem) *Problem {
 	return &Problem{Type: "urn:usher:problem:" + string(code), Title: titles[code], Status: status, Code: code, Detail: detail, Errors: list}
 }
 
-// Error, GetStatus, GetHeaders and ContentType make a problem huma's error.
+// Error, GetStatus, GetHeaders and ContentType make a Problem an error of huma.
 func (p *Problem) Error() string  { return p.Detail }
 func (p *Problem) GetStatus() int { return p.Status }
 func (p *Problem) GetHeaders() http.Header {
@@ -71,8 +71,7 @@ func (p *Problem) GetHeaders() http.Header {
 }
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-// SetHeaders sets what goes with a problem: when to try again, what is allowed,
-// and how to say who is calling.
+// SetHeaders sets the headers of a problem: Retry-After, Allow and WWW-Authenticate.
 func (p *Problem) SetHeaders(h http.Header) {
 	if p.retryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64((p.retryAfter+time.Second-1)/time.Second), 10))
@@ -85,14 +84,14 @@ func (p *Problem) SetHeaders(h http.Header) {
 	}
 }
 
-// Problem makes an error fit to show, and logs what the server could not do:
+// Problem returns an error as the caller may see it, and logs failures of the server:
 //
-//   - An error without a code is a bug: logged in full, and shown as nothing but
-//     "internal error". So is a deadline that passed: a room that sets one says
-//     itself, with a code, what it means to the caller.
-//   - Unavailable is an outage, or more work than can be done: 503, logged as well.
-//   - A client that no longer waits gets no answer and is no failure of the server:
-//     its status is 499, and nothing is logged.
+//   - An error without a code is a bug: it is logged in full, and the caller sees
+//     "internal error". The same is true of a deadline that has passed, because a room
+//     that sets a deadline returns an error with a code itself.
+//   - Unavailable is an outage or overload: the status is 503, and it is logged too.
+//   - A client that no longer waits gets no answer. That is not a failure of the server:
+//     the status is 499, and nothing is logged.
 func (c *Call) Problem(err error) *Problem {
 	var p *Problem
 	var e *usher.Error
@@ -123,10 +122,10 @@ func (c *Call) Problem(err error) *Problem {
 	return p
 }
 
-// inRequest returns problems with their places in the request. Rooms below know
-// no HTTP: a place without a prefix is in the body.
+// inRequest returns problems with their places in the request. Rooms below know no
+// HTTP, so a place without a prefix is in the body.
 func inRequest(list []usher.Problem) []usher.Problem {
-	list = slices.Clone(list) // others may hold the error
+	list = slices.Clone(list) // the error may be shared
 	for i := range list {
 		switch in, _, _ := strings.Cut(list[i].Location, "."); in {
 		case "", "body", "path", "query", "header":
@@ -151,11 +150,11 @@ func (c *Call) Fail(w http.ResponseWriter, err error) {
 	p.Send(w, c, problemType, p)
 }
 
-// Send answers with a problem's status and headers, and with body as JSON of the
-// content type that contentType holds.
+// Send answers with a problem's status and headers, and with body as JSON. contentType
+// is the value of the header Content-Type.
 func (p *Problem) Send(w http.ResponseWriter, c *Call, contentType []string, body any) {
 	b, err := Marshal(body)
-	if err != nil { // cannot be: an error is text and numbers
+	if err != nil { // it cannot fail: an error has only texts and numbers
 		c.Route.door.log.Error("an error cannot be written", "request_id", c.RequestID, "error", err)
 	}
 	h := w.Header()
@@ -167,7 +166,7 @@ func (p *Problem) Send(w http.ResponseWriter, c *Call, contentType []string, bod
 	w.Write(b)
 }
 
-// Invalid is one wrong thing at a place.
+// Invalid returns an error with one problem at a place.
 func Invalid(location, format string, args ...any) error {
 	return Invalids([]usher.Problem{{Location: location, Message: fmt.Sprintf(format, args...)}})
 }
@@ -180,7 +179,7 @@ func Invalids(list []usher.Problem) *usher.Error {
 	return &usher.Error{Code: usher.Invalid, Detail: detail, Problems: list}
 }
 
-// At puts a place to an error of a value: "must be …" becomes "body.amount: must be …".
+// At adds a place to the error of a value: "must be …" becomes "body.amount: must be …".
 func At(location string, err error) error {
 	var e *usher.Error
 	if errors.As(err, &e) && e.Code == usher.Invalid && len(e.Problems) == 0 {
@@ -189,11 +188,11 @@ func At(location string, err error) error {
 	return err
 }
 
-// huma finds wrong input itself and has one function for all of its APIs to
-// make an error of it.
+// huma checks the input of typed routes itself. It has one global function that makes
+// an error of what is wrong; this one makes our problems.
 func init() {
 	huma.ValidateStrictCasing = true
-	huma.DefaultArrayNullable = false // an empty list is [], in requests and answers
+	huma.DefaultArrayNullable = false // a list is never null: an empty one is []
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
 		p := humaProblem(status, msg, errs)
 		if ctx != nil {

@@ -10,11 +10,11 @@ import (
 	"github.com/usher-sh/usher/internal/strictjson"
 )
 
-// Reader reads the bodies of hand-written routes, and notes where each is wrong.
+// Reader reads the bodies of hand-written routes and notes what is wrong, and where.
 type Reader struct{ strictjson.Reader }
 
-// Err returns Invalid with everything that was wrong, or nil. Call it once, at
-// the end of the reading.
+// Err returns Invalid with everything that was wrong, or nil. Call it once, after all
+// was read.
 func (r *Reader) Err() error {
 	problems := r.End()
 	if len(problems) == 0 {
@@ -37,7 +37,7 @@ func CheckJSON(b []byte) error {
 // Clip returns s in quotes for a message, cut after 40 bytes.
 func Clip(s string) string { return strictjson.Clip(s) }
 
-// Front puts front before the places of the problems from the nth on.
+// Front adds front to the beginning of the places of the problems from the nth on.
 func (r *Reader) Front(front string, n int) {
 	if r.Broken() {
 		return
@@ -48,13 +48,14 @@ func (r *Reader) Front(front string, n int) {
 	}
 }
 
-// Key is the idempotency key of the body or the header; they must not differ.
+// Key returns the idempotency key of the body or the header. If both have one, they
+// must be the same.
 func (r *Reader) Key(body string, inBody bool, header string) string {
 	switch {
 	case !inBody:
 		body = header
 	case header != "" && header != body:
-		r.Note("body.key", "must be the same as the Idempotency-Key header, where both are sent")
+		r.Note("body.key", "must be the same as the Idempotency-Key header, if both are sent")
 	}
 	if err := usher.CheckIdempotencyKey(body); err != nil {
 		r.Note("body.key", "%s", strings.TrimPrefix(err.Error(), "the idempotency key "))
@@ -62,7 +63,7 @@ func (r *Reader) Key(body string, inBody bool, header string) string {
 	return body
 }
 
-// TTL reads a span of whole hours, minutes and seconds, from a second to most.
+// TTL reads a span of whole hours, minutes and seconds, from one second to most.
 func (r *Reader) TTL(location string, most time.Duration) time.Duration {
 	const example = `a span such as "60s", "5m" or "1h30m"`
 	if r.Peek() != '"' {
@@ -85,8 +86,8 @@ func (r *Reader) TTL(location string, most time.Duration) time.Duration {
 	return 0
 }
 
-// parseTTL reads whole hours, minutes and seconds, in this order, each at most
-// once. One that is too long to count is the longest.
+// parseTTL parses whole hours, minutes and seconds, in this order, each at most once. A
+// span beyond time.Duration becomes the longest Duration.
 func parseTTL(text string) (d time.Duration, ok bool) {
 	last := time.Duration(math.MaxInt64)
 	for i := 0; i < len(text); {
@@ -112,16 +113,16 @@ func parseTTL(text string) (d time.Duration, ok bool) {
 	return d, text != ""
 }
 
-// Path notes which of a path's ids cannot be one.
+// Path notes which of a path's ids are not valid.
 func (r *Reader) Path(req *http.Request, names ...string) {
 	for _, name := range names {
 		r.ID("path."+name, req.PathValue(name))
 	}
 }
 
-// ReadOptional reads a body that may be left out, and checks the ids of the
-// Path with it. known lists its members, "" where it has none; member reads
-// one, and says whether there is such a one.
+// ReadOptional reads a body that may be left out, and checks the ids of the path with
+// it. known lists the body's members for the error about an unknown one; "": it has
+// none. member reads one member, and returns false if it does not know it.
 func (c *Call) ReadOptional(r *http.Request, s *Scratch, known string, member func(name []byte) bool, ids ...string) (err error) {
 	if s.In = s.In[:0]; r.ContentLength != 0 {
 		if s.In, err = c.ReadAll(r, s.In); err != nil {

@@ -11,15 +11,15 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 )
 
-// Route is a row of the route table: one route, one row. The OpenAPI document
-// and the permission matrix are read off the rows.
+// Route is a row of the route table. The OpenAPI document and the permission matrix
+// are made from the rows.
 type Route struct {
 	Pattern string // "POST /v1/check"
-	// Perm is what the caller must be permitted to do; "" asks for no key.
+	// Perm is the permission that the caller needs; "": anybody may call, without a key.
 	Perm auth.Permission
-	// Session asks for an operator's session, and takes no key.
+	// Session says that the route needs an operator's session and accepts no key.
 	Session bool
-	// Ticket lets a request with a query parameter "ticket" in without a key: the
+	// Ticket lets a request with the query parameter "ticket" in without a key. The
 	// handler must redeem the ticket.
 	Ticket bool
 
@@ -31,12 +31,12 @@ type Route struct {
 	Also    int      // another status, with the same body unless it is 204; 0 is none
 	MaxBody int64    // bytes; 0 is 1 MiB
 	Accept  []string // content types of the body; nil is application/json
-	// Raw leaves the body as it is: the input has RawBody []byte.
+	// Raw passes the body unparsed: the input has RawBody []byte.
 	Raw bool
-	// NoBody is for a PUT whose path says it all.
+	// NoBody says that the route takes no body: a PUT whose path says everything.
 	NoBody bool
 
-	Params   []*huma.Param  // of a hand-written route: what huma reads off a type
+	Params   []*huma.Param  // of a hand-written route; for others huma finds them by the input type
 	Request  any            // a value of the body's type, or nil
 	Requests map[string]any // the same for a content type of its own
 	Optional bool           // the body may be left out
@@ -46,11 +46,11 @@ type Route struct {
 	Errors    map[string]any // values of the errors' types, by content type; nil is Problem
 	Produces  string         // content types of the response, separated by ", "; "" is application/json
 
-	// Keyed is for a route that takes the header Idempotency-Key, and IfMatch for
-	// one that takes If-Match with the revision of a customer.
+	// Keyed says that the route accepts the header Idempotency-Key, and IfMatch that it
+	// accepts If-Match with the revision of a customer.
 	Keyed, IfMatch bool
-	// Sends are further headers of an answer of success. Cached is for a route that
-	// takes If-None-Match with the ETag that it sends, and answers 304.
+	// Sends are more headers of an answer of success. Cached says that the route sends
+	// an ETag, accepts If-None-Match with it, and answers 304.
 	Sends  []Sent
 	Cached bool
 	// Example and Answer are the text of a request's body and of the body of its
@@ -59,7 +59,7 @@ type Route struct {
 
 	// Fail answers with an error; nil answers with a problem (RFC 9457).
 	Fail Fail
-	// Headers are on every answer, instead of the door's own of the same name.
+	// Headers are on every answer, and replace the door's headers of the same name.
 	Headers []Header
 	// Origins are the origins whose pages may call the route from a browser (CORS).
 	Origins []string
@@ -68,7 +68,7 @@ type Route struct {
 	body *huma.Schema // of a typed handler's JSON body, or nil
 }
 
-// Sent is a header of an answer in the OpenAPI document.
+// Sent is a header of an answer, for the OpenAPI document.
 type Sent struct {
 	Name, Description string
 	// Always is for a header that may be on errors, too.
@@ -81,10 +81,10 @@ type Fail func(w http.ResponseWriter, c *Call, err error)
 // Handler answers one request of a hand-written route.
 type Handler func(w http.ResponseWriter, r *http.Request, c *Call)
 
-// maxBody is the largest body, in bytes, of a route that names no other.
+// maxBody is the default of Route.MaxBody, in bytes.
 const maxBody = 1 << 20
 
-// row adds a route to the table, with what is left out filled in.
+// row adds a route to the table and fills in defaults.
 func (d *Door) row(rt Route) *Route {
 	rt.door = d
 	if rt.MaxBody == 0 {
@@ -98,7 +98,7 @@ func (d *Door) row(rt Route) *Route {
 	return &rt
 }
 
-// add puts a route's handler on the mux, behind who may call.
+// add puts a route's handler on the mux, behind the check of who may call it.
 func (d *Door) add(rt *Route, h Handler) {
 	wrapped := d.wrap(rt, func(w http.ResponseWriter, r *http.Request, c *Call) {
 		if c.enter(w, r) {
@@ -115,14 +115,14 @@ func (d *Door) add(rt *Route, h Handler) {
 	}
 }
 
-// Register adds a route whose handler is a typed function: its input and output
-// say what huma reads, checks, writes and documents. The body has been checked
-// to be strict JSON of the right type and size, and the call to be permitted.
+// Register adds a route whose handler is a typed function. From its input and output
+// types huma knows what to read, check, write and document. Before h runs, the caller's
+// permission was checked, and that the body is strict JSON of the right type and size.
 func Register[In, Out any](d *Door, row Route, h func(context.Context, *Call, *In) (*Out, error)) {
 	rt := d.row(row)
 	d.pending = rt
 	op := d.operation(rt)
-	op.MaxBodyBytes = -1 // admit has bounded it
+	op.MaxBodyBytes = -1 // no limit of huma's own: admit has limited it
 	huma.Register(d.huma, *op, func(ctx context.Context, in *In) (*Out, error) {
 		c := callOf(ctx)
 		out, err := h(ctx, c, in)
@@ -135,7 +135,7 @@ func Register[In, Out any](d *Door, row Route, h func(context.Context, *Call, *I
 	rt.body = d.strictBody(operationOf(d.huma.OpenAPI(), rt.Pattern))
 }
 
-// Handle adds a hand-written route, which reads and writes by itself.
+// Handle adds a hand-written route, whose handler reads and writes by itself.
 func (d *Door) Handle(row Route, h Handler) {
 	rt := d.row(row)
 	op := d.operation(rt)
@@ -144,7 +144,7 @@ func (d *Door) Handle(row Route, h Handler) {
 	d.add(rt, h)
 }
 
-// operation is what both kinds of routes have in the OpenAPI document.
+// operation returns what typed and hand-written routes have in common in the document.
 func (d *Door) operation(rt *Route) *huma.Operation {
 	method, path, _ := strings.Cut(rt.Pattern, " ")
 	op := &huma.Operation{
@@ -156,7 +156,7 @@ func (d *Door) operation(rt *Route) *huma.Operation {
 	}
 	if rt.Perm != "" {
 		op.Security = []map[string][]string{{"key": {}}}
-		if rt.Perm != auth.PermSCIM { // whose key says which customer
+		if rt.Perm != auth.PermSCIM { // SCIM needs the key of one customer; a session has no customer
 			op.Security = append(op.Security, map[string][]string{"session": {}})
 		}
 		op.Extensions = map[string]any{"x-permission": string(rt.Perm)}

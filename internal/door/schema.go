@@ -14,8 +14,8 @@ import (
 
 const schemaPrefix = "#/components/schemas/"
 
-// schemas returns the registry of named schemas. What the nouns of the root
-// package look like is said here once, for every door.
+// schemas returns the registry of named schemas. The nouns of the root package have
+// their schemas here, once for every door.
 func schemas() huma.Registry {
 	r := huma.NewMapRegistry(schemaPrefix, schemaName)
 	alias[usher.Number, amount](r)
@@ -110,8 +110,8 @@ func openAnswers(doc *huma.OpenAPI) {
 	}
 }
 
-// named registers a schema under a name and returns a reference to it. It panics
-// if a type has that name as well: two things would look like one.
+// named registers a schema under a name and returns a reference to it. It panics if
+// another type has the name: two different things would look the same.
 func named(r huma.Registry, name string, s *huma.Schema) *huma.Schema {
 	if r.TypeFromRef(schemaPrefix+name) != nil {
 		panic("door: " + name + " is the name of two schemas")

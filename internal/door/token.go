@@ -10,31 +10,31 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Bounds of a page of a search, in results.
+// The bounds of one page of a search, in results.
 const (
 	defaultFound = 100
 	MaxFound     = 1000
 )
 
-// Paging is what a search says about pages.
+// Paging is the part of a search request that is about pages.
 type Paging struct {
-	Limit int    // of results; -1: not said
-	Token string // of the page before; "": the first page
+	Limit int    // results on one page; -1: the default
+	Token string // from the page before; "": the first page
 }
 
-// A token is the limit and what the next page comes after, under a sum that also
-// covers the question. It is no secret: a caller who makes one up can ask for no
-// more than with the first page.
+// A token has the limit and the id after which the next page begins, with a checksum
+// that also covers the question, so that it fits no other question. It is not a secret:
+// with a forged token a caller gets nothing that the first page would not give.
 
-// Question returns a hash that is the same only for the same question, given by
-// its parts: text, numbers and what JSON holds.
+// Question returns a hash of a question, which is given by its parts: texts, numbers
+// and other JSON values.
 func Question(parts ...any) []byte {
-	b, _ := json.Marshal(parts) // of text, numbers and JSON: it cannot fail
+	b, _ := json.Marshal(parts) // only texts, numbers and JSON values: it cannot fail
 	sum := sha256.Sum256(b)
 	return sum[:]
 }
 
-// Seal returns the token of the page that comes after an id.
+// Seal returns the token of the page that begins after an id.
 func Seal(question []byte, limit int, after string) string {
 	rest := append(binary.AppendUvarint(nil, uint64(limit)), after...)
 	return base64.RawURLEncoding.EncodeToString(append(sumOf(question, rest), rest...))
@@ -45,9 +45,9 @@ func sumOf(question, rest []byte) []byte {
 	return sum[:16]
 }
 
-// Resume returns the page that is asked for: where the token leads, or the first
-// one. It returns Invalid at the places of the token and the limit for a token
-// that is not of this question, and for another limit.
+// Resume returns the limit and the id after which the page begins: from the token, or
+// for the first page. token and limit are the places of the two in the request. A
+// token of another question, and a limit that differs from the token's, are Invalid.
 func (p *Paging) Resume(question []byte, token, limit string) (n int, after string, err error) {
 	if p.Token == "" {
 		if p.Limit < 0 {
@@ -58,11 +58,11 @@ func (p *Paging) Resume(question []byte, token, limit string) (n int, after stri
 	b, err := base64.RawURLEncoding.Strict().DecodeString(p.Token)
 	if err != nil || len(b) < 17 || string(sumOf(question, b[16:])) != string(b[:16]) {
 		return 0, "", Invalid(token,
-			"must be what an answer to the same question ended with: anything that is asked differently begins anew, without it")
+			"must come from the answer to the same question; without it, another question begins at its first page")
 	}
 	told, size := binary.Uvarint(b[16:])
 	if size <= 0 || told > MaxFound || 16+size < len(b) && usher.CheckID("", string(b[16+size:])) != nil { // the sum is no secret
-		return 0, "", Invalid(token, "must be what an answer to the same question ended with")
+		return 0, "", Invalid(token, "must come from the answer to the same question")
 	}
 	if p.Limit >= 0 && p.Limit != int(told) {
 		return 0, "", Invalid(limit, "must be the same on every page, %s, or left out", strconv.FormatUint(told, 10))

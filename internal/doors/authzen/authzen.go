@@ -21,11 +21,11 @@ import (
 	"github.com/usher-sh/usher/internal/live"
 )
 
-// What is in a request and unknown is ignored: the documents of requests are open.
+// Unknown members of a request are ignored, as the protocol demands.
 type (
 	subjectDoc struct {
 		_          struct{}       `additionalProperties:"true"`
-		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The member's type; of another type, it is somebody else"`
+		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The member's type. A member of another type is not the subject"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255" doc:"The member's id"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 	}
@@ -45,7 +45,7 @@ type (
 		Subject  subjectDoc     `json:"subject"`
 		Action   actionDoc      `json:"action"`
 		Resource resourceDoc    `json:"resource"`
-		Context  map[string]any `json:"context,omitempty" doc:"What else conditions read. Its customer says whose member the subject is; else that is the key's own customer, or the only one that it can be"`
+		Context  map[string]any `json:"context,omitempty" doc:"What else conditions read. customer says of which customer the subject is a member. Default: the key's own customer, or the only one that has the subject"`
 	}
 	outDoc struct {
 		Decision bool        `json:"decision"`
@@ -53,12 +53,12 @@ type (
 	}
 	contextDoc struct {
 		Reason   usher.Reason `json:"reason,omitempty"`
-		Legs     *usher.Legs  `json:"legs,omitempty" doc:"pass, fail, or none where it was not asked"`
-		Feature  string       `json:"feature,omitempty" doc:"Of the plan, that decided"`
+		Legs     *usher.Legs  `json:"legs,omitempty" doc:"pass, fail, or none if it was not asked"`
+		Feature  string       `json:"feature,omitempty" doc:"The feature of the plan that decided"`
 		Plan     string       `json:"plan,omitempty"`
 		Degraded bool         `json:"degraded,omitempty"`
 		Revision int64        `json:"revision,omitempty"`
-		Error    *errorDoc    `json:"error,omitempty" doc:"Of an item of a batch that is no question"`
+		Error    *errorDoc    `json:"error,omitempty" doc:"What is wrong with an item of a batch that cannot be decided"`
 	}
 	errorDoc struct {
 		Status  int    `json:"status"`
@@ -73,7 +73,7 @@ type (
 	}
 	batchInDoc struct {
 		_           struct{}       `additionalProperties:"true"`
-		Subject     *subjectDoc    `json:"subject,omitempty" doc:"Of the items that have none, whole"`
+		Subject     *subjectDoc    `json:"subject,omitempty" doc:"The subject of all items that have none"`
 		Action      *actionDoc     `json:"action,omitempty"`
 		Resource    *resourceDoc   `json:"resource,omitempty"`
 		Context     map[string]any `json:"context,omitempty"`
@@ -100,7 +100,7 @@ type (
 	}
 )
 
-const about = "OpenID AuthZEN Authorization API 1.0. A decision that says no is a 200. What is not known in a request is ignored. "
+const about = "OpenID AuthZEN Authorization API 1.0. A decision that says no is a 200. Unknown members of a request are ignored. "
 
 var contextHeader = []*huma.Param{{Name: "Usher-Context", In: "header",
 	Description: "none leaves the context out of the answer; full, the default, says why", Schema: &huma.Schema{Type: huma.TypeString}}}
@@ -130,7 +130,7 @@ type service struct{ Config }
 func Register(d *door.Door, c Config) {
 	a := &service{c}
 	d.Handle(door.Route{Pattern: "GET /.well-known/authzen-configuration",
-		ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "Where what of AuthZEN is", Response: metadataDoc{},
+		ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "The addresses of AuthZEN", Response: metadataDoc{},
 		Answer: `{"policy_decision_point":"https://usher.example.com","access_evaluation_endpoint":"https://usher.example.com/access/v1/evaluation",
 			"access_evaluations_endpoint":"https://usher.example.com/access/v1/evaluations","search_subject_endpoint":"https://usher.example.com/access/v1/search/subject",
 			"search_resource_endpoint":"https://usher.example.com/access/v1/search/resource","search_action_endpoint":"https://usher.example.com/access/v1/search/action",
@@ -144,8 +144,8 @@ func Register(d *door.Door, c Config) {
 			"condition":"none"},"feature":"reports","plan":"pro@1","revision":17}}`}, a.evaluation)
 	d.Handle(door.Route{Pattern: "POST " + evaluationsPath, Perm: auth.PermAccess,
 		ID: "authzenEvaluations", Tag: "AuthZEN", Summary: "Many evaluations at one revision", MaxBody: 4 << 20,
-		Text: about + "At most 1,000, answered in order; an item that is no question is a no with an error in its context. Without items it " +
-			"is one evaluation.",
+		Text: about + "At most 1,000, answered in order. An item that is not valid is a no with an error in its context. " +
+			"A request without items is one evaluation.",
 		Request: batchInDoc{}, Response: batchOutDoc{}, Params: contextHeader,
 		Example: `{"subject":{"type":"user","id":"ann"},"resource":{"type":"report","id":"q1"},"context":{"customer":"acme"},
 			"evaluations":[{"action":{"name":"read"}},{"action":{"name":"export"}}]}`,
@@ -155,8 +155,8 @@ func Register(d *door.Door, c Config) {
 	a.searchRoutes(d)
 }
 
-// configuration names addresses by Config.PublicURL: a Host header is
-// whatever a caller says.
+// configuration answers with the addresses of AuthZEN. They begin with
+// Config.PublicURL, because a caller can send any Host header.
 func (a *service) configuration(w http.ResponseWriter, _ *http.Request, c *door.Call) {
 	base := strings.TrimRight(a.PublicURL, "/")
 	body, err := door.Marshal(metadataDoc{base, base + evaluationPath, base + evaluationsPath,
@@ -170,21 +170,21 @@ func (a *service) configuration(w http.ResponseWriter, _ *http.Request, c *door.
 	c.Write(w, body)
 }
 
-// entity is a subject, an action (whose name is the id) or a resource.
+// entity is a subject, an action or a resource. The id of an action is its name.
 type entity struct {
 	there      bool
 	kind, id   string
 	properties map[string]any
 }
 
-// evaluation is one question as it is asked.
+// evaluation is one question as the caller sent it.
 type evaluation struct {
 	subject, action, resource entity
-	context                   map[string]any // nil: not there
+	context                   map[string]any // nil: absent
 }
 
-// Where things are, relative to the question. A place is joined with its front
-// only where something is wrong there.
+// The places of an entity's members, relative to the question. The full place is put
+// together only if something is wrong there.
 type entityPlaces struct{ self, kind, id, properties string }
 
 var (
@@ -193,7 +193,7 @@ var (
 	resourcePlaces = &entityPlaces{"resource", "resource.type", "resource.id", "resource.properties"}
 )
 
-// member reads a member of a question; false where it is none.
+// member reads one JSON member of a question. It returns false if it does not know it.
 func (e *evaluation) member(r *door.Reader, name []byte) bool {
 	switch string(name) {
 	case "subject":
@@ -226,11 +226,11 @@ func (e *entity) read(r *door.Reader, at *entityPlaces) {
 	})
 }
 
-// needs notes what of an entity is not there.
+// needs notes what is missing of an entity.
 func (e *entity) needs(r *door.Reader, at *entityPlaces, id bool) {
 	switch {
 	case !e.there:
-		r.Note(at.self, "must be there")
+		r.Note(at.self, "is required")
 	default:
 		if at.kind != "" {
 			r.ID(at.kind, e.kind)
@@ -241,7 +241,7 @@ func (e *entity) needs(r *door.Reader, at *entityPlaces, id bool) {
 	}
 }
 
-// customer is the one that the context names; "" where it names none.
+// customer returns the customer that the context names; "" if it names none.
 func (e *evaluation) customer(r *door.Reader) string {
 	v, ok := e.context["customer"]
 	if !ok {
@@ -249,16 +249,16 @@ func (e *evaluation) customer(r *door.Reader) string {
 	}
 	s, ok := v.(string)
 	if !ok {
-		r.Note("context.customer", "must be a string: the customer whose member the subject is")
+		r.Note("context.customer", "must be a string: the customer of whom the subject is a member")
 		return ""
 	}
 	r.ID("context.customer", s)
 	return s
 }
 
-// permission is the key of what the action does to the resource. An action has
-// no dot: the permission a.b.c is the action c on a.b, and never b.c on a (A10).
-// No key has a slash, so that such a question finds none.
+// permission returns the key of the permission to do the action to the resource. An
+// action has no dot: the permission a.b.c is the action c on a.b, and never b.c on a
+// (A10). An action with a dot gets a key with a slash, which no permission has.
 func (e *evaluation) permission() string {
 	if strings.Contains(e.action.id, ".") {
 		return e.resource.kind + "/" + e.action.id
@@ -266,7 +266,8 @@ func (e *evaluation) permission() string {
 	return e.resource.kind + "." + e.action.id
 }
 
-// said is what the question says about those in it, where the key may say so.
+// said returns the properties that the question has of subject, action and resource, if
+// the key may send properties; otherwise nil.
 func (e *evaluation) said(c *door.Call) *access.Said {
 	if !c.Properties || e.subject.properties == nil && e.action.properties == nil && e.resource.properties == nil && e.context == nil {
 		return nil
@@ -274,7 +275,8 @@ func (e *evaluation) said(c *door.Call) *access.Said {
 	return &access.Said{Subject: e.subject.properties, Action: e.action.properties, Resource: e.resource.properties, Context: e.context}
 }
 
-// customerOf is the customer that a question is about; "" where nobody can tell.
+// customerOf returns the customer that a question is about; "" if it cannot be found
+// out.
 func (a *service) customerOf(ctx context.Context, c *door.Call, named, member string, resource decide.ResourceRef) (id string, err error) {
 	if id = cmp.Or(named, c.Customer); id == "" {
 		id, err = a.Decide.CustomerOf(ctx, c.Env, member, resource)
@@ -283,20 +285,21 @@ func (a *service) customerOf(ctx context.Context, c *door.Call, named, member st
 	return id, err
 }
 
-// another reports whether a customer's member is of another type than the
-// subject that is asked about, which is then somebody else, and unknown.
+// another reports whether the customer's member with the subject's id has another type
+// than the subject. Then the subject is a different one, and unknown.
 func (a *service) another(ctx context.Context, c *door.Call, customer string, subject *entity) (bool, error) {
 	m, err := a.Live.Member(ctx, c.Env, customer, subject.id, a.Live.Now(c.Env))
 	if err != nil {
 		if usher.ErrorCode(err) == usher.Unavailable {
-			return false, nil // the decision says so itself
+			return false, nil // the member is unknown, which the decision says by itself
 		}
 		return false, err
 	}
 	return m.Member != nil && m.Member.Type != subject.kind, nil
 }
 
-// ask makes a question of usher's. ok is false where no customer is known.
+// ask turns an evaluation into a question for decide. ok is false if its customer is
+// not known.
 func (a *service) ask(ctx context.Context, c *door.Call, e *evaluation, named string) (q decide.CheckQuery, ok bool, err error) {
 	resource := decide.ResourceRef{Type: e.resource.kind, ID: e.resource.id}
 	q = decide.CheckQuery{Member: e.subject.id, Permission: e.permission(), Resource: resource, Said: e.said(c)}
@@ -305,12 +308,12 @@ func (a *service) ask(ctx context.Context, c *door.Call, e *evaluation, named st
 	}
 	another, err := a.another(ctx, c, q.Customer, &e.subject)
 	if another {
-		q.Member = "" // nobody
+		q.Member = "" // of another type: nobody
 	}
 	return q, true, err
 }
 
-// nobody is the answer where no customer is known.
+// nobody returns the answer to a question whose customer is not known.
 func (a *service) nobody(c *door.Call) usher.Decision {
 	return usher.Decision{Reason: usher.UnknownCustomer, Revision: a.Live.Revision(c.Env)}
 }
@@ -332,7 +335,7 @@ func (a *service) evaluation(w http.ResponseWriter, r *http.Request, c *door.Cal
 	a.single(w, r, c, s, &e, full)
 }
 
-// single answers one question that has been read.
+// single answers one question.
 func (a *service) single(w http.ResponseWriter, r *http.Request, c *door.Call, s *door.Scratch, e *evaluation, full bool) {
 	named := e.check(&s.R)
 	s.R.Front("body.", 0)
@@ -357,8 +360,7 @@ func (a *service) single(w http.ResponseWriter, r *http.Request, c *door.Call, s
 	c.Write(w, s.Out)
 }
 
-// check notes what is not there of a whole question, and returns the customer
-// that it names.
+// check notes what is missing of a question, and returns the customer that it names.
 func (e *evaluation) check(r *door.Reader) string {
 	if r.Broken() || len(r.Problems) > 0 {
 		return ""
@@ -369,10 +371,10 @@ func (e *evaluation) check(r *door.Reader) string {
 	return e.customer(r)
 }
 
-// read reads the body and whether the caller wants to hear why.
+// read reads the body, and whether the caller wants reasons (Usher-Context).
 func read(r *http.Request, c *door.Call, s *door.Scratch) (full bool, err error) {
 	s.In, err = c.ReadAll(r, s.In)
-	if usher.ErrorCode(err) == usher.UnsupportedMedia { // 400 is the protocol's
+	if usher.ErrorCode(err) == usher.UnsupportedMedia { // the protocol demands 400
 		err = door.Invalid("header.Content-Type", "must be application/json")
 	}
 	if err != nil {
@@ -385,7 +387,7 @@ func read(r *http.Request, c *door.Call, s *door.Scratch) (full bool, err error)
 	case len(list) == 1 && list[0] == "none":
 		return false, nil
 	}
-	return false, door.Invalid("header.Usher-Context", "must be full or none, once")
+	return false, door.Invalid("header.Usher-Context", "must be given once, as full or none")
 }
 
 // The semantics of a batch.
@@ -398,7 +400,7 @@ const (
 // item is one evaluation of a batch.
 type item struct {
 	evaluation
-	wrong    string // what is wrong with it; "": nothing
+	wrong    string // what is wrong with the item; "": nothing
 	decision usher.Decision
 }
 
@@ -448,7 +450,8 @@ func (a *service) evaluations(w http.ResponseWriter, r *http.Request, c *door.Ca
 	c.Write(w, s.Out)
 }
 
-// readEvaluations reads a batch. What is wrong with an item stays with it.
+// readEvaluations reads a batch. A problem of one item is stored in that item and does
+// not fail the batch.
 func readEvaluations(r *door.Reader) (defaults *evaluation, items []item, semantic string) {
 	defaults = &evaluation{}
 	r.Object("", func(name []byte) {
@@ -488,7 +491,7 @@ func readEvaluations(r *door.Reader) (defaults *evaluation, items []item, semant
 
 func (it *item) read(r *door.Reader) {
 	n := len(r.Problems)
-	if n > 10 { // note keeps no more than a few; the request is refused anyway
+	if n > 10 { // the request itself has problems and is refused, so this item does not matter
 		r.Skip()
 		return
 	}
@@ -500,7 +503,7 @@ func (it *item) read(r *door.Reader) {
 	it.take(r, n)
 }
 
-// take makes the problems from the nth on the item's.
+// take moves the problems from the nth on from the reader to the item.
 func (it *item) take(r *door.Reader, n int) {
 	if r.Broken() || len(r.Problems) == n {
 		return
@@ -512,8 +515,8 @@ func (it *item) take(r *door.Reader, n int) {
 	it.wrong, r.Problems = strings.Join(all, "; "), r.Problems[:n]
 }
 
-// answerItems decides every item that is a question, at one revision and one
-// instant. What an item does not have, it has of the defaults, whole.
+// answerItems decides every valid item, at one revision and one instant. If an item has
+// no subject, action, resource or context, it gets the whole one of the defaults.
 func (a *service) answerItems(ctx context.Context, c *door.Call, r *door.Reader, defaults *evaluation, items []item) error {
 	qs := make([]decide.CheckQuery, 0, len(items))
 	of := make([]int, 0, len(items))
@@ -554,7 +557,7 @@ func (a *service) answerItems(ctx context.Context, c *door.Call, r *door.Reader,
 	return err
 }
 
-// appendDecision appends a decision, and with full why.
+// appendDecision appends a decision; full adds the reasons.
 func appendDecision(b []byte, d *usher.Decision, full bool) []byte {
 	b = strconv.AppendBool(append(b, `{"decision":`...), d.Allowed)
 	if !full {

@@ -12,11 +12,11 @@ import (
 type (
 	pageInDoc struct {
 		_     struct{} `additionalProperties:"true"`
-		Token string   `json:"token,omitempty" doc:"The next_token of the page before; the rest of the request is the same again"`
-		Limit *int     `json:"limit,omitempty" minimum:"0" doc:"At most so many results, and at most 1,000; default 100"`
+		Token string   `json:"token,omitempty" doc:"The next_token of the page before. The rest of the request must be the same"`
+		Limit *int     `json:"limit,omitempty" minimum:"0" doc:"The most results on one page, up to 1,000; default 100"`
 	}
 	pageDoc struct {
-		NextToken string `json:"next_token" doc:"Empty at the end"`
+		NextToken string `json:"next_token" doc:"Empty on the last page"`
 	}
 	kindDoc struct {
 		_          struct{}       `additionalProperties:"true"`
@@ -64,9 +64,9 @@ type (
 	}
 )
 
-const aboutSearch = about + "What is found is exactly what an evaluation allows, of what is registered. "
+const aboutSearch = about + "A search finds exactly the registered members and resources that an evaluation allows. "
 
-// paging is what a request says about pages.
+// paging is the part of a request that is about pages.
 type paging struct {
 	door.Paging
 	there bool
@@ -108,7 +108,7 @@ func (a *service) searchRoutes(d *door.Door) {
 		Answer:  `{"results":[{"name":"read"}]}`}, a.search(decide.OfPermissions))
 }
 
-// search answers a search. The id of what is sought is ignored.
+// search answers a search. The id of the entity that is searched for is ignored.
 func (a *service) search(of decide.Sought) func(http.ResponseWriter, *http.Request, *door.Call) {
 	return func(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		s := door.Borrow()
@@ -121,7 +121,7 @@ func (a *service) search(of decide.Sought) func(http.ResponseWriter, *http.Reque
 		p := paging{Paging: door.Paging{Limit: -1}}
 		s.R.Object("", func(name []byte) {
 			switch {
-			case of == decide.OfPermissions && string(name) == "action": // nothing of it is asked
+			case of == decide.OfPermissions && string(name) == "action": // the search finds actions, so a given one is ignored
 				s.R.Skip()
 			case e.member(&s.R, name):
 			case string(name) == "page":
@@ -172,8 +172,8 @@ func (a *service) search(of decide.Sought) func(http.ResponseWriter, *http.Reque
 	}
 }
 
-// found finds what an AuthZEN search asks for; nothing where no customer, no such
-// member or no such permission is known.
+// found runs an AuthZEN search. It finds nothing if the customer, the member or the
+// permission is unknown.
 func (a *service) found(ctx context.Context, c *door.Call, of decide.Sought, e *evaluation, named string, p *paging) (
 	none decide.Page, err error) {
 	q := decide.SearchQuery{Said: e.said(c)}
@@ -188,7 +188,8 @@ func (a *service) found(ctx context.Context, c *door.Call, of decide.Sought, e *
 	if q.Customer, err = a.customerOf(ctx, c, named, q.Member, q.Resource); err != nil {
 		return none, err
 	}
-	// The hash of the question is that of its words, also where they find nothing.
+	// Read the token before anything is looked up, so that a wrong one is refused even
+	// if the search finds nothing.
 	question := door.Question(append(q.Parts(), of, c.Env, e.subject.kind)...)
 	if q.Limit, q.After, err = p.Resume(question, "body.page.token", "body.page.limit"); err != nil {
 		return none, err
@@ -201,7 +202,7 @@ func (a *service) found(ctx context.Context, c *door.Call, of decide.Sought, e *
 			return none, err
 		}
 	}
-	if q.Limit == 0 { // as many as nobody wants; whatever there is comes later
+	if q.Limit == 0 { // no results are wanted, so the next page begins where this one does
 		return decide.Page{Next: door.Seal(question, 0, q.After)}, nil
 	}
 	page, err := a.Decide.Search(ctx, c.Env, of, q)

@@ -23,15 +23,15 @@ import (
 // (server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 const (
-	inactivitySeconds = 120                    // after which a hidden page lets go of its stream
+	inactivitySeconds = 120                    // after this time a hidden page closes its stream
 	heartbeat         = 15 * time.Second       // keeps proxies from cutting a silent stream
 	lookEvery         = time.Second            // how soon a revoked key is noticed
-	gatherFor         = 100 * time.Millisecond // changes that come together are told once
+	gatherFor         = 100 * time.Millisecond // changes within this time make one event
 	maxStreams        = 10_000                 // of a process
 	maxStreamsPerKey  = 2_000
 )
 
-// streams are those that are open.
+// streams are the open change streams.
 type streams struct {
 	mu     sync.Mutex
 	closed bool
@@ -40,7 +40,8 @@ type streams struct {
 	byKey  map[string]int
 }
 
-// enter counts one more stream; leave ends its place.
+// enter counts one more stream of a key. The caller must call leave when the stream
+// ends. ending is closed when the server stops.
 func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,7 +50,7 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 	}
 	switch {
 	case s.closed:
-		return nil, nil, &usher.Error{Code: usher.Unavailable, Detail: "the server is stopping, try again", RetryAfter: time.Second}
+		return nil, nil, &usher.Error{Code: usher.Unavailable, Detail: "the server is stopping; try again", RetryAfter: time.Second}
 	case s.open >= maxStreams || s.byKey[key] >= maxStreamsPerKey:
 		return nil, nil, &usher.Error{Code: usher.RateLimited, RetryAfter: time.Minute,
 			Detail: fmt.Sprintf("too many change streams are open: at most %d for one key, and %d on one server", maxStreamsPerKey, maxStreams)}
@@ -71,20 +72,20 @@ func (o *OFREP) eventsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins,
 		Errors: failures, ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
 		Text: "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: " +
-			"what it gets, its limit, or whether it is allowed; not each use. The address in `eventStreams` of the bulk answer holds a ticket " +
-			"and needs no key.",
+			"its value, its limit, or whether it is allowed. Use alone sends no event. The address in `eventStreams` of the bulk answer " +
+			"has a ticket and needs no key.",
 		Produces: "text/event-stream", Response: "",
-		Sends: []door.Sent{{Name: "X-Accel-Buffering", Description: "no: proxies must not hold the stream back"}},
+		Sends: []door.Sent{{Name: "X-Accel-Buffering", Description: "no, so that proxies do not buffer the stream"}},
 		Params: []*huma.Param{
 			{Name: "ticket", In: "query", Description: "From the bulk answer; instead of a key", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "targetingKey", In: "query", Description: "The customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "member", In: "query", Description: "Who of the customer, where a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "targetingKey", In: "query", Description: "The customer, if a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "member", In: "query", Description: "The member of the customer, if a key is sent", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "Last-Event-ID", In: "header", Description: "The last event that the caller has", Schema: &huma.Schema{Type: huma.TypeString}},
 		}}, o.events)
 }
 
-// EndStreams ends the change streams that are open and refuses new ones, so that
-// a server which stops does not wait for them.
+// EndStreams ends the open change streams and refuses new ones, so that a server that
+// stops does not wait for them.
 func (o *OFREP) EndStreams() {
 	s := &o.streams
 	s.mu.Lock()
@@ -101,9 +102,9 @@ func (o *OFREP) EndStreams() {
 
 const eventsPath = "/ofrep/v1/events"
 
-// streamURL is where who asks is told of changes; "" where nobody can be: what
-// is no key has no ticket. It is the same text for an hour, and while nothing
-// changes.
+// streamURL returns the address of a change stream for the caller; "" if there is none,
+// because only a caller with a key gets a ticket. The address stays the same for an
+// hour if nothing changes, so that the bulk answer can keep its ETag.
 func (o *OFREP) streamURL(r *http.Request, c *door.Call, ask asker, seen string) string {
 	if o.PublicURL == "" {
 		return ""
@@ -115,8 +116,8 @@ func (o *OFREP) streamURL(r *http.Request, c *door.Call, ask asker, seen string)
 	return o.PublicURL + eventsPath + "?ticket=" + url.QueryEscape(ticket)
 }
 
-// fingerprint is a short text that differs where what somebody gets differs: a
-// value, a limit, a yes or no. Use alone does not change it.
+// fingerprint returns a short text that changes when an answer changes: a value, a
+// limit, a yes or no. Use alone does not change it.
 func fingerprint(list []usher.Decision) string {
 	h := sha256.New()
 	var b []byte
@@ -131,12 +132,12 @@ func fingerprint(list []usher.Decision) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(sum[:0])[:12])
 }
 
-// listener is who is told.
+// listener is the reader of a change stream.
 type listener struct {
 	ask   asker
-	seen  string // the fingerprint of what it has
+	seen  string // the fingerprint of the answers that it has
 	until time.Time
-	// still is nil while the key that it came with is live.
+	// still returns an error once the key of the stream is no longer valid.
 	still func(context.Context) error
 }
 
@@ -154,17 +155,17 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	defer leave()
 	changed, stop := o.Live.Watch(c.Env)
 	defer stop()
-	// The limits of other routes would end a stream after seconds.
+	// The time limits of other routes would end a stream after seconds.
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Time{})
 	h := w.Header()
 	h["Content-Type"] = []string{"text/event-stream"}
 	h["Cache-Control"] = door.NoStore
-	h["X-Accel-Buffering"] = []string{"no"} // proxies must not gather events
+	h["X-Accel-Buffering"] = []string{"no"} // proxies must not buffer events
 	w.WriteHeader(http.StatusOK)
 	began := true
 	c.Wrote = &began
-	// A client that does not read is cut off, not waited for.
+	// A client that does not read is cut off, so that it does not hold up this goroutine.
 	send := func(text string) bool {
 		control.SetWriteDeadline(time.Now().Add(heartbeat + 10*time.Second))
 		_, err := w.Write([]byte(text))
@@ -175,7 +176,7 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	}
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	gather := time.NewTimer(0) // at once: it may have changed since the caller asked
+	gather := time.NewTimer(0) // look at once: something may have changed since the caller asked for the flags
 	defer gather.Stop()
 	gathers := true
 	var quiet time.Duration
@@ -186,7 +187,7 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		case <-ending:
 			return
 		case <-changed:
-			if !gathers { // else changes without a pause would put it off for good
+			if !gathers { // a timer that runs is not reset: changes without a pause must not delay the event for ever
 				gathers = true
 				gather.Reset(gatherFor)
 			}
@@ -205,14 +206,14 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 			if !send(":\n\n") {
 				return
 			}
-			// What changes by itself, with time or use, is found here.
+			// This also finds what changes by itself, with time or use.
 		case <-gather.C:
 			gathers = false
 		}
 		revision := o.Live.Revision(c.Env)
 		list, err := o.everything(r, c.Env, l.ask)
 		if err != nil {
-			continue // told when it can be answered
+			continue // the event is sent once the flags can be answered
 		}
 		now := fingerprint(list)
 		if now == l.seen || degraded(list) {
@@ -221,7 +222,7 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		first := l.seen == ""
 		l.seen = now
 		if first {
-			continue // nothing to compare with
+			continue // the first look: there is nothing to compare with
 		}
 		etag := now + "." + strconv.FormatInt(revision, 10)
 		if !send("id: " + etag + "\nevent: message\ndata: {\"type\":\"refetchEvaluation\",\"etag\":\"\\\"" + etag + "\\\"\",\"lastModified\":" +
@@ -231,8 +232,8 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	}
 }
 
-// degraded reports whether an answer is from memory while the database is away:
-// that is no change to tell of.
+// degraded reports whether an answer is from memory because the database is away. Such
+// an answer is not a change, so it sends no event.
 func degraded(list []usher.Decision) bool {
 	for i := range list {
 		if list[i].Degraded {
@@ -242,7 +243,7 @@ func degraded(list []usher.Decision) bool {
 	return false
 }
 
-// listener reads who wants to be told, from a ticket or from a key and the query.
+// listener reads who opens a stream: from a ticket, or from a key and the query.
 func (o *OFREP) listener(r *http.Request, c *door.Call) (l listener, err error) {
 	known := []string{"targetingKey", "member"}
 	byTicket := r.URL.Query().Has("ticket")
@@ -283,7 +284,7 @@ func (o *OFREP) listener(r *http.Request, c *door.Call) (l listener, err error) 
 			return err
 		}
 	}
-	// The id of the last event begins with what its reader has.
+	// The id of an event begins with the fingerprint of the answers that its reader has.
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		l.seen, _, _ = strings.Cut(id, ".")
 	}

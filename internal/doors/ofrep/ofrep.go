@@ -1,7 +1,7 @@
 // Package ofrep is the door of the OpenFeature Remote Evaluation Protocol 0.3:
-// every OpenFeature SDK is a client of usher. A flag is a feature;
-// `<feature>.allowed` is the yes or no of one that is not a switch, unless a
-// feature has that key.
+// with it every OpenFeature SDK is a client of usher. A flag is a feature.
+// `<feature>.allowed` is the yes or no of a feature that is not a switch, unless a
+// feature has that key itself.
 package ofrep
 
 import (
@@ -26,37 +26,38 @@ import (
 )
 
 type contextDoc struct {
-	_            struct{} `additionalProperties:"true"` // what else a client says of who asks
+	_            struct{} `additionalProperties:"true"` // clients may send more about the user
 	TargetingKey string   `json:"targetingKey" doc:"The customer"`
 	Member       *string  `json:"member,omitempty" nullable:"false" doc:"The member of the customer who asks; absent: the customer itself"`
 }
 
 type inDoc struct {
-	_       struct{}   `additionalProperties:"true"` // what later versions of the protocol add
+	_       struct{}   `additionalProperties:"true"` // later versions of the protocol may add members
 	Context contextDoc `json:"context" doc:"Who asks. Other properties are ignored"`
 }
 
-// itemDoc is a flag of the bulk answer, or why there is none.
+// itemDoc is one flag of the bulk answer: the flag, or the error instead of it.
 type itemDoc struct{}
 
-// Schema says that it is one of the two.
+// Schema returns that it is one of the two.
 func (itemDoc) Schema(r huma.Registry) *huma.Schema {
 	flag, failure := r.Schema(reflect.TypeFor[flagDoc](), true, ""), r.Schema(reflect.TypeFor[failureDoc](), true, "")
 	return &huma.Schema{OneOf: []*huma.Schema{flag, failure}}
 }
 
 type failureDoc struct {
-	Key     string `json:"key,omitempty" doc:"The flag. Absent of an error that is not about one flag"`
+	Key     string `json:"key,omitempty" doc:"The flag. Absent if the error is not about one flag"`
 	Code    string `json:"errorCode" enum:"FLAG_NOT_FOUND,GENERAL,INVALID_CONTEXT,PARSE_ERROR,TARGETING_KEY_MISSING"`
 	Details string `json:"errorDetails" doc:"What is wrong, and what would be right"`
 }
 
-// failures are the types of errors: of the protocol, and about the caller.
+// failures are the types of errors: those of the protocol, and problems about the
+// caller.
 var failures = map[string]any{"application/json": failureDoc{}, "application/problem+json": door.Problem{}}
 
 type flagDoc struct {
 	Key      string         `json:"key"`
-	Value    any            `json:"value" doc:"A switch and .allowed: a boolean. A config: its value, or its type's zero where it is denied. What is counted: an object with the decision's numbers"`
+	Value    any            `json:"value" doc:"A switch and .allowed: a boolean. A config: its value, or the zero of its type if it is denied. A feature that is counted: an object with the decision's numbers"`
 	Reason   string         `json:"reason" enum:"TARGETING_MATCH,DISABLED,UNKNOWN" doc:"A yes, a no, or an answer from memory while the database is away"`
 	Variant  string         `json:"variant,omitempty" doc:"on or off; an enum's value; or the plan"`
 	Metadata map[string]any `json:"metadata,omitempty" doc:"The decision: scalars only"`
@@ -64,25 +65,25 @@ type flagDoc struct {
 
 type bulkDoc struct {
 	Flags        []itemDoc   `json:"flags"`
-	EventStreams []streamDoc `json:"eventStreams,omitempty" doc:"Where changes are told"`
+	EventStreams []streamDoc `json:"eventStreams,omitempty" doc:"The streams that announce changes"`
 }
 
 type streamDoc struct {
 	Type               string `json:"type" enum:"sse"`
-	URL                string `json:"url" doc:"Holds a ticket that is good for one to two hours"`
+	URL                string `json:"url" doc:"Has a ticket that is valid for one to two hours"`
 	InactivityDelaySec int    `json:"inactivityDelaySec"`
 }
 
-const about = "OpenFeature Remote Evaluation Protocol 0.3. What cannot be answered is `{key, errorCode, errorDetails}`; a key " +
-	"that is not valid or may not do this is an error as everywhere. "
+const about = "OpenFeature Remote Evaluation Protocol 0.3. Errors about a flag are `{key, errorCode, errorDetails}`. Errors about the " +
+	"caller are `application/problem+json`, as on other routes. "
 
-// asker is what a context says: who asks.
+// asker is the customer and the member that a context names.
 type asker struct{ customer, member string }
 
-// failure is an error as the protocol names it.
+// failure is an error in the form of the protocol.
 type failure struct {
-	code   string // of OpenFeature
-	status int    // of HTTP; 0 is 400
+	code   string // OpenFeature's error code
+	status int    // the HTTP status; 0 is 400
 	detail string
 }
 
@@ -94,8 +95,8 @@ type Config struct {
 	Live   *live.Live
 	Decide *decide.Service
 	Auth   *auth.Service // of the tickets of change streams
-	// PublicURL is scheme and host of the address that clients use, without a
-	// path; "" names no change stream.
+	// PublicURL is scheme and host of the address that clients use, without a path.
+	// Without it, answers name no change stream.
 	PublicURL string
 	// Origins are the origins whose pages may call from a browser (CORS); nil is
 	// none.
@@ -109,8 +110,8 @@ type OFREP struct {
 	streams streams
 }
 
-// crossOrigin lets pages of other sites read the answers; Config.Origins says
-// which.
+// crossOrigin lets pages of other sites read the answers. Config.Origins says which
+// sites.
 var crossOrigin = []door.Header{{Name: "Cross-Origin-Resource-Policy", Value: []string{"cross-origin"}}}
 
 // Register adds the routes of OFREP to a door.
@@ -121,7 +122,7 @@ func Register(d *door.Door, c Config) *OFREP {
 	}
 	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
 		Errors: failures, ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
-		Text: about + "404 with FLAG_NOT_FOUND where there is no such feature.", Request: inDoc{}, Response: flagDoc{},
+		Text: about + "404 with FLAG_NOT_FOUND if the feature does not exist.", Request: inDoc{}, Response: flagDoc{},
 		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`",
 			Schema: &huma.Schema{Type: huma.TypeString}}},
 		Example: `{"context":{"targetingKey":"acme"}}`,
@@ -132,9 +133,9 @@ func Register(d *door.Door, c Config) *OFREP {
 		Text: about, Request: inDoc{}, Response: bulkDoc{}, Cached: true,
 		Sends: []door.Sent{{Name: "ETag", Description: "Changes when a flag of the customer changes"}},
 		Params: []*huma.Param{
-			{Name: "flagConfigEtag", In: "query", Description: "What a change event said; the answer is not from before it",
+			{Name: "flagConfigEtag", In: "query", Description: "The etag of a change event. The answer includes that change",
 				Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "flagConfigLastModified", In: "query", Description: "What a change event said; not needed",
+			{Name: "flagConfigLastModified", In: "query", Description: "The lastModified of a change event. It is ignored",
 				Schema: &huma.Schema{Type: huma.TypeString}},
 		},
 		Example: `{"context":{"targetingKey":"acme","member":"ann"}}`,
@@ -203,8 +204,8 @@ func (o *OFREP) bulk(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	c.Write(w, s.Out)
 }
 
-// appendBulk writes the whole answer. Revisions are not in it: it changes only
-// when something changes for who asks.
+// appendBulk appends the answer with all flags. It contains no revisions, so that it
+// changes only if something changes for the caller, and its ETag with it.
 func (o *OFREP) appendBulk(b []byte, r *http.Request, c *door.Call, ask asker) ([]byte, error) {
 	list, err := o.everything(r, c.Env, ask)
 	if err != nil {
@@ -216,7 +217,7 @@ func (o *OFREP) appendBulk(b []byte, r *http.Request, c *door.Call, ask asker) (
 	for i := range list {
 		d := &list[i]
 		if d.Kind == "" {
-			continue // the catalogue changed meanwhile
+			continue // the feature was removed from the catalogue meanwhile
 		}
 		c.Decided(d)
 		for _, yes := range []bool{false, true} {
@@ -243,7 +244,7 @@ func (o *OFREP) appendBulk(b []byte, r *http.Request, c *door.Call, ask asker) (
 	return append(b, '}'), nil
 }
 
-// everything is the decision of every feature, by key.
+// everything returns the decision about every feature, by key.
 func (o *OFREP) everything(r *http.Request, env usher.Environment, ask asker) ([]usher.Decision, error) {
 	keys := slices.Sorted(maps.Keys(o.Live.Book(env).Features))
 	qs := make([]decide.CheckQuery, len(keys))
@@ -253,21 +254,21 @@ func (o *OFREP) everything(r *http.Request, env usher.Environment, ask asker) ([
 	return o.Decide.Batch(r.Context(), env, qs, 0)
 }
 
-// catchUp takes in the change that an event told of, which this node may not
-// have read yet. What the caller says is only a hint.
+// catchUp reads the change that an event announced, if this node has not read it yet.
+// The revision that the caller sends is only a hint: nothing depends on its truth.
 func (o *OFREP) catchUp(r *http.Request, env usher.Environment) {
 	said := r.URL.Query().Get("flagConfigEtag")
 	if _, revision, ok := strings.Cut(strings.Trim(said, `"`), "."); ok {
 		if n, err := strconv.ParseInt(revision, 10, 64); err == nil && n > o.Live.Revision(env) {
 			if err := o.Live.Refresh(r.Context(), env); err != nil {
-				o.Log.Debug("a change that an event told of could not be read yet", "error", err)
+				o.Log.Debug("a change that an event announced could not be read yet", "error", err)
 			}
 		}
 	}
 }
 
-// matches reports whether an If-None-Match header names etag. The comparison is
-// the weak one (RFC 9110 13.1.2).
+// matches reports whether an If-None-Match header names etag, by the weak comparison
+// (RFC 9110 13.1.2).
 func matches(header []string, etag string) bool {
 	for _, line := range header {
 		for item := range strings.SplitSeq(line, ",") {
@@ -279,8 +280,8 @@ func matches(header []string, etag string) bool {
 	return false
 }
 
-// read reads the body: a context is open, so what is not known there is
-// read over.
+// read reads the body. Unknown members of the context are ignored, as the protocol
+// demands.
 func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error) {
 	if s.In, err = c.ReadAll(r, s.In); err != nil {
 		return ask, err
@@ -288,7 +289,7 @@ func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error)
 	s.R.Reset(s.In)
 	rd := &s.R
 	var wrong, missing *failure
-	missing = &failure{code: "TARGETING_KEY_MISSING", detail: "context.targetingKey must be there: the customer"}
+	missing = &failure{code: "TARGETING_KEY_MISSING", detail: "context.targetingKey is required: the customer"}
 	id := func(location string) string {
 		if rd.Peek() != '"' {
 			if got := rd.Kind(); rd.Peek() != 0 {
@@ -345,25 +346,25 @@ func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error)
 	return ask, ofCustomer(&c.Identity, ask.customer)
 }
 
-// ofCustomer returns Forbidden where a key is of another customer.
+// ofCustomer returns Forbidden if the key belongs to another customer.
 func ofCustomer(i *auth.Identity, customer string) error {
 	if i.Customer != "" && i.Customer != customer {
-		return door.NewProblem(usher.Forbidden, "this key is for another customer than the targeting key names", nil)
+		return door.NewProblem(usher.Forbidden, "this key belongs to another customer than the targeting key", nil)
 	}
 	return nil
 }
 
-// unanswerable is the error of a flag that has no value: a config while its
-// state cannot be read. The caller's default is the better answer then.
+// unanswerable returns the error of a flag that has no value: a config whose state
+// cannot be read. The error makes the SDK use the caller's default.
 func unanswerable(d *usher.Decision) error {
 	if d.Kind == usher.Config && d.Value == nil && d.Reason == usher.ReasonUnavailable {
-		return &usher.Error{Code: usher.Unavailable, Detail: "the state that decides cannot be read now, try again"}
+		return &usher.Error{Code: usher.Unavailable, Detail: "the state that decides cannot be read now; try again"}
 	}
 	return nil
 }
 
-// fail answers with err in the protocol's form. What is about the caller is
-// the same as everywhere.
+// fail answers with err in the protocol's form. Errors about the caller are problems, as
+// on other routes.
 func fail(w http.ResponseWriter, c *door.Call, key string, err error) {
 	code, status, detail := "GENERAL", 0, ""
 	if e, ok := err.(*failure); ok {
@@ -402,8 +403,8 @@ func appendFailure(b []byte, key, code, detail string) []byte {
 // dotAllowed ends the key of the flag that says yes or no.
 const dotAllowed = ".allowed"
 
-// appendFlag writes one flag; yes is the flag that says yes or no. A value is
-// always there: several SDKs take a missing one for an error.
+// appendFlag appends one flag; yes says that it is the `.allowed` flag. There is always
+// a value, because several SDKs take a missing value for an error.
 func appendFlag(b []byte, d *usher.Decision, yes, revision bool, n int64) []byte {
 	key, variant := d.Feature, ""
 	if yes {
@@ -484,7 +485,7 @@ func appendFlag(b []byte, d *usher.Decision, yes, revision bool, n int64) []byte
 	return append(b, '}', '}')
 }
 
-// appendNumbers writes `,"limit":…` and so on, as a decision shows them.
+// appendNumbers appends `,"limit":…` and the other numbers, as a decision shows them.
 func appendNumbers(b []byte, d *usher.Decision) []byte {
 	if !d.Counted {
 		return b
@@ -501,9 +502,9 @@ func appendNumbers(b []byte, d *usher.Decision) []byte {
 	return usher.AppendQuantity(append(b, `,"overage":`...), d.Overage, d.Precision)
 }
 
-// appendConfig writes a config's value by its type, a decimal as a number. A
-// denied one is the zero of its type, never the caller's default: that may give
-// what was denied.
+// appendConfig appends a config's value by its type, a decimal as a number. If it is
+// denied, the value is the zero of the type. Without a value the SDK would use the
+// caller's default, which may give what was denied.
 func appendConfig(b []byte, d *usher.Decision) []byte {
 	var v usher.Value
 	if d.Value != nil {

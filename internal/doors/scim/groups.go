@@ -11,7 +11,7 @@ import (
 	"github.com/usher-sh/usher/internal/scim"
 )
 
-// groupDoc is a group as SCIM shows it; without its members it is not whole, and
+// groupDoc returns a group as SCIM shows it. Without its members it is incomplete and
 // has no version.
 func (s *call) groupDoc(g *usher.Group, members bool) (scim.Document, error) {
 	doc := scim.Group.View(g.Properties)
@@ -42,7 +42,7 @@ func (s *call) groupDoc(g *usher.Group, members bool) (scim.Document, error) {
 	return doc, nil
 }
 
-// in reads everybody who is directly in a group.
+// in returns the members and groups that are directly in a group.
 func (s *call) in(group string) (all []usher.Holder, err error) {
 	var after *usher.Holder
 	for {
@@ -96,7 +96,8 @@ func (s *call) groupPage(after string, limit int) ([]usher.Group, error) {
 	return s.dir.Groups(s.ctx, after, limit)
 }
 
-// groupCandidates are the groups among which a filter finds its own.
+// groupCandidates returns the groups that a filter must be applied to: as few as an
+// index can find.
 func (s *call) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
 	if unknowable(f, "id", "displayName", "members") {
 		return nil, nil
@@ -118,7 +119,7 @@ func (s *call) groupCandidates(f *scim.Filter) ([]usher.Group, error) {
 		} else if err != nil && usher.ErrorCode(err) != usher.NotFound {
 			return nil, err
 		}
-		if len(found) < 10 { // else there may be more
+		if len(found) < 10 { // with 10 there may be more, so all are looked at
 			return found, nil
 		}
 	}
@@ -221,8 +222,8 @@ func (s *call) createGroup() (*answer, error) {
 	return s.answerGroup(http.StatusCreated, g.ID)
 }
 
-// saveGroup makes a group what doc says: one change. Members that doc does not
-// speak of stay.
+// saveGroup stores a group as doc describes it, in one change. If doc has no members
+// attribute, the members stay.
 func (s *call) saveGroup(action string, g usher.Group, view, doc scim.Document, keep []string) error {
 	g.Title, _ = doc["displayName"].(string)
 	if strings.TrimSpace(g.Title) == "" {
@@ -263,11 +264,11 @@ func (s *call) saveGroup(action string, g usher.Group, view, doc scim.Document, 
 	return s.apply(action, g.ID, c)
 }
 
-// holders reads the attribute members, each once. Whether an id is a user's or a
-// group's that does not say, the directory knows.
+// holders reads the attribute members, each once. If an entry does not say whether its
+// id is a user's or a group's, the directory is asked.
 func (s *call) holders(list []any) ([]usher.Holder, error) {
 	var all []usher.Holder
-	var open []string // may be either
+	var open []string // ids that may be a user's or a group's
 	seen := map[string]bool{}
 	for _, v := range list {
 		doc, _ := v.(scim.Document)
@@ -375,7 +376,7 @@ func (s *call) patchGroup() (*answer, error) {
 	if err := s.saveGroup("scim.group.patch", g, view, doc, nil); err != nil {
 		return nil, err
 	}
-	if s.r.URL.Query().Get("attributes") == "" { // a group can be large: nobody reads it back (RFC 7644, 3.5.2)
+	if s.r.URL.Query().Get("attributes") == "" { // a group can be large, so it is not sent back unasked (RFC 7644, 3.5.2)
 		return &answer{}, nil
 	}
 	return s.answerGroup(http.StatusOK, g.ID)

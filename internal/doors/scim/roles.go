@@ -10,7 +10,7 @@ import (
 	"github.com/usher-sh/usher/internal/scim"
 )
 
-// plan answers what the customer's plan gives, each feature once.
+// plan answers what the customer's plan gives, and decides each feature only once.
 type plan struct {
 	s     *call
 	asked map[string]usher.Decision
@@ -27,7 +27,7 @@ func (p *plan) of(feature string) (usher.Decision, error) {
 	return d, err
 }
 
-// gives reports whether the plan gives a feature, be it used up or not.
+// gives reports whether the plan gives a feature, even if it is used up.
 func (p *plan) gives(feature string) (bool, error) {
 	d, err := p.of(feature)
 	if d.Allowed {
@@ -55,7 +55,8 @@ func (p *plan) permits(key string) (bool, error) {
 	return !perm.Any, nil
 }
 
-// counts says how many seats of a feature there are and are taken.
+// counts adds to a document how many seats of a feature there are, and how many are
+// taken.
 func counts(doc scim.Document, d *usher.Decision) {
 	doc["limitedAssignmentsPermitted"] = d.Counted && !d.Unlimited
 	if d.Counted {
@@ -66,9 +67,9 @@ func counts(doc scim.Document, d *usher.Decision) {
 	}
 }
 
-// roles are the roles that users of the customer can be given. One is supported
-// where the plan gives the seats that it takes and, unless it allows nothing, at
-// least one of the things that it allows.
+// roles returns the roles that the customer's users can be given. A role is supported
+// if the plan gives the seats that it needs and, unless the role has no permissions,
+// what at least one of its permissions needs.
 func (s *call) roles() ([]scim.Document, error) {
 	views, err := s.Directory.Roles(s.ctx, s.Env, s.Customer)
 	if err != nil {
@@ -116,7 +117,7 @@ func (s *call) role(p *plan, v *directory.RoleView, all []directory.RoleView) (s
 			break
 		}
 	}
-	var tightest *usher.Decision // of the features that a holder must sit in
+	var tightest *usher.Decision // of the features of which a holder needs a seat, the one with the fewest left
 	for _, f := range v.Seats {
 		ok, err := p.gives(f)
 		if err != nil {
@@ -146,7 +147,7 @@ func texts(list []string) []any {
 	return out
 }
 
-// entitlements are the switches and the seats that the catalogue has.
+// entitlements returns the switches and the features of kind seats of the catalogue.
 func (s *call) entitlements() ([]scim.Document, error) {
 	p := &plan{s, map[string]usher.Decision{}}
 	features := s.Live.Catalog(s.Env).Features

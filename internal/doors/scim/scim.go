@@ -1,6 +1,6 @@
-// Package scim is the door for identity providers: SCIM 2.0 (RFC 7643, RFC 7644),
-// for the one customer whose key is used. It reads and writes documents; what
-// may change is the directory's to decide.
+// Package scim is the door for identity providers: SCIM 2.0 (RFC 7643, RFC 7644), for
+// the one customer whose key is used. It reads and writes documents; package directory
+// decides what may change.
 package scim
 
 import (
@@ -31,17 +31,17 @@ import (
 
 const (
 	root = "/scim/v2"
-	// defaultPage and maxPage are how many resources an answer has where nobody
-	// says, and at most.
+	// defaultPage and maxPage are how many resources an answer has by default, and at
+	// most.
 	defaultPage = 100
 	maxPage     = 1000
-	// maxScan is how many users or groups a filter looks through that no
-	// index answers.
+	// maxScan is how many users or groups are looked at for a filter that no index
+	// answers.
 	maxScan = 50_000
 	// maxJoin is the same for filters on groups, members and roles, which are
 	// read one by one.
 	maxJoin = 5_000
-	// maxBody lets a group come with all of its members.
+	// maxBody is large enough for a group with all of its members.
 	maxBody = 4 << 20
 )
 
@@ -50,7 +50,7 @@ var (
 	accept    = []string{"application/scim+json", "application/json"}
 )
 
-// userDoc and its neighbours are what the OpenAPI document says.
+// userDoc and the types below describe SCIM's documents for the OpenAPI document.
 type userDoc struct {
 	_          struct{}       `additionalProperties:"true"` // what else SCIM's schemas have
 	Schemas    []string       `json:"schemas,omitempty"`
@@ -84,7 +84,7 @@ type valueDoc struct {
 // roleDoc is a role of a user.
 type roleDoc struct{}
 
-// Schema says that a role is its key, or an object with it.
+// Schema returns that a role is its key, or an object with its key.
 func (roleDoc) Schema(r huma.Registry) *huma.Schema {
 	return &huma.Schema{OneOf: []*huma.Schema{{Type: huma.TypeString}, r.Schema(reflect.TypeFor[valueDoc](), true, "")}}
 }
@@ -178,23 +178,24 @@ func Register(d *door.Door, c Config) {
 	}
 	row("GET /scim/v2/Users", listed, "scimListUsers", "The customer's users", "", (*call).listUsers)
 	row("POST /scim/v2/Users", user(http.StatusCreated, userDoc{}), "scimCreateUser", "Make a user",
-		"Its id is the externalId where that can be one and is free.", (*call).createUser)
+		"The id is the externalId if that is a possible id and is free.", (*call).createUser)
 	row("GET /scim/v2/Users/{id}", user(0, nil), "scimGetUser", "A user", "", (*call).getUser)
 	row("PUT /scim/v2/Users/{id}", user(0, userDoc{}), "scimPutUser", "Replace a user",
-		"`active`, `externalId` and `roles` that are left out stay as they are.", (*call).putUser)
+		"If `active`, `externalId` or `roles` are left out, they do not change.", (*call).putUser)
 	row("PATCH /scim/v2/Users/{id}", user(0, patchDoc{}), "scimPatchUser", "Change a user", "All operations or none.", (*call).patchUser)
 	row("DELETE /scim/v2/Users/{id}", gone, "scimDeleteUser", "Delete a user",
-		"Frees its seats, takes it out of its groups and erases what was known of it.", (*call).deleteUser)
+		"Frees the user's seats, removes it from its groups and erases its data.", (*call).deleteUser)
 	row("GET /scim/v2/Groups", listed, "scimListGroups", "The customer's groups", "", (*call).listGroups)
 	row("POST /scim/v2/Groups", group(http.StatusCreated, groupDoc{}), "scimCreateGroup", "Make a group", "", (*call).createGroup)
 	row("GET /scim/v2/Groups/{id}", group(0, nil), "scimGetGroup", "A group", "", (*call).getGroup)
 	row("PUT /scim/v2/Groups/{id}", group(0, groupDoc{}), "scimPutGroup", "Replace a group",
-		"`externalId` and `members` that are left out stay as they are.", (*call).putGroup)
+		"If `externalId` or `members` are left out, they do not change.", (*call).putGroup)
 	patched := group(0, patchDoc{})
 	patched.Also = http.StatusNoContent
 	row("PATCH /scim/v2/Groups/{id}", patched, "scimPatchGroup", "Change a group",
-		"All operations or none. The answer has a body only where attributes are asked for.", (*call).patchGroup)
-	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group", "Its members lose what it gave them.", (*call).deleteGroup)
+		"All operations or none. The answer has a body only if the query asks for attributes.", (*call).patchGroup)
+	row("DELETE /scim/v2/Groups/{id}", gone, "scimDeleteGroup", "Delete a group",
+		"Its members lose the roles that the group gave them.", (*call).deleteGroup)
 	row("GET /scim/v2/Roles", listed, "scimListRoles", "The roles that users can be given, with seat counts", "", (*call).listRoles)
 	row("GET /scim/v2/Roles/{id}", about, "scimGetRole", "A role", "", (*call).getRole)
 	row("GET /scim/v2/Entitlements", listed, "scimListEntitlements", "The switches and seats of the customer's plan, with counts", "",
@@ -229,14 +230,15 @@ func (s *call) named(all []scim.Document, what string) (*answer, error) {
 	return nil, usher.Errorf(usher.NotFound, "there is no %s %s", what, door.Clip(s.id))
 }
 
-// state is what the door keeps between calls.
+// state is what the door remembers between calls.
 type state struct {
 	mu     sync.Mutex
 	places map[place]spot
 }
 
-// place is where a page of a list begins, spot the id before it as of a
-// revision of the directory.
+// place is where a page of a list begins, and spot is the id before it at a revision of
+// the directory. SCIM pages by number and the database by id, so the door remembers
+// where the next page begins.
 type place struct {
 	env      usher.Environment
 	customer string
@@ -274,12 +276,12 @@ type call struct {
 	ctx      context.Context
 	id       string // of the path
 	dir      directory.Reader
-	revision int64  // of the directory, before anything of it was read
-	text     []byte // the body, once it was read
-	base     string // of addresses
+	revision int64  // of the directory, read before anything else of it
+	text     []byte // the body, after it was read
+	base     string // the beginning of addresses: PublicURL and the root path
 }
 
-// answer is what becomes of it. No body is an answer without one.
+// answer is the answer to a call; a nil body is an answer without a body.
 type answer struct {
 	status   int // 0 is 200, or 204 without a body
 	body     any
@@ -287,7 +289,7 @@ type answer struct {
 	etag     string
 }
 
-// handler makes a handler of what one route does.
+// handler returns the HTTP handler of a route.
 func (v *service) handler(h func(*call) (*answer, error)) door.Handler {
 	return func(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		s := &call{service: v, Call: c, r: r, ctx: r.Context(), id: r.PathValue("id"), base: v.PublicURL + root}
@@ -326,7 +328,7 @@ func (v *service) handler(h func(*call) (*answer, error)) door.Handler {
 func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 	if s.Customer == "" {
 		return nil, usher.Errorf(usher.Forbidden,
-			"SCIM takes a key that belongs to one customer, whose users it manages; this key belongs to none")
+			"SCIM needs a key of one customer, whose users it manages; this key does not belong to a customer")
 	}
 	if s.Directory == nil {
 		return nil, usher.Errorf(usher.Unavailable, "this server keeps no directory")
@@ -335,7 +337,7 @@ func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 	var out *answer
 	run := func() (err error) {
 		if s.revision, err = s.dir.Revision(s.ctx); usher.ErrorCode(err) == usher.NotFound {
-			return usher.Errorf(usher.NotFound, "the customer that this key belongs to is not there")
+			return usher.Errorf(usher.NotFound, "the customer of this key does not exist")
 		} else if err != nil {
 			return err
 		}
@@ -346,7 +348,8 @@ func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 		err := run()
 		return out, err
 	}
-	// The body comes first: a slow client must not hold up the customer's others.
+	// Read the body before the change starts: a slow client must not hold up other
+	// changes of the customer.
 	if err := s.readBody(); err != nil {
 		return nil, err
 	}
@@ -354,7 +357,7 @@ func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 	return out, err
 }
 
-// hasTag reports whether a list of ETags has one; "*" is any.
+// hasTag reports whether a list of ETags contains etag; "*" is any.
 func hasTag(list, etag string) bool {
 	for e := range strings.SplitSeq(list, ",") {
 		e = strings.TrimSpace(e)
@@ -365,16 +368,17 @@ func hasTag(list, etag string) bool {
 	return false
 }
 
-// precondition refuses a change of what is no longer as the client saw it.
+// precondition refuses a change if the resource has another version than the client
+// saw.
 func (s *call) precondition(doc scim.Document) error {
 	want := strings.Join(s.r.Header.Values("If-Match"), ",")
 	if want == "" || hasTag(want, version(doc)) {
 		return nil
 	}
-	return usher.Errorf(usher.PreconditionFailed, "it has changed: it is at %s", version(doc))
+	return usher.Errorf(usher.PreconditionFailed, "the resource has changed: its version is %s", version(doc))
 }
 
-// version is the ETag of a resource: a hash of all that it says but meta.
+// version returns the ETag of a resource: a hash of everything in it but meta.
 func version(doc scim.Document) string {
 	b := make(scim.Document, len(doc))
 	for name, v := range doc {
@@ -382,7 +386,7 @@ func version(doc scim.Document) string {
 			b[name] = v
 		}
 	}
-	text, _ := json.Marshal(b) // of JSON: it cannot fail
+	text, _ := json.Marshal(b) // only JSON values: it cannot fail
 	sum := sha256.Sum256(text)
 	return `W/"` + hex.EncodeToString(sum[:8]) + `"`
 }
@@ -400,16 +404,18 @@ func (s *call) readBody() (err error) {
 	return err
 }
 
-// apply makes one change of the directory, whole or not at all, from what the
-// request has read.
+// apply makes one change of the directory, as a whole or not at all. If the directory has
+// changed since the request read it, it returns store.ErrStale, and live.Change computes
+// the request again.
 func (s *call) apply(action, object string, c directory.Change) error {
 	c.Action, c.Object = action, object
 	_, err := s.Directory.ApplyAt(s.ctx, s.Env, s.By(), s.Customer, c, s.revision)
 	return err
 }
 
-// response makes a problem SCIM's. What a rule of the directory forbids is a
-// 400: a 409 would tell an identity provider that the user is there already.
+// response returns a problem as an error of SCIM. If a rule of the directory forbids the
+// change, it is a 400: a 409 would tell the identity provider that the user exists
+// already.
 func response(p *door.Problem, err error) scim.ErrorResponse {
 	var e *scim.Error
 	var of *usher.Error
@@ -422,7 +428,7 @@ func response(p *door.Problem, err error) scim.ErrorResponse {
 	}
 	var kind scim.Kind
 	detail := p.Detail
-	if errors.As(err, &of) && len(of.Problems) > 0 { // where is a place in the change, which the caller does not know
+	if errors.As(err, &of) && len(of.Problems) > 0 { // their places are in the change, which the caller does not know
 		var words []string
 		for _, problem := range of.Problems[:min(len(of.Problems), 10)] {
 			words = append(words, problem.Message)
@@ -440,7 +446,7 @@ func response(p *door.Problem, err error) scim.ErrorResponse {
 	return scim.Respond(p.Status, kind, detail)
 }
 
-// fail answers with err as SCIM's errors look.
+// fail answers with err in the form of SCIM's errors.
 func fail(w http.ResponseWriter, c *door.Call, err error) {
 	var own *scim.Error
 	var p *door.Problem
@@ -453,12 +459,12 @@ func fail(w http.ResponseWriter, c *door.Call, err error) {
 	p.Send(w, c, mediaType, body)
 }
 
-// query is what a list is asked for.
+// query is the query string of a list.
 type query struct {
 	filter *scim.Filter
 	show   scim.Projection
 	start  int // from 1
-	count  int // 0 is none: only the total is wanted
+	count  int // 0: no resources, only the total
 }
 
 func (s *call) query(t *scim.Type) (q query, err error) {
@@ -487,7 +493,7 @@ func (s *call) query(t *scim.Type) (q query, err error) {
 	return q, err
 }
 
-// page cuts a page out of what was found.
+// page returns the answer with one page of what was found.
 func (q *query) page(all []scim.Document) *answer {
 	from := min(q.start-1, len(all))
 	to := min(from+q.count, len(all))
@@ -498,8 +504,8 @@ func (q *query) page(all []scim.Document) *answer {
 	return &answer{body: scim.List(shown, q.start, len(all))}
 }
 
-// unknowable reports whether a filter looks for a text that nothing can have:
-// texts with a NUL are not stored.
+// unknowable reports whether a filter compares with a text that no resource can have:
+// no stored text contains U+0000, and the database would fail on it.
 func unknowable(f *scim.Filter, names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		text, ok := f.Equals(name)
@@ -507,14 +513,15 @@ func unknowable(f *scim.Filter, names ...string) bool {
 	})
 }
 
-// tooMany is the answer to a filter that would look through everybody.
+// tooMany returns the error for a filter that would have to look at all resources.
 func tooMany(what string, most int) error {
 	return &scim.Error{Kind: scim.TooMany,
 		Detail: fmt.Sprintf("there are more than %d %s, and no index answers this filter: compare id, externalId, or the name with eq", most,
 			what)}
 }
 
-// scanned reads all of a list for a filter, up to most.
+// scanned reads a whole list for a filter. It returns tooMany if there are more than
+// most.
 func scanned[T any](what string, most int, next func(after string, limit int) ([]T, error), id func(*T) string) ([]T, error) {
 	var all []T
 	for after := ""; ; {
@@ -533,7 +540,7 @@ func scanned[T any](what string, most int, next func(after string, limit int) ([
 	}
 }
 
-// paged reads the page of a list that a query without a filter asks for.
+// paged reads one page of a list for a query without a filter.
 func paged[T any](s *call, kind string, q query, next func(after string, limit int) ([]T, error), id func(*T) string) ([]T, error) {
 	if q.count == 0 {
 		return nil, nil
@@ -558,7 +565,7 @@ func paged[T any](s *call, kind string, q query, next func(after string, limit i
 	return page, err
 }
 
-// meta is what the answer says about a resource; version only of a whole one.
+// meta adds the attribute meta. An incomplete resource (whole is false) gets no version.
 func (s *call) meta(doc scim.Document, kind, endpoint, id string, created string, properties map[string]any, whole bool) {
 	m := scim.Document{"resourceType": kind, "created": created, "lastModified": created, "location": s.base + endpoint + "/" + pathEscape(id)}
 	if stored, ok := properties["meta"].(map[string]any); ok {
@@ -572,7 +579,7 @@ func (s *call) meta(doc scim.Document, kind, endpoint, id string, created string
 	doc["meta"] = m
 }
 
-// urnsOf are the extensions that a resource has, sorted.
+// urnsOf returns the URNs of a resource's extensions, sorted.
 func urnsOf(doc scim.Document) (all []any) {
 	var list []string
 	for name := range doc {

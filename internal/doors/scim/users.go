@@ -14,11 +14,11 @@ import (
 	"github.com/usher-sh/usher/internal/scim"
 )
 
-// derived are the attributes that are not kept as they are given: they are
-// made of something else, or never kept.
+// derived are the attributes that are not stored as the client sent them: they are
+// computed from something else, or never stored.
 var derived = []string{"schemas", "id", "meta", "active", "groups", "roles", "members", "password"}
 
-// makeID makes an id that nobody has.
+// makeID returns a new id.
 func (s *call) makeID(prefix string) string {
 	if s.NewID != nil {
 		return s.NewID(prefix)
@@ -30,15 +30,15 @@ func pathEscape(id string) string { return url.PathEscape(id) }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// userDoc is a member as SCIM shows it. Groups and roles are read only where
-// they are wanted: without them it is not whole, and has no version.
+// userDoc returns a member as SCIM shows it. Groups and roles are read only if they are
+// wanted; without them the document is incomplete and has no version.
 func (s *call) userDoc(m *usher.Member, groups, roles bool) (scim.Document, error) {
 	doc := scim.User.View(m.Properties)
 	for _, name := range derived {
 		delete(doc, name)
 	}
 	if name, _ := doc["userName"].(string); name == "" {
-		doc["userName"] = m.ID // one that came to the directory another way
+		doc["userName"] = m.ID // the member did not come by SCIM, so it has no user name
 	}
 	doc["id"], doc["active"] = m.ID, m.Active
 	doc["schemas"] = append([]any{scim.UserURN}, urnsOf(doc)...)
@@ -66,7 +66,7 @@ func (s *call) userDoc(m *usher.Member, groups, roles bool) (scim.Document, erro
 		list := make([]any, 0, len(held))
 		for _, a := range held {
 			role := scim.Document{"value": a.Role}
-			if len(held) == 1 { // the only one is the primary one: Entra changes it by that name
+			if len(held) == 1 { // mark a single role as primary: Entra changes it by that
 				role["primary"] = true
 			}
 			if r := s.Live.Catalog(s.Env).Roles[a.Role]; r != nil && r.Title != "" {
@@ -80,7 +80,7 @@ func (s *call) userDoc(m *usher.Member, groups, roles bool) (scim.Document, erro
 	return doc, nil
 }
 
-// held are the assignments of a member that SCIM gave.
+// held returns the assignments of a member that were made by SCIM.
 func (s *call) held(id string) ([]usher.Assignment, error) {
 	all, err := s.dir.Assignments(s.ctx, usher.AssignmentFilter{Holder: &usher.Holder{ID: id}}, "", 10_000)
 	return slices.DeleteFunc(all, func(a usher.Assignment) bool {
@@ -97,7 +97,7 @@ func (s *call) wholeUser(id string) (m usher.Member, doc scim.Document, err erro
 	return m, doc, err
 }
 
-// answerUser shows a user as it is now.
+// answerUser answers with a user as it is now.
 func (s *call) answerUser(status int, id string) (*answer, error) {
 	q, err := s.query(scim.User)
 	if err != nil {
@@ -116,13 +116,14 @@ func (s *call) answerUser(status int, id string) (*answer, error) {
 
 func (s *call) getUser() (*answer, error) { return s.answerUser(0, s.id) }
 
-// usersNamed are the members that have a user name, in any case of letters.
+// usersNamed returns the members with a user name, without regard to upper and lower
+// case.
 func (s *call) usersNamed(name string) ([]usher.Member, error) {
 	all, err := s.dir.MembersNamed(s.ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	// A member that has no user name goes by its id.
+	// A member without a user name is found by its id.
 	m, err := s.dir.Member(s.ctx, name)
 	if usher.ErrorCode(err) == usher.NotFound {
 		return all, nil
@@ -133,7 +134,8 @@ func (s *call) usersNamed(name string) ([]usher.Member, error) {
 	return all, err
 }
 
-// candidates are the members among which a filter finds its own.
+// candidates returns the members that a filter must be applied to: as few as an index
+// can find.
 func (s *call) candidates(f *scim.Filter) ([]usher.Member, error) {
 	if unknowable(f, "id", "userName", "externalId") {
 		return nil, nil
@@ -149,7 +151,7 @@ func (s *call) candidates(f *scim.Filter) ([]usher.Member, error) {
 		return s.usersNamed(name)
 	}
 	if external, ok := f.Equals("externalId"); ok {
-		if found, err := s.dir.MembersOutside(s.ctx, external); err != nil || len(found) < 10 { // else there may be more
+		if found, err := s.dir.MembersOutside(s.ctx, external); err != nil || len(found) < 10 { // with 10 there may be more, so all are looked at
 			return found, err
 		}
 	}
@@ -233,8 +235,8 @@ func (s *call) createUser() (*answer, error) {
 	return s.answerUser(http.StatusCreated, m.ID)
 }
 
-// newUserID is the client's own id where it can be ours: then whoever knows the
-// identity provider's ids knows usher's.
+// newUserID returns the id of a new user. It is the identity provider's own id if that
+// can be an id here: then programs that know the provider's ids know usher's too.
 func (s *call) newUserID(doc scim.Document) (string, error) {
 	if external, _ := doc["externalId"].(string); opaqueID(external) {
 		there, err := s.dir.HasMembers(s.ctx, []string{external})
@@ -245,18 +247,18 @@ func (s *call) newUserID(doc scim.Document) (string, error) {
 	return s.makeID("mbr_"), nil
 }
 
-// minOpaque is how long an id is at least, in bytes, that nobody chose.
+// minOpaque is the shortest id, in bytes, that counts as made by a machine.
 const minOpaque = 16
 
-// opaqueID reports whether an id looks as if a machine made it: long, with a
-// digit, of letters, digits, "-" and "_". Mail addresses and what stands before
-// their @, which some providers send, do not. Ids are in the audit log, which
-// personal data stays out of.
+// opaqueID reports whether an id looks as if a machine made it: long, with a digit, and
+// only letters, digits, "-" and "_". Mail addresses, and the part before their @, which
+// some providers send, do not look so. Ids are in the audit log, and personal data must
+// not be there.
 func opaqueID(id string) bool {
 	return minOpaque <= len(id) && plainID(id) && strings.ContainsAny(id, "0123456789") && !strings.ContainsAny(id, ".~")
 }
 
-// plainID reports whether an id reads the same in an address.
+// plainID reports whether an id needs no escapes in an address.
 func plainID(id string) bool {
 	for _, c := range []byte(id) {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.~", c) >= 0) {
@@ -266,9 +268,9 @@ func plainID(id string) bool {
 	return strings.Trim(id, ".") != "" && len(id) <= 255
 }
 
-// saveUser makes a member what doc says: one change, with its roles. view is
-// what the client saw of the member before, nil of a new one. Attributes that no
-// schema knows stay where keep names them.
+// saveUser stores a member as doc describes it, with its roles, in one change. view is
+// the document that the client saw before; nil for a new member. Attributes that no
+// schema knows are kept if keep names them.
 func (s *call) saveUser(action string, m usher.Member, view, doc scim.Document, keep []string) error {
 	name, _ := doc["userName"].(string)
 	if strings.TrimSpace(name) == "" {
@@ -286,7 +288,7 @@ func (s *call) saveUser(action string, m usher.Member, view, doc scim.Document, 
 	if active, ok := doc["active"].(bool); ok {
 		m.Active = active
 	} else if _, was := view["active"]; was && doc["active"] == nil && action == "scim.user.patch" {
-		return &scim.Error{Kind: scim.InvalidValue, Detail: "active cannot be removed: it is true or false"}
+		return &scim.Error{Kind: scim.InvalidValue, Detail: "active cannot be removed; it must be true or false"}
 	}
 	m.Properties = properties(m.Properties, view, doc, keep)
 	m.Properties["meta"] = map[string]any{"lastModified": stamp(s.Live.Now(s.Env))}
@@ -314,8 +316,8 @@ func (s *call) saveUser(action string, m usher.Member, view, doc scim.Document, 
 	return s.apply(action, m.ID, c)
 }
 
-// properties are what is kept of a resource: what doc says, and of what was kept
-// before that which SCIM does not show, and what keep names.
+// properties returns what is stored of a resource: what doc has, what was stored before
+// and SCIM does not show, and what keep names.
 func properties(before map[string]any, view, doc scim.Document, keep []string) map[string]any {
 	out := map[string]any{}
 	for name, v := range before {
@@ -327,7 +329,7 @@ func properties(before map[string]any, view, doc scim.Document, keep []string) m
 		if slices.Contains(derived, name) || v == nil {
 			continue
 		}
-		if list, ok := v.([]any); ok && len(list) == 0 { // a list of nothing is none (RFC 7643, 2.5)
+		if list, ok := v.([]any); ok && len(list) == 0 { // an empty list is the same as no attribute (RFC 7643, 2.5)
 			delete(out, name)
 			continue
 		}
@@ -337,8 +339,8 @@ func properties(before map[string]any, view, doc scim.Document, keep []string) m
 	return out
 }
 
-// roleKeys reads the attribute roles: objects with a value, or the role's JSON in
-// a text, as Entra sends app roles.
+// roleKeys reads the attribute roles. Each is an object with a value, or that object as
+// JSON in a text, which is how Entra sends app roles.
 func roleKeys(v any) ([]string, error) {
 	list, _ := v.([]any)
 	keys := []string{}
@@ -377,8 +379,8 @@ func (s *call) putUser() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What no schema knows is somebody else's, unless the client names it; and
-	// Okta leaves out externalId.
+	// Attributes that no schema knows belong to other programs, so they are kept unless
+	// the client names them. externalId is kept because Okta leaves it out.
 	var keep []string
 	for name := range view {
 		if _, named := given[name]; !named && (name == "externalId" || !scim.User.Known(name) && !strings.HasPrefix(name, "urn:")) {
