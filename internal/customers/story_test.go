@@ -734,7 +734,8 @@ func TestS13_AnswerIsStoredWithTheChange(t *testing.T) {
 	if again, replayed, err := give(call); err != nil || !replayed || js(again) != js(g) || times != 1 || len(w.load("a").Grants) != 1 {
 		t.Errorf("the same call again: got %s %v %v after %d", js(again), replayed, err, times)
 	}
-	for _, other := range []Call{{Key: "k", Name: "createGrant", Object: "b", Body: call.Body}, {Key: "k", Name: "createOverride", Object: "a", Body: call.Body},
+	for _, other := range []Call{{Key: "k", Name: "createGrant", Object: "b", Body: call.Body},
+		{Key: "k", Name: "createOverride", Object: "a", Body: call.Body},
 		{Key: "k", Name: "createGrant", Object: "a", Body: 6}} {
 		if _, _, err := give(other); usher.ErrorCode(err) != usher.KeyReused || times != 1 {
 			t.Errorf("%+v: got %v, want key_reused", other, err)

@@ -83,7 +83,8 @@ func (s *Service) Apply(ctx context.Context, env usher.Environment, by usher.By,
 }
 
 // run is like Apply, and also returns the attempt that was committed.
-func (s *Service) run(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change) (w *work, revision int64, err error) {
+func (s *Service) run(ctx context.Context, env usher.Environment, by usher.By, customer string, c Change) (
+	w *work, revision int64, err error) {
 	err = s.cfg.Live.Change(ctx, env, customer, func() (err error) {
 		w, revision, err = s.attempt(ctx, env, by, customer, c, nil)
 		return err

@@ -9,35 +9,36 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// MemberInput is what a caller says about a member. What it leaves out stays as
-// it is.
+// MemberInput is what a caller sends to register or change a member. Fields that are
+// left out do not change.
 type MemberInput struct {
 	ID         string
 	Type       string         // "": as it is; usher.DefaultMemberType for a new member
 	Active     *bool          // nil: as it is; true for a new member
-	Properties map[string]any // all of them: they replace those that were there
+	Properties map[string]any // they replace all present ones
 }
 
-// GroupInput is what a caller says about a group.
+// GroupInput is what a caller sends to create or change a group.
 type GroupInput struct {
 	ID         string
 	Title      string
-	Properties map[string]any // all of them: they replace those that were there
-	// Members and Groups are the ids of all who are to be directly in the group;
-	// nil leaves them as they are.
+	Properties map[string]any // they replace all present ones
+	// Members and Groups are the ids of all members and groups that will be directly in
+	// the group; nil changes nothing.
 	Members, Groups *[]string
 }
 
-// Written is what a change made of one thing.
+// Written is one object as a change stored it.
 type Written[T any] struct {
 	Value    T
-	New      bool  // it was not there before
+	New      bool  // it did not exist before
 	Revision int64 // of the directory, with the change
 }
 
 // PutMember registers a member, or replaces what is known about it. Errors are
 // those of Apply.
-func (s *Service) PutMember(ctx context.Context, env usher.Environment, by usher.By, customer string, in MemberInput) (Written[usher.Member], error) {
+func (s *Service) PutMember(ctx context.Context, env usher.Environment, by usher.By, customer string, in MemberInput) (
+	Written[usher.Member], error) {
 	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "member.put", Object: in.ID, MergeMembers: []MemberInput{in}})
 	if err != nil {
 		return Written[usher.Member]{}, alone(err, "members")
@@ -45,9 +46,10 @@ func (s *Service) PutMember(ctx context.Context, env usher.Environment, by usher
 	return Written[usher.Member]{w.change.Members[0], w.added > 0, revision}, nil
 }
 
-// PutGroup makes a group, or replaces what is known about it and who is directly
-// in it. Errors are those of Apply.
-func (s *Service) PutGroup(ctx context.Context, env usher.Environment, by usher.By, customer string, in GroupInput) (Written[usher.Group], error) {
+// PutGroup creates a group, or replaces what is known about it and who is directly in
+// it. Errors are those of Apply.
+func (s *Service) PutGroup(ctx context.Context, env usher.Environment, by usher.By, customer string, in GroupInput) (
+	Written[usher.Group], error) {
 	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "group.put", Object: in.ID, MergeGroups: []GroupInput{in}})
 	if err != nil {
 		return Written[usher.Group]{}, alone(err, "groups")
@@ -57,7 +59,8 @@ func (s *Service) PutGroup(ctx context.Context, env usher.Environment, by usher.
 
 // PutResource registers a resource, or replaces its properties. Errors are those
 // of Apply.
-func (s *Service) PutResource(ctx context.Context, env usher.Environment, by usher.By, customer string, r usher.Resource) (Written[usher.Resource], error) {
+func (s *Service) PutResource(ctx context.Context, env usher.Environment, by usher.By, customer string, r usher.Resource) (
+	Written[usher.Resource], error) {
 	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "resource.put", Object: r.ID, Resources: []usher.Resource{r}})
 	if err != nil {
 		return Written[usher.Resource]{}, alone(err, "resources")
@@ -65,9 +68,9 @@ func (s *Service) PutResource(ctx context.Context, env usher.Environment, by ush
 	return Written[usher.Resource]{w.change.Resources[0], w.added > 0, revision}, nil
 }
 
-// Assign gives a role to a member or a group: the same role of the same holder on
-// the same resource again replaces its dates and its reason. onBehalfOf is
-// Change.By. Errors are those of Apply.
+// Assign gives a role to a member or a group. If the holder has the role on the same
+// resource already, Assign replaces its dates and its reason. onBehalfOf is Change.By.
+// Errors are those of Apply.
 func (s *Service) Assign(ctx context.Context, env usher.Environment, by usher.By, customer string, a usher.Assignment, onBehalfOf string) (
 	Written[usher.Assignment], error) {
 	if a.Source == "" {
@@ -81,9 +84,10 @@ func (s *Service) Assign(ctx context.Context, env usher.Environment, by usher.By
 	return Written[usher.Assignment]{Value: w.change.Assignments[0], Revision: revision}, nil
 }
 
-// PutRole makes a role of the customer's own, or replaces it. onBehalfOf is
-// Change.By. Errors are those of Apply.
-func (s *Service) PutRole(ctx context.Context, env usher.Environment, by usher.By, customer string, r usher.Role, onBehalfOf string) (RoleView, error) {
+// PutRole creates or replaces a custom role. onBehalfOf is Change.By. Errors are those
+// of Apply.
+func (s *Service) PutRole(ctx context.Context, env usher.Environment, by usher.By, customer string, r usher.Role, onBehalfOf string) (
+	RoleView, error) {
 	c := Change{Action: "role.put", Object: r.Key, Roles: []usher.Role{r}, By: onBehalfOf}
 	if _, _, err := s.run(ctx, env, by, customer, c); err != nil {
 		return RoleView{}, alone(err, "roles")
@@ -92,7 +96,7 @@ func (s *Service) PutRole(ctx context.Context, env usher.Environment, by usher.B
 	if i := slices.IndexFunc(all, func(v RoleView) bool { return v.Key == r.Key }); i >= 0 {
 		return all[i], err
 	}
-	return RoleView{}, err // dropped again meanwhile
+	return RoleView{}, err // another change dropped it meanwhile
 }
 
 // alone gives the problems of a list's only item the places of a request about
@@ -112,8 +116,8 @@ func alone(err error, list string) error {
 	return &out
 }
 
-// merge completes the change by what is there. It belongs to the attempt, so that
-// what the change keeps is never older than what it replaces.
+// merge completes the change from the present directory. Each attempt calls it again, so
+// that it never keeps something that is older than what it replaces.
 func (w *work) merge() error {
 	if err := w.c.bounded(); err != nil { // before anything is read
 		return err

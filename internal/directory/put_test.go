@@ -14,7 +14,8 @@ func TestPutKeepsWhatItLeavesOut(t *testing.T) {
 		n := newNode(t, dsn, "a")
 		n.found(t, 2)
 		ctx, no := t.Context(), false
-		made, err := n.PutMember(ctx, env, usher.By{}, "firm", MemberInput{ID: "ann", Type: "robot", Active: &no, Properties: map[string]any{"x": 1.0}})
+		made, err := n.PutMember(ctx, env, usher.By{}, "firm", MemberInput{ID: "ann", Type: "robot", Active: &no,
+			Properties: map[string]any{"x": 1.0}})
 		if err != nil || !made.New || made.Value.Type != "robot" || made.Value.Active || made.Value.CreatedAt.IsZero() {
 			t.Fatalf("got %+v %v", made, err)
 		}

@@ -38,7 +38,8 @@ type work struct {
 
 func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, customer string, c *Change, known *int64) (*work, error) {
 	catalog := s.cfg.Live.CatalogRevision(env) // read before the book: if it is older, the change is stale and runs again
-	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env), before: s.cfg.DB.Directory(env, customer)}
+	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env),
+		before: s.cfg.DB.Directory(env, customer)}
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
 		return nil, err

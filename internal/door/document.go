@@ -166,7 +166,8 @@ func showExample(content map[string]*huma.MediaType, example string) {
 	isJSON := json.Valid([]byte(example))
 	for t, m := range content {
 		switch wantsJSON := strings.HasSuffix(t, "json"); {
-		case example == "" || wantsJSON != isJSON || m.Schema.Ref == "" && m.Schema.Type == "" && m.Schema.OneOf == nil: // of another form, or anything goes
+		case example == "" || wantsJSON != isJSON: // there is none, or it has another form
+		case m.Schema.Ref == "" && m.Schema.Type == "" && m.Schema.OneOf == nil: // anything is allowed
 		case isJSON && m.Schema.Type == huma.TypeArray:
 			m.Example = json.RawMessage("[" + example + "]")
 		case isJSON:

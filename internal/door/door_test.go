@@ -82,10 +82,11 @@ func TestFailuresInTheLog(t *testing.T) {
 		status int
 		line   string // "": none
 	}{
-		"a bug":                     {t.Context(), errors.New("a secret"), 500, `level=ERROR msg="request failed" error="a secret"`},
-		"a deadline without a code": {t.Context(), fmt.Errorf("read x: %w", context.DeadlineExceeded), 500, `level=ERROR msg="request failed" error="read x: context deadline exceeded"`},
-		"an outage": {t.Context(), fmt.Errorf("read x: %w (%w)", usher.Errorf(usher.Unavailable, "the disk is full"), errors.New("a secret")), 503,
-			`level=WARN msg="request could not be served" error="read x: the disk is full (a secret)"`},
+		"a bug": {t.Context(), errors.New("a secret"), 500, `level=ERROR msg="request failed" error="a secret"`},
+		"a deadline without a code": {t.Context(), fmt.Errorf("read x: %w", context.DeadlineExceeded), 500,
+			`level=ERROR msg="request failed" error="read x: context deadline exceeded"`},
+		"an outage": {t.Context(), fmt.Errorf("read x: %w (%w)", usher.Errorf(usher.Unavailable, "the disk is full"), errors.New("a secret")),
+			503, `level=WARN msg="request could not be served" error="read x: the disk is full (a secret)"`},
 		"a client that hung up":     {hungUp, fmt.Errorf("read x: %w", context.Canceled), 499, ""},
 		"a bug, and nobody listens": {hungUp, errors.New("a secret"), 500, `level=ERROR msg="request failed" error="a secret"`},
 		"a mistake of the caller":   {t.Context(), usher.Errorf(usher.Invalid, "why"), 400, ""},
@@ -94,7 +95,8 @@ func TestFailuresInTheLog(t *testing.T) {
 			t.Parallel()
 			var log bytes.Buffer
 			d := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
-			d.on("GET /v1/customers/{id}/x", d.wrap(&Route{Pattern: "GET /v1/customers/{id}/x"}, func(w http.ResponseWriter, _ *http.Request, c *Call) {
+			d.on("GET /v1/customers/{id}/x", d.wrap(&Route{Pattern: "GET /v1/customers/{id}/x"}, func(
+				w http.ResponseWriter, _ *http.Request, c *Call) {
 				c.Env = usher.Sandbox
 				c.Fail(w, test.err)
 			}))

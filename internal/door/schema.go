@@ -175,7 +175,8 @@ type amount struct{}
 func (amount) Schema(r huma.Registry) *huma.Schema {
 	return named(r, "Amount", &huma.Schema{Description: `An amount to take, give or hold: a number or a decimal string such as "1.5". ` +
 		`Use a string for fractions and, in languages whose numbers are floating point, for more than 2^53.`,
-		AnyOf: []*huma.Schema{{Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeNumber, Format: "double"}, {Type: huma.TypeString, Pattern: decimal}}})
+		AnyOf: []*huma.Schema{{Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeNumber, Format: "double"},
+			{Type: huma.TypeString, Pattern: decimal}}})
 }
 
 const decimal = `^[0-9]+(\.[0-9]+)?$`

@@ -131,9 +131,12 @@ func Register(d *door.Door, c Config) {
 	a := &service{c}
 	d.Handle(door.Route{Pattern: "GET /.well-known/authzen-configuration",
 		ID: "authzenConfiguration", Tag: "AuthZEN", Summary: "The addresses of AuthZEN", Response: metadataDoc{},
-		Answer: `{"policy_decision_point":"https://usher.example.com","access_evaluation_endpoint":"https://usher.example.com/access/v1/evaluation",
-			"access_evaluations_endpoint":"https://usher.example.com/access/v1/evaluations","search_subject_endpoint":"https://usher.example.com/access/v1/search/subject",
-			"search_resource_endpoint":"https://usher.example.com/access/v1/search/resource","search_action_endpoint":"https://usher.example.com/access/v1/search/action",
+		Answer: `{"policy_decision_point":"https://usher.example.com",
+			"access_evaluation_endpoint":"https://usher.example.com/access/v1/evaluation",
+			"access_evaluations_endpoint":"https://usher.example.com/access/v1/evaluations",
+			"search_subject_endpoint":"https://usher.example.com/access/v1/search/subject",
+			"search_resource_endpoint":"https://usher.example.com/access/v1/search/resource",
+			"search_action_endpoint":"https://usher.example.com/access/v1/search/action",
 			"capabilities":["urn:usher:authzen:context"]}`}, a.configuration)
 	d.Handle(door.Route{Pattern: "POST " + evaluationPath, Perm: auth.PermAccess,
 		ID: "authzenEvaluation", Tag: "AuthZEN", Summary: "May this subject do this to this resource?",

@@ -140,7 +140,8 @@ func Register(d *door.Door, c Config) *OFREP {
 		},
 		Example: `{"context":{"targetingKey":"acme","member":"ann"}}`,
 		Answer: `{"flags":[{"key":"sso","value":true,"reason":"TARGETING_MATCH","variant":"on","metadata":{"reason":"granted",
-			"allowed":true,"kind":"switch","plan":"pro@1"}}],"eventStreams":[{"type":"sse","url":"https://usher.example.com/ofrep/v1/events?ticket=…",
+			"allowed":true,"kind":"switch","plan":"pro@1"}}],"eventStreams":[{"type":"sse",
+			"url":"https://usher.example.com/ofrep/v1/events?ticket=…",
 			"inactivityDelaySec":120}]}`}, o.bulk)
 	o.eventsRoutes(d)
 	return o
