@@ -70,7 +70,8 @@ var (
 var parameters = map[string]*huma.Param{
 	"RequestIDHeader": {Name: "X-Request-ID", In: "header", Schema: text(),
 		Description: "An id of the caller's for this request, for the logs of both sides. The server makes one if it is absent or invalid"},
-	"EnvironmentHeader": {Name: "Usher-Environment", In: "header", Schema: &huma.Schema{Type: huma.TypeString, Enum: texts(usher.Environments...)},
+	"EnvironmentHeader": {Name: "Usher-Environment", In: "header", Schema: &huma.Schema{Type: huma.TypeString,
+		Enum: texts(usher.Environments...)},
 		Description: "With a session: the environment that the call is about. Default: production. A key has its own"},
 }
 

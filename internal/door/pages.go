@@ -19,7 +19,7 @@ type readyDoc struct {
 	Takes  string `json:"takes" enum:"ok,down" doc:"Whether use can be written: consumes, reservations, seats, events"`
 }
 
-// pages are the routes of the server itself.
+// pages registers the routes of the server itself.
 func (d *Door) pages() {
 	d.Handle(Route{Pattern: "GET /healthz", ID: "healthz", Tag: "Server",
 		Summary:  "Whether the process is up",
