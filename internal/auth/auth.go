@@ -1,6 +1,7 @@
-// Package auth tells who calls: it makes API keys and turns one into an
-// environment and an actor. It refuses to keep a secret: only its SHA-256 is
-// stored, and no log line or error ever holds it.
+// Package auth identifies callers: it makes API keys, lets operators log in, and
+// turns a key or a session into an environment, an actor and permissions. It
+// refuses to keep a secret: only its SHA-256 is stored, and no log line or error
+// ever holds it.
 package auth
 
 import (
@@ -19,30 +20,29 @@ import (
 // Config is what a Service works with.
 type Config struct {
 	DB     *store.DB
-	Now    func() time.Time // real time, also where the sandbox has a test clock (S11); nil is time.Now
+	Now    func() time.Time // real time, even if the sandbox has a test clock (S11); nil: time.Now
 	Random io.Reader        // makes ids and secrets; nil is crypto/rand
 	Log    *slog.Logger     // nil is silent
-	// PublicURL is scheme and host of where browsers reach usher, without a path.
+	// PublicURL is the scheme and host at which browsers reach usher, without a path.
 	PublicURL string
-	OIDC      OIDC // the identity provider that operators log in with; zero is none
-	// RateLimit is how many calls a second a key may make that has no limit of
-	// its own, with as many at once; 0 is any number.
+	OIDC      OIDC // the identity provider that operators log in with; zero: none
+	// RateLimit bounds the calls a second of each key without a limit of its own, and
+	// as many at once; 0: no limit.
 	RateLimit float64
-	// Hash derives a key of 32 bytes from a password; nil is argon2id. A test
-	// counts what it is asked.
+	// Hash derives a key of 32 bytes from a password; nil is argon2id. Tests count
+	// the calls.
 	Hash func(password, salt []byte) []byte
 }
 
-// How long what is known about a key is used. A revocation is seen by the next
-// call after a refresh, so within maxAge, on every node.
+// How long a key is remembered. Every node sees a revocation at its first call
+// after a refresh, so within maxAge.
 const (
-	refreshAge = 400 * time.Millisecond // from here on a refresh runs beside the calls
-	maxAge     = 900 * time.Millisecond // from here on calls wait for it
+	refreshAge = 400 * time.Millisecond // from this age on, a refresh runs in the background
+	maxAge     = 900 * time.Millisecond // from this age on, calls wait for the refresh
 	askFor     = 2 * time.Second        // how long they wait at most
 	retryAfter = time.Second            // between attempts while the database does not answer
-	// outage is how long a key that was valid stays so while the database does
-	// not answer. Nobody can revoke a key in a database that is away, and checks
-	// that memory can answer should be.
+	// outage is how long a valid key stays valid while the database does not answer:
+	// nobody can revoke a key then, and checks are answered from memory.
 	outage     = 10 * time.Minute
 	touchEvery = time.Minute
 	maxKnown   = 10_000 // ids in memory, unknown ones too
@@ -56,7 +56,7 @@ type Service struct {
 	*doors
 
 	running sync.WaitGroup
-	ctx     context.Context // of what runs beside the calls
+	ctx     context.Context // of background work
 	stop    context.CancelFunc
 }
 
@@ -78,14 +78,14 @@ func New(c Config) *Service {
 	return s
 }
 
-// Close waits for what runs beside the calls; none may be made afterwards.
+// Close waits for background work. No method may be called afterwards.
 func (s *Service) Close() {
 	s.running.Wait()
 	s.stop()
 }
 
-// errKey says the same for a missing, malformed and unknown key, so that ids
-// cannot be searched for.
+// errKey is the same for a missing, a malformed and an unknown key, so that
+// callers cannot search for ids.
 var (
 	errKey     = usher.Errorf(usher.Unauthenticated, "a valid API key is required: send Authorization: Bearer usk_…")
 	errExpired = usher.Errorf(usher.Unauthenticated, "the API key has expired")
@@ -97,11 +97,11 @@ var (
 type Identity struct {
 	Env   usher.Environment
 	Actor usher.Actor
-	// Customer is a key's own: the one that AuthZEN takes where a request names
-	// none, and the only one that SCIM serves. "" is none.
+	// Customer is the customer that a key belongs to: the one that AuthZEN uses if a
+	// request names none, and the only one that SCIM serves. "": none.
 	Customer string
-	// Properties is whether what the request says about members and resources
-	// may override what is stored about them, in conditions (A10).
+	// Properties reports whether requests may send properties of members and
+	// resources, which conditions then read instead of the stored ones (A10).
 	Properties bool
 	// Rate is the key's own limit of calls.
 	Rate usher.RateLimit
@@ -114,20 +114,22 @@ type Identity struct {
 // Allows reports whether the caller has a permission.
 func (i *Identity) Allows(p Permission) bool { return i.perms.has(p) }
 
-// identityOf is who a live key is.
+// identityOf returns the identity of a live key.
 func identityOf(k *usher.APIKey) Identity {
-	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties, Rate: k.Rate,
+	return Identity{Env: k.Env, Actor: usher.Actor{Kind: "key", ID: k.ID, Role: k.Role}, Customer: k.Customer, Properties: !k.NoProperties,
+		Rate:  k.Rate,
 		perms: gives(k.Role, k.Env), expires: k.ExpiresAt}
 }
 
-// knownKey is a key and who it is, worked out once.
+// knownKey is a key with its identity, computed once.
 type knownKey struct {
 	usher.APIKey
 	identity Identity
 }
 
 // Authenticate reads an Authorization header. It returns Unauthenticated unless
-// that holds a live key, and Unavailable where the database cannot say.
+// the header holds a live key, and Unavailable if the database does not answer
+// and the key is not remembered.
 func (s *Service) Authenticate(ctx context.Context, header string) (Identity, error) {
 	scheme, key, ok := strings.Cut(header, " ")
 	if !ok || !strings.EqualFold(scheme, "Bearer") {
@@ -156,7 +158,7 @@ func (s *Service) Authenticate(ctx context.Context, header string) (Identity, er
 	return st.value.identity, nil
 }
 
-// touch notes the use of a key, beside the call, at most once in touchEvery.
+// touch records the use of a key in the background, at most once per touchEvery.
 func (s *Service) touch(e *entry[knownKey], id string, now time.Time) {
 	last, at := e.touched.Load(), now.Unix()
 	if at-last < int64(touchEvery/time.Second) || !e.touched.CompareAndSwap(last, at) {

@@ -120,7 +120,8 @@ func TestMissingMalformedAndUnknownKeysLookTheSame(t *testing.T) {
 	mixed := body + string(checksum(nil, body))
 	body = strings.Replace(key[:len(key)-sumLen], "production", "sandbox", 1)
 	moved := body + string(checksum(nil, body))
-	for _, header := range []string{"", "Bearer", "Bearer ", key, "Basic " + key, "Bearer " + foreign, "Bearer " + mixed, "Bearer " + moved, "Bearer " + key + " ", "Bearer " + strings.ToUpper(key),
+	for _, header := range []string{"", "Bearer", "Bearer ", key, "Basic " + key, "Bearer " + foreign, "Bearer " + mixed, "Bearer " +
+		moved, "Bearer " + key + " ", "Bearer " + strings.ToUpper(key),
 		"Bearer usk_production__", "Bearer " + strings.Repeat("usk_", 10000)} {
 		refused(t, h.Service, header, generic)
 	}

@@ -9,11 +9,12 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// cache remembers for less than a second what the database says about ids.
+// cache remembers for less than a second what the database says about ids, so
+// that a call does not cost a query.
 type cache[T any] struct {
 	s     *Service
 	what  string
-	read  func(ctx context.Context, id string) (T, error) // NotFound where there is none
+	read  func(ctx context.Context, id string) (T, error) // NotFound if there is none
 	mu    sync.RWMutex
 	known map[string]*entry[T]
 }
@@ -26,7 +27,7 @@ func newCache[T any](s *Service, what string, read func(context.Context, string)
 type entry[T any] struct {
 	mu      sync.Mutex // one refresh at a time
 	state   atomic.Pointer[state[T]]
-	busy    atomic.Bool  // a refresh runs beside the calls
+	busy    atomic.Bool  // a refresh runs in the background
 	touched atomic.Int64 // Unix seconds when last use was last written
 }
 
@@ -34,7 +35,7 @@ type state[T any] struct {
 	value   T
 	found   bool
 	asked   time.Time // when the database answered
-	retryAt time.Time // not before, where it did not
+	retryAt time.Time // if it did not answer: not to be asked before
 }
 
 func (c *cache[T]) forget(id string) {
@@ -63,8 +64,8 @@ func (c *cache[T]) entry(id string) *entry[T] {
 	return e
 }
 
-// look returns what is known about an id, not older than maxAge unless the
-// database does not answer.
+// look returns what is known about an id. It is at most maxAge old, or, while the
+// database does not answer, at most outage.
 func (c *cache[T]) look(ctx context.Context, e *entry[T], id string, now time.Time) (*state[T], error) {
 	st := e.state.Load()
 	if st != nil {
@@ -95,7 +96,7 @@ func (c *cache[T]) look(ctx context.Context, e *entry[T], id string, now time.Ti
 	return c.ask(ctx, e, id, now)
 }
 
-// usable reports whether st holds without asking.
+// usable reports whether st can be used without asking the database.
 func (st *state[T]) usable(now time.Time) bool {
 	age := now.Sub(st.asked)
 	return age < maxAge && age > -maxAge || st.found && age < outage && now.Before(st.retryAt)

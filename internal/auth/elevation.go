@@ -8,26 +8,27 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// How long roles are given for a while.
+// Bounds of an elevation.
 const (
 	MaxElevation  = 8 * time.Hour
 	MaxBreakGlass = time.Hour
 	minElevation  = time.Minute
-	requestFor    = 24 * time.Hour // a request that nobody has decided by then is made again
+	requestFor    = 24 * time.Hour // older requests cannot be approved
 )
 
-// NewElevation asks for a role for a while.
+// NewElevation asks for a role for a limited time.
 type NewElevation struct {
 	Role        string
-	Environment usher.Environment // "" is both
+	Environment usher.Environment // "": both
 	Reason      string
 	Duration    time.Duration // whole seconds, at most MaxElevation; in an emergency MaxBreakGlass
-	BreakGlass  bool          // an emergency: it holds at once, and is reviewed afterwards
+	BreakGlass  bool          // an emergency: the role holds at once, and another operator reviews it afterwards
 }
 
-// RequestElevation asks for a role for the caller, an operator; in an emergency
-// it gives it at once, what hands out rights apart. Refused for a key, and where
-// the caller's last emergency waits for its review.
+// RequestElevation asks for a role for the caller, an operator. In an emergency
+// it gives the role at once, without the permissions that give rights to others.
+// It returns Refused for a key, and while the caller's last emergency waits for
+// its review.
 func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.By, n NewElevation) (e usher.Elevation, err error) {
 	if err := onlyOperators(who); err != nil {
 		return e, err
@@ -43,10 +44,12 @@ func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.
 		longest = MaxBreakGlass
 	}
 	if n.Duration < minElevation || n.Duration > longest || n.Duration%time.Second != 0 {
-		return e, problems([]usher.Problem{{Location: "duration", Message: fmt.Sprintf(`must be from %s to %s, such as "30m"`, span(minElevation), span(longest))}})
+		return e, problems([]usher.Problem{{Location: "duration", Message: fmt.Sprintf(`must be from %s to %s, such as "30m"`,
+			span(minElevation), span(longest))}})
 	}
 	now := s.now()
-	e = usher.Elevation{Operator: who.Actor.ID, Role: n.Role, Environment: n.Environment, Reason: n.Reason, Seconds: int64(n.Duration / time.Second),
+	e = usher.Elevation{Operator: who.Actor.ID, Role: n.Role, Environment: n.Environment, Reason: n.Reason,
+		Seconds:    int64(n.Duration / time.Second),
 		BreakGlass: n.BreakGlass, State: usher.ElevationRequested, RequestedAt: now}
 	e.ID = s.id("elv_")
 	var role *usher.OperatorRole
@@ -60,7 +63,8 @@ func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.
 	}
 	if n.BreakGlass {
 		s.operators.forget(who.Actor.ID)
-		s.c.Log.Warn("BREAK GLASS: an operator took a role without approval; another operator must review it", "elevation", e.ID, "operator", e.Operator,
+		s.c.Log.Warn("BREAK GLASS: an operator took a role without approval; another operator must review it", "elevation", e.ID, "operator",
+			e.Operator,
 			"role", e.Role, "environment", string(e.Environment), "until", e.Until.Format(time.RFC3339), "request_id", by.RequestID)
 	}
 	return e, nil
@@ -68,7 +72,7 @@ func (s *Service) RequestElevation(ctx context.Context, who *Identity, by usher.
 
 func onlyOperators(who *Identity) error {
 	if who.Actor.Kind != "operator" {
-		return usher.Errorf(usher.Refused, "only an operator can do this: behind a key there may be anybody, also who asked")
+		return usher.Errorf(usher.Refused, "only an operator can do this: a key may be used by anyone, even by the operator who asked")
 	}
 	return nil
 }
@@ -79,10 +83,11 @@ func (s *Service) elevated(e usher.Elevation, now time.Time, source usher.Source
 		GrantedBy: by, Reason: e.Reason}
 }
 
-// DecideElevation approves a request or denies it. The caller is another
-// operator than who asked, and to approve holds what the role gives for as long:
-// Forbidden else. Conflict where it is decided already.
-func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.By, id string, approve bool, note string) (e usher.Elevation, err error) {
+// DecideElevation approves or denies a request. It returns Forbidden if the
+// caller is the operator who asked or, to approve, does not hold what the role
+// gives for as long; and Conflict if the request is decided.
+func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.By, id string, approve bool,
+	note string) (e usher.Elevation, err error) {
 	if e, err = s.othersElevation(ctx, who, id, note, false); err != nil {
 		return usher.Elevation{}, err
 	}
@@ -102,7 +107,7 @@ func (s *Service) DecideElevation(ctx context.Context, who *Identity, by usher.B
 	return s.c.DB.Elevation(ctx, id)
 }
 
-// othersElevation reads an elevation that the caller, an operator, may judge.
+// othersElevation reads an elevation of another operator than the caller.
 func (s *Service) othersElevation(ctx context.Context, who *Identity, id, note string, needed bool) (usher.Elevation, error) {
 	if err := onlyOperators(who); err != nil {
 		return usher.Elevation{}, err
@@ -112,16 +117,17 @@ func (s *Service) othersElevation(ctx context.Context, who *Identity, id, note s
 	}
 	e, err := s.c.DB.Elevation(ctx, id)
 	if err == nil && e.Operator == who.Actor.ID {
-		err = usher.Errorf(usher.Forbidden, "nobody judges their own request: another operator does")
+		err = usher.Errorf(usher.Forbidden, "operators cannot decide on their own requests: another operator must")
 	}
 	return e, err
 }
 
-// ReviewElevation ends the review of an emergency. The caller is another
-// operator than who took the role: Forbidden else. Conflict where none is due.
+// ReviewElevation records the outcome of the review of an emergency. It returns
+// Forbidden if the caller is the operator who took the role, and Conflict if no
+// review is due.
 func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by usher.By, id, outcome, note string) (usher.Elevation, error) {
 	if outcome != usher.ReviewJustified && outcome != usher.ReviewUnjustified {
-		return usher.Elevation{}, problems([]usher.Problem{{Location: "outcome", Message: "is justified or unjustified"}})
+		return usher.Elevation{}, problems([]usher.Problem{{Location: "outcome", Message: "must be justified or unjustified"}})
 	}
 	if _, err := s.othersElevation(ctx, who, id, note, true); err != nil {
 		return usher.Elevation{}, err
@@ -132,8 +138,9 @@ func (s *Service) ReviewElevation(ctx context.Context, who *Identity, by usher.B
 	return s.c.DB.Elevation(ctx, id)
 }
 
-// Elevations lists elevations, the newest first: all where the caller may read
-// operators, else its own. pending leaves only those whose review is due.
+// Elevations lists elevations, newest first: all if the caller may read
+// operators, else the caller's own. With pending it lists only emergencies whose
+// review is due.
 func (s *Service) Elevations(ctx context.Context, who *Identity, pending bool) ([]usher.Elevation, error) {
 	var of string
 	if !who.Allows(PermOperatorsRead) {

@@ -15,7 +15,8 @@ func TestAKeyHandsOnNothingForLongerThanItLives(t *testing.T) {
 	ctx := t.Context()
 	until := m.clock.now().Add(time.Hour)
 	deputy := m.hire(t, RoleSupport)
-	if _, err := m.PutRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), deputy, NewRole{Role: RoleOwner, Until: &until}); err != nil {
+	if _, err := m.PutRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), deputy,
+		NewRole{Role: RoleOwner, Until: &until}); err != nil {
 		t.Fatal(err)
 	}
 	n := NewKey{Role: RoleAdmin, ExpiresAt: until}
@@ -42,7 +43,7 @@ func TestAKeyHandsOnNothingForLongerThanItLives(t *testing.T) {
 	}
 	by := usher.By{Actor: short.Actor}
 	_, err = m.PutRole(ctx, &short, by, deputy, NewRole{Role: RoleOwner})
-	code(t, "its maker an owner for good", err, usher.Forbidden)
+	code(t, "its maker a permanent owner", err, usher.Forbidden)
 	_, err = m.PutRole(ctx, &short, by, deputy, NewRole{Role: RoleOwner, Until: &late})
 	code(t, "its maker an owner for longer", err, usher.Forbidden)
 	if _, err := m.PutRole(ctx, &short, by, deputy, NewRole{Role: RoleSales, Until: &until}); err != nil {

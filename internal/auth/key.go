@@ -30,19 +30,20 @@ const (
 
 var text32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// KeyName is what a key says about itself. Secret is the only part to hide.
+// KeyName is what a key's text contains. Secret is the only part to hide.
 type KeyName struct {
 	Env    usher.Environment
 	ID     string
 	Secret string
 }
 
-// ParseKey takes a key apart and checks its form and checksum, without asking
-// the database whether it exists. The error does not repeat the key.
+// ParseKey splits a key and checks its form and checksum. It does not ask the
+// database whether the key exists. The error does not repeat the key.
 func ParseKey(key string) (KeyName, error) {
 	n, ok := parseKey(key)
 	if !ok {
-		return KeyName{}, usher.Errorf(usher.Invalid, "not an API key: a key reads usk_<environment>_<id>_<secret>, and its last characters are a checksum; this one is mistyped or cut off")
+		return KeyName{}, usher.Errorf(usher.Invalid, "not an API key: a key reads usk_<environment>_<id>_<secret>, and its last characters "+
+			"are a checksum; this one is mistyped or cut off")
 	}
 	return n, nil
 }
@@ -88,21 +89,21 @@ func hash(secret string) [sha256.Size]byte {
 	return sha256.Sum256(append(buf[:0], secret...))
 }
 
-// NewKey is what is said about a key that is made.
+// NewKey describes a key to be made.
 type NewKey struct {
 	Name         string
 	Role         string    // one of Roles
 	ExpiresAt    time.Time // zero: never
-	Customer     string    // its own; "" is none; the role scim needs one
-	NoProperties bool      // it may not send properties of members and resources
+	Customer     string    // that the key belongs to; "": none; required for the role scim
+	NoProperties bool      // requests may not send properties of members and resources
 	Rate         usher.RateLimit
 }
 
 // MaxRate bounds a key's own limit of calls.
 const MaxRate = 1_000_000
 
-// DefaultGrace is how long a rotated key goes on where nobody says, MaxGrace how
-// long at most.
+// DefaultGrace is how long a rotated key stays valid by default, MaxGrace the
+// longest.
 const (
 	DefaultGrace = 24 * time.Hour
 	MaxGrace     = 90 * 24 * time.Hour
@@ -111,16 +112,17 @@ const (
 // Now is real time, as the service knows it.
 func (s *Service) Now() time.Time { return s.now() }
 
-// now is real time as it is stored.
+// now returns real time in the precision of the database.
 func (s *Service) now() time.Time { return s.c.Now().UTC().Truncate(time.Microsecond) }
 
-// Create makes a key of which only a name and a role are said.
-func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (key string, k usher.APIKey, err error) {
+// Create makes a key from a name, a role and an expiry (zero: never).
+func (s *Service) Create(ctx context.Context, by usher.Actor, env usher.Environment, name, role string, expires time.Time) (
+	key string, k usher.APIKey, err error) {
 	return s.CreateKey(ctx, usher.By{Actor: by}, env, NewKey{Name: name, Role: role, ExpiresAt: expires})
 }
 
-// CustomerThere is NotFound unless a customer that a key is to belong to is
-// there; "" is none, and is always there.
+// CustomerThere returns NotFound unless the customer that a key is to belong to
+// exists. For "" it returns nil.
 func (s *Service) CustomerThere(ctx context.Context, env usher.Environment, customer string) error {
 	if customer == "" {
 		return nil
@@ -129,7 +131,8 @@ func (s *Service) CustomerThere(ctx context.Context, env usher.Environment, cust
 	return err
 }
 
-// CreateKey makes and stores a key. This is the only time that it is seen.
+// CreateKey makes a key, stores its record and returns the key itself, which
+// nothing can show again.
 func (s *Service) CreateKey(ctx context.Context, by usher.By, env usher.Environment, n NewKey) (key string, k usher.APIKey, err error) {
 	if !slices.Contains(usher.Environments, env) {
 		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
@@ -183,7 +186,7 @@ func (n *NewKey) check(now time.Time) error {
 	return problems(wrong)
 }
 
-// problems is an Invalid error of them, or nil where there is none.
+// problems returns an Invalid error with the list; nil if it is empty.
 func problems(list []usher.Problem) error {
 	switch len(list) {
 	case 0:
@@ -204,16 +207,19 @@ func (s *Service) freshKey(env usher.Environment, now time.Time) (string, usher.
 	return key, usher.APIKey{ID: n.ID, Env: env, Hash: h[:], CreatedAt: now}, nil
 }
 
-// RotateKey makes a key like another, which ends after grace. The new one
-// expires at expires; zero is never. NotFound where env has no such key; Refused
-// where it has ended; Conflict where it was rotated already and both live.
-func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environment, id string, grace time.Duration, expires time.Time) (key string, k usher.APIKey, err error) {
+// RotateKey makes a key like the one with an id, which ends after grace. The new
+// key expires at expires (zero: never). It returns NotFound if env has no such
+// key, Refused if the key has ended, and Conflict if it was rotated before and
+// both keys are live.
+func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environment, id string, grace time.Duration,
+	expires time.Time) (key string, k usher.APIKey, err error) {
 	now := s.now()
 	switch {
 	case grace < 0 || grace > MaxGrace:
 		return "", k, problems([]usher.Problem{{Location: "grace", Message: fmt.Sprintf("must be from 0s to %s", span(MaxGrace))}})
 	case !expires.IsZero() && !expires.After(now):
-		return "", k, problems([]usher.Problem{{Location: "expires_at", Message: "the key would expire at " + cut(expires).Format(time.RFC3339) + ", which has passed"}})
+		return "", k, problems([]usher.Problem{{Location: "expires_at", Message: "the key would expire at " +
+			cut(expires).Format(time.RFC3339) + ", which has passed"}})
 	}
 	key, next, err := s.freshKey(env, now)
 	if err != nil {
@@ -229,12 +235,12 @@ func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environm
 	return key, k, nil
 }
 
-// span is a duration for people.
+// span formats a duration for people.
 func span(d time.Duration) string {
 	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
 }
 
-// Key reads a key of env; NotFound where it has none of that id.
+// Key reads a key of env; NotFound if env has no such key.
 func (s *Service) Key(ctx context.Context, env usher.Environment, id string) (usher.APIKey, error) {
 	k, err := s.c.DB.Key(ctx, id)
 	if err == nil && k.Env != env {
@@ -248,23 +254,23 @@ func (s *Service) Keys(ctx context.Context, env usher.Environment) ([]usher.APIK
 	return s.c.DB.Keys(ctx, env)
 }
 
-// Revoke ends a key for good, whatever its environment: at once on this node,
-// within a second on others. NotFound where there is no such key.
+// Revoke ends a key of any environment permanently: at once on this node, within
+// a second on others. It returns NotFound if there is no such key.
 func (s *Service) Revoke(ctx context.Context, by usher.Actor, id string) error {
 	return s.RevokeKey(ctx, usher.By{Actor: by}, id)
 }
 
-// RevokeKey is Revoke within a request.
+// RevokeKey is Revoke with the request that asks for it.
 func (s *Service) RevokeKey(ctx context.Context, by usher.By, id string) error {
 	err := s.c.DB.RevokeKey(ctx, id, by, s.now())
 	s.keys.forget(id)
 	return err
 }
 
-// MayMake returns Forbidden unless the caller may make such a key: one of its
-// own environment that does no more than itself, for no longer than an operator
-// may do it or a key lives, and where the caller is a key with a customer, for
-// that one only. Of a key with a limit of calls come keys with no higher one.
+// MayMake returns Forbidden unless the caller may make such a key. The key must
+// not have more permissions than the caller, nor have them for longer. A key that
+// belongs to a customer makes keys of that customer only, and a key with a rate
+// limit makes keys with no higher one.
 func (i *Identity) MayMake(n NewKey) error {
 	need := gives(n.Role, i.Env)
 	if missing := need &^ i.lasting(i.Env, n.ExpiresAt); missing != 0 {
@@ -277,19 +283,20 @@ func (i *Identity) MayMake(n NewKey) error {
 		return usher.Errorf(usher.Forbidden, "your key may not send properties, and makes keys that may not either: send \"properties\": false")
 	}
 	most, got := i.Rate, n.Rate
-	for _, r := range []*usher.RateLimit{&most, &got} { // calls at once are those of a second where nothing is said
+	for _, r := range []*usher.RateLimit{&most, &got} { // default: as many at once as in a second
 		if r.Burst == 0 {
 			r.Burst = r.PerSecond
 		}
 	}
 	over := func(got, most int64) bool { return most > 0 && (got == 0 || got > most) }
 	if i.Actor.Kind == "key" && (over(got.PerSecond, most.PerSecond) || over(got.Burst, most.Burst)) {
-		return usher.Errorf(usher.Forbidden, "your key has a limit of calls, and makes keys with one that is not higher: send \"rate\" with per_second and burst of %d and %d at most (0: what the server sets)", most.PerSecond, most.Burst)
+		return usher.Errorf(usher.Forbidden, "your key has a limit of calls, and makes keys with one that is not higher: send \"rate\" with "+
+			"per_second and burst of %d and %d at most (0: what the server sets)", most.PerSecond, most.Burst)
 	}
 	return nil
 }
 
-// EnvOf is the environment of a key; NotFound where there is none of that id.
+// EnvOf returns the environment of a key; NotFound if there is no such key.
 func (s *Service) EnvOf(ctx context.Context, id string) (usher.Environment, error) {
 	k, err := s.c.DB.Key(ctx, id)
 	return k.Env, err

@@ -22,7 +22,8 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next.ID == k.ID || next.Name != "ci" || next.Role != RoleSCIM || next.Customer != "acme" || !next.NoProperties || next.Rate != n.Rate || next.Line != k.ID || next.Env != usher.Sandbox {
+	if next.ID == k.ID || next.Name != "ci" || next.Role != RoleSCIM || next.Customer != "acme" || !next.NoProperties ||
+		next.Rate != n.Rate || next.Line != k.ID || next.Env != usher.Sandbox {
 		t.Errorf("got %+v, want a key like the first", next)
 	}
 	i, err := h.Authenticate(ctx, "Bearer "+second)
@@ -84,7 +85,8 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 	}
 	acme := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Customer: "acme", perms: gives(RoleAdmin, usher.Production)}
 	slow := func(perSecond, burst int64) *Identity {
-		return &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Properties: true, Rate: usher.RateLimit{PerSecond: perSecond, Burst: burst}, perms: gives(RoleAdmin, usher.Production)}
+		return &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key"}, Properties: true,
+			Rate: usher.RateLimit{PerSecond: perSecond, Burst: burst}, perms: gives(RoleAdmin, usher.Production)}
 	}
 	for _, c := range []struct {
 		who  *Identity

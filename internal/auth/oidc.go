@@ -50,7 +50,8 @@ const (
 
 // algorithms are the signatures that are believed: none that needs no key of the
 // provider's own.
-var algorithms = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}
+var algorithms = []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512,
+	oidc.EdDSA}
 
 // Check returns an Invalid error, with every problem, unless c is none or whole.
 func (c OIDC) Check() error {
@@ -164,7 +165,8 @@ func (p *provider) get(ctx context.Context, publicURL string, now func() time.Ti
 	k := &knownProvider{Provider: found,
 		verifier: found.VerifierContext(oidc.ClientContext(context.Background(), p.c.client()),
 			&oidc.Config{ClientID: p.c.ClientID, SupportedSigningAlgs: algorithms, SkipExpiryCheck: true /* checkTimes does */})}
-	k.Config = oauth2.Config{ClientID: p.c.ClientID, ClientSecret: p.c.ClientSecret, Endpoint: found.Endpoint(), RedirectURL: publicURL + OIDCCallback,
+	k.Config = oauth2.Config{ClientID: p.c.ClientID, ClientSecret: p.c.ClientSecret, Endpoint: found.Endpoint(), RedirectURL: publicURL +
+		OIDCCallback,
 		Scopes: []string{oidc.ScopeOpenID, "profile", "email"}}
 	k.Config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
 	if p.c.ClientSecret == "" || len(says.Methods) > 0 && !slices.Contains(says.Methods, "client_secret_basic") {
@@ -227,7 +229,8 @@ func (s *Service) StartOIDC(ctx context.Context, returnTo string, proof bool) (a
 		purpose = purposeProof
 		options = append(options, oauth2.SetAuthURLParam("prompt", "login"), oauth2.SetAuthURLParam("max_age", "0"))
 	}
-	return p.AuthCodeURL(derived(secret, "state"), options...), secret + "." + purpose + "." + base64.RawURLEncoding.EncodeToString([]byte(returnTo)), nil
+	return p.AuthCodeURL(derived(secret, "state"), options...), secret + "." + purpose + "." +
+		base64.RawURLEncoding.EncodeToString([]byte(returnTo)), nil
 }
 
 // Returned is what a browser brings back from the provider.
@@ -236,7 +239,8 @@ type Returned struct {
 	Cookie                     string // the one that StartOIDC made
 }
 
-var errNotBegun = usher.Errorf(usher.Unauthenticated, "this login was not begun in this browser, was used before, or took too long: begin again")
+var errNotBegun = usher.Errorf(usher.Unauthenticated, "this login was not begun in this browser, was used before, or took too long: "+
+	"begin again")
 
 // FinishOIDC ends a login at the provider: it lets the operator in, or notes the
 // fresh proof of one whose session the browser has. The operator is known by
@@ -292,7 +296,8 @@ func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 			return "", nil, "", err
 		}
 		if op != old.Operator {
-			return "", nil, "", usher.Errorf(usher.Forbidden, "somebody else logged in at the identity provider than the one whose session this is")
+			return "", nil, "", usher.Errorf(usher.Forbidden, "the person who logged in at the identity provider is not the operator of this "+
+				"session")
 		}
 		cookie, out, err = s.follow(ctx, v, old, state, who.proved)
 		return cookie, out, string(path), notTwice(err)
@@ -433,7 +438,8 @@ func (s *Service) identify(ctx context.Context, p *knownProvider, secret, code s
 // whyNot is why a token is not believed, without a part of it.
 func whyNot(err error) string {
 	for part, why := range map[string]string{
-		"different provider": "another provider issued it", "expected audience": "it was made for another client", "malformed jwt": "it is malformed, or signed in a way that is not accepted",
+		"different provider": "another provider issued it", "expected audience": "it was made for another client",
+		"malformed jwt":    "it is malformed, or signed in a way that is not accepted",
 		"verify signature": "its signature is not the provider's", "not signed": "it is not signed",
 	} {
 		if strings.Contains(err.Error(), part) {

@@ -13,22 +13,22 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// NewOperator is what is said about an operator who is made.
+// NewOperator describes an operator to be made.
 type NewOperator struct {
-	Name  string // "" is none
-	Email string // "" is none
-	// Subject is who the operator is at an identity provider, and comes in as; the
-	// zero Subject is nobody. An empty Issuer is the configured one.
+	Name  string // "": none
+	Email string // "": none
+	// Subject is the account at an identity provider with which the operator logs in;
+	// zero: none. An empty Issuer is the configured provider's.
 	Subject usher.SSOSubject
 }
 
-// errOperator says the same for an operator who is not there and one who is not
-// active.
+// errOperator is the same for an unknown operator and for one who is not active.
 var errOperator = usher.Errorf(usher.Unauthenticated, "no active operator: an owner can make one")
 
-// OperatorIdentity is who an operator is in an environment at now, with what
-// its roles in force give it. Unauthenticated where there is no such operator
-// or it is not active. What is known is at most a second old.
+// OperatorIdentity returns an operator's identity in an environment, with the
+// permissions of the roles in force at now. It returns Unauthenticated if there
+// is no such operator or the operator is not active. The answer may be a second
+// old.
 func (s *Service) OperatorIdentity(ctx context.Context, operatorID string, env usher.Environment, now time.Time) (Identity, error) {
 	if !slices.Contains(usher.Environments, env) {
 		return Identity{}, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
@@ -43,7 +43,7 @@ func (s *Service) OperatorIdentity(ctx context.Context, operatorID string, env u
 	return identityOfOperator(st.value, env, now), nil
 }
 
-// identityOfOperator is who an active operator is.
+// identityOfOperator returns the identity of an active operator.
 func identityOfOperator(o usher.Operator, env usher.Environment, now time.Time) Identity {
 	i := Identity{Env: env, Actor: usher.Actor{Kind: "operator", ID: o.ID}, Properties: true}
 	for _, r := range o.Roles {
@@ -55,18 +55,20 @@ func identityOfOperator(o usher.Operator, env usher.Environment, now time.Time) 
 	return i
 }
 
-// MayMakeOperators returns Forbidden where the caller is a key of one customer:
-// operators are for all of them.
+// MayMakeOperators returns Forbidden if the caller is a key that belongs to a
+// customer: operators work for all customers.
 func (i *Identity) MayMakeOperators() error {
 	if i.Customer != "" {
-		return usher.Errorf(usher.Forbidden, "your key is of the customer %q: operators, who work for all customers, are changed with a key that has none", i.Customer)
+		return usher.Errorf(usher.Forbidden, "your key is of the customer %q: operators, who work for all customers, are changed with a key "+
+			"that has none", i.Customer)
 	}
 	return nil
 }
 
-// inside checks once more, within the change's own transaction, that the caller
-// may still do it: who called, if an operator, and whom it is about may have
-// changed meanwhile. about is "" where only the caller counts.
+// inside repeats a check within the transaction of the change, because the
+// calling operator, or the operator that the change is about, may have changed
+// since the call was let in. about is that operator's id; "": only the caller
+// counts.
 func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o usher.Operator) error) store.May {
 	return func(read func(id string) (usher.Operator, error)) error {
 		me := *i
@@ -93,8 +95,9 @@ func (i *Identity) inside(now time.Time, about string, check func(i *Identity, o
 	}
 }
 
-// mayTouch returns Forbidden unless the caller holds now what all roles of an
-// operator give, past ones apart: nobody changes those who may do more.
+// mayTouch returns Forbidden unless the caller holds all permissions of an
+// operator's present and future roles: nobody changes an operator who may do
+// more.
 func (i *Identity) mayTouch(o usher.Operator, now time.Time) error {
 	if err := i.MayMakeOperators(); err != nil {
 		return err
@@ -126,19 +129,20 @@ func (s *Service) random(n int) ([]byte, error) {
 const (
 	maxName  = 255
 	maxEmail = 254 // RFC 5321, 4.5.3.1.3
-	// maxSubject bounds who somebody is at a provider, in bytes (OpenID Connect
-	// Core 1.0, 2).
+	// maxSubject bounds a person's id at a provider, in bytes (OpenID Connect Core
+	// 1.0, 2).
 	maxSubject = 255
 	// MaxReason bounds reasons and notes, in bytes.
 	MaxReason = 1000
 )
 
-// email is an address as it is stored: lower case, so that one person is one
-// operator.
+// email returns an address as it is stored, in lower case, so that one person is
+// one operator.
 func email(s string) (string, error) {
 	s = strings.ToLower(strings.TrimSpace(s))
 	name, host, ok := strings.Cut(s, "@")
-	if s != "" && (!ok || name == "" || host == "" || len(s) > maxEmail || strings.ContainsAny(s, " \t\r\n<>,;") || strings.Contains(host, "@")) {
+	if s != "" && (!ok || name == "" || host == "" || len(s) > maxEmail || strings.ContainsAny(s, " \t\r\n<>,;") ||
+		strings.Contains(host, "@")) {
 		return "", problems([]usher.Problem{{Location: "email", Message: "must be an address such as ada@example.com"}})
 	}
 	if s != "" {
@@ -175,8 +179,8 @@ func validText(s string) bool {
 	return true
 }
 
-// CreateOperator makes an operator, who has no role yet. Conflict where another
-// has the address, or is who is named at the identity provider.
+// CreateOperator makes an operator without roles. It returns Conflict if another
+// operator has the address or the account at the identity provider.
 func (s *Service) CreateOperator(ctx context.Context, by usher.By, n NewOperator) (usher.Operator, error) {
 	o, err := s.newOperator(n)
 	if err != nil {
@@ -199,16 +203,18 @@ func (s *Service) subject(as usher.SSOSubject) (usher.SSOSubject, error) {
 	var wrong []usher.Problem
 	if as.Issuer == "" {
 		if as.Issuer = s.c.OIDC.Issuer; as.Issuer == "" {
-			wrong = append(wrong, usher.Problem{Location: "issuer", Message: "must be there: no identity provider is set up whose it could be"})
+			wrong = append(wrong, usher.Problem{Location: "issuer", Message: "is required: no identity provider is configured"})
 		}
 	} else if !issuerAddress(as.Issuer) {
-		wrong = append(wrong, usher.Problem{Location: "issuer", Message: "must be the provider's issuer, an https address, such as https://login.example.com"})
+		wrong = append(wrong, usher.Problem{Location: "issuer", Message: "must be the provider's issuer, an https address, such as " +
+			"https://login.example.com"})
 	}
 	switch {
 	case as.Subject == "":
-		wrong = append(wrong, usher.Problem{Location: "subject", Message: "must be there: what the provider puts into sub"})
+		wrong = append(wrong, usher.Problem{Location: "subject", Message: "is required: the id of the person at the provider, its sub"})
 	case len(as.Subject) > maxSubject || usher.CheckID("subject", as.Subject) != nil:
-		wrong = append(wrong, usher.Problem{Location: "subject", Message: fmt.Sprintf("must be what the provider puts into sub: at most %d bytes, without control characters", maxSubject)})
+		wrong = append(wrong, usher.Problem{Location: "subject", Message: fmt.Sprintf("must be what the provider puts into sub: at most %d "+
+			"bytes, without control characters", maxSubject)})
 	}
 	return as, problems(wrong)
 }
@@ -230,15 +236,16 @@ func (s *Service) Operators(ctx context.Context) ([]usher.Operator, error) {
 	return s.c.DB.Operators(ctx)
 }
 
-// Operator reads an operator; NotFound where there is none.
+// Operator reads an operator; NotFound if there is none.
 func (s *Service) Operator(ctx context.Context, id string) (usher.Operator, error) {
 	return s.c.DB.Operator(ctx, id)
 }
 
-// UpdateOperator changes an operator. Forbidden where it may do more than the
-// caller; Conflict as CreateOperator; Refused where it is the last owner and would
-// not be active.
-func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By, id string, u usher.OperatorUpdate) (usher.Operator, error) {
+// UpdateOperator changes an operator. It returns Forbidden if the operator may do
+// more than the caller, Conflict as CreateOperator does, and Refused if it would
+// deactivate the last owner.
+func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By, id string, u usher.OperatorUpdate) (
+	usher.Operator, error) {
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {
 		return usher.Operator{}, err
@@ -266,7 +273,8 @@ func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By
 		}
 		u.Subject = &as
 	}
-	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o usher.Operator) error { return i.mayTouch(o, now) }), by, now)
+	err = s.c.DB.UpdateOperator(ctx, id, u, who.inside(now, id, func(i *Identity, o usher.Operator) error { return i.mayTouch(o, now) }),
+		by, now)
 	s.operators.forget(id)
 	if err != nil {
 		return usher.Operator{}, err
@@ -274,8 +282,8 @@ func (s *Service) UpdateOperator(ctx context.Context, who *Identity, by usher.By
 	return s.c.DB.Operator(ctx, id)
 }
 
-// DeleteOperator erases an operator. Forbidden where it may do more than the
-// caller; Refused where it is the last owner.
+// DeleteOperator erases an operator. It returns Forbidden if the operator may do
+// more than the caller, and Refused for the last owner.
 func (s *Service) DeleteOperator(ctx context.Context, who *Identity, by usher.By, id string) error {
 	o, err := s.c.DB.Operator(ctx, id)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// held is what roles in force give in an environment, those apart that end
-// before until; the zero until is for good.
+// held returns the permissions that roles give in an environment, without the
+// roles that end before until; with the zero until, of permanent roles only.
 func held(roles []usher.OperatorRole, env usher.Environment, until time.Time) (s permSet) {
 	for i := range roles {
 		r := &roles[i]
@@ -33,9 +33,10 @@ func held(roles []usher.OperatorRole, env usher.Environment, until time.Time) (s
 	return s
 }
 
-// lasting is what the caller may do in an environment at least until a time, so
-// that nothing that is held for a while is handed on for longer. The zero time
-// is for good. What is held in production may be handed on for the sandbox too.
+// lasting returns the permissions that the caller holds in an environment at
+// least until a time (zero: permanently), so that nobody hands a permission on
+// for longer than they hold it. What is held in production may be handed on in
+// the sandbox too.
 func (i *Identity) lasting(env usher.Environment, until time.Time) (s permSet) {
 	if i.Actor.Kind == "operator" {
 		s = held(i.roles, env, until)
@@ -54,8 +55,8 @@ func (i *Identity) lasting(env usher.Environment, until time.Time) (s permSet) {
 }
 
 // MayGive returns Forbidden unless the caller holds every permission that a role
-// gives in an environment ("" is both), and does so until a time; nil is for
-// good.
+// gives in an environment ("": both), at least until the given time (nil:
+// permanently).
 func (i *Identity) MayGive(role string, env usher.Environment, until *time.Time) error {
 	if err := i.MayMakeOperators(); err != nil {
 		return err
@@ -75,29 +76,31 @@ func (i *Identity) MayGive(role string, env usher.Environment, until *time.Time)
 	return nil
 }
 
-// NewRole is what is said about a role that an operator is given.
+// NewRole describes a role to be given to an operator.
 type NewRole struct {
 	Role        string
 	Environment usher.Environment // "" is both
-	From        time.Time         // zero is now
-	Until       *time.Time        // nil is for good
+	From        time.Time         // zero: now
+	Until       *time.Time        // nil: permanent
 	Reason      string
 }
 
 func checkRole(role string, env usher.Environment) error {
 	var wrong []usher.Problem
 	if !slices.Contains(OperatorRoles, role) {
-		wrong = append(wrong, usher.Problem{Location: "role", Message: fmt.Sprintf("no role %q: it is one of %s", role, strings.Join(OperatorRoles, ", "))})
+		wrong = append(wrong, usher.Problem{Location: "role", Message: fmt.Sprintf("no role %q: it is one of %s", role,
+			strings.Join(OperatorRoles, ", "))})
 	}
 	if env != "" && !slices.Contains(usher.Environments, env) {
-		wrong = append(wrong, usher.Problem{Location: "environment", Message: "is production or sandbox; left out, it is both"})
+		wrong = append(wrong, usher.Problem{Location: "environment", Message: "must be production or sandbox, or be left out for both"})
 	}
 	return problems(wrong)
 }
 
-// PutRole gives an operator a role, in place of what it was given of that role
-// in that environment. Nobody gives to themselves, nor what they do not hold:
-// Forbidden. Refused where the last owner would be one until a date.
+// PutRole gives an operator a role. It replaces what PutRole gave of that role in
+// that environment before. It returns Forbidden if the caller is that operator or
+// does not hold what the role gives, and Refused if the last owner would become a
+// temporary one.
 func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id string, n NewRole) (usher.Operator, error) {
 	if err := checkRole(n.Role, n.Environment); err != nil {
 		return usher.Operator{}, err
@@ -106,12 +109,14 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id st
 		return usher.Operator{}, err
 	}
 	now := s.now()
-	r := usher.OperatorRole{Role: n.Role, Environment: n.Environment, From: cut(n.From), Source: usher.SourceManual, GrantedBy: by.Actor.String(), Reason: n.Reason}
+	r := usher.OperatorRole{Role: n.Role, Environment: n.Environment, From: cut(n.From), Source: usher.SourceManual,
+		GrantedBy: by.Actor.String(), Reason: n.Reason}
 	switch {
 	case n.From.IsZero():
 		r.From = now
-	case r.From.Before(now): // what was done meanwhile was done without it (A07)
-		return usher.Operator{}, problems([]usher.Problem{{Location: "from", Message: "must not have passed: leave it out for a role that holds from now on"}})
+	case r.From.Before(now): // a role does not change what was decided in the past (A07)
+		return usher.Operator{}, problems([]usher.Problem{{Location: "from", Message: "must not have passed: leave it out for a role that " +
+			"holds from now on"}})
 	}
 	if n.Until != nil {
 		t := cut(*n.Until)
@@ -121,7 +126,8 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id st
 		r.Until = &t
 	}
 	if who.Actor.Kind == "operator" && who.Actor.ID == id {
-		return usher.Operator{}, usher.Errorf(usher.Forbidden, "operators cannot give roles to themselves: another operator can, or request an elevation")
+		return usher.Operator{}, usher.Errorf(usher.Forbidden, "operators cannot give roles to themselves: another operator can, or request "+
+			"an elevation")
 	}
 	if err := who.MayGive(r.Role, r.Environment, r.Until); err != nil {
 		return usher.Operator{}, err
@@ -131,7 +137,9 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id st
 		return usher.Operator{}, err
 	}
 	r.ID = s.id("oas_")
-	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ usher.Operator) error { return i.MayGive(r.Role, r.Environment, r.Until) }), by, now)
+	err = s.c.DB.PutOperatorRole(ctx, o.ID, r, who.inside(now, "", func(i *Identity, _ usher.Operator) error {
+		return i.MayGive(r.Role, r.Environment, r.Until)
+	}), by, now)
 	s.operators.forget(id)
 	if err != nil {
 		return usher.Operator{}, err
@@ -139,9 +147,9 @@ func (s *Service) PutRole(ctx context.Context, who *Identity, by usher.By, id st
 	return s.c.DB.Operator(ctx, id)
 }
 
-// DeleteRole takes a role in an environment ("" is both) from an operator,
-// whatever gave it. Forbidden where it gives what the caller does not hold;
-// Refused where it is the last owner's.
+// DeleteRole takes a role in an environment ("": both) from an operator, from
+// whatever source it came. It returns Forbidden if the role gives what the caller
+// does not hold, and Refused for the last owner's role.
 func (s *Service) DeleteRole(ctx context.Context, who *Identity, by usher.By, id, role string, env usher.Environment) error {
 	if err := checkRole(role, env); err != nil {
 		return err
@@ -150,7 +158,9 @@ func (s *Service) DeleteRole(ctx context.Context, who *Identity, by usher.By, id
 	if err := who.MayGive(role, env, &now); err != nil {
 		return err
 	}
-	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ usher.Operator) error { return i.MayGive(role, env, &now) }), by, now)
+	err := s.c.DB.DeleteOperatorRole(ctx, id, role, env, who.inside(now, "", func(i *Identity, _ usher.Operator) error {
+		return i.MayGive(role, env, &now)
+	}), by, now)
 	s.operators.forget(id)
 	return err
 }

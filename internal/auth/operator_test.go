@@ -54,7 +54,8 @@ func (m *team) hire(t *testing.T, roles ...string) string {
 	}
 	for _, r := range roles {
 		role, env, _ := strings.Cut(r, "/")
-		if _, err := m.PutRole(t.Context(), m.who(t, m.owner, usher.Production), m.of(m.owner), o.ID, NewRole{Role: role, Environment: usher.Environment(env)}); err != nil {
+		if _, err := m.PutRole(t.Context(), m.who(t, m.owner, usher.Production), m.of(m.owner), o.ID,
+			NewRole{Role: role, Environment: usher.Environment(env)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -121,7 +122,8 @@ func TestOperatorIdentity(t *testing.T) {
 	m := newTeam(t)
 	ctx := t.Context()
 	o := m.who(t, m.owner, usher.Sandbox)
-	if o.Env != usher.Sandbox || o.Actor != (usher.Actor{Kind: "operator", ID: m.owner}) || !o.Allows(PermOperatorsWrite) || !o.Allows(PermKeysWrite) {
+	if o.Env != usher.Sandbox || o.Actor != (usher.Actor{Kind: "operator", ID: m.owner}) || !o.Allows(PermOperatorsWrite) ||
+		!o.Allows(PermKeysWrite) {
 		t.Errorf("got %+v, want an owner of both environments", o)
 	}
 	_, err := m.OperatorIdentity(ctx, "opr_nobody", usher.Production, m.clock.now())
@@ -131,7 +133,8 @@ func TestOperatorIdentity(t *testing.T) {
 
 	dev := m.hire(t, RoleDeveloper)
 	p, s := m.who(t, dev, usher.Production), m.who(t, dev, usher.Sandbox)
-	if p.Allows(PermCatalogWrite) || !p.Allows(PermCatalogRead) || !p.Allows(PermKeysWrite) || !s.Allows(PermCatalogWrite) || s.Allows(PermOperatorsWrite) || s.Allows(PermElevationApprove) {
+	if p.Allows(PermCatalogWrite) || !p.Allows(PermCatalogRead) || !p.Allows(PermKeysWrite) || !s.Allows(PermCatalogWrite) ||
+		s.Allows(PermOperatorsWrite) || s.Allows(PermElevationApprove) {
 		t.Error("a developer may do everything in the sandbox and read in production; operators are of the installation")
 	}
 	pricing := m.hire(t, RolePricing+"/sandbox")
@@ -145,7 +148,8 @@ func TestOperatorIdentity(t *testing.T) {
 	// [from, until)
 	until := m.clock.now().Add(2 * time.Hour)
 	later := m.hire(t)
-	if _, err := m.PutRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), later, NewRole{Role: RoleSales, From: m.clock.now().Add(time.Hour), Until: &until}); err != nil {
+	if _, err := m.PutRole(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), later,
+		NewRole{Role: RoleSales, From: m.clock.now().Add(time.Hour), Until: &until}); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []bool{false, true, false} {
@@ -201,7 +205,7 @@ func TestNobodyRaisesTheirOwnRights(t *testing.T) {
 	}
 	code(t, "an owner to itself", give(m.who(t, m.owner, usher.Production), m.owner, RoleSales, "", nil), usher.Forbidden)
 	friend := m.hire(t)
-	// Somebody who may write operators, and no more than support may: an owner
+	// A caller who may write operators, and no more than support may: an owner
 	// in production only gives nothing for both... but what is held in
 	// production is held for the sandbox too.
 	half := m.hire(t, RoleOwner+"/production")
@@ -230,7 +234,7 @@ func TestNobodyRaisesTheirOwnRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := m.who(t, deputy, usher.Production)
-	code(t, "a deputy for good", give(d, friend, RoleSales, "", nil), usher.Forbidden)
+	code(t, "a permanent deputy", give(d, friend, RoleSales, "", nil), usher.Forbidden)
 	longer := until.Add(time.Second)
 	code(t, "a deputy for longer", give(d, friend, RoleSales, "", &longer), usher.Forbidden)
 	if err := give(d, friend, RoleSales, "", &until); err != nil {
@@ -314,11 +318,13 @@ func TestElevation(t *testing.T) {
 	code(t, "for a key", err, usher.Refused)
 	_, err = decide(m.hire(t, RoleSupport), e.ID, true)
 	code(t, "by who does not hold it", err, usher.Forbidden)
-	if e, err = decide(second, e.ID, true); err != nil || e.State != usher.ElevationApproved || e.DecidedBy != second || !e.Until.Equal(m.clock.now().Add(time.Hour)) {
+	if e, err = decide(second, e.ID, true); err != nil || e.State != usher.ElevationApproved || e.DecidedBy != second ||
+		!e.Until.Equal(m.clock.now().Add(time.Hour)) {
 		t.Fatalf("got %+v, %v, want it approved for an hour", e, err)
 	}
-	if !m.who(t, dev, usher.Production).Allows(PermCatalogWrite) || m.who(t, dev, usher.Production).lasting(usher.Production, time.Time{}).has(PermCatalogWrite) {
-		t.Error("an approved request gives nothing, or for good")
+	if !m.who(t, dev, usher.Production).Allows(PermCatalogWrite) || m.who(t, dev, usher.Production).lasting(usher.Production,
+		time.Time{}).has(PermCatalogWrite) {
+		t.Error("an approved request gives nothing, or permanently")
 	}
 	_, err = decide(m.owner, e.ID, false)
 	code(t, "twice", err, usher.Conflict)
@@ -330,7 +336,8 @@ func TestElevation(t *testing.T) {
 	for what, bad := range map[string]NewElevation{
 		"too long": {Role: RolePricing, Reason: "x", Duration: MaxElevation + time.Second}, "no time": {Role: RolePricing, Reason: "x"},
 		"no reason": {Role: RolePricing, Duration: time.Hour}, "no role": {Role: "admin", Reason: "x", Duration: time.Hour},
-		"nowhere": {Role: RolePricing, Environment: "staging", Reason: "x", Duration: time.Hour}, "long emergency": {Role: RolePricing, Reason: "x", Duration: 2 * time.Hour, BreakGlass: true},
+		"nowhere":        {Role: RolePricing, Environment: "staging", Reason: "x", Duration: time.Hour},
+		"long emergency": {Role: RolePricing, Reason: "x", Duration: 2 * time.Hour, BreakGlass: true},
 	} {
 		_, err := ask(dev, bad)
 		code(t, what, err, usher.Invalid)
@@ -419,7 +426,8 @@ func TestOperatorsAreErasable(t *testing.T) {
 	}
 	owner := m.who(t, m.owner, usher.Production)
 	empty := ""
-	if o, err = m.UpdateOperator(ctx, owner, by(), o.ID, usher.OperatorUpdate{Name: &empty, Email: &empty}); err != nil || o.Name != "" || o.Email != "" {
+	if o, err = m.UpdateOperator(ctx, owner, by(), o.ID, usher.OperatorUpdate{Name: &empty, Email: &empty}); err != nil || o.Name != "" ||
+		o.Email != "" {
 		t.Errorf("got %+v, %v, want it without a name", o, err)
 	}
 	if err := m.DeleteOperator(ctx, owner, by(), o.ID); err != nil {
@@ -450,14 +458,15 @@ func TestRolesDoNotBeginInThePast(t *testing.T) {
 	}
 }
 
-// TestRightsAreCheckedInsideTheChange: whoever is promoted between the first
-// look and the change is not changed by those who may do less, and whoever is
-// demoted or stopped there changes nobody.
+// TestRightsAreCheckedInsideTheChange: an operator who is promoted between the
+// first look and the change is not changed by one who may do less, and an operator
+// who has lost a right meanwhile does not use it.
 func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 	t.Parallel()
 	m := newTeam(t)
 	ctx, now := t.Context(), m.clock.now()
-	key := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, perms: gives(RoleSecurity, usher.Production) | setOf(PermOperatorsWrite)}
+	key := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"},
+		perms: gives(RoleSecurity, usher.Production) | setOf(PermOperatorsWrite)}
 	target := m.hire(t, RoleSecurity)
 	o, err := m.Operator(ctx, target)
 	if err == nil {
@@ -471,7 +480,8 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 	}
 	touch := func(i *Identity, o usher.Operator) error { return i.mayTouch(o, now) }
 	no := false
-	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, usher.OperatorUpdate{Active: &no}, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
+	code(t, "deactivated", m.c.DB.UpdateOperator(ctx, target, usher.OperatorUpdate{Active: &no}, key.inside(now, target, touch),
+		m.of(m.owner), now), usher.Forbidden)
 	code(t, "deleted", m.c.DB.DeleteOperator(ctx, target, key.inside(now, target, touch), m.of(m.owner), now), usher.Forbidden)
 
 	// What the caller was when the call came is not what it is now.
@@ -491,7 +501,8 @@ func TestRightsAreCheckedInsideTheChange(t *testing.T) {
 		code(t, "a role given", err, want)
 	}
 	attempts(usher.Forbidden)
-	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), boss, usher.OperatorUpdate{Active: &no}); err != nil {
+	if _, err := m.UpdateOperator(ctx, m.who(t, m.owner, usher.Production), m.of(m.owner), boss,
+		usher.OperatorUpdate{Active: &no}); err != nil {
 		t.Fatal(err)
 	}
 	attempts(usher.Unauthenticated)
@@ -505,7 +516,8 @@ func TestAKeyOfOneCustomerLeavesOperatorsAlone(t *testing.T) {
 	t.Parallel()
 	m := newTeam(t)
 	friend := m.hire(t)
-	acme := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, Customer: "acme", perms: gives(RoleAdmin, usher.Production)}
+	acme := &Identity{Env: usher.Production, Actor: usher.Actor{Kind: "key", ID: "k"}, Customer: "acme",
+		perms: gives(RoleAdmin, usher.Production)}
 	code(t, "makes one", acme.MayMakeOperators(), usher.Forbidden)
 	_, err := m.PutRole(t.Context(), acme, by(), friend, NewRole{Role: RoleSupport})
 	code(t, "gives a role", err, usher.Forbidden)
@@ -522,7 +534,8 @@ func TestSubjectsOfOperators(t *testing.T) {
 	_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: usher.SSOSubject{Subject: subject}})
 	code(t, "of no provider", err, usher.Invalid)
 	m.c.OIDC.Issuer = issuer
-	for _, bad := range []usher.SSOSubject{{Subject: strings.Repeat("x", 256)}, {Subject: "a\nb"}, {Issuer: "http://example.com", Subject: subject}, {Issuer: issuer}} {
+	for _, bad := range []usher.SSOSubject{{Subject: strings.Repeat("x", 256)}, {Subject: "a\nb"},
+		{Issuer: "http://example.com", Subject: subject}, {Issuer: issuer}} {
 		_, err := m.CreateOperator(ctx, by(), NewOperator{Subject: bad})
 		code(t, fmt.Sprintf("%.40v", bad), err, usher.Invalid)
 	}
@@ -545,7 +558,8 @@ func TestSubjectsOfOperators(t *testing.T) {
 		t.Errorf("the same once more: got %+v, %v", o, err)
 	}
 	// Another in its place: the one before is nobody, and its sessions end.
-	if err := m.c.DB.StartSession(ctx, usher.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: usher.LoginOIDC, CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, store.Note{By: by(), At: m.clock.now()}); err != nil {
+	if err := m.c.DB.StartSession(ctx, usher.Session{Hash: []byte("h"), ID: "ses_1", Operator: grace.ID, Method: usher.LoginOIDC,
+		CreatedAt: m.clock.now(), SeenAt: m.clock.now()}, nil, 20, store.Note{By: by(), At: m.clock.now()}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := set(grace.ID, "00u2-grace"); err != nil {

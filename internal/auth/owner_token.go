@@ -11,11 +11,12 @@ import (
 // A token for the first owner is "uso_<secret><checksum>", 256 random bits.
 const tokenPrefix = "uso_"
 
-// TokenFor is how long a token for an owner can be used.
+// TokenFor is how long an owner token can be used.
 const TokenFor = 24 * time.Hour
 
-// OwnerToken makes a one-time token that makes its holder an owner. This is the
-// only time that it is seen. Whoever may open the database may make one.
+// OwnerToken makes a one-time token that makes its holder an owner, and returns
+// it once: only its hash is stored. A person who can open the database may make
+// one.
 func (s *Service) OwnerToken(ctx context.Context, by usher.By) (token string, expires time.Time, err error) {
 	raw, err := s.random(secretBytes)
 	if err != nil {
@@ -29,15 +30,16 @@ func (s *Service) OwnerToken(ctx context.Context, by usher.By) (token string, ex
 	return token, expires, s.c.DB.AddOwnerToken(ctx, h[:], expires, by, now)
 }
 
-// RedeemOwnerToken makes an operator who is an owner from now on, for the
-// holder of a one-time token, which is then used up. Unauthenticated where the
-// token is unknown, used or expired: which of these is not said.
+// RedeemOwnerToken makes an operator who is a permanent owner, and uses the token
+// up. It returns Unauthenticated if the token is unknown, used or expired, and
+// does not say which.
 func (s *Service) RedeemOwnerToken(ctx context.Context, token string, op NewOperator) (usher.Operator, error) {
 	o, err := s.newOperator(op)
 	if err != nil {
 		return usher.Operator{}, err
 	}
-	r := usher.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system", Reason: "the holder of an owner token"}
+	r := usher.OperatorRole{Role: RoleOwner, From: o.CreatedAt, Source: usher.SourceManual, GrantedBy: "system",
+		Reason: "the holder of an owner token"}
 	r.ID = s.id("oas_")
 	h := sha256.Sum256([]byte(token))
 	if err := s.c.DB.RedeemOwnerToken(ctx, h[:], o, r, usher.By{Actor: usher.Actor{Kind: "operator", ID: o.ID}}, o.CreatedAt); err != nil {

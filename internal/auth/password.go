@@ -16,26 +16,25 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Passwords are for owners who were made by a token; everybody else comes
-// through the identity provider. What is asked of one is what NIST SP 800-63B
-// asks: length, and that it is not one that everybody tries; no rules of
-// composition.
+// Passwords are for owners who were made by a token; other operators log in with
+// the identity provider. The rules are those of NIST SP 800-63B: a minimum length
+// and no common password, but no rules of composition.
 const (
 	minPassword = 12   // characters
 	maxPassword = 1024 // bytes
 
 	saltBytes = 16
 	hashBytes = 32
-	// passwordForm is argon2id with 19 MiB, 2 passes and 1 lane, the parameters
-	// that OWASP names; what is stored begins with it.
+	// passwordForm is argon2id with 19 MiB, 2 passes and 1 lane, as OWASP recommends.
+	// A stored password begins with it.
 	passwordForm = "$argon2id$v=19$m=19456,t=2,p=1$"
 
-	// hashers bounds how many passwords are hashed at once, 19 MiB each, and
-	// waiting how many more may wait for that. Beyond it is Unavailable.
+	// hashers bounds how many passwords are hashed at once, each in 19 MiB, and
+	// waiting how many more may wait. The next one is Unavailable.
 	hashers = 2
 	waiting = 16
-	// waitingEach bounds how many of one address may wait, so that one cannot fill
-	// all places; waitAtMost how long anybody does.
+	// waitingEach bounds how many of one address may wait, so that one address cannot
+	// take all places; waitAtMost bounds how long each waits.
 	waitingEach = 2
 	waitAtMost  = 3 * time.Second
 )
@@ -49,8 +48,8 @@ func argon(password, salt []byte) []byte {
 type passwords struct {
 	kdf    func(password, salt []byte) []byte
 	random io.Reader
-	queue  chan struct{} // who hashes or waits
-	slots  chan struct{} // who hashes
+	queue  chan struct{} // one place for each that hashes or waits
+	slots  chan struct{} // one place for each that hashes
 	wait   time.Duration // waitAtMost; a test's is shorter
 
 	mu   sync.Mutex
@@ -68,11 +67,11 @@ func newPasswords(kdf func(password, salt []byte) []byte, random io.Reader) *pas
 		wait: waitAtMost, from: map[string]int{}}
 }
 
-// errBusy is that a password was not looked at.
+// errBusy means that a password was not checked.
 var errBusy = &usher.Error{Code: usher.Unavailable, Detail: "too many passwords are being checked now, try again", RetryAfter: time.Second}
 
-// derive runs the key derivation once there is room. Who
-// asks counts by address.
+// derive runs the key derivation once there is room. address is the caller's, for
+// waitingEach.
 func (p *passwords) derive(ctx context.Context, address, password string, salt []byte) ([]byte, error) {
 	select {
 	case p.queue <- struct{}{}:
@@ -122,7 +121,7 @@ func (p *passwords) turn(ctx context.Context, address string) error {
 	}
 }
 
-// hash makes what is stored of a password that came from an address.
+// hash returns the stored form of a password that came from an address.
 func (p *passwords) hash(ctx context.Context, address, password string) (string, error) {
 	var salt [saltBytes]byte
 	if _, err := io.ReadFull(p.random, salt[:]); err != nil {
@@ -136,8 +135,9 @@ func (p *passwords) hash(ctx context.Context, address, password string) (string,
 	return passwordForm + b64.EncodeToString(salt[:]) + "$" + b64.EncodeToString(key), nil
 }
 
-// matches reports whether password is the one that was stored. Where nothing
-// was stored, "", the answer is no after the same work. It came from address.
+// matches reports whether password, which came from an address, is the stored
+// one. If none is stored (""), the answer is no after the same work, so that the
+// time tells nothing.
 func (p *passwords) matches(ctx context.Context, address, stored, password string) (bool, error) {
 	var salt, want []byte
 	if rest, ok := strings.CutPrefix(stored, passwordForm); ok {
@@ -159,8 +159,8 @@ func (p *passwords) matches(ctx context.Context, address, stored, password strin
 	return subtle.ConstantTimeCompare(got, want) == 1 && known, nil
 }
 
-// checkPassword returns an Invalid error unless password can be taken for an
-// operator who is called any of names. The error does not repeat it.
+// checkPassword returns an Invalid error unless password is good enough for an
+// operator with these names. The error does not repeat the password.
 func checkPassword(password string, names ...string) error {
 	switch n := utf8.RuneCountInString(password); {
 	case !utf8.ValidString(password):
@@ -181,7 +181,7 @@ func checkPassword(password string, names ...string) error {
 	}
 	for _, common := range commonParts {
 		if onlyOf(folded, common) {
-			return usher.Errorf(usher.Invalid, "the password is one of the first that anybody tries: choose another")
+			return usher.Errorf(usher.Invalid, "the password is too common: choose another")
 		}
 	}
 	return nil
@@ -189,9 +189,12 @@ func checkPassword(password string, names ...string) error {
 
 // commonParts are what the most frequent long passwords are made of, repeated
 // and followed by a few digits or signs.
-var commonParts = []string{"password", "passwort", "passw0rd", "p@ssword", "p@ssw0rd", "qwertyuiop", "qwerty", "qwertz", "asdfghjkl", "zxcvbnm", "1q2w3e4r", "1qaz2wsx", "q1w2e3r4",
-	"letmein", "welcome", "iloveyou", "admin", "administrator", "changeme", "changeit", "secret", "default", "monkey", "dragon", "football", "baseball", "sunshine", "princess",
-	"superman", "batman", "trustno1", "usher", "owner", "operator", "company", "correcthorsebatterystaple", "abc", "abcdefghijklmnopqrstuvwxyz", "test", "example", "login", "master", "hello"}
+var commonParts = []string{"password", "passwort", "passw0rd", "p@ssword", "p@ssw0rd", "qwertyuiop", "qwerty", "qwertz", "asdfghjkl",
+	"zxcvbnm", "1q2w3e4r", "1qaz2wsx", "q1w2e3r4",
+	"letmein", "welcome", "iloveyou", "admin", "administrator", "changeme", "changeit", "secret", "default", "monkey", "dragon",
+	"football", "baseball", "sunshine", "princess",
+	"superman", "batman", "trustno1", "usher", "owner", "operator", "company", "correcthorsebatterystaple", "abc",
+	"abcdefghijklmnopqrstuvwxyz", "test", "example", "login", "master", "hello"}
 
 // onlyOf reports whether s is part, over and over, with no more than digits,
 // signs or one repeated character around it.

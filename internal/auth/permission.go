@@ -138,13 +138,16 @@ func Plane(env usher.Environment) *usher.Catalog {
 		c.Roles[key] = &usher.Role{Key: key, Title: title, Includes: includes, Permissions: patterns}
 	}
 	role(RoleAdmin, "Everything", nil, "**")
-	role(RoleApp, "What a product needs at run time", nil, "decide", "access.decide", "search", "flags", "consume", "seat", "seats.read", "ingest", "usage.read", "members.*")
-	role(RoleRead, "Decide and read", nil, "decide", "access.decide", "search", "flags", "seats.read", "usage.read", "catalog.read", "customers.read", "clock.read", "members.read")
+	role(RoleApp, "What a product needs at run time", nil, "decide", "access.decide", "search", "flags", "consume", "seat", "seats.read",
+		"ingest", "usage.read", "members.*")
+	role(RoleRead, "Decide and read", nil, "decide", "access.decide", "search", "flags", "seats.read", "usage.read", "catalog.read",
+		"customers.read", "clock.read", "members.read")
 	role(RoleAuthZEN, "AuthZEN and searches", nil, "access.decide", "search")
 	role(RoleOFREP, "Flags", nil, "flags")
 	role(RoleSCIM, "SCIM", nil, "scim")
 
-	role(reads, "", nil, "decide", "search", "seats.read", "usage.read", "catalog.read", "customers.read", "clock.read", "members.read", "elevation.request")
+	role(reads, "", nil, "decide", "search", "seats.read", "usage.read", "catalog.read", "customers.read", "clock.read", "members.read",
+		"elevation.request")
 	base := []string{reads}
 	role(RoleOwner, "Owner", nil, "**")
 	role(RolePricing, "Pricing", base, "catalog.*")

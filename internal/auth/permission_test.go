@@ -8,8 +8,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// TestRolesGiveNoMoreThanTheyShould lists what each role may change: whoever
-// widens a role does it here, too.
+// TestRolesGiveNoMoreThanTheyShould lists what each role may change: a developer
+// who widens a role must do so here, too.
 func TestRolesGiveNoMoreThanTheyShould(t *testing.T) {
 	t.Parallel()
 	every := strings.Join(func() (all []string) {
@@ -55,8 +55,10 @@ func TestRolesGiveNoMoreThanTheyShould(t *testing.T) {
 	for _, c := range []struct {
 		role string
 		p    Permission
-	}{{RoleApp, PermCustomersRead}, {RoleAuthZEN, PermDecide}, {RoleSCIM, PermMembersWrite}, {RoleOFREP, PermDecide}, {RoleSupport, PermAuditRead}, {RoleDeveloper, PermAuditRead},
-		{RoleRead, PermKeysRead}, {RoleRead, PermOperatorsRead}, {RoleRead, PermAuditRead}, {RoleSales, PermCustomersWrite}, {reads, PermDecide}, {"", PermDecide}, {"**", PermDecide}, {RoleAdmin, "nothing"}, {RoleAdmin, ""}} {
+	}{{RoleApp, PermCustomersRead}, {RoleAuthZEN, PermDecide}, {RoleSCIM, PermMembersWrite}, {RoleOFREP, PermDecide},
+		{RoleSupport, PermAuditRead}, {RoleDeveloper, PermAuditRead},
+		{RoleRead, PermKeysRead}, {RoleRead, PermOperatorsRead}, {RoleRead, PermAuditRead}, {RoleSales, PermCustomersWrite},
+		{reads, PermDecide}, {"", PermDecide}, {"**", PermDecide}, {RoleAdmin, "nothing"}, {RoleAdmin, ""}} {
 		if Allows(c.role, usher.Production, c.p) {
 			t.Errorf("%q may %q", c.role, c.p)
 		}
@@ -77,7 +79,7 @@ func TestPermissionsFitTheirSet(t *testing.T) {
 	}
 	for _, p := range Permissions {
 		if !usher.ValidKey(string(p)) {
-			t.Errorf("%q is no key", p)
+			t.Errorf("%q is not a key", p)
 		}
 	}
 	for _, role := range append(slices.Clone(Roles), OperatorRoles...) {
@@ -86,8 +88,10 @@ func TestPermissionsFitTheirSet(t *testing.T) {
 		}
 	}
 	for p, want := range map[Permission][2]usher.Risk{
-		PermKeysWrite: {usher.RiskHigh, usher.RiskHigh}, PermOperatorsWrite: {usher.RiskHigh, usher.RiskHigh}, PermElevationApprove: {usher.RiskHigh, usher.RiskHigh},
-		PermCatalogWrite: {usher.RiskHigh, usher.RiskMedium}, PermDecide: {usher.RiskLow, usher.RiskLow}, "unknown": {usher.RiskHigh, usher.RiskHigh},
+		PermKeysWrite: {usher.RiskHigh, usher.RiskHigh}, PermOperatorsWrite: {usher.RiskHigh, usher.RiskHigh},
+		PermElevationApprove: {usher.RiskHigh, usher.RiskHigh},
+		PermCatalogWrite:     {usher.RiskHigh, usher.RiskMedium}, PermDecide: {usher.RiskLow, usher.RiskLow},
+		"unknown": {usher.RiskHigh, usher.RiskHigh},
 	} {
 		if got := [2]usher.Risk{p.Risk(usher.Production), p.Risk(usher.Sandbox)}; got != want {
 			t.Errorf("%s: got risk %v, want %v", p, got, want)

@@ -27,7 +27,8 @@ func TestOnePureEvaluator(t *testing.T) {
 		roles := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) usher.OperatorRole {
 			r := usher.OperatorRole{Role: rapid.SampledFrom(append([]string{"nonsense"}, OperatorRoles...)).Draw(t, "role"),
 				Environment: rapid.SampledFrom([]usher.Environment{"", usher.Production, usher.Sandbox}).Draw(t, "held in"),
-				From:        instant.Draw(t, "from"), Source: rapid.SampledFrom([]usher.Source{usher.SourceManual, usher.SourceSSO, usher.SourceRequest, usher.SourceBreakGlass}).Draw(t, "source")}
+				From:        instant.Draw(t, "from"), Source: rapid.SampledFrom([]usher.Source{usher.SourceManual, usher.SourceSSO,
+					usher.SourceRequest, usher.SourceBreakGlass}).Draw(t, "source")}
 			if rapid.Bool().Draw(t, "ends") {
 				u := instant.Draw(t, "until")
 				r.Until = &u
@@ -69,9 +70,11 @@ func TestOnePureEvaluator(t *testing.T) {
 	// And keys, whose roles are the same table.
 	for _, env := range usher.Environments {
 		for _, role := range Roles {
-			s := books[env].Subject(access.Facts{Member: &usher.Member{ID: "key", Active: true}, Assignments: []usher.Assignment{{Role: role}}}, start)
+			s := books[env].Subject(access.Facts{Member: &usher.Member{ID: "key", Active: true}, Assignments: []usher.Assignment{{Role: role}}},
+				start)
 			for _, p := range Permissions {
-				want := s.Decide(&access.Question{Permission: string(p), At: start}).Role == usher.LegPass && !(env == usher.Sandbox && ofInstallation.has(p))
+				want := s.Decide(&access.Question{Permission: string(p), At: start}).Role == usher.LegPass &&
+					!(env == usher.Sandbox && ofInstallation.has(p))
 				if got := Allows(role, env, p); got != want {
 					t.Errorf("a key of role %s in %s, %s: got %v, and the evaluator says %v", role, env, p, got, want)
 				}

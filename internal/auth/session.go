@@ -19,40 +19,42 @@ const (
 	// those that were used longest ago.
 	MaxSessions = 20
 
-	touchSession = time.Minute // how often a call is noted; so idle ends up to this early
+	touchSession = time.Minute // how often the use of a session is recorded; so an idle session may end this much early
 )
 
-// Visit is what is known of a call that asks to be let in.
+// Visit describes a call that asks to log in or to log out.
 type Visit struct {
 	Address   string // of the network: "192.0.2.1"
 	RequestID string
-	// Cookie is the session that the browser has so far, which the new one
-	// replaces; "" is none.
+	// Cookie is the browser's present session, which the new one replaces; "": none.
 	Cookie string
 }
 
-// doors is what lets operators in.
+// doors holds the state of logins: password hashing, failed attempts, rate limits
+// and the identity provider.
 type doors struct {
 	passwords *passwords
-	accounts  *counters // failed passwords by account
+	accounts  *counters // failed passwords, by account
 	addresses *counters // and by address
 	strangers *strangers
 	limiters  limiters
 	provider  provider
 
-	// For the audit log: logins of accounts that there are not, and logins at the
-	// identity provider that came to nothing.
+	// For the audit log: failed logins of unknown accounts, and failed logins at the
+	// identity provider.
 	refused, turnedAway refusals
 }
 
-// refusals counts failures, so that they take one row a minute in the audit log.
+// refusals counts failures, so that the audit log gets one row a minute for all
+// of them.
 type refusals struct {
 	mu sync.Mutex
 	n  int
 	at time.Time
 }
 
-// another counts one more; n is how many a row is now due of, 0 where none is.
+// another counts one more. n is how many the row that is now due reports; 0: no
+// row is due.
 func (r *refusals) another(now time.Time) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -65,15 +67,17 @@ func (r *refusals) another(now time.Time) (n int) {
 }
 
 func newDoors(c Config) *doors {
-	return &doors{passwords: newPasswords(c.Hash, c.Random), accounts: newCounters(nil), addresses: newCounters(nil), strangers: newStrangers(nil),
-		provider: provider{c: c.OIDC}}
+	return &doors{passwords: newPasswords(c.Hash, c.Random), accounts: newCounters(nil), addresses: newCounters(nil),
+		strangers: newStrangers(nil),
+		provider:  provider{c: c.OIDC}}
 }
 
 var (
 	errSession = usher.Errorf(usher.Unauthenticated, "there is no live session: log in")
-	// errLogin is all that a login without success ever says: whether there is
-	// such an account, and whether it waits after too many attempts, is not told.
-	errLogin = usher.Errorf(usher.Unauthenticated, "the email or the password is wrong, or there were too many attempts: try again in some minutes")
+	// errLogin is the only answer to a failed login. It does not say whether the
+	// account exists or is locked after too many attempts.
+	errLogin = usher.Errorf(usher.Unauthenticated, "the email or the password is wrong, or there were too many attempts: try again in some "+
+		"minutes")
 )
 
 // secret makes a cookie of 256 bits and the id of its session.
@@ -89,9 +93,10 @@ func (s *Service) secret() (cookie, id string, err error) {
 	return text32.EncodeToString(raw[:]), s.id("ses_"), nil
 }
 
-// Session reads the session that a cookie stands for. Unauthenticated where
-// there is none, or it has ended: by itself, by a logout, or by somebody who
-// ended it, on whichever node. The database is asked each time.
+// Session reads the session of a cookie. It returns Unauthenticated if there is
+// none or it has ended: by its age, by a logout, or by an operator, on any node.
+// It asks the database each time, so that a session that was ended is refused at
+// once.
 func (s *Service) Session(ctx context.Context, cookie string) (*usher.Session, error) {
 	if len(cookie) != secretLen {
 		return nil, errSession
@@ -110,8 +115,8 @@ func (s *Service) Session(ctx context.Context, cookie string) (*usher.Session, e
 		return nil, errSession
 	}
 	if now.Sub(out.SeenAt) >= touchSession {
-		// A call that cannot be noted is answered all the same: the session then
-		// ends sooner, not later.
+		// If the use cannot be recorded, the call is answered all the same: the session
+		// then ends sooner, not later.
 		if err := s.c.DB.TouchSession(ctx, h[:], now); err != nil {
 			s.c.Log.Warn("the use of a session was not noted", "session", out.ID, "error", err)
 		} else {
@@ -121,9 +126,11 @@ func (s *Service) Session(ctx context.Context, cookie string) (*usher.Session, e
 	return out, nil
 }
 
-// begin makes a session of an operator who has been let in, in place of the one
-// that the browser had: what was known before a login is worth nothing after it.
-func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, proved time.Time, after any) (cookie string, out *usher.Session, err error) {
+// begin makes a session for an operator who has logged in, and ends the browser's
+// session from before: a cookie that another person may have planted is worth
+// nothing after a login.
+func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, proved time.Time, after any) (
+	cookie string, out *usher.Session, err error) {
 	now := s.c.Now().UTC().Truncate(time.Microsecond)
 	cookie, id, err := s.secret()
 	if err != nil {
@@ -143,7 +150,8 @@ func (s *Service) begin(ctx context.Context, v Visit, op, method, login string, 
 }
 
 // follow makes a session in place of a live one, after a proof at proved.
-func (s *Service) follow(ctx context.Context, v Visit, old *usher.Session, login string, proved time.Time) (cookie string, out *usher.Session, err error) {
+func (s *Service) follow(ctx context.Context, v Visit, old *usher.Session, login string, proved time.Time) (
+	cookie string, out *usher.Session, err error) {
 	now := s.c.Now().UTC().Truncate(time.Microsecond)
 	cookie, id, err := s.secret()
 	if err != nil {
@@ -161,7 +169,7 @@ func (s *Service) follow(ctx context.Context, v Visit, old *usher.Session, login
 // system is usher itself.
 var system = usher.Actor{Kind: "system"}
 
-// note is an audit row of a session, with opaque ids only.
+// note returns an audit row about a session; it holds opaque ids only.
 func (s *Service) note(v Visit, op, action, object string, at time.Time, after any) store.Note {
 	n := store.Note{By: usher.By{Actor: usher.Actor{Kind: "operator", ID: op}, RequestID: v.RequestID}, Action: action, Object: object, At: at}
 	if op == "" {
@@ -173,11 +181,11 @@ func (s *Service) note(v Visit, op, action, object string, at time.Time, after a
 	return n
 }
 
-// Owner makes the first owner, or a further one, for the holder of a one-time
-// token, gives them a password and logs them in. Unauthenticated where the token
-// is not valid; Invalid where the password cannot be taken, which does not use
-// up the token.
-func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperator, password string) (cookie string, out *usher.Session, err error) {
+// Owner makes an owner for the holder of a one-time token, sets the password and
+// logs the owner in. It returns Unauthenticated if the token is not valid, and
+// Invalid if the password is too weak, which does not use up the token.
+func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperator, password string) (
+	cookie string, out *usher.Session, err error) {
 	if err := checkPassword(password, op.Email, op.Name); err != nil {
 		return "", nil, err
 	}
@@ -188,10 +196,10 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
 		return "", nil, tooMany(wait)
 	}
-	s.addresses.failed(block(v.Address), addressTries, now) // until it is known to be none
+	s.addresses.failed(block(v.Address), addressTries, now) // counted as a failure until it succeeds
 	stored, err := s.passwords.hash(ctx, block(v.Address), password)
 	if err != nil {
-		s.addresses.uncount(block(v.Address)) // nobody was told anything: that was no try
+		s.addresses.uncount(block(v.Address)) // the password was not checked: this was no attempt
 		return "", nil, err
 	}
 	made, err := s.RedeemOwnerToken(ctx, token, op)
@@ -200,26 +208,26 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 	}
 	s.addresses.succeeded(block(v.Address))
 	now = s.c.Now().UTC().Truncate(time.Microsecond)
-	// Should this fail, the token is spent on an owner who cannot log in, and
-	// `usher operator token` makes another one.
+	// If this fails, the token is used up and the owner cannot log in: `usher
+	// operator token` makes another.
 	if err := s.c.DB.SetPassword(ctx, made.ID, stored, s.note(v, made.ID, "password.set", made.ID, now, nil)); err != nil {
 		return "", nil, err
 	}
 	return s.begin(ctx, v, made.ID, usher.LoginPassword, "", now, nil)
 }
 
-// addressTries are the failures of one address that cost nothing; an office may
-// share one.
+// addressTries is how many failures one address has without waiting; a whole
+// office may share an address.
 const addressTries = 20
 
 func tooMany(wait time.Duration) error {
 	return &usher.Error{Code: usher.RateLimited, Detail: "there were too many failed attempts from this network: wait", RetryAfter: wait}
 }
 
-// Login lets an operator in by password. An unknown account, one without a
-// password, a wrong password and an account that waits after too many attempts
-// get the same answer after the same work: Unauthenticated. RateLimited is about
-// the address alone.
+// Login logs an operator in by password. An unknown account, an account without a
+// password, a wrong password and a locked account get the same answer,
+// Unauthenticated, after the same work, so that nobody can find out which
+// accounts exist. RateLimited depends on the address alone.
 func (s *Service) Login(ctx context.Context, v Visit, email, password string) (cookie string, out *usher.Session, err error) {
 	now := s.c.Now()
 	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
@@ -243,8 +251,8 @@ func (s *Service) Login(ctx context.Context, v Visit, email, password string) (c
 	return s.begin(ctx, v, op, usher.LoginPassword, "", proved, after)
 }
 
-// try compares a password. Each try counts as a failure until it is known to be
-// none, so that many at once are not more than one after the other.
+// try compares a password. Each attempt counts as a failure until it succeeds, so
+// that many attempts at once get no more tries than one after another.
 func (s *Service) try(ctx context.Context, v Visit, account, op, stored, password string, now time.Time) (before int32, err error) {
 	where := block(v.Address)
 	var n int32
@@ -272,10 +280,10 @@ func (s *Service) try(ctx context.Context, v Visit, account, op, stored, passwor
 	return 0, errLogin
 }
 
-// noteRefused puts failed logins into the audit log beside the call, so that
-// they take no time of it: the first of a row and each that makes an account
-// wait; those of accounts that there are not are counted together, once a
-// minute. So nobody can fill the log by guessing.
+// noteRefused records failed logins in the audit log, in the background so that
+// the answer takes no longer: the first failure of a series and each one that
+// locks the account. Failures of unknown accounts are counted together, in one
+// row a minute. So guessing cannot fill the log.
 func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, now time.Time) {
 	var note store.Note
 	switch {
@@ -295,8 +303,8 @@ func (s *Service) noteRefused(v Visit, op string, n int32, wait time.Duration, n
 	s.noteBeside(note)
 }
 
-// noteTurnedAway puts logins at the identity provider that came to nothing into
-// the audit log, all of a minute in one row.
+// noteTurnedAway records failed logins at the identity provider in the audit log,
+// in one row a minute.
 func (s *Service) noteTurnedAway(v Visit) {
 	now := s.c.Now()
 	if n := s.turnedAway.another(now); n > 0 {
@@ -304,9 +312,9 @@ func (s *Service) noteTurnedAway(v Visit) {
 	}
 }
 
-// noteBeside writes a row about somebody who is not known, beside the call.
+// noteBeside writes an audit row about an unknown person, in the background.
 func (s *Service) noteBeside(note store.Note) {
-	note.Actor = system // whoever it was, it was not the operator
+	note.Actor = system // the person who tried is unknown, and perhaps not the operator
 	s.running.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, askFor)
 		defer cancel()
@@ -317,8 +325,8 @@ func (s *Service) noteBeside(note store.Note) {
 }
 
 // Prove lets the operator of a session prove by password who they are, and gives
-// the session a new cookie. Refused where the operator has no password: they
-// prove it at the identity provider.
+// the session a new cookie. It returns Refused for a session that came from the
+// identity provider: the proof is made there.
 func (s *Service) Prove(ctx context.Context, v Visit, old *usher.Session, password string) (cookie string, out *usher.Session, err error) {
 	now := s.c.Now()
 	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
@@ -337,14 +345,14 @@ func (s *Service) Prove(ctx context.Context, v Visit, old *usher.Session, passwo
 	return s.follow(ctx, v, old, "", s.c.Now().UTC().Truncate(time.Microsecond))
 }
 
-// Logout ends a session for good, on every node.
+// Logout ends a session permanently, on every node.
 func (s *Service) Logout(ctx context.Context, v Visit, old *usher.Session) error {
 	return s.c.DB.EndSession(ctx, *old, s.note(v, old.Operator, "session.end", old.ID, s.c.Now(), nil))
 }
 
-// EndSessions ends all sessions of an operator and says how many there were.
-// NotFound where there is no such operator; Forbidden where it is another who
-// may do more than the caller.
+// EndSessions ends all sessions of an operator and returns how many there were.
+// It returns NotFound if there is no such operator, and Forbidden if it is
+// another operator who may do more than the caller.
 func (s *Service) EndSessions(ctx context.Context, who *Identity, by usher.By, op string) (int64, error) {
 	o, err := s.c.DB.Operator(ctx, op)
 	if err != nil {
@@ -359,8 +367,9 @@ func (s *Service) EndSessions(ctx context.Context, who *Identity, by usher.By, o
 	return s.c.DB.EndSessions(ctx, op, store.Note{By: by, Action: "session.end_all", Object: op, At: now})
 }
 
-// Visitor is who calls with a cookie, in an environment. Unauthenticated where
-// there is no live session, or its operator is no longer active.
+// Visitor returns the identity of a caller with a cookie, in an environment, and
+// the session. It returns Unauthenticated if there is no live session or its
+// operator is not active.
 func (s *Service) Visitor(ctx context.Context, cookie string, env usher.Environment) (Identity, *usher.Session, error) {
 	session, err := s.Session(ctx, cookie)
 	if err != nil {
@@ -373,32 +382,33 @@ func (s *Service) Visitor(ctx context.Context, cookie string, env usher.Environm
 	return i, session, nil
 }
 
-// StepUp returns an error of code StepUpRequired where a permission is of high
-// risk and the session's operator has not lately proved who they are.
+// StepUp returns StepUpRequired if a permission is of high risk and the operator
+// has not proved who they are within usher.ProofHolds.
 func (s *Service) StepUp(session *usher.Session, p Permission, env usher.Environment) error {
 	if p.Risk(env) != usher.RiskHigh || session.Proved(s.c.Now()) {
 		return nil
 	}
-	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: prove again who you are, and repeat the call", int(usher.ProofHolds/time.Minute))
+	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: prove again who you are, and "+
+		"repeat the call", int(usher.ProofHolds/time.Minute))
 }
 
 // HasOIDC reports whether operators can log in with an identity provider.
 func (s *Service) HasOIDC() bool { return s.c.OIDC.Issuer != "" }
 
-// Operator reads the operator of a session, with its roles.
+// operatorOf reads the operator of a session, with its roles.
 func (s *Service) operatorOf(ctx context.Context, session *usher.Session) (usher.Operator, error) {
 	return s.c.DB.Operator(ctx, session.Operator)
 }
 
-// Who is what a session's operator is and may do.
+// Who is the operator of a session, with what they may do.
 type Who struct {
 	Operator    usher.Operator
 	Roles       map[usher.Environment][]string // in force now, each once, sorted
 	Permissions map[usher.Environment][]Permission
-	ProvedUntil time.Time // zero: nothing of high risk may be done now
+	ProvedUntil time.Time // zero: no high-risk action is possible without a new proof
 }
 
-// Who says who a session's operator is and what they may do now.
+// Who returns the operator of a session and what they may do now.
 func (s *Service) Who(ctx context.Context, session *usher.Session) (Who, error) {
 	now := s.c.Now()
 	op, err := s.operatorOf(ctx, session)

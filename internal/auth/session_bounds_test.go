@@ -37,7 +37,8 @@ func TestSessionsAreBounded(t *testing.T) {
 	gone(t, other, cookies[1], "the one that was used longest ago, on another node")
 	there(t, h.Service, cookies[2], "the one after that")
 	there(t, h.Service, cookies[len(cookies)-1], "the new one")
-	if n, err := h.EndSessions(t.Context(), &Identity{Actor: usher.Actor{Kind: "operator", ID: bob.Operator}}, usher.By{}, bob.Operator); err != nil || n != 1 {
+	if n, err := h.EndSessions(t.Context(), &Identity{Actor: usher.Actor{Kind: "operator", ID: bob.Operator}}, usher.By{},
+		bob.Operator); err != nil || n != 1 {
 		t.Errorf("bob has %d sessions, %v, want the one that he had", n, err)
 	}
 }
@@ -87,7 +88,8 @@ func TestTurnedAwayAtTheProvider(t *testing.T) {
 	forge := func(times int) {
 		t.Helper()
 		for range times {
-			if _, _, _, err := h.FinishOIDC(t.Context(), Visit{RequestID: "r1"}, Returned{State: "zq7", Code: "zq7", Cookie: "zq7"}); usher.ErrorCode(err) != usher.Unauthenticated {
+			if _, _, _, err := h.FinishOIDC(t.Context(), Visit{RequestID: "r1"}, Returned{State: "zq7", Code: "zq7",
+				Cookie: "zq7"}); usher.ErrorCode(err) != usher.Unauthenticated {
 				t.Fatalf("got %v, want Unauthenticated", err)
 			}
 		}

@@ -105,7 +105,7 @@ func TestSessions(t *testing.T) {
 	})
 }
 
-// sessionStory: a session ends by itself, at a logout, and by somebody's hand, on
+// sessionStory: a session ends by itself, at a logout, and by an operator, on
 // every node at once; it is never the one that the browser had before.
 func sessionStory(t *testing.T, h *hall) {
 	ctx := t.Context()
@@ -171,9 +171,10 @@ func sessionStory(t *testing.T, h *hall) {
 		t.Errorf("a proof for a session that has ended: got %v, want Unauthenticated", err)
 	}
 
-	// Somebody ends them all.
+	// An operator ends them all.
 	one, two := login(""), login("")
-	if n, err := other.EndSessions(ctx, &Identity{Actor: usher.Actor{Kind: "operator", ID: s.Operator}}, usher.By{Actor: usher.Actor{Kind: "operator", ID: s.Operator}, RequestID: "r"}, s.Operator); err != nil || n < 2 {
+	if n, err := other.EndSessions(ctx, &Identity{Actor: usher.Actor{Kind: "operator", ID: s.Operator}},
+		usher.By{Actor: usher.Actor{Kind: "operator", ID: s.Operator}, RequestID: "r"}, s.Operator); err != nil || n < 2 {
 		t.Errorf("ended %d, %v, want at least the 2", n, err)
 	}
 	gone(t, h.Service, one, "after all were ended")
@@ -183,7 +184,8 @@ func sessionStory(t *testing.T, h *hall) {
 	cookie = login("")
 	h.owner(t, "bob@example.com") // another owner, so that ann may go
 	no := false
-	if err := h.db.UpdateOperator(ctx, s.Operator, usher.OperatorUpdate{Active: &no}, nil, usher.By{Actor: usher.Actor{Kind: "system"}}, h.clock.now()); err != nil {
+	if err := h.db.UpdateOperator(ctx, s.Operator, usher.OperatorUpdate{Active: &no}, nil, usher.By{Actor: usher.Actor{Kind: "system"}},
+		h.clock.now()); err != nil {
 		t.Fatal(err)
 	}
 	h.clock.pass(time.Second)
@@ -238,7 +240,8 @@ func TestNoAccountIsTold(t *testing.T) {
 	h := newHall(t)
 	ctx := t.Context()
 	h.owner(t, "ann@example.com")
-	bare, err := h.CreateOperator(ctx, usher.By{Actor: usher.Actor{Kind: "cli"}}, NewOperator{Email: "bare@example.com"}) // comes by identity provider
+	bare, err := h.CreateOperator(ctx, usher.By{Actor: usher.Actor{Kind: "cli"}},
+		NewOperator{Email: "bare@example.com"}) // comes by identity provider
 	if err != nil || bare.ID == "" {
 		t.Fatal(err)
 	}
@@ -248,7 +251,8 @@ func TestNoAccountIsTold(t *testing.T) {
 		n++
 		before := h.hashes.Load()
 		// Each from elsewhere, so that no address waits.
-		_, s, err := h.Login(ctx, Visit{Address: "2001:db8:0:" + string("0123456789abcdef"[n%16]) + string("0123456789abcdef"[n/16%16]) + "::1"}, email, password)
+		_, s, err := h.Login(ctx, Visit{Address: "2001:db8:0:" + string("0123456789abcdef"[n%16]) + string("0123456789abcdef"[n/16%16]) +
+			"::1"}, email, password)
 		if got := h.hashes.Load() - before; got != 1 {
 			t.Errorf("%s: %d hashes, want 1", email, got)
 		}
@@ -304,7 +308,7 @@ func TestLockoutGrows(t *testing.T) {
 		}
 	}
 	if c.wait("bob", now) != 0 || c.wait("ann", now) != 0 {
-		t.Error("somebody waits who does not have to")
+		t.Error("a caller waits without need")
 	}
 	if n, wait := c.failed("ann", freeTries, now.Add(forgetAfter)); n != 1 || wait != 0 {
 		t.Errorf("after an hour: failure %d, wait %s, want a clean slate", n, wait)
@@ -422,7 +426,8 @@ func TestPasswordsAreHashedAFewAtATime(t *testing.T) {
 
 func TestPasswords(t *testing.T) {
 	t.Parallel()
-	for _, bad := range []string{"", "short", "elevenchars", "passwordpassword", "Password1234!", "111111111111", "123456789012", "qwertyuiop123", "ann.smith.ann.smith", "Ann.Smith2026!",
+	for _, bad := range []string{"", "short", "elevenchars", "passwordpassword", "Password1234!", "111111111111", "123456789012",
+		"qwertyuiop123", "ann.smith.ann.smith", "Ann.Smith2026!",
 		strings.Repeat("x ", 513), "invalid \xff utf-8 here", "usherusherusher"} {
 		if err := checkPassword(bad, "ann.smith@example.com", "Ann Smith"); usher.ErrorCode(err) != usher.Invalid {
 			t.Errorf("%q: got %v, want Invalid", bad, err)
@@ -430,7 +435,8 @@ func TestPasswords(t *testing.T) {
 			t.Errorf("the error repeats the password %q", bad)
 		}
 	}
-	for _, good := range []string{goodPassword, "correct horse bicycle", "tr0ub4dor&3xyz", strings.Repeat("ä", 12), "        . .. ", "my password is long enough", strings.Repeat("xy", 512)} {
+	for _, good := range []string{goodPassword, "correct horse bicycle", "tr0ub4dor&3xyz", strings.Repeat("ä", 12), "        . .. ",
+		"my password is long enough", strings.Repeat("xy", 512)} {
 		if err := checkPassword(good, "ann.smith@example.com", ""); err != nil {
 			t.Errorf("%q: got %v, want it taken", good, err)
 		}
@@ -475,18 +481,21 @@ func TestOwnerToken(t *testing.T) {
 		t.Fatalf("neither used the token up: got %v", err)
 	}
 	w, err := h.Who(ctx, s)
-	if err != nil || len(w.Roles[usher.Production]) != 1 || w.Roles[usher.Production][0] != RoleOwner || len(w.Permissions[usher.Production]) != len(Permissions) || w.ProvedUntil.IsZero() {
+	if err != nil || len(w.Roles[usher.Production]) != 1 || w.Roles[usher.Production][0] != RoleOwner ||
+		len(w.Permissions[usher.Production]) != len(Permissions) || w.ProvedUntil.IsZero() {
 		t.Errorf("got %+v, %v, want an owner who has just proved it", w, err)
 	}
-	if _, _, err := h.Owner(ctx, visit, token, NewOperator{Email: "eve@example.com"}, goodPassword); usher.ErrorCode(err) != usher.Unauthenticated {
+	if _, _, err := h.Owner(ctx, visit, token, NewOperator{Email: "eve@example.com"},
+		goodPassword); usher.ErrorCode(err) != usher.Unauthenticated {
 		t.Errorf("the token again: got %v, want Unauthenticated", err)
 	}
 }
 
 func TestBlocks(t *testing.T) {
 	t.Parallel()
-	for address, want := range map[string]string{"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::/64", "2001:db8::2:3": "2001:db8::/64",
-		"fe80::1%eth0": "fe80::/64", "192.0.2.1:80": "192.0.2.1", "[2001:db8::1]:80": "2001:db8::/64", "@": "", "": ""} {
+	for address, want := range map[string]string{"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::/64",
+		"2001:db8::2:3": "2001:db8::/64",
+		"fe80::1%eth0":  "fe80::/64", "192.0.2.1:80": "192.0.2.1", "[2001:db8::1]:80": "2001:db8::/64", "@": "", "": ""} {
 		if got := block(address); got != want {
 			t.Errorf("%q: got %q, want %q", address, got, want)
 		}
@@ -546,8 +555,10 @@ func TestLimit(t *testing.T) {
 
 func TestLocalPath(t *testing.T) {
 	t.Parallel()
-	for path, want := range map[string]bool{"/": true, "/customers?x=1#y": true, "/a//b": true, "": false, "//evil.example": false, "/\\evil.example": false, "\\\\evil": false,
-		"https://evil.example": false, "javascript:alert(1)": false, "/\t/evil.example": false, "/\n/evil": false, "customers": false, "/a\\b": false, " /x": false, "/ä": false, "/%0a": true, "/" + strings.Repeat("x", 2000): false} {
+	for path, want := range map[string]bool{"/": true, "/customers?x=1#y": true, "/a//b": true, "": false, "//evil.example": false,
+		"/\\evil.example": false, "\\\\evil": false,
+		"https://evil.example": false, "javascript:alert(1)": false, "/\t/evil.example": false, "/\n/evil": false, "customers": false,
+		"/a\\b": false, " /x": false, "/ä": false, "/%0a": true, "/" + strings.Repeat("x", 2000): false} {
 		if got := LocalPath(path); got != want {
 			t.Errorf("%q: got %v, want %v", path, got, want)
 		}

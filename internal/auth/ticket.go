@@ -12,21 +12,21 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// ticketFor is how long a ticket is good: from one to two of these, so that
-// tickets made within one of them are the same text.
+// ticketFor is the unit of a ticket's life: a ticket is valid for one to two of
+// these, so that all tickets made within one are the same text.
 const ticketFor = time.Hour
 
 // maxTicket bounds a ticket in bytes.
 const maxTicket = 4 << 10
 
-// errTicket says the same for every ticket that does not hold.
+// errTicket is the same for every ticket that is not valid.
 var errTicket = usher.Errorf(usher.Unauthenticated, "the ticket is not valid, or no longer: ask for a new one")
 
-// Ticket makes a text that may stand in an address, where a key must not: it
-// says that the caller's key lets whoever shows it do what scope names, for one
-// to two hours and while the key is live. It is signed with what every node
-// knows of the key, so any node can check it; nothing is stored. Only a key can
-// make one: Forbidden for anybody else.
+// Ticket makes a text that may be part of a URL, where a key must not: its holder
+// may do what scope names in the name of the caller's key, for one to two hours
+// and while the key is live. It is signed with the key's hash, which every node
+// can read, so any node can check it and nothing is stored. It returns Forbidden
+// unless the caller is a key.
 func (s *Service) Ticket(ctx context.Context, i *Identity, scope string) (string, error) {
 	if i.Actor.Kind != "key" {
 		return "", usher.Errorf(usher.Forbidden, "only an API key can make a ticket")
@@ -44,8 +44,8 @@ func (s *Service) Ticket(ctx context.Context, i *Identity, scope string) (string
 	return body + "." + base64.RawURLEncoding.EncodeToString(sign(st.value.Hash, body)), nil
 }
 
-// Redeem reads a ticket. It returns Unauthenticated unless the ticket is whole,
-// in time, and of a live key, and Unavailable where the database cannot say.
+// Redeem reads a ticket. It returns Unauthenticated unless the ticket is genuine,
+// not expired and of a live key, and Unavailable if the database does not answer.
 func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope string, until time.Time, err error) {
 	cut := strings.LastIndexByte(ticket, '.')
 	if cut < 0 || len(ticket) > maxTicket {
@@ -70,7 +70,7 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope 
 	if !st.found || !hmac.Equal(mac, sign(k.Hash, body)) {
 		return i, "", until, errTicket
 	}
-	// From here on the text is our own.
+	// The signature is right: the text was made by usher.
 	at, err := strconv.ParseInt(expires, 36, 64)
 	if err != nil {
 		return i, "", until, errTicket
@@ -91,8 +91,8 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (i Identity, scope 
 	return k.identity, string(plain), until, nil
 }
 
-// sign is the mark of a ticket's text by a key, of which the hash is a secret to
-// all but the servers.
+// sign returns the MAC of a ticket's text under a key's hash, which only the
+// servers know.
 func sign(keyHash []byte, body string) []byte {
 	m := hmac.New(sha256.New, keyHash)
 	m.Write([]byte("usher ticket 1\n"))

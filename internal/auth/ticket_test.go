@@ -50,7 +50,8 @@ func TestTickets(t *testing.T) {
 		t.Errorf("got %s, then %s: within an hour it is the same", ticket, again)
 	}
 	got, scope, until, err := b.Redeem(ctx, ticket)
-	if err != nil || scope != "acme\x00alice" || got.Actor != i.Actor || got.Env != i.Env || !until.Equal(time.Date(2026, 3, 10, 14, 0, 0, 0, time.UTC)) {
+	if err != nil || scope != "acme\x00alice" || got.Actor != i.Actor || got.Env != i.Env ||
+		!until.Equal(time.Date(2026, 3, 10, 14, 0, 0, 0, time.UTC)) {
 		t.Errorf("got %+v %q %v %v, want %+v", got, scope, until, err, i)
 	}
 	refused := func(ticket string) {
@@ -70,7 +71,8 @@ func TestTickets(t *testing.T) {
 	_, other := issue()
 	id, rest, _ := strings.Cut(ticket, ".")
 	otherID, otherRest, _ := strings.Cut(other, ".")
-	for _, wrong := range []string{"", ".", "...", ticket + "=", ticket + ".", id + "." + otherRest, otherID + "." + rest, strings.Repeat("x", 5000) + "." + ticket} {
+	for _, wrong := range []string{"", ".", "...", ticket + "=", ticket + ".", id + "." + otherRest, otherID + "." + rest,
+		strings.Repeat("x", 5000) + "." + ticket} {
 		refused(wrong)
 	}
 	past.Add(int64(80*time.Minute - time.Second))
@@ -90,6 +92,6 @@ func TestTickets(t *testing.T) {
 	past.Add(int64(time.Second))
 	refused(ticket)
 	if _, err := a.Ticket(ctx, &auth.Identity{Actor: usher.Actor{Kind: "operator", ID: "o"}}, "x"); usher.ErrorCode(err) != usher.Forbidden {
-		t.Errorf("for one who is no key: got %v, want forbidden", err)
+		t.Errorf("for a caller that is not a key: got %v, want forbidden", err)
 	}
 }

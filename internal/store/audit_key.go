@@ -69,7 +69,8 @@ func (db *DB) noAuditKey(public string) error {
 	if db.keyFile != "" {
 		where = "neither in the file " + db.keyFile + " nor in the database"
 	}
-	return usher.Errorf(usher.Refused, "the audit log is signed with %s, whose private key is %s: give it with --audit-key or USHER_AUDIT_KEY; "+
+	return usher.Errorf(usher.Refused, "the audit log is signed with %s, whose private key is %s: give it with --audit-key or "+
+		"USHER_AUDIT_KEY; "+
 		"if it is lost, `usher audit key --new FILE` makes another one, which the log announces", public, where)
 }
 
@@ -157,7 +158,7 @@ func writeSecret(name, text string) error {
 	return nil
 }
 
-// checkAuditKey returns Refused if there is no key to sign the log with, or a
+// checkAuditKey returns Refused if the log cannot be signed for lack of a key, or a
 // retired one.
 func (db *DB) checkAuditKey(ctx context.Context) error {
 	head, _, err := one(ctx, db, scanAuditHead, selectAuditHead)

@@ -148,7 +148,7 @@ func (db *DB) Customers(ctx context.Context, env usher.Environment, after string
 	return list(ctx, db, scanCustomer, selectCustomer+`c.env = $1 AND c.id > $2 ORDER BY c.id LIMIT $3`, string(env), after, int64(limit))
 }
 
-// Customer reads a live customer; NotFound where there is none.
+// Customer reads a live customer; NotFound if there is none.
 func (db *DB) Customer(ctx context.Context, env usher.Environment, id string) (_ usher.Customer, err error) {
 	defer wrap(&err, "read customer")
 	c, ok, err := one(ctx, db, scanCustomer, selectCustomer+`c.env = $1 AND c.id = $2`, string(env), id)

@@ -8,11 +8,13 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-const selectElevation = `SELECT id, operator, role, env, reason, seconds, break_glass, state, requested_at, decided_by, decided_at, note, review, reviewed_by, reviewed_at, review_note FROM elevation `
+const selectElevation = `SELECT id, operator, role, env, reason, seconds, break_glass, state, requested_at, decided_by, decided_at,
+	note, review, reviewed_by, reviewed_at, review_note FROM elevation `
 
 func scanElevation(row *sql.Rows, e *usher.Elevation) error {
 	var glass, requested, decided, reviewed int64
-	err := row.Scan(&e.ID, &e.Operator, &e.Role, &e.Environment, &e.Reason, &e.Seconds, &glass, &e.State, &requested, &e.DecidedBy, &decided, &e.Note,
+	err := row.Scan(&e.ID, &e.Operator, &e.Role, &e.Environment, &e.Reason, &e.Seconds, &glass, &e.State, &requested, &e.DecidedBy,
+		&decided, &e.Note,
 		&e.Review, &e.ReviewedBy, &reviewed, &e.ReviewNote)
 	e.BreakGlass, e.RequestedAt = glass != 0, fromMicros(requested)
 	if decided != 0 {
@@ -30,11 +32,12 @@ func scanElevation(row *sql.Rows, e *usher.Elevation) error {
 	return err
 }
 
-// Elevations reads the newest elevations first, at most 1,000: of one operator
-// or, "", of all; pending leaves only those whose review is due.
+// Elevations reads the newest 1,000 elevations, newest first, of one operator
+// ("": of all); with pending only those whose review is due.
 func (db *DB) Elevations(ctx context.Context, operator string, pending bool) (_ []usher.Elevation, err error) {
 	defer wrap(&err, "read elevations")
-	return list(ctx, db, scanElevation, selectElevation+`WHERE ($1 = '' OR operator = $1) AND ($2 = 0 OR review = 'pending') ORDER BY requested_at DESC, id LIMIT 1000`,
+	return list(ctx, db, scanElevation, selectElevation+`WHERE ($1 = '' OR operator = $1) AND ($2 = 0 OR review = 'pending')
+		ORDER BY requested_at DESC, id LIMIT 1000`,
 		operator, bit(pending))
 }
 
@@ -59,7 +62,7 @@ func (db *DB) PendingReviews(ctx context.Context) (_ int64, err error) {
 	return n, err
 }
 
-// elevationShown is what the audit log says of an elevation.
+// elevationShown is what the audit log says about an elevation.
 type elevationShown struct {
 	Operator    string            `json:"operator"`
 	Role        string            `json:"role"`
@@ -74,9 +77,9 @@ func shownElevation(e usher.Elevation) elevationShown {
 	return elevationShown{e.Operator, e.Role, e.Environment, e.Seconds, e.BreakGlass, e.State, e.Review}
 }
 
-// RequestElevation stores a request, or an emergency with the role that it
-// gives at once. Refused where another emergency of the operator waits for its
-// review.
+// RequestElevation stores a request, or an emergency with the role that it gives
+// at once. It returns Refused while another emergency of the operator waits for
+// its review.
 func (db *DB) RequestElevation(ctx context.Context, e usher.Elevation, role *usher.OperatorRole, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "request elevation")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
@@ -84,7 +87,8 @@ func (db *DB) RequestElevation(ctx context.Context, e usher.Elevation, role *ush
 		if e.BreakGlass {
 			action = "elevation.break_glass"
 			var n int
-			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM elevation WHERE operator = $1 AND review = 'pending'`, e.Operator).Scan(&n); err != nil {
+			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM elevation WHERE operator = $1 AND review = 'pending'`,
+				e.Operator).Scan(&n); err != nil {
 				return err
 			}
 			if n > 0 {
@@ -98,8 +102,10 @@ func (db *DB) RequestElevation(ctx context.Context, e usher.Elevation, role *ush
 		if e.DecidedAt != nil {
 			decided = micros(*e.DecidedAt)
 		}
-		if _, err := exec(ctx, tx, `INSERT INTO elevation (id, operator, role, env, reason, seconds, break_glass, state, requested_at, decided_by, decided_at, note, review, reviewed_by, reviewed_at, review_note)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '', $12, '', 0, '')`, e.ID, e.Operator, e.Role, string(e.Environment), e.Reason, e.Seconds, bit(e.BreakGlass),
+		if _, err := exec(ctx, tx, `INSERT INTO elevation (id, operator, role, env, reason, seconds, break_glass, state, requested_at,
+			decided_by, decided_at, note, review, reviewed_by, reviewed_at, review_note)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '', $12, '', 0, '')`, e.ID, e.Operator, e.Role, string(e.Environment),
+			e.Reason, e.Seconds, bit(e.BreakGlass),
 			e.State, micros(e.RequestedAt), e.DecidedBy, decided, e.Review); err != nil {
 			return err
 		}
@@ -108,10 +114,11 @@ func (db *DB) RequestElevation(ctx context.Context, e usher.Elevation, role *ush
 	})
 }
 
-// DecideElevation approves a request, which gives role, or denies it: role is
-// nil. NotFound where there is none; Conflict where it is decided; Refused where
-// it was made before after.
-func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.Time, role *usher.OperatorRole, by usher.By, at time.Time) (err error) {
+// DecideElevation approves a request, which gives role, or denies it if role is
+// nil. It returns NotFound if there is no such request, Conflict if it is
+// decided, and Refused if an approval comes for a request from before after.
+func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.Time, role *usher.OperatorRole, by usher.By,
+	at time.Time) (err error) {
 	defer wrap(&err, "decide elevation")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		e, err := readElevation(ctx, inTx{tx}, id)
@@ -136,7 +143,8 @@ func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.T
 				return err
 			}
 		}
-		if _, err := exec(ctx, tx, `UPDATE elevation SET state = $2, decided_by = $3, decided_at = $4, note = $5 WHERE id = $1`, id, e.State, by.Actor.ID, micros(at), note); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE elevation SET state = $2, decided_by = $3, decided_at = $4, note = $5 WHERE id = $1`, id, e.State,
+			by.Actor.ID, micros(at), note); err != nil {
 			return err
 		}
 		by.Reason = note
@@ -144,8 +152,8 @@ func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.T
 	})
 }
 
-// ReviewElevation notes what the review of an emergency came to. NotFound where
-// there is none; Conflict where none is due.
+// ReviewElevation stores the outcome of the review of an emergency. It returns
+// NotFound if there is no such elevation, and Conflict if no review is due.
 func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "review elevation")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
@@ -158,7 +166,8 @@ func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by 
 		}
 		before := shownElevation(e)
 		e.Review = outcome
-		if _, err := exec(ctx, tx, `UPDATE elevation SET review = $2, reviewed_by = $3, reviewed_at = $4, review_note = $5 WHERE id = $1`, id, outcome, by.Actor.ID, micros(at), note); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE elevation SET review = $2, reviewed_by = $3, reviewed_at = $4, review_note = $5 WHERE id = $1`, id,
+			outcome, by.Actor.ID, micros(at), note); err != nil {
 			return err
 		}
 		by.Reason = note

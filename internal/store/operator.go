@@ -9,11 +9,13 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// May says, within the transaction of a change, why the change may not be made:
-// read reads operators as they are there. nil is that it may.
+// May decides within the transaction of a change whether it may be made, and
+// returns why not; nil: it may. read reads operators as the transaction sees
+// them.
 type May func(read func(id string) (usher.Operator, error)) error
 
-const selectOperator = `SELECT id, name, email, active, created_at, EXISTS (SELECT 1 FROM operator_subject s WHERE s.operator = operator.id) FROM operator `
+const selectOperator = `SELECT id, name, email, active, created_at,
+	EXISTS (SELECT 1 FROM operator_subject s WHERE s.operator = operator.id) FROM operator `
 
 func scanOperator(row *sql.Rows, o *usher.Operator) error {
 	var active, created int64
@@ -89,16 +91,16 @@ func (db *DB) OperatorByEmail(ctx context.Context, email string) (_ usher.Operat
 
 func noOperator(id string) error { return usher.Errorf(usher.NotFound, "no operator %q", id) }
 
-// errLastOwner is why the last owner stays. One whose role ends by a date, or
-// holds in one environment only, does not count: the installation would be
-// without an owner then.
-var errLastOwner = usher.Errorf(usher.Refused, "this would leave the installation without an owner who is active and for good: make another owner first")
+// errLastOwner means that a change would remove the last owner. An owner until a
+// date, or in one environment only, does not count: without another one, the
+// installation would be left without an owner.
+var errLastOwner = usher.Errorf(usher.Refused, "one active, permanent owner must remain: make another owner first")
 
 // ownerRole is the role that the last-owner rule is about.
 const ownerRole = "owner"
 
-// operators runs a change to operators: one at a time, and never one that takes
-// the last owner away (A12).
+// operators runs a change to operators: one at a time in the whole installation,
+// and never one that removes the last owner (A12).
 func (db *DB) operators(ctx context.Context, at time.Time, fn func(tx *sql.Tx) error) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `UPDATE operators SET revision = revision + 1`); err != nil { // the lock, on PostgreSQL
@@ -121,7 +123,8 @@ func (db *DB) operators(ctx context.Context, at time.Time, fn func(tx *sql.Tx) e
 
 func owners(ctx context.Context, tx *sql.Tx, at time.Time) (n int, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT count(*) FROM operator o WHERE o.active = 1 AND EXISTS (SELECT 1 FROM operator_role r
-		WHERE r.operator = o.id AND r.role = $1 AND r.env = '' AND r.from_at <= $2 AND r.until_at = $3)`, ownerRole, micros(at), int64(forever)).Scan(&n)
+		WHERE r.operator = o.id AND r.role = $1 AND r.env = '' AND r.from_at <= $2 AND r.until_at = $3)`, ownerRole, micros(at),
+		int64(forever)).Scan(&n)
 	return n, err
 }
 
@@ -133,13 +136,15 @@ func allowed(ctx context.Context, tx *sql.Tx, may May) error {
 	return fromOutside(may(func(id string) (usher.Operator, error) { return readOperator(ctx, inTx{tx}, id) }))
 }
 
-// link lets an operator be who comes from an identity provider as. Conflict
-// where that is another operator already.
+// link gives an operator an account at an identity provider. It returns Conflict
+// if another operator has that account.
 func link(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject) error {
 	var other string
-	switch err := tx.QueryRowContext(ctx, `SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, as.Issuer, as.Subject).Scan(&other); {
+	switch err := tx.QueryRowContext(ctx, `SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, as.Issuer,
+		as.Subject).Scan(&other); {
 	case err == nil:
-		return usher.Errorf(usher.Conflict, "whoever this is at the identity provider is the operator %q here already: give that one the roles, or erase it first", other)
+		return usher.Errorf(usher.Conflict, "this account at the identity provider belongs to the operator %q: give that operator the roles, "+
+			"or erase it first", other)
 	case err != sql.ErrNoRows:
 		return err
 	}
@@ -147,12 +152,13 @@ func link(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject)
 	return err
 }
 
-// relink makes as who an operator is at an identity provider, instead of what it
-// was at that one; the zero as makes it nobody at any. It ends the operator's
-// sessions if it was linked before, and reports whether it changed anything.
+// relink applies OperatorUpdate.Subject and reports whether that changed anything.
+// If it replaces another account, the operator's sessions end: a person with that
+// account may have begun them.
 func relink(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubject, at time.Time) (changed bool, err error) {
 	var same bool
-	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_subject WHERE issuer = $1 AND subject = $2 AND operator = $3)`, as.Issuer, as.Subject, operator).Scan(&same); err != nil || same {
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_subject
+		WHERE issuer = $1 AND subject = $2 AND operator = $3)`, as.Issuer, as.Subject, operator).Scan(&same); err != nil || same {
 		return false, err
 	}
 	n, err := exec(ctx, tx, `DELETE FROM operator_subject WHERE operator = $1 AND ($2 = '' OR issuer = $2)`, operator, as.Issuer)
@@ -170,15 +176,16 @@ func relink(ctx context.Context, tx *sql.Tx, operator string, as usher.SSOSubjec
 	return true, link(ctx, tx, operator, as)
 }
 
-// operatorShown is what the audit log says of an operator: no personal data, and
-// so not who it is elsewhere, only that it is somebody there.
+// operatorShown is what the audit log says about an operator: no personal data,
+// so not the account at the identity provider, only whether there is one.
 type operatorShown struct {
 	Active  bool     `json:"active"`
 	Linked  bool     `json:"linked,omitempty"`
 	Changed []string `json:"changed,omitempty"`
 }
 
-func (db *DB) auditOperators(ctx context.Context, tx *sql.Tx, by usher.By, at time.Time, action, object string, before, after any) (err error) {
+func (db *DB) auditOperators(ctx context.Context, tx *sql.Tx, by usher.By, at time.Time, action, object string, before,
+	after any) (err error) {
 	e := AuditEntry{Note: Note{By: by, Action: action, Object: object, At: at}}
 	for _, x := range []struct {
 		to *json.RawMessage
@@ -206,9 +213,9 @@ func emailTaken(err error) error {
 	return err
 }
 
-// CreateOperator stores a new operator, without roles, who comes from an
-// identity provider as as, or as nobody. Conflict where its address is
-// another's, or as is another operator.
+// CreateOperator stores a new operator without roles, with the account as at an
+// identity provider (zero: none). It returns Conflict if another operator has the
+// address or the account.
 func (db *DB) CreateOperator(ctx context.Context, o usher.Operator, as usher.SSOSubject, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "create operator")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
@@ -220,13 +227,14 @@ func (db *DB) CreateOperator(ctx context.Context, o usher.Operator, as usher.SSO
 				return err
 			}
 		}
-		return db.auditOperators(ctx, tx, by, at, "operator.create", o.ID, nil, operatorShown{Active: o.Active, Linked: as != (usher.SSOSubject{})})
+		return db.auditOperators(ctx, tx, by, at, "operator.create", o.ID, nil, operatorShown{Active: o.Active,
+			Linked: as != (usher.SSOSubject{})})
 	})
 }
 
-// UpdateOperator changes an operator where may says so. NotFound where there is
-// none; Conflict as CreateOperator; Refused where it is the last owner and would
-// not be active.
+// UpdateOperator changes an operator if may allows it. It returns NotFound if
+// there is none, Conflict as CreateOperator does, and Refused if it would
+// deactivate the last owner.
 func (db *DB) UpdateOperator(ctx context.Context, id string, u usher.OperatorUpdate, may May, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "update operator")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
@@ -266,16 +274,17 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u usher.OperatorUpd
 		if len(after.Changed) == 0 && after.Active == before.Active {
 			return nil
 		}
-		if _, err := exec(ctx, tx, `UPDATE operator SET name = $2, email = $3, active = $4 WHERE id = $1`, id, o.Name, o.Email, bit(o.Active)); err != nil {
+		if _, err := exec(ctx, tx, `UPDATE operator SET name = $2, email = $3, active = $4 WHERE id = $1`, id, o.Name, o.Email,
+			bit(o.Active)); err != nil {
 			return emailTaken(err)
 		}
 		return db.auditOperators(ctx, tx, by, at, "operator.update", id, before, after)
 	})
 }
 
-// DeleteOperator erases an operator with its roles, sessions and what it logs in
-// with, where may says so. NotFound where there is none;
-// Refused where it is the last owner.
+// DeleteOperator erases an operator with its roles, sessions, password and
+// account at the identity provider, if may allows it. It returns NotFound if
+// there is none, and Refused for the last owner.
 func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "delete operator")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
@@ -287,7 +296,8 @@ func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.B
 			return err
 		}
 		for _, text := range []string{`DELETE FROM operator WHERE id = $1`, `DELETE FROM operator_role WHERE operator = $1`,
-			`DELETE FROM operator_password WHERE operator = $1`, `DELETE FROM operator_subject WHERE operator = $1`, `DELETE FROM session WHERE operator = $1`} {
+			`DELETE FROM operator_password WHERE operator = $1`, `DELETE FROM operator_subject WHERE operator = $1`,
+			`DELETE FROM session WHERE operator = $1`} {
 			if _, err := exec(ctx, tx, text, id); err != nil {
 				return err
 			}

@@ -27,12 +27,13 @@ func scanOperatorRole(row *sql.Rows, r *operatorRoleRow) error {
 }
 
 func insertOperatorRole(ctx context.Context, tx *sql.Tx, operator string, r usher.OperatorRole) error {
-	_, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+	_, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES
+		($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		r.ID, operator, r.Role, string(r.Environment), micros(r.From), end(r.Until), string(r.Source), r.GrantedBy, r.Reason)
 	return err
 }
 
-// roleShown is what the audit log says of an operator's role.
+// roleShown is what the audit log says about an operator's role.
 type roleShown struct {
 	Role        string            `json:"role"`
 	Environment usher.Environment `json:"environment,omitempty"`
@@ -45,9 +46,10 @@ func shownRole(r usher.OperatorRole) roleShown {
 	return roleShown{Role: r.Role, Environment: r.Environment, From: &r.From, Until: r.Until, Source: r.Source}
 }
 
-// PutOperatorRole gives an operator a role in place of those of the same role,
-// environment and source. NotFound where there is no such operator; Refused
-// where the last owner would be one until a date only. May is asked first.
+// PutOperatorRole gives an operator a role, if may allows it. It replaces the
+// assignments of the same role, environment and source. It returns NotFound if
+// there is no such operator, and Refused if the last owner would become a
+// temporary one.
 func (db *DB) PutOperatorRole(ctx context.Context, operator string, r usher.OperatorRole, may May, by usher.By, at time.Time) (err error) {
 	defer wrap(&err, "put operator role")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
@@ -69,10 +71,11 @@ func (db *DB) PutOperatorRole(ctx context.Context, operator string, r usher.Oper
 	})
 }
 
-// DeleteOperatorRole takes a role in an environment ("" is both) from an
-// operator, whatever gave it, where may says so. NotFound where it has no such
-// role; Refused where it is the last owner's.
-func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, by usher.By, at time.Time) (err error) {
+// DeleteOperatorRole takes a role in an environment ("": both) from an operator,
+// from whatever source it came, if may allows it. It returns NotFound if the
+// operator has no such role, and Refused for the last owner's role.
+func (db *DB) DeleteOperatorRole(ctx context.Context, operator, role string, env usher.Environment, may May, by usher.By,
+	at time.Time) (err error) {
 	defer wrap(&err, "delete operator role")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		if err := allowed(ctx, tx, may); err != nil {

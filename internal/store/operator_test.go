@@ -27,13 +27,15 @@ func TestOperators(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a := usher.Operator{ID: "opr_a", Name: "Ada 'x'", Email: "ada@example.com", Active: true, CreatedAt: day(1), Roles: []usher.OperatorRole{}}
+		a := usher.Operator{ID: "opr_a", Name: "Ada 'x'", Email: "ada@example.com", Active: true, CreatedAt: day(1),
+			Roles: []usher.OperatorRole{}}
 		b := usher.Operator{ID: "opr_b", Active: true, CreatedAt: day(2), Roles: []usher.OperatorRole{}}
 		c := usher.Operator{ID: "opr_c", Active: true, CreatedAt: day(2), Roles: []usher.OperatorRole{}} // no address either
 		for _, o := range []usher.Operator{a, b, c} {
 			must(db.CreateOperator(ctx, o, usher.SSOSubject{}, by, at))
 		}
-		wantCode(t, db.CreateOperator(ctx, usher.Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, usher.SSOSubject{}, by, at), usher.Conflict)
+		wantCode(t, db.CreateOperator(ctx, usher.Operator{ID: "opr_d", Email: a.Email, CreatedAt: day(2)}, usher.SSOSubject{}, by, at),
+			usher.Conflict)
 		until := day(9)
 		sales := usher.OperatorRole{ID: "oas_1", Role: "sales", Environment: usher.Sandbox, From: day(3), Until: &until,
 			Source: usher.SourceManual, GrantedBy: "key:k", Reason: "why"}
@@ -92,7 +94,7 @@ func TestA12_TheLastOwnerStays(t *testing.T) {
 		last := "a"
 		hire(last)
 		for how, do := range ways {
-			if err := do(last); usher.ErrorCode(err) != usher.Refused || !strings.Contains(err.Error(), "without an owner") {
+			if err := do(last); usher.ErrorCode(err) != usher.Refused || !strings.Contains(err.Error(), "one active, permanent owner must remain") {
 				t.Errorf("the last owner %s: got %v, want refused", how, err)
 			}
 		}
@@ -160,7 +162,8 @@ func TestElevations(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ask := usher.Elevation{ID: "e1", Operator: "a", Role: "sales", Reason: "r", Seconds: 3600, State: usher.ElevationRequested, RequestedAt: day(2)}
+		ask := usher.Elevation{ID: "e1", Operator: "a", Role: "sales", Reason: "r", Seconds: 3600, State: usher.ElevationRequested,
+			RequestedAt: day(2)}
 		if err := db.RequestElevation(ctx, ask, nil, by, at); err != nil {
 			t.Fatal(err)
 		}

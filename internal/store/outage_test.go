@@ -65,7 +65,7 @@ func TestABugIsNoOutage(t *testing.T) {
 	})
 }
 
-// Whoever gave up gets back what ended the context.
+// A caller that gave up gets the error of its context.
 func TestACallerThatGaveUpIsNoOutage(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {

@@ -23,14 +23,15 @@ func (db *DB) AddOwnerToken(ctx context.Context, hash []byte, expires time.Time,
 	})
 }
 
-// RedeemOwnerToken uses a token up and stores a new operator with a role.
-// Unauthenticated where there is no such token, or it has expired.
-func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o usher.Operator, r usher.OperatorRole, by usher.By, at time.Time) (err error) {
+// RedeemOwnerToken uses a token up and stores a new operator with a role. It
+// returns Unauthenticated if there is no such token or it has expired.
+func (db *DB) RedeemOwnerToken(ctx context.Context, hash []byte, o usher.Operator, r usher.OperatorRole, by usher.By,
+	at time.Time) (err error) {
 	defer wrap(&err, "redeem owner token")
 	return db.operators(ctx, at, func(tx *sql.Tx) error {
 		n, err := exec(ctx, tx, `DELETE FROM owner_token WHERE hash = $1 AND expires_at > $2`, hash, micros(at))
 		if err == nil && n == 0 {
-			err = usher.Errorf(usher.Unauthenticated, "this is no owner token, or it was used, or it is older than a day: `usher operator token` makes another")
+			err = usher.Errorf(usher.Unauthenticated, "the owner token is unknown, used or older than a day: `usher operator token` makes another")
 		}
 		if err == nil {
 			err = insertOperator(ctx, tx, o)

@@ -22,7 +22,7 @@ func (db *DB) SetPassword(ctx context.Context, operator, hash string, note Note)
 	})
 }
 
-// Password reads the hash of an operator's password; "" where there is none.
+// Password reads the hash of an operator's password; "" if there is none.
 func (db *DB) Password(ctx context.Context, operator string) (_ string, err error) {
 	defer wrap(&err, "read password")
 	hash, _, err := one(ctx, db, scanText, `SELECT hash FROM operator_password WHERE operator = $1`, operator)
@@ -30,11 +30,12 @@ func (db *DB) Password(ctx context.Context, operator string) (_ string, err erro
 }
 
 // PasswordOf reads the active operator with an email, in any case, and the hash
-// of its password; both are "" where there is none.
+// of its password; both are "" if there is none.
 func (db *DB) PasswordOf(ctx context.Context, email string) (operator, hash string, err error) {
 	defer wrap(&err, "read password of")
 	type row struct{ operator, hash string }
 	r, _, err := one(ctx, db, func(rows *sql.Rows, v *row) error { return rows.Scan(&v.operator, &v.hash) },
-		`SELECT o.id, p.hash FROM operator o JOIN operator_password p ON p.operator = o.id WHERE o.email = $1 AND o.active = 1`, strings.ToLower(email))
+		`SELECT o.id, p.hash FROM operator o JOIN operator_password p ON p.operator = o.id WHERE o.email = $1 AND o.active = 1`,
+		strings.ToLower(email))
 	return r.operator, r.hash, err
 }

@@ -8,8 +8,9 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// keepSessions is how long the rows of sessions are kept, counted from the
-// login: longer than any session and any login's state live.
+// keepSessions is how long the rows of sessions are kept, from the login: longer
+// than any session or any started login lives, so that a login cannot be used
+// twice.
 const keepSessions = 48 * time.Hour
 
 func scanSession(row *sql.Rows, s *usher.Session) error {
@@ -19,8 +20,8 @@ func scanSession(row *sql.Rows, s *usher.Session) error {
 	return err
 }
 
-// Session reads a session by the hash of its secret, ended ones too. NotFound
-// where there is none.
+// Session reads a session by the hash of its secret, ended ones too. NotFound if
+// there is none.
 func (db *DB) Session(ctx context.Context, hash []byte) (_ usher.Session, err error) {
 	defer wrap(&err, "read session")
 	s, ok, err := one(ctx, db, scanSession,
@@ -31,10 +32,10 @@ func (db *DB) Session(ctx context.Context, hash []byte) (_ usher.Session, err er
 	return s, err
 }
 
-// StartSession stores a new session and ends the one whose hash is ended, if
-// that lives; nil ends none. Of the operator's sessions the most that were used
-// last live on, the new one among them; logins at the same moment may leave more.
-// Conflict where the login has made a session before.
+// StartSession stores a new session and ends the session with the hash ended, if
+// it is live (nil: none). It then ends the operator's least recently used
+// sessions beyond most, which counts the new one; logins at the same moment may
+// leave more. It returns Conflict if the login has made a session before.
 func (db *DB) StartSession(ctx context.Context, s usher.Session, ended []byte, most int, note Note) (err error) {
 	defer wrap(&err, "start session")
 	return db.tx(ctx, func(tx *sql.Tx) error {
@@ -47,7 +48,8 @@ func (db *DB) StartSession(ctx context.Context, s usher.Session, ended []byte, m
 			}
 		}
 		if _, err := exec(ctx, tx, `UPDATE session SET ended_at = $2 WHERE operator = $1 AND ended_at = 0 AND hash NOT IN
-			(SELECT hash FROM session WHERE operator = $1 AND ended_at = 0 ORDER BY seen_at DESC, id LIMIT $3)`, s.Operator, micros(s.SeenAt), int64(most-1)); err != nil {
+			(SELECT hash FROM session WHERE operator = $1 AND ended_at = 0 ORDER BY seen_at DESC,
+				id LIMIT $3)`, s.Operator, micros(s.SeenAt), int64(most-1)); err != nil {
 			return err
 		}
 		return db.startSession(ctx, tx, s, note)
@@ -55,7 +57,8 @@ func (db *DB) StartSession(ctx context.Context, s usher.Session, ended []byte, m
 }
 
 // FollowSession stores a session in place of a live one, which ends in the same
-// step. Unauthenticated where that has ended meanwhile; Conflict as StartSession.
+// transaction. It returns Unauthenticated if the old one has ended, and Conflict
+// as StartSession does.
 func (db *DB) FollowSession(ctx context.Context, s usher.Session, old []byte, note Note) (err error) {
 	defer wrap(&err, "follow session")
 	return db.tx(ctx, func(tx *sql.Tx) error {
@@ -72,7 +75,8 @@ func (db *DB) FollowSession(ctx context.Context, s usher.Session, old []byte, no
 
 func (db *DB) startSession(ctx context.Context, tx *sql.Tx, s usher.Session, note Note) error {
 	_, err := exec(ctx, tx, `INSERT INTO session (hash, id, operator, method, login, created_at, proved_at, seen_at, ended_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)`, s.Hash, s.ID, s.Operator, s.Method, s.Login, micros(s.CreatedAt), zeroMicros(s.ProvedAt), micros(s.SeenAt))
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)`, s.Hash, s.ID, s.Operator, s.Method, s.Login, micros(s.CreatedAt),
+		zeroMicros(s.ProvedAt), micros(s.SeenAt))
 	if duplicate(err) {
 		return usher.Errorf(usher.Conflict, "this login was used before")
 	}
@@ -115,13 +119,15 @@ func endSessions(ctx context.Context, tx *sql.Tx, operator string, at time.Time)
 	return exec(ctx, tx, `UPDATE session SET ended_at = $2 WHERE operator = $1 AND ended_at = 0`, operator, micros(at))
 }
 
-// NoteSession puts what happened to nobody's session into the audit log.
+// NoteSession adds a row about failed logins, which made no session, to the audit
+// log.
 func (db *DB) NoteSession(ctx context.Context, note Note) (err error) {
 	defer wrap(&err, "note session")
 	return db.tx(ctx, func(tx *sql.Tx) error { return db.audit(ctx, tx, AuditEntry{Note: note}) })
 }
 
-// TouchSession notes that a live session is in use, never backwards.
+// TouchSession stores when a live session was last used; an older time changes
+// nothing.
 func (db *DB) TouchSession(ctx context.Context, hash []byte, at time.Time) (err error) {
 	defer wrap(&err, "touch session")
 	return db.tx(ctx, func(tx *sql.Tx) error {

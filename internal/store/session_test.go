@@ -46,7 +46,7 @@ func TestSignIn(t *testing.T) {
 			return list
 		}
 		_, err := sign("s1", "Ann@x", 1)
-		forbidden(err, "somebody new without a role")
+		forbidden(err, "a new person without a role")
 		ann := in("s1", "Ann@x", 1, "owner")
 		if again := in("s1", "other@x", 2, "owner", "pricing"); again != ann || !slices.Equal(roles(ann, 2), []string{"owner", "pricing"}) {
 			t.Errorf("got %s with %v, want the same one with two roles", again, roles(ann, 2))
@@ -75,7 +75,7 @@ func TestSignIn(t *testing.T) {
 		}
 		_, err = sign("s1", "", 8, "pricing")
 		forbidden(err, "not active")
-		// Who was deleted may come again, as somebody new.
+		// An operator who was deleted may come again, as a new one.
 		if err := db.SetPassword(t.Context(), ann, "hash", note("test", day(8))); err != nil {
 			t.Fatal(err)
 		}

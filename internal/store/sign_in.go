@@ -11,18 +11,18 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// SignIn is who an identity provider says came.
+// SignIn is a person who logged in, as the identity provider describes them.
 type SignIn struct {
 	Subject     usher.SSOSubject
-	Name, Email string   // of an operator who is made now; an email that another one has is left out
-	Roles       []string // what the provider's claim gives now, in both environments, each once
+	Name, Email string   // of an operator who is made now; an email that another operator has is left out
+	Roles       []string // what the provider's claim gives in both environments, each once
 	NewID       func(prefix string) string
 }
 
-// SignIn finds or makes the operator whom a provider knows by issuer and
-// subject, and lets its roles of source sso be exactly in.Roles from at on;
-// the last owner keeps that role. Forbidden where the operator then has no role,
-// for which none is made, or is not active. The system is the actor.
+// SignIn finds or makes the operator with in.Subject and makes in.Roles its only
+// roles of source sso, from at on; the last owner keeps that role. It returns
+// Forbidden if the operator is not active or has no role; then none is made. The
+// actor is the system.
 func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.Time) (operator string, err error) {
 	defer wrap(&err, "sign in")
 	var forbidden error
@@ -33,7 +33,8 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 		}
 		var active int64
 		var made bool
-		err := tx.QueryRowContext(ctx, `SELECT o.id, o.active FROM operator_subject s JOIN operator o ON o.id = s.operator WHERE s.issuer = $1 AND s.subject = $2`,
+		err := tx.QueryRowContext(ctx, `SELECT o.id, o.active FROM operator_subject s JOIN operator o ON o.id = s.operator WHERE s.issuer =
+			$1 AND s.subject = $2`,
 			in.Subject.Issuer, in.Subject.Subject).Scan(&operator, &active)
 		switch {
 		case err == sql.ErrNoRows && len(in.Roles) == 0:
@@ -53,10 +54,11 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 			return err
 		}
 		var roles int
-		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM operator_role WHERE operator = $1 AND from_at <= $2 AND until_at > $2`, operator, micros(at)).Scan(&roles); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM operator_role WHERE operator = $1 AND from_at <= $2 AND until_at > $2`,
+			operator, micros(at)).Scan(&roles); err != nil {
 			return err
 		}
-		if roles == 0 { // what was taken away stays taken away
+		if roles == 0 { // the loss of the last role is committed all the same
 			forbidden = usher.Errorf(usher.Forbidden, "what the identity provider says about you gives you no role here any more: ask an owner")
 		}
 		if !made && !changed {
@@ -84,23 +86,27 @@ func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, at time
 		name = ""
 	}
 	var taken bool
-	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator WHERE email = $1 AND email <> '')`, email).Scan(&taken); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator WHERE email = $1 AND email <> '')`,
+		email).Scan(&taken); err != nil {
 		return err
 	}
 	if taken {
 		email = ""
 	}
-	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email, micros(at)); err != nil {
+	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email,
+		micros(at)); err != nil {
 		return err
 	}
-	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Subject.Issuer, in.Subject.Subject, id)
+	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Subject.Issuer,
+		in.Subject.Subject, id)
 	return err
 }
 
-// setSSORoles lets the operator's roles of source sso be in.Roles, and reports
+// setSSORoles makes in.Roles the operator's only roles of source sso, and reports
 // whether that changed anything.
 func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at time.Time) (changed bool, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, role FROM operator_role WHERE operator = $1 AND source = $2 AND until_at > $3`, operator, string(usher.SourceSSO), micros(at))
+	rows, err := tx.QueryContext(ctx, `SELECT id, role FROM operator_role WHERE operator = $1 AND source = $2 AND until_at > $3`, operator,
+		string(usher.SourceSSO), micros(at))
 	if err != nil {
 		return false, err
 	}
@@ -126,7 +132,8 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at
 		if h.role == "owner" {
 			var other bool
 			err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator_role r JOIN operator o ON o.id = r.operator
-				WHERE r.role = 'owner' AND r.env = '' AND r.id <> $1 AND r.from_at <= $2 AND r.until_at = $3 AND o.active = 1)`, h.id, micros(at), int64(forever)).Scan(&other)
+				WHERE r.role = 'owner' AND r.env = '' AND r.id <> $1 AND r.from_at <= $2 AND r.until_at = $3 AND o.active = 1)`, h.id, micros(at),
+				int64(forever)).Scan(&other)
 			if err != nil {
 				return false, err
 			}
@@ -143,7 +150,8 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at
 		if has[role] {
 			continue
 		}
-		if _, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES ($1, $2, $3, '', $4, $5, $6, 'system', '')`,
+		if _, err := exec(ctx, tx, `INSERT INTO operator_role (id, operator, role, env, from_at, until_at, source, granted_by, reason) VALUES
+			($1, $2, $3, '', $4, $5, $6, 'system', '')`,
 			in.NewID("oas_"), operator, role, micros(at), int64(forever), string(usher.SourceSSO)); err != nil {
 			return false, err
 		}
@@ -152,8 +160,8 @@ func setSSORoles(ctx context.Context, tx *sql.Tx, operator string, in SignIn, at
 	return changed, nil
 }
 
-// OperatorOf is the operator whom a provider knows by issuer and subject; "" is
-// none.
+// OperatorOf returns the id of the operator with an account at an identity
+// provider; "" if there is none.
 func (db *DB) OperatorOf(ctx context.Context, as usher.SSOSubject) (_ string, err error) {
 	defer wrap(&err, "read operator of")
 	id, _, err := one(ctx, db, scanText, `SELECT operator FROM operator_subject WHERE issuer = $1 AND subject = $2`, as.Issuer, as.Subject)

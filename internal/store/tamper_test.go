@@ -20,7 +20,7 @@ func tenRows(t *testing.T, db *DB) {
 	}
 }
 
-// breakIn takes away the triggers, as somebody with all rights can.
+// breakIn drops the triggers, as an attacker with all rights can.
 func breakIn(t *testing.T, db *DB) {
 	t.Helper()
 	if db.dialect == Postgres {
@@ -108,7 +108,7 @@ func TestAudit_TriggersRefuse(t *testing.T) {
 	})
 }
 
-// TestAudit_TamperingIsFound: somebody with all rights on the database.
+// TestAudit_TamperingIsFound: an attacker has all rights on the database.
 func TestAudit_TamperingIsFound(t *testing.T) {
 	t.Parallel()
 	stranger, err := audit.NewKey(nil)
@@ -125,8 +125,8 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 	for name, story := range map[string]struct {
 		tamper func(t *testing.T, db *DB, old usher.AuditHead)
 		want   []string // each in some fault
-		kept   bool     // with a checkpoint that somebody kept, of all ten rows
-		pinned bool     // with the public key that somebody kept
+		kept   bool     // with a checkpoint of all ten rows that a reader kept
+		pinned bool     // with the public key that a reader kept
 	}{
 		"alter": {func(t *testing.T, db *DB, _ usher.AuditHead) { edit(t, db, 4, "key:test", "key:evil") },
 			[]string{"altered: leaf 4 was altered", `column: leaf 4: the column actor says "key:test", and the row itself "key:evil"`},
@@ -346,7 +346,7 @@ func TestAudit_KeyFromOutside(t *testing.T) {
 	})
 }
 
-// TestAudit_ManyWriters: rows are dense and each write has one, whoever writes
+// TestAudit_ManyWriters: rows are dense and each write has one, however many write
 // at once.
 func TestAudit_ManyWriters(t *testing.T) {
 	t.Parallel()

@@ -90,7 +90,7 @@ func TestWatchSchema(t *testing.T) {
 }
 
 // TestMigrationsAreCheckedByHash: a database whose migration had another text is
-// refused, whoever opens it.
+// refused, by every command that opens it.
 func TestMigrationsAreCheckedByHash(t *testing.T) {
 	t.Parallel()
 	check := func(t *testing.T, dsn string) {
@@ -188,7 +188,8 @@ func TestCopiesWithoutTheLog(t *testing.T) {
 	short := openTest(t, copied("short.db", KeySuffix))
 	breakIn(t, short)
 	write(t, short, `DELETE FROM audit WHERE n = 2`)
-	if got, err := short.Warnings(t.Context()); err != nil || len(got) != 1 || !strings.Contains(got[0], "the audit log has 2 rows, and its signed head says 3") {
+	if got, err := short.Warnings(t.Context()); err != nil || len(got) != 1 || !strings.Contains(got[0],
+		"the audit log has 2 rows, and its signed head says 3") {
 		t.Errorf("a short log: got %q, %v", got, err)
 	}
 }

@@ -1,8 +1,8 @@
 -- +goose Up
 -- The audit log: one for the installation. leaf is exactly the bytes that are
 -- hashed; the columns beside it are for finding rows and say the same. Rows are
--- added, never changed: the triggers refuse it, and hashes show where somebody
--- did it without them.
+-- added, never changed: the triggers refuse it, and hashes show a change that
+-- was made without them.
 
 CREATE TABLE audit (
   n        INTEGER NOT NULL PRIMARY KEY CHECK (n >= 0), -- dense, from 0
