@@ -618,7 +618,7 @@ func TestStepUp(t *testing.T) {
 		t.Errorf("a provider that did not ask again: got %d %s, want 401", status, body)
 	}
 	p.set(nil)
-	if status, body := prove("test-user2"); status != 403 || !strings.Contains(body, "somebody else") {
+	if status, body := prove("test-user2"); status != 403 || !strings.Contains(body, "is not the operator of this session") {
 		t.Errorf("another person: got %d %s, want 403", status, body)
 	}
 	if status := high(); status != 403 {
