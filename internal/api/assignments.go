@@ -20,7 +20,7 @@ type assignIn struct {
 		ResourceType string     `json:"resource_type,omitempty" doc:"Only there; absent is everywhere"`
 		ResourceID   string     `json:"resource_id,omitempty" doc:"Absent is every resource of the type"`
 		From         *time.Time `json:"from,omitempty" doc:"Default now"`
-		Until        *time.Time `json:"until,omitempty" doc:"Not included; absent is for good"`
+		Until        *time.Time `json:"until,omitempty" doc:"The first instant after; absent: no end"`
 		Reason       string     `json:"reason,omitempty" maxLength:"500"`
 		By           string     `json:"by,omitempty" doc:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself"`
 	}
@@ -42,7 +42,8 @@ type assignmentDoc struct {
 }
 
 func showAssignment(x *usher.Assignment) assignmentDoc {
-	d := assignmentDoc{ID: x.ID, Role: x.Role, ResourceType: x.ResourceType, ResourceID: x.ResourceID, From: x.From.UTC(), Until: x.Until, Source: string(x.Source), GrantedBy: x.GrantedBy, Reason: x.Reason}
+	d := assignmentDoc{ID: x.ID, Role: x.Role, ResourceType: x.ResourceType, ResourceID: x.ResourceID, From: x.From.UTC(), Until: x.Until,
+		Source: string(x.Source), GrantedBy: x.GrantedBy, Reason: x.Reason}
 	if x.Holder.Group {
 		d.Group = x.Holder.ID
 	} else {
@@ -57,7 +58,8 @@ type assignmentOut struct{ Body assignmentDoc }
 func (a *api) assignmentsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/assignments", Perm: auth.PermMembersWrite,
 		ID: "assign", Tag: "Members", Summary: "Give a role to a member or a group",
-		Text:    "The same role on the same resource again replaces its dates and reason. A role that asks for a seat takes one in the same step; where none is free it is refused, and nobody loses theirs.",
+		Text: "If the holder has the role on the same resource already, its dates and reason are replaced. A role that needs a seat takes " +
+			"one in the same step. If no seat is free, the call is refused, and no other member loses a seat.",
 		Example: `{"member":"ann","role":"viewer","reason":"joined the team"}`,
 		Answer: `{"id":"asg_ggggs8ddk3gllql159bjdgge","member":"ann","role":"viewer","from":"2026-03-10T12:00:00Z","source":"manual",
 			"granted_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","reason":"joined the team","revision":18}`}, a.assign)
@@ -74,7 +76,8 @@ func (a *api) assign(ctx context.Context, c *door.Call, in *assignIn) (*assignme
 	if (b.Member == "") == (b.Group == "") {
 		return nil, door.Invalid("body.member", "or body.group must be given, and not both")
 	}
-	x := usher.Assignment{Holder: usher.Holder{ID: b.Member}, Role: b.Role, ResourceType: b.ResourceType, ResourceID: b.ResourceID, Until: b.Until, Reason: b.Reason, Source: usher.SourceManual}
+	x := usher.Assignment{Holder: usher.Holder{ID: b.Member}, Role: b.Role, ResourceType: b.ResourceType, ResourceID: b.ResourceID,
+		Until: b.Until, Reason: b.Reason, Source: usher.SourceManual}
 	if b.Group != "" {
 		x.Holder = usher.Holder{Group: true, ID: b.Group}
 	}
@@ -111,7 +114,8 @@ func (a *api) listAssignments(ctx context.Context, c *door.Call, in *assignments
 	case in.Group != "":
 		f.Holder = &usher.Holder{Group: true, ID: in.Group}
 	}
-	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d directory.Reader, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
+	page := &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}
+	return listOf(ctx, a, c, page, func(d directory.Reader, ctx context.Context, after string, limit int) ([]assignmentDoc, error) {
 		list, err := d.Assignments(ctx, f, after, limit)
 		all := make([]assignmentDoc, len(list))
 		for i := range list {

@@ -38,13 +38,17 @@ type auditKeyOut struct {
 func (a *api) auditRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/audit", Perm: auth.PermAuditRead,
 		ID: "listAudit", Tag: "Audit", Summary: "The audit log, newest first",
-		Text: "Every management write of this environment: who, when, what, why. A key of production sees the rows of the installation too: operators, sessions, the log's own key.",
-		Answer: `{"data":[{"n":19,"at":"2026-03-10T12:00:00Z","clock":"2026-03-10T12:00:00Z","env":"production","actor":"key:key_0pgp1jbeml64gssk02rrp3n4to",
+		Text: "Every management write of this environment: who, when, what, why. A key of production sees the rows of the installation too: " +
+			"operators, sessions, the log's own key.",
+		Answer: `{"data":[{"n":19,"at":"2026-03-10T12:00:00Z","clock":"2026-03-10T12:00:00Z","env":"production",
+			"actor":"key:key_0pgp1jbeml64gssk02rrp3n4to",
 			"action":"customer.put","customer":"acme","object":"acme","after":{"customer":{"anchor":"2026-03-10T12:00:00Z",
 			"changed":["name"]}},"revision":18,"request_id":"req_0pgp1mru090qmd8ktu5hb5mf1g"}]}`}, a.listAudit)
 	door.Register(d, door.Route{Pattern: "GET /v1/audit/checkpoint", Perm: auth.PermAuditRead,
 		ID: "getAuditCheckpoint", Tag: "Audit", Summary: "The newest signed checkpoint of the audit log",
-		Answer: `{"size":243,"checkpoint":"usher-audit\n243\nbR8mg/SKWBCVf8IdEH6hu/tFWJTm6p8sW1Z+m0yKGGc=\n\n— usher-audit cTwSlZOJdxBvDaOwfPcKDoYVKhzS3npxMkdUj/hT5noWV1SSj5DTVFmwjbZxd+DPjEQuwHYTQPmn+6ypnluq9s9PAgM=\n"}`}, a.getCheckpoint)
+		Answer: `{"size":243,
+			"checkpoint":"usher-audit\n243\nbR8mg/SKWBCVf8IdEH6hu/tFWJTm6p8sW1Z+m0yKGGc=\n\n— usher-audit cTwSlZOJdxBvDaOwfPcKDoYVKhzS3npxMkdUj/` +
+			`hT5noWV1SSj5DTVFmwjbZxd+DPjEQuwHYTQPmn+6ypnluq9s9PAgM=\n"}`}, a.getCheckpoint)
 	door.Register(d, door.Route{Pattern: "GET /v1/audit/key", Perm: auth.PermAuditRead,
 		ID: "getAuditKey", Tag: "Audit", Summary: "The public key of the audit log",
 		Answer: `{"key":"usher-audit+713c1295+AeYlYpbZfInPvUnybbNSAyCAOX+e5D/f3Y77pTfYlZYZ"}`}, a.getAuditKey)

@@ -28,8 +28,9 @@ type catalogResultOut struct {
 func (a *api) catalogRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/catalog", Perm: auth.PermCatalogWrite,
 		ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
-		Accept:  []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
-		Text:    "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and add-ons that changed; subscriptions stay on theirs unless migrated.",
+		Accept: []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
+		Text: "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and " +
+			"add-ons that changed; subscriptions stay on theirs unless migrated.",
 		Example: "usher: 1\nfeatures:\n  sso: {kind: switch}\nplans:\n  pro: {entitlements: {sso: true}}\n",
 		Answer: `{"revision":17,"hash":"sha256:e0f80f215bf21c5a1b1d0f5a57eda66b760410cfdf2c93a4c3f255c684300cdf","changes":[{
 			"path":"plans.pro.entitlements.sso","action":"add","text":"plan pro: sso is included"}],"plans":{"pro":"pro@2"},

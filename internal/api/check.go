@@ -69,7 +69,8 @@ func (a *api) checkRoutes(d *door.Door) {
 			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","revision":17}]}`}, a.checkBatch)
 	d.Handle(door.Route{Pattern: "POST /v1/explain", Perm: auth.PermDecide,
 		ID: "explain", Tag: "Decisions", Summary: "A check, and why it is answered so",
-		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what would change the answer.", Request: checkIn{}, Response: explanationDoc{},
+		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what " +
+			"would change the answer.", Request: checkIn{}, Response: explanationDoc{},
 		Example: `{"customer":"acme","feature":"sso"}`,
 		Answer: `{"allowed":false,"reason":"not_entitled","customer":"acme","feature":"sso","kind":"switch","revision":17,
 			"considered":[],"would_change":[{"what":"subscribe to a plan that includes sso"}]}`}, a.explain)
@@ -77,7 +78,8 @@ func (a *api) checkRoutes(d *door.Door) {
 		ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", Response: entitlementsOut{},
 		Params: []*huma.Param{
 			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},
-			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
+			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString,
+				Format: "date-time"}},
 		},
 		Answer: `{"data":[{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered",
 			"limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",

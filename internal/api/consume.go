@@ -27,7 +27,8 @@ type consumeIn struct {
 func (a *api) consumeRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/consume", Perm: auth.PermConsume,
 		ID: "consume", Keyed: true, Tag: "Use", Summary: "Decide and take in one step",
-		Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision that says no is a 200 and takes nothing.", Request: consumeIn{}, Response: usher.Decision{},
+		Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision " +
+			"that says no is a 200 and takes nothing.", Request: consumeIn{}, Response: usher.Decision{},
 		Example: `{"customer":"acme","feature":"api_calls","amount":10,"key":"order-4711"}`,
 		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
 			"used":52,"reserved":0,"remaining":99948,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",

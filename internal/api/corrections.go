@@ -39,7 +39,8 @@ type denialsOut struct {
 func (a *api) correctionsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/corrections", Perm: auth.PermUsageWrite,
 		ID: "correct", Keyed: true, Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,
-		Text:    "To the allowances that it burned, in the recorded order. Nothing is edited: a correction is an entry of its own. More than is left, and a correction of a correction, are a 422.",
+		Text: "To the allowances that it burned, in the recorded order. Nothing is edited: a correction is an entry of its own. More than is " +
+			"left, and a correction of a correction, are a 422.",
 		Request: correctIn{}, Response: usher.Decision{},
 		Example: `{"ref":"order-4711","feature":"api_calls","amount":3,"reason":"sent twice","key":"correct-4711"}`,
 		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
@@ -154,7 +155,8 @@ func (a *api) denials(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		c.Fail(w, err)
 		return
 	}
-	list, err := a.Usage.Denials(r.Context(), c.Env, usage.DenialQuery{Customer: p["customer"], Feature: p["feature"], Outcome: p["outcome"], From: span["from"], To: span["to"]})
+	list, err := a.Usage.Denials(r.Context(), c.Env, usage.DenialQuery{Customer: p["customer"], Feature: p["feature"], Outcome: p["outcome"],
+		From: span["from"], To: span["to"]})
 	if err != nil {
 		c.Fail(w, err)
 		return

@@ -24,7 +24,8 @@ func guard(c *door.Call) customers.Guard { return customers.Guard{IfMatch: c.IfM
 
 // once runs a management call under its idempotency key, if it has one. object is
 // the id in the path, body what was asked.
-func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, body any, do func(g customers.Guard) (T, error)) (*madeOut[T], error) {
+func once[T any](ctx context.Context, a *api, c *door.Call, key, object string, body any, do func(g customers.Guard) (T, error)) (
+	*madeOut[T], error) {
 	call := customers.Call{Key: key, Name: c.Route.ID, Object: object, Body: body, Status: cmp.Or(c.Route.Status, http.StatusOK)}
 	made, replayed, err := customers.Once(ctx, a.Customers, c.Env, guard(c), call, do)
 	out := &madeOut[T]{Body: made}
@@ -84,7 +85,8 @@ type customerOut struct {
 func (a *api) customersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
 		ID: "putCustomer", Tag: "Customers", Also: http.StatusCreated, Summary: "Create or replace a customer",
-		Text:    "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor leaves the anchor. A deleted customer is revived with its anchor and use.",
+		Text: "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor " +
+			"leaves the anchor. A deleted customer is revived with its anchor and use.",
 		Example: `{"name":"Acme","timezone":"America/New_York","metadata":{"crm":"42"}}`,
 		Answer: `{"id":"acme","name":"Acme","timezone":"America/New_York","anchor":"2026-01-31T00:00:00Z","metadata":{
 			"crm":"42"},"created_at":"2026-01-31T00:00:00Z","revision":17}`}, a.putCustomer)

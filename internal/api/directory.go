@@ -22,7 +22,8 @@ func (a *api) directoryRoutes(d *door.Door) {
 }
 
 // listOf reads a page of something of a customer's directory, by id.
-func listOf[T any](ctx context.Context, a *api, c *door.Call, in *door.ListIn, read func(directory.Reader, context.Context, string, int) ([]T, error), id func(*T) string) (*door.ListOut[T], error) {
+func listOf[T any](ctx context.Context, a *api, c *door.Call, in *door.ListIn,
+	read func(directory.Reader, context.Context, string, int) ([]T, error), id func(*T) string) (*door.ListOut[T], error) {
 	after, err := door.Cursor(in.Cursor)
 	if err != nil {
 		return nil, err
@@ -46,7 +47,8 @@ type revisionOut struct {
 	}
 }
 
-func (a *api) apply(ctx context.Context, c *door.Call, action, object, reason, customer string, change directory.Change) (*revisionOut, error) {
+func (a *api) apply(ctx context.Context, c *door.Call, action, object, reason, customer string, change directory.Change) (
+	*revisionOut, error) {
 	by := c.By()
 	by.Reason = reason
 	change.Action, change.Object = action, object
@@ -128,7 +130,8 @@ func oneHolder(b *changeDirectoryBody) error {
 	var wrong []usher.Problem
 	check := func(list string, i int, member, group, other string) {
 		if (member == "") == (group == "") && len(wrong) < 100 {
-			wrong = append(wrong, usher.Problem{Location: fmt.Sprintf("body.%s[%d].member", list, i), Message: "or " + other + " must be given, and not both"})
+			wrong = append(wrong, usher.Problem{Location: fmt.Sprintf("body.%s[%d].member", list, i),
+				Message: "or " + other + " must be given, and not both"})
 		}
 	}
 	for i, x := range b.Join {
@@ -178,7 +181,8 @@ func (a *api) changeDirectory(ctx context.Context, c *door.Call, in *changeDirec
 		change.Roles = append(change.Roles, usher.Role{Key: r.Key, Title: r.Title, Permissions: r.Permissions, Includes: r.Includes})
 	}
 	for _, x := range b.Assignments {
-		out := usher.Assignment{Holder: usher.Holder{ID: x.Member}, Role: x.Role, ResourceType: x.ResourceType, ResourceID: x.ResourceID, Until: x.Until, Reason: x.Reason}
+		out := usher.Assignment{Holder: usher.Holder{ID: x.Member}, Role: x.Role, ResourceType: x.ResourceType, ResourceID: x.ResourceID,
+			Until: x.Until, Reason: x.Reason}
 		if x.Group != "" {
 			out.Holder = usher.Holder{Group: true, ID: x.Group}
 		}

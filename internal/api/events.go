@@ -26,7 +26,7 @@ const (
 type eventIn struct {
 	_           struct{}       `additionalProperties:"true"` // extension attributes of CloudEvents
 	SpecVersion string         `json:"specversion" enum:"1.0"`
-	ID          string         `json:"id" doc:"With source, the event's name for good"`
+	ID          string         `json:"id" doc:"With source, the name of the event, which never means another one"`
 	Source      string         `json:"source"`
 	Type        string         `json:"type" doc:"What meters select by"`
 	Subject     string         `json:"subject" doc:"The customer"`
@@ -43,7 +43,8 @@ func ceHeader(name, text string) *huma.Param {
 func (a *api) eventsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/events", Perm: auth.PermIngest,
 		ID: "ingestEvents", Tag: "Use", Summary: "Record reported use: CloudEvents 1.0", MaxBody: 8 << 20,
-		Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in binary mode: `ce-*` headers and the data as `application/json`. " +
+		Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in " +
+			"binary mode: `ce-*` headers and the data as `application/json`. " +
 			"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. Answers after the commit.",
 		Accept: []string{eventType, eventsType, "application/json"}, Request: eventIn{}, Response: usher.IngestResult{},
 		Requests: map[string]any{eventsType: []eventIn{}, "application/json": new(any)},
@@ -118,7 +119,8 @@ func readEvents(r *http.Request, c *door.Call) (b eventBatch, rejected []usher.R
 	add := func(e usher.Event, i int) {
 		if len(p.Problems) > 0 {
 			x := p.Problems[0]
-			rejected = append(rejected, usher.Rejection{Index: i, Code: usher.RejectInvalid, Message: strings.TrimSpace(x.Location + " " + x.Message)})
+			rejected = append(rejected, usher.Rejection{Index: i, Code: usher.RejectInvalid,
+				Message: strings.TrimSpace(x.Location + " " + x.Message)})
 			p.Problems = nil
 			return
 		}

@@ -44,7 +44,8 @@ func (a *api) grantsRoutes(d *door.Door) {
 }
 
 func (a *api) addGrant(ctx context.Context, c *door.Call, in *grantIn) (*madeOut[customers.Grant], error) {
-	ask := customers.NewGrant{Feature: in.Body.Feature, Amount: in.Body.Amount, Kind: in.Body.Kind, Priority: in.Body.Priority, Reason: in.Body.Reason}
+	ask := customers.NewGrant{Feature: in.Body.Feature, Amount: in.Body.Amount, Kind: in.Body.Kind, Priority: in.Body.Priority,
+		Reason: in.Body.Reason}
 	var err error
 	if ask.EffectiveAt, err = door.When("body.effective_at", in.Body.EffectiveAt); err != nil {
 		return nil, err

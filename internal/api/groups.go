@@ -42,7 +42,8 @@ type groupOut struct {
 // groupsRoutes registers the routes of this file.
 func (a *api) groupsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
-		ID: "putGroup", Tag: "Members", Also: http.StatusCreated, Summary: "Make a group, or replace it", Text: "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are.",
+		ID: "putGroup", Tag: "Members", Also: http.StatusCreated, Summary: "Make a group, or replace it",
+		Text:    "`members` and `groups`, where they are given, become who is in it; absent ones stay as they are.",
 		Example: `{"title":"Staff","members":["ann"]}`,
 		Answer:  `{"id":"staff","title":"Staff","created_at":"2026-03-10T12:00:00Z","revision":18}`}, a.putGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersRead,
@@ -52,7 +53,8 @@ func (a *api) groupsRoutes(d *door.Door) {
 		ID: "listGroups", Tag: "Members", Summary: "A customer's groups, by id",
 		Answer: `{"data":[{"id":"staff","title":"Staff","created_at":"2026-03-10T12:00:00Z"}]}`}, a.listGroups)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
-		ID: "deleteGroup", Tag: "Members", Summary: "Remove a group with the roles that it holds; its members stay", Status: http.StatusNoContent}, a.deleteGroup)
+		ID: "deleteGroup", Tag: "Members", Summary: "Remove a group with the roles that it holds; its members stay",
+		Status: http.StatusNoContent}, a.deleteGroup)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/groups/{group}/members", Perm: auth.PermMembersRead,
 		ID: "listGroupMembers", Tag: "Members", Summary: "Who is directly in a group: groups first, then members",
 		Answer: `{"data":[{"id":"ann"}]}`}, a.listHolders)
@@ -99,7 +101,8 @@ func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *groupPath) (*st
 	if _, err := a.Directory.Read(c.Env, in.ID).Group(ctx, in.Group); err != nil {
 		return nil, err
 	}
-	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "group.delete", Object: in.Group, DropGroups: []string{in.Group}})
+	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "group.delete", Object: in.Group,
+		DropGroups: []string{in.Group}})
 	return nil, err
 }
 
@@ -151,19 +154,23 @@ type nestIn struct {
 }
 
 func (a *api) join(ctx context.Context, c *door.Call, in *joinIn) (*revisionOut, error) {
-	return a.apply(ctx, c, "group.join", in.Group, "", in.ID, directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
+	return a.apply(ctx, c, "group.join", in.Group, "", in.ID,
+		directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
 }
 
 func (a *api) leave(ctx context.Context, c *door.Call, in *joinIn) (*struct{}, error) {
-	_, err := a.apply(ctx, c, "group.leave", in.Group, "", in.ID, directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
+	_, err := a.apply(ctx, c, "group.leave", in.Group, "", in.ID,
+		directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
 	return nil, err
 }
 
 func (a *api) nest(ctx context.Context, c *door.Call, in *nestIn) (*revisionOut, error) {
-	return a.apply(ctx, c, "group.nest", in.Group, "", in.ID, directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
+	return a.apply(ctx, c, "group.nest", in.Group, "", in.ID,
+		directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
 }
 
 func (a *api) unnest(ctx context.Context, c *door.Call, in *nestIn) (*struct{}, error) {
-	_, err := a.apply(ctx, c, "group.unnest", in.Group, "", in.ID, directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
+	_, err := a.apply(ctx, c, "group.unnest", in.Group, "", in.ID,
+		directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
 	return nil, err
 }

@@ -80,7 +80,8 @@ func (a *api) keysRoutes(d *door.Door) {
 			"properties":true,"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listKeys)
 	door.Register(d, door.Route{Pattern: "POST /v1/keys", Perm: auth.PermKeysWrite,
 		ID: "createKey", Tag: "Keys", Summary: "Make an API key", Status: http.StatusCreated,
-		Text:    "Of the caller's environment, with no more permissions than the caller has, and for no longer. The answer is the only place where the key is seen, so it takes no Idempotency-Key.",
+		Text: "The key is for the caller's environment, with no more permissions than the caller has, and for no longer. Only this answer " +
+			"shows the key, so the call accepts no Idempotency-Key.",
 		Example: `{"name":"shop","role":"app","rate":{"per_second":50,"burst":100}}`,
 		Answer: `{"id":"key_0pgp1uf2lvq1reftlujnf98jak","environment":"production","name":"shop","role":"app","properties":true,
 			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z",
@@ -93,7 +94,7 @@ func (a *api) keysRoutes(d *door.Door) {
 			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z","rotates":"key_0pgp1jbeml64gssk02rrp3n4to",
 			"key":"usk_production_key_0pgp1uf2lvq1reftlujnf98jak_…"}`}, a.rotateKey)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/keys/{id}", Perm: auth.PermKeysRevoke,
-		ID: "revokeKey", Tag: "Keys", Summary: "End an API key for good", Status: http.StatusNoContent,
+		ID: "revokeKey", Tag: "Keys", Summary: "Revoke an API key permanently", Status: http.StatusNoContent,
 		Text: "At once on this node, within a second on others."}, a.revokeKey)
 }
 
@@ -112,7 +113,8 @@ func (a *api) listKeys(ctx context.Context, c *door.Call, in *door.PageIn) (*doo
 // mayMake says why a key may not be made by the caller, or not at all.
 func (a *api) mayMake(ctx context.Context, c *door.Call, n auth.NewKey) error {
 	if c.Key != "" {
-		return door.Invalid("header.Idempotency-Key", "is not taken here: the answer would have to be stored, and the key with it. Leave it out, and end a key whose answer was lost")
+		return door.Invalid("header.Idempotency-Key",
+			"is not taken here: the answer would have to be stored, and the key with it. Leave it out, and end a key whose answer was lost")
 	}
 	if err := c.MayMake(n); err != nil {
 		return err
@@ -121,7 +123,8 @@ func (a *api) mayMake(ctx context.Context, c *door.Call, n auth.NewKey) error {
 }
 
 func (a *api) createKey(ctx context.Context, c *door.Call, in *createKeyIn) (*keyOut, error) {
-	n := auth.NewKey{Name: in.Body.Name, Role: in.Body.Role, Customer: in.Body.Customer, NoProperties: in.Body.Properties != nil && !*in.Body.Properties}
+	ignored := in.Body.Properties != nil && !*in.Body.Properties
+	n := auth.NewKey{Name: in.Body.Name, Role: in.Body.Role, Customer: in.Body.Customer, NoProperties: ignored}
 	expires, err := door.When("body.expires_at", in.Body.ExpiresAt)
 	if err != nil {
 		return nil, err

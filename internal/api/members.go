@@ -41,7 +41,8 @@ type memberOut struct {
 // membersRoutes registers the routes of this file.
 func (a *api) membersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
-		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it", Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there.",
+		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it",
+		Text:    "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there.",
 		Example: `{"properties":{"name":"Ann"}}`,
 		Answer: `{"id":"ann","type":"user","active":true,"properties":{"name":"Ann"},"created_at":"2026-03-10T12:00:00Z",
 			"revision":18}`}, a.putMember)
@@ -55,7 +56,9 @@ func (a *api) membersRoutes(d *door.Door) {
 		Answer: `{"data":[{"id":"ann","type":"user","active":true,"properties":{"name":"Ann"},
 			"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listMembers)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
-		ID: "deleteMember", Tag: "Members", Summary: "Remove a member", Text: "It leaves its groups, loses its roles and frees the seats that they took. Its properties are erased, from the past too.", Status: http.StatusNoContent}, a.deleteMember)
+		ID: "deleteMember", Tag: "Members", Summary: "Remove a member",
+		Text:   "It leaves its groups, loses its roles and frees the seats that they took. Its properties are erased, from the past too.",
+		Status: http.StatusNoContent}, a.deleteMember)
 }
 
 func (a *api) putMember(ctx context.Context, c *door.Call, in *memberIn) (*memberOut, error) {
@@ -103,6 +106,7 @@ func (a *api) deleteMember(ctx context.Context, c *door.Call, in *memberPath) (*
 	if _, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err != nil {
 		return nil, err
 	}
-	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "member.delete", Object: in.Member, DropMembers: []string{in.Member}})
+	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "member.delete", Object: in.Member,
+		DropMembers: []string{in.Member}})
 	return nil, err
 }

@@ -22,11 +22,11 @@ type createOperatorIn struct {
 
 // OperatorSubject is who an operator is at an identity provider.
 type OperatorSubject struct {
-	Subject *string `json:"subject,omitempty" nullable:"false" maxLength:"255" doc:"Who this is at the identity provider, its sub: whoever logs in there as that is this operator"`
+	Subject *string `json:"subject,omitempty" nullable:"false" maxLength:"255" doc:"The operator's sub at the identity provider: a person who logs in there with it is this operator"`
 	Issuer  string  `json:"issuer,omitempty" maxLength:"1024" doc:"Of the subject; absent: of the identity provider that is set up"`
 }
 
-// subject is nil where there is none.
+// subject is nil if the operator has none.
 func (s *OperatorSubject) subject() (*usher.SSOSubject, error) {
 	if s.Subject == nil {
 		if s.Issuer != "" {
@@ -54,7 +54,7 @@ type putRoleIn struct {
 	Body struct {
 		Environment usher.Environment `json:"environment,omitempty" doc:"Absent: both"`
 		From        string            `json:"from,omitempty" format:"date-time" doc:"Default now"`
-		Until       string            `json:"until,omitempty" format:"date-time" doc:"Default for good"`
+		Until       string            `json:"until,omitempty" format:"date-time" doc:"The first instant after; default: no end"`
 		Reason      string            `json:"reason,omitempty" maxLength:"1000"`
 	}
 }
@@ -120,7 +120,8 @@ func (a *api) operatorsRoutes(d *door.Door) {
 			"reason":"joined"}]}`}, a.getOperator)
 	door.Register(d, door.Route{Pattern: "PATCH /v1/operators/{id}", Perm: auth.PermOperatorsWrite,
 		ID: "changeOperator", Tag: "Operators", Summary: "Change an operator",
-		Text:    "Whoever may do more than the caller is a 403. The last owner stays active: 422. A subject takes the place of the one before of that issuer, whose sessions end; \"\" only ends it; one who is another operator already is a 409.",
+		Text: "An operator with more permissions than the caller is a 403. Making the last owner inactive is a 422. A subject replaces the " +
+			"earlier one of that issuer, and its sessions end. A subject of another operator is a 409.",
 		Example: `{"issuer":"https://login.example.com","subject":"00u1-ada"}`,
 		Answer: `{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,"linked":true,
 			"created_at":"2026-03-10T12:00:00Z","roles":[{"id":"oas_0pgp1uehgt8rv9oisgk3qcijm0","role":"support",
@@ -131,7 +132,8 @@ func (a *api) operatorsRoutes(d *door.Door) {
 		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}, a.deleteOperator)
 	door.Register(d, door.Route{Pattern: "PUT /v1/operators/{id}/roles/{role}", Perm: auth.PermOperatorsWrite,
 		ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
-		Text:    "In place of what it was given of that role there. Nobody gives a role to themselves, nor one that may do more than they, nor for longer: 403. The last owner is one for good: 422.",
+		Text: "It replaces what the operator was given of that role in that environment. Giving a role to oneself, with more permissions " +
+			"than the caller has, or for longer, is a 403. Limiting the last owner in time is a 422.",
 		Example: `{"environment":"production","reason":"joined"}`,
 		Answer: `{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada","email":"ada@example.com","active":true,"linked":true,
 			"created_at":"2026-03-10T12:00:00Z","roles":[{"id":"oas_0pgp1uehgt8rv9oisgk3qcijm0","role":"support",
@@ -142,7 +144,8 @@ func (a *api) operatorsRoutes(d *door.Door) {
 		Text: "Whatever gave it. The last owner stays one: 422."}, a.deleteRole)
 	door.Register(d, door.Route{Pattern: "POST /v1/elevations", Perm: auth.PermElevationRequest,
 		ID: "requestElevation", Tag: "Operators", Summary: "Ask for a role for a while", Status: http.StatusCreated,
-		Text:    "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as elevation.break_glass, and must be reviewed before there can be another.",
+		Text: "For the caller, an operator. With break_glass it holds at once, without what hands out rights, is in the audit log as " +
+			"elevation.break_glass, and must be reviewed before there can be another.",
 		Example: `{"role":"pricing","environment":"production","reason":"ticket 7","duration":"1h"}`,
 		Answer: `{"id":"elv_0pgp1ublkoqa666unidgulh64k","operator":"opr_0pgp1ueh6c0q7k2njpc55dit58","role":"pricing",
 			"environment":"production","reason":"ticket 7","seconds":3600,"state":"requested",
@@ -216,7 +219,8 @@ func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperator
 	default:
 		as = &usher.SSOSubject{}
 	}
-	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, usher.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email, Active: in.Body.Active, Subject: as})
+	o, err := a.Auth.UpdateOperator(ctx, &c.Identity, c.By(), in.ID, usher.OperatorUpdate{Name: in.Body.Name, Email: in.Body.Email,
+		Active: in.Body.Active, Subject: as})
 	return &operatorOut{o}, err
 }
 
@@ -249,7 +253,8 @@ func (a *api) elevate(ctx context.Context, c *door.Call, in *elevateIn) (*elevat
 	if err != nil {
 		return nil, door.Invalid("body.duration", `must be a span such as "30m", got %q`, door.Clip(in.Body.Duration))
 	}
-	e, err := a.Auth.RequestElevation(ctx, &c.Identity, c.By(), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment, Reason: in.Body.Reason,
+	e, err := a.Auth.RequestElevation(ctx, &c.Identity, c.By(), auth.NewElevation{Role: in.Body.Role, Environment: in.Body.Environment,
+		Reason:   in.Body.Reason,
 		Duration: d, BreakGlass: in.Body.BreakGlass})
 	return &elevationOut{e}, err
 }

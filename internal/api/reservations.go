@@ -50,7 +50,8 @@ var (
 func (a *api) reservationsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/reservations", Perm: auth.PermConsume,
 		ID: "reserve", Keyed: true, Tag: "Use", Summary: "Hold an amount until it is settled, released or expires",
-		Text:   "201 with `reservation` where it is held. A decision that says no is a 200 and holds nothing. The same key and body again answers as the first time, with `replayed`.",
+		Text: "201 with `reservation` where it is held. A decision that says no is a 200 and holds nothing. The same key and body again " +
+			"answers as the first time, with `replayed`.",
 		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: usher.Decision{},
 		Example: `{"customer":"acme","feature":"api_calls","amount":60,"ttl":"60s","key":"job-7"}`,
 		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
@@ -58,12 +59,14 @@ func (a *api) reservationsRoutes(d *door.Door) {
 			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","reservation":{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","amount":60,
 			"expires_at":"2026-03-10T12:01:00Z"},"revision":17}`}, a.reserve)
 	d.Handle(door.Route{Pattern: "GET /v1/reservations/{id}", Perm: auth.PermUsageRead,
-		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldReservationDoc{}, Params: []*huma.Param{theReservation},
+		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldReservationDoc{},
+		Params: []*huma.Param{theReservation},
 		Answer: `{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","customer":"acme","feature":"api_calls","amount":60,"state":"open",
 			"expires_at":"2026-03-10T12:01:00Z"}`}, a.getReservation)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/settle", Perm: auth.PermConsume,
 		ID: "settle", Tag: "Use", Summary: "End a reservation with the true amount",
-		Text:    "Never refused for want of allowance: what nothing holds is counted as excess, and what comes after the reservation expired is counted all the same, with `late`. The same settlement again answers as the first time; another one is a 409.",
+		Text: "Never refused for lack of allowance: what exceeds the allowances is counted as excess. A settlement after the reservation " +
+			"expired is counted too, with `late`. The same settlement again answers as the first time; another one is a 409.",
 		Request: settleIn{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation},
 		Example: `{"amount":45}`,
 		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,
@@ -169,7 +172,8 @@ func (a *api) getReservation(w http.ResponseWriter, r *http.Request, c *door.Cal
 		ExpiresAt time.Time              `json:"expires_at"`
 		Settled   rawJSON                `json:"settled,omitempty"`
 		Late      bool                   `json:"late,omitempty"`
-	}{ID: h.ID, Customer: h.Customer, Feature: h.Feature, Amount: usher.AppendQuantity(nil, h.Amount, h.Precision), State: h.State, ExpiresAt: h.ExpiresAt.UTC(), Late: h.Late}
+	}{ID: h.ID, Customer: h.Customer, Feature: h.Feature, Amount: usher.AppendQuantity(nil, h.Amount, h.Precision), State: h.State,
+		ExpiresAt: h.ExpiresAt.UTC(), Late: h.Late}
 	if h.State == usher.ReservationSettled {
 		out.Settled = usher.AppendQuantity(nil, h.Settled, h.Precision)
 	}

@@ -39,7 +39,8 @@ type resourceOut struct {
 // resourcesRoutes registers the routes of this file.
 func (a *api) resourcesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
-		ID: "putResource", Tag: "Members", Also: http.StatusCreated, Summary: "Register a resource, or replace its properties", Text: "Searches list it, and conditions read its properties.",
+		ID: "putResource", Tag: "Members", Also: http.StatusCreated, Summary: "Register a resource, or replace its properties",
+		Text:    "Searches list it, and conditions read its properties.",
 		Example: `{"properties":{"owner":"ann"}}`,
 		Answer:  `{"type":"report","id":"q1","properties":{"owner":"ann"},"created_at":"2026-03-10T12:00:00Z","revision":18}`}, a.putResource)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersRead,
@@ -49,7 +50,8 @@ func (a *api) resourcesRoutes(d *door.Door) {
 		ID: "listResources", Tag: "Members", Summary: "The registered resources of a type, by id",
 		Answer: `{"data":[{"type":"report","id":"q1","properties":{"owner":"ann"},"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listResources)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
-		ID: "deleteResource", Tag: "Members", Summary: "Forget a resource, and its properties in the past too", Status: http.StatusNoContent}, a.deleteResource)
+		ID: "deleteResource", Tag: "Members", Summary: "Forget a resource, and its properties in the past too", Status: http.StatusNoContent},
+		a.deleteResource)
 }
 
 func (a *api) putResource(ctx context.Context, c *door.Call, in *putResourceIn) (*resourceOut, error) {
@@ -59,7 +61,8 @@ func (a *api) putResource(ctx context.Context, c *door.Call, in *putResourceIn) 
 	if err := door.Exactly(in.RawBody, &in.Body); err != nil {
 		return nil, err
 	}
-	got, err := a.Directory.PutResource(ctx, c.Env, c.By(), in.ID, usher.Resource{Type: in.Type, ID: in.Resource, Properties: in.Body.Properties})
+	got, err := a.Directory.PutResource(ctx, c.Env, c.By(), in.ID, usher.Resource{Type: in.Type, ID: in.Resource,
+		Properties: in.Body.Properties})
 	return &resourceOut{putStatus(got.New), resourceView{got.Value, got.Revision}}, err
 }
 
@@ -76,7 +79,8 @@ type resourcesIn struct {
 }
 
 func (a *api) listResources(ctx context.Context, c *door.Call, in *resourcesIn) (*door.ListOut[usher.Resource], error) {
-	return listOf(ctx, a, c, &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}, func(d directory.Reader, ctx context.Context, after string, limit int) ([]usher.Resource, error) {
+	page := &door.ListIn{ID: in.ID, Limit: in.Limit, Cursor: in.Cursor}
+	return listOf(ctx, a, c, page, func(d directory.Reader, ctx context.Context, after string, limit int) ([]usher.Resource, error) {
 		return d.Resources(ctx, in.Type, after, limit)
 	}, func(r *usher.Resource) string { return r.ID })
 }

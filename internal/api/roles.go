@@ -15,15 +15,18 @@ import (
 func (a *api) rolesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/roles", Perm: auth.PermMembersRead,
 		ID: "listCustomerRoles", Tag: "Members", Summary: "The roles that a customer can assign: the catalogue's and its own",
-		Answer: `{"data":[{"key":"auditor","title":"Auditor","custom":true,"permissions":["report.read"],"gives":["report.read"],"seats":[]}]}`}, a.listRoles)
+		Answer: `{"data":[{"key":"auditor","title":"Auditor","custom":true,"permissions":["report.read"],"gives":["report.read"],"seats":[]}]}`},
+		a.listRoles)
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/roles/{role}", Perm: auth.PermMembersWrite,
 		ID: "putCustomRole", Tag: "Members", Summary: "Make a role of the customer's own, or replace it",
-		Text:    "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds. A key of the catalogue's is refused.",
+		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds. A key of the " +
+			"catalogue's is refused.",
 		Example: `{"title":"Auditor","permissions":["report.read"]}`,
 		Answer: `{"key":"auditor","title":"Auditor","custom":true,"permissions":["report.read"],"gives":["report.read"],"seats":[
 			]}`}, a.putCustomRole)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/roles/{role}", Perm: auth.PermMembersWrite,
-		ID: "deleteCustomRole", Tag: "Members", Summary: "Remove a role of the customer's own", Text: "Refused while somebody holds it.", Status: http.StatusNoContent}, a.deleteCustomRole)
+		ID: "deleteCustomRole", Tag: "Members", Summary: "Remove a role of the customer's own", Text: "Refused while the role is assigned.",
+		Status: http.StatusNoContent}, a.deleteCustomRole)
 }
 
 func (a *api) listRoles(ctx context.Context, c *door.Call, in *door.PathID) (*door.ListOut[directory.RoleView], error) {

@@ -63,18 +63,21 @@ const searchText = "Exactly what a check allows, of what is registered."
 // searchRoutes registers the routes of this file.
 func (a *api) searchRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/search/members", Perm: auth.PermSearch,
-		ID: "searchMembers", Tag: "Decisions", Summary: "Which members can do this?", Text: searchText, Request: searchMembersIn{}, Response: searchOut{},
-		Example: `{"customer":"acme","permission":"report.read","resource":{"type":"report","id":"q1"},"limit":2}`,
+		ID: "searchMembers", Tag: "Decisions", Summary: "Which members can do this?", Text: searchText, Request: searchMembersIn{},
+		Response: searchOut{},
+		Example:  `{"customer":"acme","permission":"report.read","resource":{"type":"report","id":"q1"},"limit":2}`,
 		Answer: `{"data":[{"type":"user","id":"ann"},{"type":"user","id":"bob"}],"next_cursor":"hKDB0aFv1Le3KpPRD_K1bQJiZW4",
 			"revision":17}`}, a.search(decide.OfMembers))
 	d.Handle(door.Route{Pattern: "POST /v1/search/resources", Perm: auth.PermSearch,
-		ID: "searchResources", Tag: "Decisions", Summary: "On which resources of a type can the member do this?", Text: searchText, Request: searchResourcesIn{}, Response: searchOut{},
+		ID: "searchResources", Tag: "Decisions", Summary: "On which resources of a type can the member do this?", Text: searchText,
+		Request: searchResourcesIn{}, Response: searchOut{},
 		Example: `{"customer":"acme","member":"ann","permission":"report.read","type":"report"}`,
 		Answer:  `{"data":[{"type":"report","id":"q1"}],"revision":17}`}, a.search(decide.OfResources))
 	d.Handle(door.Route{Pattern: "POST /v1/search/permissions", Perm: auth.PermSearch,
-		ID: "searchPermissions", Tag: "Decisions", Summary: "What can the member do?", Text: searchText, Request: searchPermissionsIn{}, Response: searchPermissionsOut{},
-		Example: `{"customer":"acme","member":"ann","resource":{"type":"report","id":"q1"}}`,
-		Answer:  `{"data":[{"permission":"report.read"}],"revision":17}`}, a.search(decide.OfPermissions))
+		ID: "searchPermissions", Tag: "Decisions", Summary: "What can the member do?", Text: searchText, Request: searchPermissionsIn{},
+		Response: searchPermissionsOut{},
+		Example:  `{"customer":"acme","member":"ann","resource":{"type":"report","id":"q1"}}`,
+		Answer:   `{"data":[{"permission":"report.read"}],"revision":17}`}, a.search(decide.OfPermissions))
 }
 
 // search answers who can, on what, or what.

@@ -27,7 +27,8 @@ type seatsIn struct {
 }
 
 var (
-	seatParams = []*huma.Param{door.PathParam("id", "The customer"), door.PathParam("feature", "Of kind seats"), door.PathParam("holder", "Who sits, percent-encoded where it must be")}
+	seatParams = []*huma.Param{door.PathParam("id", "The customer"), door.PathParam("feature", "Of kind seats"),
+		door.PathParam("holder", "The holder's id, percent-encoded if needed")}
 )
 
 // maxSeatTTL bounds a seat's ttl. What is longer has a date: expires_at.
@@ -37,7 +38,7 @@ const maxSeatTTL = 365 * 24 * time.Hour
 func (a *api) seatsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "PUT /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
-		Text:    "The same again changes nothing. A refused seat is a 200 with `allowed: false`; nobody who sits is ever evicted.",
+		Text:    "The same call again changes nothing. A refused seat is a 200 with `allowed: false`. No holder ever loses a seat by this.",
 		Request: seatIn{}, Optional: true, Response: usher.Decision{}, Params: seatParams,
 		Example: `{"state":"active"}`,
 		Answer: `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"members","kind":"seats","limit":10,
@@ -47,7 +48,7 @@ func (a *api) seatsRoutes(d *door.Door) {
 		ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
 		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, Params: seatParams}, a.deleteSeat)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/seats/{feature}", Perm: auth.PermSeatsRead,
-		ID: "listSeats", Tag: "Seats", Summary: "Who holds a seat, those who came first first",
+		ID: "listSeats", Tag: "Seats", Summary: "The holders of seats, oldest first",
 		Answer: `{"data":[{"holder":"ann","state":"active","since":"2026-03-10T12:00:00Z"},{"holder":"bob","state":"pending",
 			"since":"2026-03-10T12:00:00Z","expires_at":"2026-03-17T12:00:00Z"}]}`}, a.listSeats)
 }

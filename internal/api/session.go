@@ -65,11 +65,13 @@ type stepUpOut struct{}
 
 // Schema says that it is one of the two.
 func (stepUpOut) Schema(r huma.Registry) *huma.Schema {
-	return &huma.Schema{OneOf: []*huma.Schema{r.Schema(reflect.TypeFor[sessionOut](), true, ""), r.Schema(reflect.TypeFor[redirectOut](), true, "")}}
+	session, redirect := r.Schema(reflect.TypeFor[sessionOut](), true, ""), r.Schema(reflect.TypeFor[redirectOut](), true, "")
+	return &huma.Schema{OneOf: []*huma.Schema{session, redirect}}
 }
 
 func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
-	c := &http.Cookie{Name: name, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(lives / time.Second)}
+	c := &http.Cookie{Name: name, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		MaxAge: int(lives / time.Second)}
 	if value == "" {
 		c.MaxAge = -1
 	}
@@ -80,7 +82,8 @@ func setCookie(w http.ResponseWriter, name, value string, lives time.Duration) {
 var noPermissions = []door.Header{{Name: "Permissions-Policy", Value: []string{"camera=(), geolocation=(), microphone=()"}}}
 
 // sendsCookie is the header that begins, renews or ends a session.
-var sendsCookie = []door.Sent{{Name: "Set-Cookie", Description: "The cookie of the session; empty and expired when the session has ended", Always: true}}
+var sendsCookie = []door.Sent{{Name: "Set-Cookie", Description: "The cookie of the session; empty and expired when the session has ended",
+	Always: true}}
 
 // redirects are the headers of a step of a login at the identity provider.
 var redirects = append([]door.Sent{{Name: "Location", Description: "The address at which the browser goes on"}}, sendsCookie...)
@@ -88,7 +91,8 @@ var redirects = append([]door.Sent{{Name: "Location", Description: "The address 
 // sessionRoutes registers the routes of this file.
 func (a *api) sessionRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions, Sends: sendsCookie,
-		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated, Request: ownerIn{}, Response: sessionOut{},
+		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated,
+		Request: ownerIn{}, Response: sessionOut{},
 		Text:    "`usher operator token` makes the token. Everybody else comes through the identity provider.",
 		Example: `{"token":"uso_…","email":"ada@example.com","name":"Ada","password":"four small words here"}`,
 		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
@@ -97,9 +101,10 @@ func (a *api) sessionRoutes(d *door.Door) {
 			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
 			"ends_at":"2026-03-11T00:00:00Z"}`}, a.makeOwner)
 	d.Handle(door.Route{Pattern: "POST /v1/session", Headers: noPermissions, Sends: sendsCookie,
-		ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, Request: loginIn{}, Response: sessionOut{},
-		Text:    "An unknown email, a wrong password and too many attempts have one answer.",
-		Example: `{"email":"ada@example.com","password":"four small words here"}`,
+		ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, Request: loginIn{},
+		Response: sessionOut{},
+		Text:     "An unknown email, a wrong password and too many attempts have one answer.",
+		Example:  `{"email":"ada@example.com","password":"four small words here"}`,
 		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
 			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
 			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
@@ -115,8 +120,9 @@ func (a *api) sessionRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "DELETE /v1/session", Headers: noPermissions, Sends: sendsCookie,
 		ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 also where nobody is logged in."}, a.logout)
 	d.Handle(door.Route{Pattern: "POST /v1/session/step-up", Session: true, Headers: noPermissions, Sends: sendsCookie,
-		ID: "stepUp", Tag: "Sessions", Summary: "Prove again who one is, for what can do much harm", Request: stepUpIn{}, Response: stepUpOut{},
-		Text:    "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved there: the browser goes to redirect.",
+		ID: "stepUp", Tag: "Sessions", Summary: "Prove again who you are, for high-risk actions", Request: stepUpIn{}, Response: stepUpOut{},
+		Text: "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved " +
+			"there: the browser goes to redirect.",
 		Example: `{"password":"four small words here"}`,
 		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
 			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
@@ -125,13 +131,16 @@ func (a *api) sessionRoutes(d *door.Door) {
 			"ends_at":"2026-03-11T00:00:00Z"}`}, a.stepUp)
 	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/start", Headers: noPermissions, Sends: redirects,
 		ID: "startOIDC", Tag: "Sessions", Summary: "Log in with the identity provider", Status: http.StatusFound, Produces: "text/plain",
-		Params: []*huma.Param{door.QueryParam("return_to", "Where the browser goes on after the login: a path of this server; absent is /", false)}}, a.startOIDC)
+		Params: []*huma.Param{door.QueryParam("return_to", "Where the browser goes on after the login: a path of this server; absent is /",
+			false)}}, a.startOIDC)
 	d.Handle(door.Route{Pattern: "GET /v1/session/oidc/callback", Headers: noPermissions, Sends: redirects,
-		ID: "finishOIDC", Tag: "Sessions", Summary: "Where the identity provider sends the browser back to", Status: http.StatusFound, Produces: "text/plain",
-		Params: []*huma.Param{door.QueryParam("state", "", true), door.QueryParam("code", "", false), door.QueryParam("error", "", false), door.QueryParam("iss", "", false)}}, a.finishOIDC)
+		ID: "finishOIDC", Tag: "Sessions", Summary: "Where the identity provider sends the browser back to", Status: http.StatusFound,
+		Produces: "text/plain",
+		Params: []*huma.Param{door.QueryParam("state", "", true), door.QueryParam("code", "", false), door.QueryParam("error", "", false),
+			door.QueryParam("iss", "", false)}}, a.finishOIDC)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}/sessions", Perm: auth.PermOperatorsWrite,
 		ID: "endSessions", Tag: "Operators", Summary: "End all sessions of an operator", Status: http.StatusNoContent,
-		Text: "Whoever may do more than the caller is a 403."}, a.endSessions)
+		Text: "An operator with more permissions than the caller is a 403."}, a.endSessions)
 }
 
 // body reads the JSON body of a route about the session. What is wrong with it
@@ -163,7 +172,8 @@ func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call
 		c.Fail(w, err)
 		return
 	}
-	out := sessionOut{ID: s.ID, Operator: sessionOperator{who.Operator.ID, who.Operator.Name, who.Operator.Email}, Method: s.Method, Roles: who.Roles, Permissions: who.Permissions,
+	out := sessionOut{ID: s.ID, Operator: sessionOperator{who.Operator.ID, who.Operator.Name, who.Operator.Email}, Method: s.Method,
+		Roles: who.Roles, Permissions: who.Permissions,
 		Risks: map[usher.Environment][]auth.Permission{}, CSRF: "origin", IdleEndsAt: s.IdleEnds(), EndsAt: s.Ends()}
 	for env, list := range who.Permissions {
 		out.Risks[env] = []auth.Permission{}

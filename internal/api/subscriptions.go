@@ -120,7 +120,8 @@ func (a *api) subscribe(ctx context.Context, c *door.Call, in *subscribeIn) (*ma
 }
 
 func (b *subscriptionPatchIn) patch() customers.SubscriptionPatch {
-	p := customers.SubscriptionPatch{EndsAt: b.EndsAt.MaybeTime, TrialEnd: b.TrialEndsAt.MaybeTime, Status: usher.Status(b.Status), When: b.When}
+	p := customers.SubscriptionPatch{EndsAt: b.EndsAt.MaybeTime, TrialEnd: b.TrialEndsAt.MaybeTime, Status: usher.Status(b.Status),
+		When: b.When}
 	if b.Plan != "" {
 		p.Plan = &b.Plan
 	}

@@ -33,7 +33,8 @@ func (a *api) usageRoutes(d *door.Door) {
 			{Name: "feature", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "from", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
 			{Name: "to", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Format: "date-time"}},
-			{Name: "window", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"minute", "hour", "day", "month"}}},
+			{Name: "window", In: "query", Required: true, Schema: &huma.Schema{Type: huma.TypeString,
+				Enum: []any{"minute", "hour", "day", "month"}}},
 			{Name: "group_by", In: "query", Description: "A dimension of the feature's meter", Schema: &huma.Schema{Type: huma.TypeString}},
 		},
 		Answer: `{"data":[{"start":"2026-03-10T00:00:00Z","end":"2026-03-11T00:00:00Z","value":7,"group":{
@@ -84,7 +85,8 @@ func readUsage(r *http.Request) (q usage.UsageQuery, err error) {
 		return q, err
 	}
 	span, err := spanOf(p, known[:5])
-	q = usage.UsageQuery{Customer: p["customer"], Feature: p["feature"], From: span["from"], To: span["to"], Window: usher.Unit(p["window"]), GroupBy: p["group_by"]}
+	q = usage.UsageQuery{Customer: p["customer"], Feature: p["feature"], From: span["from"], To: span["to"], Window: usher.Unit(p["window"]),
+		GroupBy: p["group_by"]}
 	return q, err
 }
 
