@@ -254,12 +254,42 @@ func (f file) breaches() (lines []string) {
 			add("imports %s (floor %d) from floor %d: imports go downwards only", room, floorOf(room), floorOf(f.room))
 		}
 	}
+	if floor := floorOf(f.room); !f.test && 0 < floor && floor < doorFloors[0] {
+		for _, text := range f.ofHTTP() {
+			add("has %q: a room below the doors knows no HTTP, the door adds where in the request a field is", text)
+		}
+	}
 	if !f.test && slices.Contains(public, f.room) {
 		for _, name := range f.undocumented() {
 			add("%s is exported without a doc comment: say what it promises", name)
 		}
 	}
 	return lines
+}
+
+// httpWords are what texts of HTTP begin with: places in a request, and routes.
+var httpWords = []string{"body.", "query.", "path.", "header.", "/v1/"}
+
+// knowHTTP are the texts that rooms below the doors may have, each with its reason.
+var knowHTTP = []string{
+	"/v1/session/oidc/callback", // an identity provider must be told the address
+}
+
+// ofHTTP returns the texts of a file that only a door should know.
+func (f file) ofHTTP() (texts []string) {
+	ast.Inspect(f.File, func(n ast.Node) bool {
+		lit, ok := n.(*ast.BasicLit)
+		if !ok || lit.Kind != token.STRING {
+			return true
+		}
+		text, err := strconv.Unquote(lit.Value)
+		if err == nil && !slices.Contains(knowHTTP, text) &&
+			slices.ContainsFunc(httpWords, func(w string) bool { return strings.HasPrefix(text, w) }) {
+			texts = append(texts, text)
+		}
+		return true
+	})
+	return texts
 }
 
 // keeper is the one room that may import a package, or "".
@@ -368,6 +398,11 @@ func TestFloorsChecker(t *testing.T) {
 			"internal/server/server.go": pkg("server", module+"/internal/store"),
 		}, want: []string{"internal/api/a.go: imports internal/store: a door", "internal/door/a.go: imports internal/store: a door",
 			"internal/doors/scim/a.go: imports internal/store: a door"}},
+		"a room that knows HTTP": {files: map[string]string{
+			"internal/usage/a.go":      pkg("usage") + "const place, path = \"body.amount\", \"/v1/check\"\n",
+			"internal/usage/a_test.go": "package usage\nconst place2 = \"body.amount\"\n",
+			"internal/api/a.go":        pkg("api") + "const place = \"body.amount\"\n",
+		}, want: []string{`internal/usage/a.go: has "/v1/check": a room`, `internal/usage/a.go: has "body.amount": a room`}},
 		"neighbour": {files: map[string]string{"internal/live/a.go": pkg("live", module+"/internal/usage")},
 			want: []string{"internal/live/a.go: imports its neighbour internal/usage (floor 3)"}},
 		"the relaxed rule is one way": {

@@ -99,7 +99,7 @@ func (h *held) put(in CustomerInput) *usher.Customer {
 func (in *CustomerInput) check(id string) error {
 	var p problems
 	if err := usher.CheckID("a customer's id", id); err != nil {
-		p.add("path.id", "%s", err)
+		p.add("id", "%s", err)
 	}
 	if words := untidy(in.Name, MaxName); words != "" {
 		p.add("name", "%s", words)

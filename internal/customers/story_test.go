@@ -270,7 +270,7 @@ func TestCustomerInput(t *testing.T) {
 		wantCode(t, err, usher.Invalid, location)
 	}
 	_, _, err := w.s.PutCustomer(t.Context(), env, who, Guard{}, "a\n", CustomerInput{})
-	wantCode(t, err, usher.Invalid, "path.id")
+	wantCode(t, err, usher.Invalid, "id")
 	for i := range 5 {
 		w.put(fmt.Sprint("c", i), CustomerInput{Metadata: map[string]string{"n": fmt.Sprint(i)}})
 	}
@@ -492,7 +492,7 @@ func TestPatch_When(t *testing.T) {
 		code     usher.Code
 		location string
 	}{
-		{SubscriptionPatch{}, usher.Invalid, "body"},
+		{SubscriptionPatch{}, usher.Invalid, ""},
 		{SubscriptionPatch{Status: "trialing"}, usher.Invalid, "status"},
 		{SubscriptionPatch{Status: usher.Active, When: "soon"}, usher.Invalid, "when"},
 		{SubscriptionPatch{Status: usher.Active, When: "2026-03-01T00:00:00Z"}, usher.Invalid, "when"},

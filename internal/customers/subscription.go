@@ -290,7 +290,7 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 	next = h.Subscriptions[i]
 	var p problems
 	if in.Plan == nil && in.Addons == nil && !in.EndsAt.Given && !in.TrialEnd.Given && in.Status == "" {
-		p.add("body", "must have at least one of plan, addons, ends_at, trial_ends_at and status")
+		p.add("", "must have at least one of plan, addons, ends_at, trial_ends_at and status")
 	}
 	switch in.Status {
 	case "", usher.Active, usher.PastDueSt, usher.Suspended, usher.Canceled:

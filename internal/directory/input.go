@@ -68,7 +68,7 @@ func (c *Change) bounded() error {
 		return nil
 	}
 	var p problems
-	p.add("body", "may have at most %d items, this has %d", MaxItems, n)
+	p.add("", "may have at most %d items, this has %d", MaxItems, n)
 	return p.err()
 }
 

@@ -102,7 +102,7 @@ func (c *Call) Problem(err error) *Problem {
 	case errors.As(err, &e) && e.Code != usher.Internal && usher.Codes[e.Code] != 0:
 		p = NewProblem(e.Code, e.Detail, e.Problems)
 		if !c.Route.Raw {
-			p.Errors = inRequest(e.Problems)
+			p.Errors = c.Route.inRequest(e.Problems)
 			if p.Code == usher.Invalid && len(p.Errors) > 0 {
 				p.Detail = Invalids(p.Errors).Detail
 			}
@@ -123,14 +123,21 @@ func (c *Call) Problem(err error) *Problem {
 }
 
 // inRequest returns problems with their places in the request. Rooms below know no
-// HTTP, so a place without a prefix is in the body.
-func inRequest(list []usher.Problem) []usher.Problem {
+// HTTP, so a place without a prefix is an id of the route's path, or else in the
+// body, or in the query if the route has no body.
+func (rt *Route) inRequest(list []usher.Problem) []usher.Problem {
+	from := "body"
+	if rt.Accept == nil {
+		from = "query"
+	}
 	list = slices.Clone(list) // the error may be shared
 	for i := range list {
-		switch in, _, _ := strings.Cut(list[i].Location, "."); in {
-		case "", "body", "path", "query", "header":
+		switch in, _, _ := strings.Cut(list[i].Location, "."); {
+		case slices.Contains([]string{"body", "path", "query", "header"}, in):
+		case strings.Contains(rt.Pattern, "{"+in+"}"):
+			list[i].Location = "path." + list[i].Location
 		default:
-			list[i].Location = "body." + list[i].Location
+			list[i].Location = strings.TrimSuffix(from+"."+list[i].Location, ".")
 		}
 	}
 	return list

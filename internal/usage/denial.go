@@ -37,12 +37,12 @@ const maxDenials = 1000
 func (u *Usage) Denials(ctx context.Context, env usher.Environment, q DenialQuery) ([]usher.Denial, error) {
 	var problems []usher.Problem
 	if !q.From.Before(q.To) {
-		problems = append(problems, usher.Problem{Location: "query.to", Message: "must be after from"})
+		problems = append(problems, usher.Problem{Location: "to", Message: "must be after from"})
 	}
 	switch q.Outcome {
 	case "", ledger.OutcomeDenied, ledger.OutcomeWarned, ledger.OutcomeShadowed, ledger.OutcomeExcess:
 	default:
-		problems = append(problems, usher.Problem{Location: "query.outcome", Message: "must be denied, warned, shadowed or excess"})
+		problems = append(problems, usher.Problem{Location: "outcome", Message: "must be denied, warned, shadowed or excess"})
 	}
 	if len(problems) > 0 {
 		return nil, &usher.Error{Code: usher.Invalid, Detail: "the query is not valid", Problems: problems}

@@ -38,7 +38,7 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 	book := u.cfg.Live.Book(env)
 	var problems []usher.Problem
 	bad := func(where, what string) {
-		problems = append(problems, usher.Problem{Location: "query." + where, Message: what})
+		problems = append(problems, usher.Problem{Location: where, Message: what})
 	}
 	f := book.Features[q.Feature]
 	if f == nil {

@@ -121,7 +121,7 @@ func (u *Usage) seats(env usher.Environment, customer, feature, holder string) e
 	for _, p := range []struct{ name, id string }{{"id", customer}, {"feature", feature}, {"holder", holder}} {
 		if err := usher.CheckID(p.name, p.id); err != nil {
 			return &usher.Error{Code: usher.Invalid, Detail: "the seat is not valid",
-				Problems: []usher.Problem{{Location: "path." + p.name, Message: err.Error()}}}
+				Problems: []usher.Problem{{Location: p.name, Message: err.Error()}}}
 		}
 	}
 	if f := u.cfg.Live.Book(env).Features[feature]; f != nil && f.Kind != usher.Seats {
@@ -154,7 +154,7 @@ func (u *Usage) Seats(ctx context.Context, env usher.Environment, customer, feat
 		us, err2 := strconv.ParseInt(since, 10, 64)
 		if err != nil || err2 != nil || !ok {
 			return nil, "", &usher.Error{Code: usher.Invalid, Detail: "the cursor is not valid",
-				Problems: []usher.Problem{{Location: "query.cursor", Message: "must be the next_cursor of the page before"}}}
+				Problems: []usher.Problem{{Location: "cursor", Message: "must be the next_cursor of the page before"}}}
 		}
 		after, holder = time.UnixMicro(us).UTC(), name
 	}
