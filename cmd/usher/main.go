@@ -44,6 +44,9 @@ type cli struct {
 	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"Manage API keys in the database, with or without a running server."`
 	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Manage operators in the database, with or without a running server."`
 	Fsck     fsckCmd     `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree; exit code 1 means that they differ."`
+	Backup   backupCmd   `cmd:"" group:"Server" help:"Write a checked backup to one file, with or without a running server."`
+	Restore  restoreCmd  `cmd:"" group:"Server" help:"Make a database of a backup; it begins a new epoch, and a restore that was cut off goes on."`
+	Copy     copyCmd     `cmd:"" group:"Server" help:"Move everything between SQLite and PostgreSQL; a copy that was cut off goes on."`
 	Audit    auditCmd    `cmd:"" group:"Server" help:"Read the audit log and prove that nobody changed it."`
 	Version  versionCmd  `cmd:"" group:"Server" help:"Print the version."`
 
@@ -147,7 +150,7 @@ func run(args []string) (code int) {
 // of their own: a forgotten variable must not change what a command does.
 func nameVariables(k *kong.Kong) error {
 	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
-		if n, ok := node.(*kong.Node); ok && slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool { return f.Name == "db" }) {
+		if n, ok := node.(*kong.Node); ok && opensDatabase(n) {
 			for _, f := range n.Flags {
 				name := "USHER_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 				f.Envs, f.Tag.Envs = []string{name}, []string{name}
@@ -155,6 +158,11 @@ func nameVariables(k *kong.Kong) error {
 		}
 		return next(nil)
 	})
+}
+
+// opensDatabase reports whether a command takes a database.
+func opensDatabase(n *kong.Node) bool {
+	return slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool { return f.Name == "db" || strings.HasPrefix(f.PlaceHolder, "FILE|postgres:") })
 }
 
 // environment returns --environment, or otherwise if it is not set.

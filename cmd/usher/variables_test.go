@@ -33,7 +33,7 @@ func TestVariables(t *testing.T) {
 	var walk func(n *kong.Node)
 	walk = func(n *kong.Node) {
 		for _, c := range n.Children {
-			opens := slices.ContainsFunc(c.Flags, func(f *kong.Flag) bool { return f.Name == "db" })
+			opens := slices.ContainsFunc(c.Flags, func(f *kong.Flag) bool { return f.Name == "db" || c.Name == "copy" })
 			for _, f := range c.Flags {
 				var want []string
 				if opens {

@@ -68,7 +68,7 @@ type DB struct {
 	beside  bool
 	file    string                       // the SQLite file, with links resolved; "": another driver's, or PostgreSQL
 	opened  os.FileInfo                  // of file, as it was opened
-	bare    bool                         // file was copied without its log; see copiedBare
+	mark    fileMark                     // of file, when it was opened
 	newest  int64                        // the newest migration that this build knows
 	stopped atomic.Pointer[usher.Error]  // why this process may not go on, as Watch found it; nil: it may
 	keyFile string                       // where the audit key of a SQLite file is unless Config gives one; "": in the database
@@ -97,14 +97,11 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 			return nil, usher.Errorf(usher.Invalid, "%s", err)
 		}
 	}
-	db, err := open(ctx, c)
+	db, err := open(ctx, c, func(ctx context.Context, db *DB) error { return db.migrate(ctx, c.Beside) })
 	if err != nil {
 		return nil, err
 	}
-	db.signKey, db.now, db.beside = key, c.Now, c.Beside
-	if db.now == nil {
-		db.now = time.Now
-	}
+	db.signKey = key
 	err = db.openAuditKey(ctx)
 	if err == nil && !c.Beside { // beside the owner, a write that needs the key reports a missing one
 		if err = db.checkAuditKey(ctx); err == nil {
@@ -120,10 +117,14 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 // KeySuffix ends the name of the file with the audit key of a SQLite database.
 const KeySuffix = ".audit-key"
 
-func open(ctx context.Context, c Config) (*DB, error) {
+// open connects to the database and lets prepare see to its schema.
+func open(ctx context.Context, c Config, prepare func(context.Context, *DB) error) (*DB, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	switch {
 	case strings.HasPrefix(c.DSN, "postgres://"), strings.HasPrefix(c.DSN, "postgresql://"):
-		return openPostgres(ctx, c)
+		return openPostgres(ctx, c, prepare)
 	case c.DSN == "":
 		return nil, usher.Errorf(usher.Invalid, `no database given: give the path of a SQLite file or a postgres://… address`)
 	case strings.Contains(c.DSN, ":memory:"), strings.HasPrefix(c.DSN, "file:"):
@@ -134,14 +135,14 @@ func open(ctx context.Context, c Config) (*DB, error) {
 		return nil, usher.Errorf(usher.Invalid,
 			`unknown kind of database %s://…: give the path of a SQLite file or a postgres://… address`, scheme)
 	}
-	return openSQLite(ctx, c)
+	return openSQLite(ctx, c, prepare)
 }
 
 // Close closes all connections and gives up ownership of a SQLite file.
 func (db *DB) Close() (err error) {
 	defer wrap(&err, "close")
 	if db.file != "" && !db.beside && db.mayWork() == nil {
-		err = db.markClosed()
+		err = db.setMark(context.Background(), markClosed)
 	}
 	err = errors.Join(err, db.r.Close())
 	if db.w != db.r {

@@ -14,23 +14,32 @@ import (
 
 // A running server's newest changes are in the log beside a SQLite file (FILE-wal), so
 // a copy of the file alone is old, or empty. Nothing in SQLite's format says so. usher
-// therefore notes in the file itself, as its user_version, that a process owns it: 1
-// while it does, 0 after a clean end, which moves the whole log into the file.
+// therefore notes in the file itself, as its user_version, that a process owns it. A
+// clean end takes the note away and moves the whole log into the file.
+
+// fileMark is what a SQLite file says of itself.
+type fileMark uint32
+
+const (
+	markClosed fileMark = 0
+	markOwned  fileMark = 1
+	markBackup fileMark = 2 // what `usher backup` writes
+	markBare   fileMark = 3 // never stored: owned, and without a log beside it
+)
+
+// setMark changes what the file says of itself.
+func (db *DB) setMark(ctx context.Context, m fileMark) error {
+	_, err := db.w.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, m))
+	return err
+}
 
 // markOpen notes that this process owns the file, and moves the log into it, so that a
 // file that was just created has its tables.
 func (db *DB) markOpen(ctx context.Context) error {
-	if _, err := db.w.ExecContext(ctx, `PRAGMA user_version = 1`); err != nil {
+	if err := db.setMark(ctx, markOwned); err != nil {
 		return err
 	}
 	return db.checkpoint(ctx)
-}
-
-// markClosed notes that no process owns the file. Closing the last connection moves
-// the log into it.
-func (db *DB) markClosed() error {
-	_, err := db.w.Exec(`PRAGMA user_version = 0`)
-	return err
 }
 
 // keepLog makes this process leave the log where it is when it closes the last
@@ -50,24 +59,30 @@ func (db *DB) keepLog(ctx context.Context) error {
 	})
 }
 
-// copiedBare reports whether a file says that a process owns it, and has no log
-// beside it: it is a copy of a running server's file alone.
-func copiedBare(path string) (bool, error) {
-	if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 {
-		return false, nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
+// markOf reads what a file says of itself. One that a process owns and that has no log
+// beside it is bare: a copy of a running server's file alone.
+func markOf(path string) (fileMark, error) {
 	f, err := os.Open(path)
-	if err != nil {
-		return false, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
 	}
 	defer f.Close()
 	var head [64]byte
 	if _, err := io.ReadFull(f, head[:]); err != nil {
-		return false, nil // empty: not yet a database
+		return 0, nil // empty: not yet a database
 	}
-	return binary.BigEndian.Uint32(head[60:]) != 0, nil // where SQLite keeps user_version
+	m := fileMark(binary.BigEndian.Uint32(head[60:])) // where SQLite keeps user_version
+	if m != markOwned {
+		return m, nil
+	}
+	if info, err := os.Stat(path + "-wal"); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
+		return markBare, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return m, nil
 }
 
 // Checkpoint moves what the log beside a SQLite file has into the file, as far as no
@@ -94,7 +109,7 @@ func (db *DB) checkpoint(ctx context.Context) error {
 // its audit log is shorter than its signed head says.
 func (db *DB) Warnings(ctx context.Context) (all []string, err error) {
 	defer wrap(&err, "read warnings")
-	if db.bare {
+	if db.mark == markBare {
 		all = append(all, fmt.Sprintf("%s was copied from beside a running server without its log (-wal): the newest changes are missing; "+
 			"`usher backup` makes a whole copy", db.file))
 	}

@@ -28,25 +28,41 @@ func (db *DB) migrator() (*goose.Provider, error) {
 	return goose.NewProvider(dialect, db.w, dir, goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 }
 
-// migrate brings the schema up to date. The caller holds the lock that keeps other processes from doing the same.
-func (db *DB) migrate(ctx context.Context, beside bool) error {
-	m, err := db.migrator()
-	if err != nil {
-		return err
+// schema returns what migrates the database and the version that it has; 0 is an empty
+// one. It returns Refused for a version that this build cannot read.
+func (db *DB) schema(ctx context.Context) (m *goose.Provider, have int64, err error) {
+	if m, err = db.migrator(); err != nil {
+		return nil, 0, err
 	}
 	sources := m.ListSources()
 	db.newest = sources[len(sources)-1].Version
-	have, err := db.version(ctx)
-	if err != nil {
-		return fault(err)
+	if have, err = db.version(ctx); err != nil {
+		return nil, 0, fault(err)
 	}
 	switch {
 	case have > 0 && have < sources[0].Version:
-		return usher.Errorf(usher.Refused,
+		err = usher.Errorf(usher.Refused,
 			"the database was made by a build from before the first release, which no release can read: create a new one with `usher init`")
 	case have > db.newest:
-		return usher.Errorf(usher.Refused,
+		err = usher.Errorf(usher.Refused,
 			"the database has schema version %d and this usher knows up to version %d: run the newer usher", have, db.newest)
+	}
+	return m, have, err
+}
+
+// migrate brings the schema up to date. The caller holds the lock that keeps other processes from doing the same.
+func (db *DB) migrate(ctx context.Context, beside bool) error {
+	m, have, err := db.schema(ctx)
+	if err != nil {
+		return err
+	}
+	if half, err := db.exists(ctx, "copying"); err != nil {
+		return fault(err)
+	} else if half {
+		return usher.Errorf(usher.Refused,
+			"the database is the target of a copy that has not ended: run the same `usher copy` or `usher restore` again, which goes on")
+	}
+	switch {
 	case have == db.newest:
 		return db.checkMigrations(ctx, have, !beside)
 	case beside && have == 0:
@@ -139,15 +155,21 @@ const selectVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version
 
 // version is the newest migration applied; 0 is an empty database. It asks
 // without goose, which would create its table first.
-func (db *DB) version(ctx context.Context) (int64, error) {
-	exists := `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'`
-	if db.dialect == Postgres {
-		exists = `SELECT count(*) FROM pg_class WHERE oid = to_regclass('goose_db_version')`
-	}
-	var n int64
-	if err := db.w.QueryRowContext(ctx, exists).Scan(&n); err != nil || n == 0 {
+func (db *DB) version(ctx context.Context) (n int64, err error) {
+	if is, err := db.exists(ctx, "goose_db_version"); err != nil || !is {
 		return 0, err
 	}
-	err := db.w.QueryRowContext(ctx, selectVersion).Scan(&n)
+	err = db.w.QueryRowContext(ctx, selectVersion).Scan(&n)
 	return n, err
+}
+
+// exists reports whether there is a table.
+func (db *DB) exists(ctx context.Context, table string) (bool, error) {
+	text := `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = $1`
+	if db.dialect == Postgres {
+		text = `SELECT count(*) FROM pg_class WHERE oid = to_regclass($1)`
+	}
+	var n int64
+	err := db.w.QueryRowContext(ctx, text, table).Scan(&n)
+	return n > 0, err
 }

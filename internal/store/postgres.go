@@ -119,14 +119,14 @@ func pool(address *pgx.ConnConfig, max int, settings ...map[string]string) *sql.
 	return p
 }
 
-func openPostgres(ctx context.Context, c Config) (*DB, error) {
+func openPostgres(ctx context.Context, c Config, prepare func(context.Context, *DB) error) (*DB, error) {
 	cfg, err := pgx.ParseConfig(c.DSN)
 	if err != nil {
 		return nil, usher.Errorf(usher.Invalid, "the PostgreSQL address is not valid: %v", err) // pgx leaves the password out
 	}
 	cfg.DialFunc = dialer.DialContext
-	db := &DB{dialect: Postgres}
-	if err := db.migratePostgres(ctx, cfg, c.Beside); err != nil {
+	db := &DB{dialect: Postgres, now: c.Now, beside: c.Beside}
+	if err := db.preparePostgres(ctx, cfg, prepare); err != nil {
 		return nil, err
 	}
 	conns := c.MaxConns
@@ -138,10 +138,10 @@ func openPostgres(ctx context.Context, c Config) (*DB, error) {
 	return db, nil
 }
 
-// migratePostgres brings the schema up to date. Its connections are its own, and wait as
+// preparePostgres sees to the schema. Its connections are its own, and wait as
 // long as it takes: for another process that does the same, and for an index on a
 // large table.
-func (db *DB) migratePostgres(ctx context.Context, cfg *pgx.ConnConfig, beside bool) error {
+func (db *DB) preparePostgres(ctx context.Context, cfg *pgx.ConnConfig, prepare func(context.Context, *DB) error) error {
 	own := pool(cfg, 2) // one for the lock
 	defer own.Close()
 	db.r, db.w = own, own
@@ -150,11 +150,11 @@ func (db *DB) migratePostgres(ctx context.Context, cfg *pgx.ConnConfig, beside b
 		return fault(err)
 	}
 	defer conn.Close()
-	if !beside {
+	if !db.beside {
 		if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1)`, int64(migrationLock)); err != nil {
 			return fault(err)
 		}
 		defer conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, int64(migrationLock))
 	}
-	return db.migrate(ctx, beside)
+	return prepare(ctx, db)
 }

@@ -22,12 +22,12 @@ const applicationID = 0x75736872
 // readConns is how many SQLite connections read. More of them were no faster.
 const readConns = 4
 
-func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
+func openSQLite(ctx context.Context, c Config, prepare func(context.Context, *DB) error) (_ *DB, err error) {
 	path, err := checkFile(c.DSN, c.Beside)
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{dialect: SQLite, kept: map[statement]*sql.Stmt{}}
+	db := &DB{dialect: SQLite, kept: map[statement]*sql.Stmt{}, now: c.Now, beside: c.Beside}
 	defer func() {
 		if err != nil {
 			if db.w != nil {
@@ -41,6 +41,14 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 			}
 		}
 	}()
+	if c.OpenSQLite == nil {
+		if db.mark, err = markOf(path); err != nil {
+			return nil, usher.Errorf(usher.Invalid, "the database %s cannot be read: %v", c.DSN, plain(err))
+		}
+		if db.mark == markBackup && !c.Beside {
+			return nil, usher.Errorf(usher.Refused, "%s is a backup: `usher restore %s --db FILE` makes a database of it", c.DSN, c.DSN)
+		}
+	}
 	if !c.Beside {
 		lock := flock.New(path+".lock", flock.SetPermissions(0o600))
 		switch ok, err := lock.TryLock(); {
@@ -59,20 +67,19 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 				return nil, usher.Errorf(usher.Invalid, "the database %s cannot be created: %v", c.DSN, plain(err))
 			}
 		}
-		if db.opened, err = os.Stat(path); err == nil {
-			db.bare, err = copiedBare(path)
-		}
-		if err != nil {
+		if db.opened, err = os.Stat(path); err != nil {
 			return nil, usher.Errorf(usher.Invalid, "the database %s cannot be read: %v", c.DSN, plain(err))
 		}
 	}
 	// synchronous(FULL): with NORMAL a power cut loses commits that were answered.
 	// _txlock=immediate: a transaction that reads first and writes later would fail
 	// as busy if another process wrote in between.
-	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)",
-		"wal_autocheckpoint(16384)",
-		"secure_delete(fast)"}}) // overwrites deleted data in pages that are written anyway
+	pragmas := []string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)", "wal_autocheckpoint(16384)",
+		"secure_delete(fast)"} // overwrites deleted data in pages that are written anyway
+	if !c.Beside { // a backup is no write-ahead log's file, and stays so when it is read
+		pragmas = append(pragmas, "journal_mode(WAL)")
+	}
+	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": pragmas})
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +88,7 @@ func openSQLite(ctx context.Context, c Config) (_ *DB, err error) {
 	if err := db.own(ctx, c.DSN); err != nil {
 		return nil, err
 	}
-	if err := db.migrate(ctx, c.Beside); err != nil {
+	if err := prepare(ctx, db); err != nil {
 		return nil, err
 	}
 	db.r, err = c.openFile(path, url.Values{"_pragma": {"busy_timeout(10000)", "query_only(1)"}})
@@ -176,7 +183,7 @@ func (db *DB) own(ctx context.Context, name string) error {
 	err := db.w.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id)
 	if err == nil {
 		err = db.w.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'
-			AND name <> 'goose_db_version'`).Scan(&tables)
+			AND name NOT IN ('goose_db_version', 'copying')`).Scan(&tables)
 	}
 	switch {
 	case sqliteCode(err) == sqliteCantOpen, sqliteCode(err) == sqliteReadOnly:
