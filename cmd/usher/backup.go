@@ -153,7 +153,7 @@ type verified struct {
 
 // verify checks a copy as fsck and audit verify do. Its log must contain the source's
 // head.
-func (a *app) verify(dsn string, head store.AuditHead) (v verified, err error) {
+func (a *app) verify(dsn string, head usher.AuditHead) (v verified, err error) {
 	db, err := store.Open(a, store.Config{DSN: dsn, Beside: true})
 	if err != nil {
 		return v, err

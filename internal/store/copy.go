@@ -51,7 +51,7 @@ type CopyReport struct {
 	Tables  map[string]int64  // rows of each table
 	Rows    int64             // of all tables
 	LeftOut map[string]string // tables that were not copied, with the reasons
-	Head    AuditHead         // of the source's audit log, which the target's contains
+	Head    usher.AuditHead   // of the source's audit log, which the target's contains
 	Resumed bool              // an earlier copy had begun
 	NewKey  bool              // no key of the audit log was found, so that it goes on with a new one
 }
@@ -234,7 +234,7 @@ func (c *copier) look(ctx context.Context, s *Scan, keep bool) (string, error) {
 		}
 		all += counts[t.name]
 	}
-	var head AuditHead
+	var head usher.AuditHead
 	var root string
 	if _, ok := counts["audit_head"]; ok {
 		if head, _, err = one(ctx, inTx{s.tx}, scanAuditHead, selectAuditHead); err == nil {

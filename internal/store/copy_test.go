@@ -191,7 +191,7 @@ func TestCopyThereAndBack(t *testing.T) {
 			t.Errorf("got the epoch %q, %v, want a new one", epoch, err)
 		}
 		epochs[epoch] = true
-		rows, err := to.Audit(t.Context(), AuditQuery{}, 1)
+		rows, err := to.Audit(t.Context(), usher.AuditQuery{}, 1)
 		if err != nil || rows[0].Action != audit.ActionEpoch || rows[0].Object != epoch || !strings.Contains(string(rows[0].After), `"by":"copy"`) {
 			t.Errorf("the newest row: got %+v, %v, want the new epoch", rows, err)
 		}
