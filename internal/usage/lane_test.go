@@ -57,7 +57,7 @@ func lock(ctx context.Context, other *sql.DB, customer string) (*sql.Tx, error) 
 func TestALockedCustomerHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	n, other := shared(t, "acme", "umbrella")
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second) // a bug shows as an error
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a bug shows as an error
 	defer cancel()
 	consume := func(customer, key string) (usher.Decision, error) {
 		return n.usage.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: customer, Feature: "exports", Key: key})
@@ -127,7 +127,7 @@ func TestALockedCustomerHoldsUpNoOther(t *testing.T) {
 func TestABusyCustomerGetsItsTurn(t *testing.T) {
 	t.Parallel()
 	n, other := shared(t, "acme")
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	busy, stop := context.WithCancel(ctx)
 	var others sync.WaitGroup
@@ -158,7 +158,7 @@ func TestABusyCustomerGetsItsTurn(t *testing.T) {
 func TestAKeyThatIsBeingWrittenHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	n, other := shared(t, "acme", "umbrella")
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	tx, err := other.BeginTx(ctx, nil)
 	if err != nil {
@@ -196,7 +196,7 @@ func TestAKeyThatIsBeingWrittenHoldsUpNoOther(t *testing.T) {
 func TestAFrozenBatchLosesItsCustomers(t *testing.T) {
 	t.Parallel()
 	n, _ := shared(t, "acme")
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err := n.db.Usage(ctx, func(tx *store.UsageTx) error {
 		if _, err := tx.Lock([]store.Holder{{Env: usher.Sandbox, Customer: "acme"}}, nil); err != nil {
