@@ -104,16 +104,16 @@ func (u *UsageTx) Expire(h Holder, at time.Time) (err error) {
 // lapsesText reads the open reservations, and the seats with an end, of n customers,
 // whose ids and environments are lapsesArgs.
 func (db *DB) lapsesText(n int) string {
-	empty, first := `x''`, db.rows(n, 2)
+	empty, first := `x''`, `VALUES `+questions(n, 2)
 	if db.dialect == Postgres {
-		empty = `''::bytea`
+		empty, first = `''::bytea`, `SELECT * FROM `+unnest("tt", 1)
 	}
 	// The list of customers is there twice. PostgreSQL's numbered parameters can be
 	// used again; SQLite's are unnumbered (see questions), so lapsesArgs repeats them.
 	return `SELECT 0, customer, env, id, feature, at, expires_at, 0, entries FROM hold WHERE closed_at = 0
-		AND (customer, env) IN (VALUES ` + first + `)
+		AND (customer, env) IN (` + first + `)
 		UNION ALL SELECT 1, customer, env, holder, feature, since, expires_at, pending, ` + empty + ` FROM seat
-		WHERE released_at = 0 AND expires_at < 9223372036854775807 AND (customer, env) IN (VALUES ` + first + `)`
+		WHERE released_at = 0 AND expires_at < 9223372036854775807 AND (customer, env) IN (` + first + `)`
 }
 
 func (db *DB) lapsesArgs(holders []Holder) []any {
@@ -121,10 +121,10 @@ func (db *DB) lapsesArgs(holders []Holder) []any {
 	for _, h := range holders {
 		args = append(args, h.Customer, string(h.Env))
 	}
-	if db.dialect == SQLite {
-		args = append(args, args...)
+	if db.dialect == Postgres {
+		return columns("tt", args)
 	}
-	return args
+	return append(args, args...)
 }
 
 type lapseRow struct {

@@ -430,6 +430,9 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	if err := b.flush(); err != nil {
 		return err
 	}
+	if err := b.reopen(changed); err != nil {
+		return err
+	}
 	if len(changed) > 0 {
 		if err := tx.Tell(b.u.cfg.Node, time.Now().UTC(), changed); err != nil {
 			return err
@@ -446,10 +449,6 @@ func (b *batchRun) publish() {
 			b.u.cfg.Live.Seated(h.Env, h.Customer)
 		}
 		if w.next == nil || len(w.next.Dirty()) == 0 {
-			continue
-		}
-		if w.late {
-			b.u.cfg.Live.Forget(h.Env, h.Customer)
 			continue
 		}
 		w.next.Prune(w.now)

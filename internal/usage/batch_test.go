@@ -101,26 +101,34 @@ func TestS06_AChangeElsewhereBindsAtOnce(t *testing.T) {
 	})
 }
 
+// hold keeps every writer of the node's database from committing, until release.
+func (n *node) hold(t *testing.T) (release func()) {
+	t.Helper()
+	held, end, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		hold := func() error { close(held); <-end; return nil }
+		if n.db.Dialect() == store.SQLite {
+			ended <- n.db.Usage(context.Background(), func(*store.UsageTx) error { return hold() })
+		} else {
+			ended <- n.db.Quiet(context.Background(), hold)
+		}
+	}()
+	<-held
+	return func() {
+		close(end)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // together hands the writer requests that it takes as one batch: it is held up
 // on a first one until all the others have come. On PostgreSQL the first is in their
 // batch, because the writer goes on with what it can do.
 func (n *node) together(t *testing.T, u *usage.Usage, requests ...func()) {
 	t.Helper()
-	held, release := make(chan struct{}), make(chan struct{})
+	release := n.hold(t)
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		hold := func() error { close(held); <-release; return nil }
-		var err error
-		if n.db.Dialect() == store.SQLite {
-			err = n.db.Usage(context.Background(), func(*store.UsageTx) error { return hold() })
-		} else {
-			err = n.db.Quiet(context.Background(), hold)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	<-held
 	// A caller that has gone away already queues its request and does not wait.
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -148,7 +156,7 @@ func (n *node) together(t *testing.T, u *usage.Usage, requests ...func()) {
 		}
 		return u.Waiting() == int64(1+len(requests))
 	})
-	close(release)
+	release()
 	wg.Wait()
 }
 

@@ -420,36 +420,27 @@ func TestAFullQueueSaysComeBack(t *testing.T) {
 		n := start(t, dsn, c)
 		n.found(t, c, "acme")
 		u := usage.New(usage.Config{DB: n.db, Live: n.live, Node: "small", Queue: 4})
-		defer u.Close(context.Background())
-		consume := func(key string) (usher.Decision, error) {
-			return u.Consume(context.Background(), usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key})
+		gone, leave := context.WithCancel(t.Context())
+		leave() // such a caller queues its request and does not wait
+		consume := func(key string) error {
+			_, err := u.Consume(gone, usher.Sandbox, usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key})
+			return err
 		}
-		n.together(t, u,
-			func() {
-				if d, err := consume("a"); err != nil || !d.Allowed {
-					t.Errorf("a: %+v, %v", d, err)
-				}
-			},
-			func() {
-				if d, err := consume("b"); err != nil || !d.Allowed {
-					t.Errorf("b: %+v, %v", d, err)
-				}
-			},
-			func() {
-				for u.Waiting() < 3 { // the first and both others
-					time.Sleep(time.Millisecond)
-				}
-				go consume("c") //nolint:errcheck // takes the last place
-				for u.Waiting() < 4 {
-					time.Sleep(time.Millisecond)
-				}
-				_, err := consume("d")
-				var e *usher.Error
-				if !errors.As(err, &e) || e.Code != usher.Unavailable || e.RetryAfter <= 0 {
-					t.Errorf("one too many: got %v, want to be told to come back", err)
-				}
-			})
-		if d := n.consume(t, "exports", "last", 0); d.Used < 3 {
+		release := n.hold(t)
+		for _, key := range []string{"a", "b", "c", "d"} {
+			if err := consume(key); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", key, err)
+			}
+		}
+		var e *usher.Error
+		if err := consume("e"); !errors.As(err, &e) || e.Code != usher.Unavailable || e.RetryAfter <= 0 {
+			t.Errorf("one too many: got %v, want to be told to come back", err)
+		}
+		release()
+		if err := u.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if d := n.consume(t, "exports", "last", 0); d.Used != 4 {
 			t.Errorf("what was let in is not all there: %+v", d)
 		}
 	})

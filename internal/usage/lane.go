@@ -34,7 +34,8 @@ const patience = 10 * time.Second
 type lane struct {
 	key      laneKey
 	requests []*request
-	skipped  int // batches in a row that went without the customer
+	skipped  int  // batches in a row that went without the customer
+	tried    bool // some of its requests are in the batch that runs
 }
 
 // laneKey is what a lane's requests wait for. Changes of a customer's directory have
@@ -108,7 +109,7 @@ func (l *lanes) next() []*request {
 			n++
 		}
 		all = append(all, o.requests[:n]...)
-		o.requests = o.requests[n:]
+		o.requests, o.tried = o.requests[n:], true
 	}
 	return all
 }
@@ -136,7 +137,7 @@ func (o *lane) all() []*request {
 		}
 	}
 	taken := o.requests[:n]
-	o.requests = o.requests[n:]
+	o.requests, o.tried = o.requests[n:], true
 	return taken
 }
 
@@ -152,18 +153,21 @@ func (l *lanes) putBack(left []*request) {
 		if again := back[o.key]; len(again) > 0 {
 			o.requests = append(again, o.requests...)
 			o.skipped++
-		} else {
+		} else if o.tried {
 			o.skipped = 0
 		}
+		o.tried = false
 	}
 	l.all = slices.DeleteFunc(l.all, func(o *lane) bool { return len(o.requests) == 0 })
 }
 
 // passed moves a lane to the end, for which a batch has waited in vain.
 func (l *lanes) passed(o *lane) {
-	o.skipped = 0
-	l.all = append(slices.DeleteFunc(l.all, func(p *lane) bool { return p == o }), o)
 	l.paused = time.Now().Add(pause)
+	if i := slices.Index(l.all, o); i >= 0 { // else what it had waits for another customer now
+		o.skipped = 0
+		l.all = append(slices.Delete(l.all, i, i+1), o)
+	}
 }
 
 // idle reports whether all lanes wait for locks, so that there is nothing to do for

@@ -66,6 +66,26 @@ func (b *batchRun) ready(h store.Holder, w *world, feature string, at time.Time)
 	return nil
 }
 
+// reopen reads again what use before the present windows may have changed: the sums
+// that they open with. All else that memory has of a customer is still true, so that
+// late events, which come by the thousand, do not make each batch load its customers
+// anew. Few customers have windows with such a sum.
+func (b *batchRun) reopen(changed []store.Holder) error {
+	for _, h := range changed {
+		w := b.worlds[h]
+		if !w.late {
+			continue
+		}
+		_, openings := w.next.World.Needs("", w.now)
+		sums, err := live.Openings(b.ctx, b.tx, h.Env, h.Customer, openings)
+		if err != nil {
+			return err
+		}
+		w.next.Open(sums)
+	}
+	return nil
+}
+
 // shared reports whether other nodes write to the database too.
 func (b *batchRun) shared() bool { return b.u.cfg.DB.Dialect() == store.Postgres }
 
