@@ -60,6 +60,7 @@ func (f *oidcFlags) provider() (auth.OIDC, error) {
 }
 
 func (c *serveCmd) Run(a *app) error {
+	tuneCollector()
 	listener, err := listen(c.Listen)
 	if err != nil {
 		return err
