@@ -37,10 +37,15 @@ func sell(t *testing.T, url, key string, customers ...string) {
 		if status, body := ask(t, key, "PUT", url+"/v1/customers/"+c, `{"name":"Acme"}`); status/100 != 2 {
 			t.Fatalf("customer: %d %s", status, body)
 		}
-		if status, body := ask(t, key, "POST", url+"/v1/consume", fmt.Sprintf(`{"customer":%q,"feature":"calls","key":%q}`, c, "one-"+c)); status != 200 {
+		if status, body := ask(t, key, "POST", url+"/v1/consume", takeOne(c)); status != http.StatusOK {
 			t.Fatalf("consume: %d %s", status, body)
 		}
 	}
+}
+
+// takeOne is the take of each customer, under its own key.
+func takeOne(customer string) string {
+	return fmt.Sprintf(`{"customer":%q,"feature":"calls","key":%q}`, customer, "one-"+customer)
 }
 
 // wantUsher runs a command that must end with a code, and returns both outputs.
@@ -112,11 +117,12 @@ func TestBackupBesideAServer(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 	again := startServer(t, filepath.Dir(restored), "port")
-	if status, body := ask(t, key, "POST", again.url+"/v1/check", `{"customer":"acme","feature":"calls"}`); status != 200 || !strings.Contains(body, `"used":1,`) {
+	status, body := ask(t, key, "POST", again.url+"/v1/check", `{"customer":"acme","feature":"calls"}`)
+	if status != http.StatusOK || !strings.Contains(body, `"used":1,`) {
 		t.Errorf("the restored server: %d %s", status, body)
 	}
-	if out := wantUsher(t, exitDone, "audit", "show", "--db", restored, "--action", "database.epoch", "--json"); strings.Count(out, "epo_") < 3 ||
-		!strings.Contains(out, `"by":"restore"`) {
+	out = wantUsher(t, exitDone, "audit", "show", "--db", restored, "--action", "database.epoch", "--json")
+	if strings.Count(out, "epo_") < 3 || !strings.Contains(out, `"by":"restore"`) {
 		t.Errorf("the log's epochs: %s", out)
 	}
 }
@@ -154,7 +160,8 @@ func TestCopyBetweenDatabases(t *testing.T) {
 	}
 	for i := range 20 { // enough that a kill finds it at work
 		if _, err := raw.Exec(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-			INSERT INTO op SELECT 'http-' || ? || '-' || i, 'production', 'PUT /v1/x', x'01', '', '', 1, 0, CAST('http' AS BLOB) FROM n`, i); err != nil {
+			INSERT INTO op SELECT 'http-' || ? || '-' || i, 'production', 'PUT /v1/x', x'01', '', '', 1, 0, CAST('http' AS BLOB)
+			FROM n`, i); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -193,8 +200,8 @@ func TestCopyBetweenDatabases(t *testing.T) {
 	}
 	again := startServer(t, filepath.Dir(last), "port")
 	for _, c := range []string{"acme", "beta", "gamma"} {
-		if status, body := ask(t, key, "POST", again.url+"/v1/consume", fmt.Sprintf(`{"customer":%q,"feature":"calls","key":%q}`, c, "one-"+c)); status != 200 ||
-			!strings.Contains(body, `"replayed":true`) {
+		status, body := ask(t, key, "POST", again.url+"/v1/consume", takeOne(c))
+		if status != http.StatusOK || !strings.Contains(body, `"replayed":true`) {
 			t.Errorf("%s: %d %s, want the stored answer", c, status, body)
 		}
 	}

@@ -162,7 +162,9 @@ func nameVariables(k *kong.Kong) error {
 
 // opensDatabase reports whether a command takes a database.
 func opensDatabase(n *kong.Node) bool {
-	return slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool { return f.Name == "db" || strings.HasPrefix(f.PlaceHolder, "FILE|postgres:") })
+	return slices.ContainsFunc(n.Flags, func(f *kong.Flag) bool {
+		return f.Name == "db" || strings.HasPrefix(f.PlaceHolder, "FILE|postgres:")
+	})
 }
 
 // environment returns --environment, or otherwise if it is not set.

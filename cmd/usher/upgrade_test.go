@@ -97,10 +97,11 @@ func TestNewerUsherBesideAnOlder(t *testing.T) {
 	if body := until(t, http.StatusServiceUnavailable, take(older)); !strings.Contains(body, "newer usher") {
 		t.Errorf("the older one says %s, want why", body)
 	}
-	if status, body := ask(t, key, "GET", older+"/readyz", ""); status != http.StatusServiceUnavailable || !strings.Contains(body, "newer usher") {
+	status, body := ask(t, key, "GET", older+"/readyz", "")
+	if status != http.StatusServiceUnavailable || !strings.Contains(body, "newer usher") {
 		t.Errorf("readyz: got %d %s", status, body)
 	}
-	status, body := ask(t, key, "POST", older+"/v1/check", `{"customer":"acme","feature":"calls"}`)
+	status, body = ask(t, key, "POST", older+"/v1/check", `{"customer":"acme","feature":"calls"}`)
 	if status != http.StatusOK || !strings.Contains(body, `"allowed":true`) || !strings.Contains(body, `"degraded":true`) {
 		t.Errorf("a check: got %d %s, want yes, from memory", status, body)
 	}

@@ -138,7 +138,8 @@ func (c *copier) prepare(ctx context.Context, to *DB) error {
 		return usher.Errorf(usher.Conflict, "the target is a database already: name a new file or an empty PostgreSQL database")
 	}
 	if !begun {
-		if _, err := to.w.ExecContext(ctx, `CREATE TABLE copying (name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL, n BIGINT NOT NULL)`); err != nil {
+		_, err := to.w.ExecContext(ctx, `CREATE TABLE copying (name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL, n BIGINT NOT NULL)`)
+		if err != nil {
 			return fault(err)
 		}
 	}
