@@ -112,7 +112,10 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	l, err := live.New(ctx, live.Config{DB: w.db, Now: w.now})
 	must(err)
 	var made atomic.Int64
-	u := usage.New(usage.Config{DB: w.db, Live: l, Node: "test", Log: log, NewID: func(prefix string) string { return prefix + strconv.FormatInt(made.Add(1), 10) }})
+	u := usage.New(usage.Config{DB: w.db, Live: l, Node: "test", Log: log, NewID: func(prefix string) string {
+		return prefix +
+			strconv.FormatInt(made.Add(1), 10)
+	}})
 	t.Cleanup(func() { u.Close(ctx) })
 	w.auth = auth.New(auth.Config{DB: w.db, Log: log})
 	t.Cleanup(w.auth.Close)
@@ -132,8 +135,10 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	for _, p := range cat.Plans {
 		plans = append(plans, usher.PlanVersion{Version: 1, Plan: *p})
 	}
-	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}, RequestID: "test"}, Action: "test", Object: "test", At: start.AddDate(0, -1, 0)}
-	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Note: note, Source: catalogue, Canonical: catalogue, Hash: "sha256:test", Plans: plans})
+	note := store.Note{By: usher.By{Actor: usher.Actor{Kind: "system"}, RequestID: "test"}, Action: "test", Object: "test",
+		At: start.AddDate(0, -1, 0)}
+	_, err = w.db.ApplyCatalog(ctx, store.CatalogChange{Env: usher.Production, Note: note, Source: catalogue, Canonical: catalogue,
+		Hash: "sha256:test", Plans: plans})
 	must(err)
 	anchor := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	e, err := w.db.Environment(ctx, usher.Production)
@@ -146,10 +151,14 @@ func newWorldOn(t testing.TB, dsn, catalogue string) *world {
 	must(l.Refresh(ctx, usher.Production))
 	var ids atomic.Int64
 	w.api = serve(setup{T: t, API: Config{Live: l, Decide: decide.New(l), Usage: u, Auth: w.auth,
-		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string { return prefix + strconv.FormatInt(ids.Add(1), 10) }}),
+		Customers: customers.New(customers.Config{DB: w.db, Live: l, NewID: func(prefix string) string {
+			return prefix +
+				strconv.FormatInt(ids.Add(1), 10)
+		}}),
 		Catalog:   catalog.New(catalog.Config{DB: w.db, Live: l}),
 		Directory: directory.New(directory.Config{DB: w.db, Live: l, Direct: u.Direct})},
-		Door: door.Config{Auth: w.auth, Ready: func(ctx context.Context) (checks, takes error) { return w.db.Ping(ctx), u.Ready(ctx) }, Log: log, Version: "test"}})
+		Door: door.Config{Auth: w.auth, Ready: func(ctx context.Context) (checks, takes error) { return w.db.Ping(ctx), u.Ready(ctx) },
+			Log: log, Version: "test"}})
 	return w
 }
 
@@ -196,26 +205,43 @@ func TestS01_Check(t *testing.T) {
 	w := newWorld(t)
 	const window = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"}`
 	for body, want := range map[string]string{
-		`{"customer":"acme","feature":"api_calls","amount":10}`:                              `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,"overage":0,` + window + `,"plan":"pro@1","revision":3}`,
-		`{"customer":"acme","feature":"api_calls","amount":"101.0"}`:                         `{"allowed":false,"reason":"limit_reached","customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,"overage":0,` + window + `,"plan":"pro@1","revision":3}`,
-		`{"customer":"acme","feature":"credits","amount":"1.5"}`:                             `{"allowed":true,"reason":"within_limit","customer":"acme","feature":"credits","kind":"credits","limit":"5.000","used":"0.000","reserved":"0.000","remaining":"5.000","unlimited":false,"overage":"0.000",` + window + `,"plan":"pro@1","revision":3}`,
-		` { "feature" : "sso" , "customer" : "acme" , "at" : "2026-03-01T01:00:00+02:00" } `: `{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}`,
-		`{"customer":"acme","feature":"regions"}`:                                            `{"allowed":true,"reason":"granted","customer":"acme","feature":"regions","kind":"config","value":["eu","us"],"plan":"pro@1","revision":3}`,
-		`{"customer":"nobody","feature":"sso"}`:                                              `{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":3}`,
-		`{"customer":"acme","feature":"Nope <x>"}`:                                           `{"allowed":false,"reason":"unknown_feature","customer":"acme","feature":"Nope <x>","revision":3}`,
-		`{"customer":"odd\/n\u00e4me ?&%","feature":"support"}`:                              `{"allowed":true,"reason":"granted","customer":"odd/näme ?&%","feature":"support","kind":"config","value":"email","plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"api_calls","amount":10}`: `{"allowed":true,"reason":"within_limit","custo` +
+			`mer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,"overage":0,` +
+			window + `,"plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"api_calls","amount":"101.0"}`: `{"allowed":false,"reason":"limit_reached",` +
+			`"customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,` +
+			`"overage":0,` + window + `,"plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"credits","amount":"1.5"}`: `{"allowed":true,"reason":"within_limit","custo` +
+			`mer":"acme","feature":"credits","kind":"credits","limit":"5.000","used":"0.000","reserved":"0.000","remaining":"5.000",` +
+			`"unlimited":false,"overage":"0.000",` + window + `,"plan":"pro@1","revision":3}`,
+		` { "feature" : "sso" , "customer" : "acme" , "at" : "2026-03-01T01:00:00+02:00" } `: `{"allowed":true,"reason":"granted","customer":` +
+			`"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}`,
+		`{"customer":"acme","feature":"regions"}`: `{"allowed":true,"reason":"granted","customer":` +
+			`"acme","feature":"regions","kind":"config","value":["eu","us"],"plan":"pro@1","revision":3}`,
+		`{"customer":"nobody","feature":"sso"}`: `{"allowed":false,"reason":"unknown_customer",` +
+			`"customer":"nobody","feature":"sso","kind":"switch","revision":3}`,
+		`{"customer":"acme","feature":"Nope <x>"}`: `{"allowed":false,"reason":"unknown_feature",` +
+			`"customer":"acme","feature":"Nope <x>","revision":3}`,
+		`{"customer":"odd\/n\u00e4me ?&%","feature":"support"}`: `{"allowed":true,"reason":"granted","customer":` +
+			`"odd/näme ?&%","feature":"support","kind":"config","value":"email","plan":"pro@1","revision":3}`,
 	} {
 		got := w.do("POST", "/v1/check", "application/json", body)
 		w.want(got, 200, want)
-		wantHeaders(t, got.Header(), map[string]string{"Content-Type": "application/json", "X-Request-Id": "t", "X-Content-Type-Options": "nosniff"})
+		wantHeaders(t, got.Header(), map[string]string{"Content-Type": "application/json", "X-Request-Id": "t",
+			"X-Content-Type-Options": "nosniff"})
 	}
 	no := func(feature, kind string) string {
-		return `{"allowed":false,"reason":"not_entitled","customer":"odd/näme ?&%","feature":"` + feature + `","kind":"` + kind + `","revision":3}`
+		return `{"allowed":false,"reason":"not_entitled","customer":"odd/näme ?&%","feature":"` + feature + `","kind":"` + kind +
+			`","revision":3}`
 	}
-	w.want(w.do("GET", "/v1/customers/odd%2Fn%C3%A4me%20%3F&%25/entitlements?at=2025-06-01T00:00:00Z", "", ""), 200, `{"data":[`+strings.Join([]string{
-		no("api_calls", "metered"), no("credits", "credits"), no("regions", "config"), no("sso", "switch"), no("support", "config"), no("tokens", "metered")}, ",")+`]}`)
-	w.want(w.do("POST", "/v1/check/batch", "application/json", `{"checks":[{"customer":"nobody","feature":"sso"},{"customer":"acme","feature":"sso","min_revision":3}],"min_revision":2}`), 200,
-		`{"decisions":[{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":3},{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}]}`)
+	w.want(w.do("GET", "/v1/customers/odd%2Fn%C3%A4me%20%3F&%25/entitlements?at=2025-06-01T00:00:00Z", "", ""), 200, `{"data":[`+
+		strings.Join([]string{
+			no("api_calls", "metered"), no("credits", "credits"), no("regions", "config"), no("sso", "switch"), no("support", "config"),
+			no("tokens", "metered")}, ",")+`]}`)
+	w.want(w.do("POST", "/v1/check/batch", "application/json", `{"checks":[{"customer":"nobody","feature":"sso"},{"customer":"acme",`+
+		`"feature":"sso","min_revision":3}],"min_revision":2}`), 200,
+		`{"decisions":[{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":3},`+
+			`{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}]}`)
 	w.want(w.do("POST", "/v1/check/batch", "application/json", `{"checks":[]}`), 200, `{"decisions":[]}`)
 }
 
@@ -232,14 +258,17 @@ func wantHeaders(t *testing.T, h http.Header, want map[string]string) {
 func TestS13_Consume(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const head = `"customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":10,"reserved":0,"remaining":90,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1",`
+	const head = `"customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":10,"reserved":0,"remaining":90,` +
+		`"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1",`
 	const took = `{"allowed":true,"reason":"within_limit",` + head + `"consumed":10,"deductions":[{"allowance":"plan:pro@1","amount":10}],`
 	consume := func(body string, headers ...string) *httptest.ResponseRecorder {
 		return w.do("POST", "/v1/consume", "application/json", body, headers...)
 	}
 	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":10,"key":"k1"}`), 200, took+`"revision":3}`)
-	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":"10.0"}`, "Idempotency-Key", "k1"), 200, took+`"replayed":true,"revision":3}`)
-	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":91,"key":"k2"}`), 200, `{"allowed":false,"reason":"limit_reached",`+head+`"consumed":0,"deductions":[],"revision":3}`)
+	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":"10.0"}`, "Idempotency-Key", "k1"), 200, took+
+		`"replayed":true,"revision":3}`)
+	w.want(consume(`{"customer":"acme","feature":"api_calls","amount":91,"key":"k2"}`), 200, `{"allowed":false,"reason":"limit_reached",`+
+		head+`"consumed":0,"deductions":[],"revision":3}`)
 	other := consume(`{"customer":"acme","feature":"api_calls","amount":11,"key":"k1"}`)
 	if other.Code != 409 || !strings.Contains(other.Body.String(), `"code":"key_reused"`) {
 		t.Errorf("the same key with another body: got %d %s, want 409 key_reused", other.Code, other.Body)
@@ -271,6 +300,7 @@ func TestUsage(t *testing.T) {
 	const ask = "/v1/usage?customer=acme&feature=tokens&from=2026-03-01T00:00:00Z&to=2026-04-01T00:00:00Z&window=day"
 	const day = `{"start":"2026-03-10T00:00:00Z","end":"2026-03-11T00:00:00Z","value":`
 	w.want(w.do("GET", ask, "", ""), 200, `{"data":[`+day+`12}]}`)
-	w.want(w.do("GET", ask+"&group_by=data.model", "", ""), 200, `{"data":[`+day+`7,"group":{"data.model":"a"}},`+day+`5,"group":{"data.model":"b"}}]}`)
+	w.want(w.do("GET", ask+"&group_by=data.model", "", ""), 200, `{"data":[`+day+`7,"group":{"data.model":"a"}},`+day+
+		`5,"group":{"data.model":"b"}}]}`)
 	w.want(w.do("GET", strings.Replace(ask, "2026-03-01", "2026-03-11", 1), "", ""), 200, `{"data":[]}`)
 }

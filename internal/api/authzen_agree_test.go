@@ -74,9 +74,11 @@ func agree(t *testing.T, seed uint64) (asked, allowed int) {
 	types := map[string]string{}
 	for _, m := range members {
 		types[m] = pick([]string{"user", "user", "user", "robot"})
-		w.ask(t, 201, "PUT", "/v1/customers/firm/members/"+m, fmt.Sprintf(`{"type":%q,"active":%v,"properties":{"region":%q}}`, types[m], r.IntN(8) > 0, pick(regions)))
+		w.ask(t, 201, "PUT", "/v1/customers/firm/members/"+m, fmt.Sprintf(`{"type":%q,"active":%v,"properties":{"region":%q}}`, types[m],
+			r.IntN(8) > 0, pick(regions)))
 	}
-	kinds := map[string][]string{"report": {"read", "run", "export", "audit", "either"}, "document": {"read", "update"}, "document.draft": {"update"}}
+	kinds := map[string][]string{"report": {"read", "run", "export", "audit", "either"}, "document": {"read", "update"},
+		"document.draft": {"update"}}
 	var resources []string // "type id"
 	for kind := range kinds {
 		for i := range 4 {
@@ -86,7 +88,8 @@ func agree(t *testing.T, seed uint64) (asked, allowed int) {
 	slices.Sort(resources)
 	for _, ref := range resources {
 		kind, id, _ := strings.Cut(ref, " ")
-		w.ask(t, 201, "PUT", "/v1/customers/firm/resources/"+kind+"/"+id, fmt.Sprintf(`{"properties":{"owner":%q,"region":%q}}`, pick(members), pick(regions)))
+		w.ask(t, 201, "PUT", "/v1/customers/firm/resources/"+kind+"/"+id, fmt.Sprintf(`{"properties":{"owner":%q,"region":%q}}`, pick(members),
+			pick(regions)))
 	}
 	for _, g := range []string{"all", "some"} {
 		w.ask(t, 201, "PUT", "/v1/customers/firm/groups/"+g, `{}`)
@@ -118,7 +121,8 @@ func agree(t *testing.T, seed uint64) (asked, allowed int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := w.do("PUT", "/v1/customers/firm/assignments", "application/json", string(b)); got.Code != 200 && got.Code != 422 { // no seat is free
+		if got := w.do("PUT", "/v1/customers/firm/assignments", "application/json", string(b)); got.Code != 200 &&
+			got.Code != 422 { // no seat is free
 			t.Fatalf("%s: got %d %s", b, got.Code, got.Body)
 		}
 	}
@@ -180,7 +184,8 @@ func (w *world) into(t *testing.T, path, body string, v any) {
 
 // searchesAgree compares every search, read in small pages, with what was
 // answered one by one.
-func (w *world) searchesAgree(t *testing.T, where string, cells []cell, types map[string]string, yes map[cell]bool, said, properties string) {
+func (w *world) searchesAgree(t *testing.T, where string, cells []cell, types map[string]string, yes map[cell]bool, said,
+	properties string) {
 	t.Helper()
 	type results struct {
 		Results []struct{ Type, ID, Name string }
@@ -263,7 +268,8 @@ func (w *world) searchesAgree(t *testing.T, where string, cells []cell, types ma
 			want := matching(func(d cell) (string, bool) {
 				return d.resource, d.member == c.member && d.kind == c.kind && d.name == c.name
 			})
-			body := fmt.Sprintf(`{"subject":{"type":%q,"id":%q},"action":{"name":%q},"resource":{"type":%q%s}%s`, types[c.member], c.member, c.name, c.kind, properties, said)
+			body := fmt.Sprintf(`{"subject":{"type":%q,"id":%q},"action":{"name":%q},"resource":{"type":%q%s}%s`, types[c.member], c.member,
+				c.name, c.kind, properties, said)
 			compare(body, search("/access/v1/search/resource", body), want)
 			if properties == "" {
 				body = fmt.Sprintf(`{"customer":"firm","member":%q,"permission":%q,"type":%q%s`, c.member, permission, c.kind, said)
@@ -287,13 +293,15 @@ func TestSearch(t *testing.T) {
 	for _, c := range []struct{ path, body, want string }{
 		{"members", `{"customer":"records","permission":"record.read"}`, `{"type":"user","id":"alice"},{"type":"user","id":"bob"}`},
 		{"members", `{"customer":"records","permission":"record.read","type":"robot"}`, ``},
-		{"members", `{"customer":"records","permission":"record.write","resource":{"type":"record","id":"record-2"}}`, `{"type":"user","id":"bob"}`},
+		{"members", `{"customer":"records","permission":"record.write","resource":{"type":"record","id":"record-2"}}`,
+			`{"type":"user","id":"bob"}`},
 		{"members", `{"customer":"records","permission":"record.fly"}`, ``},
 		{"members", `{"customer":"nobody","permission":"record.read"}`, ``},
 		{"resources", `{"customer":"records","member":"alice","permission":"record.write","type":"record"}`, `{"type":"record","id":"record-1"}`},
 		{"resources", `{"customer":"records","member":"nobody","permission":"record.write","type":"record"}`, ``},
 		{"permissions", `{"customer":"records","member":"alice"}`, `{"permission":"record.read"}`},
-		{"permissions", `{"customer":"records","member":"alice","resource":{"type":"record","id":"record-1"}}`, `{"permission":"record.read"},{"permission":"record.write"}`},
+		{"permissions", `{"customer":"records","member":"alice","resource":{"type":"record","id":"record-1"}}`,
+			`{"permission":"record.read"},{"permission":"record.write"}`},
 		{"permissions", `{"customer":"records","member":"alice","type":"record"}`, `{"permission":"record.read"}`},
 		{"permissions", `{"customer":"records","member":"alice","type":"spaceship"}`, ``},
 	} {
@@ -329,7 +337,8 @@ func recordsOn(t testing.TB) *world {
 	}
 	w := newWorldOn(t, filepath.Join(t.TempDir(), "usher.db"), string(src))
 	for _, c := range [][2]string{
-		{"/v1/customers/acme/members/alice", `{}`}, {"/v1/customers/acme/resources/record/record-1", `{}`}, {"/v1/customers/acme/assignments", `{"member":"alice","role":"reader"}`},
+		{"/v1/customers/acme/members/alice", `{}`}, {"/v1/customers/acme/resources/record/record-1", `{}`},
+		{"/v1/customers/acme/assignments", `{"member":"alice","role":"reader"}`},
 	} {
 		if got := w.do("PUT", c[0], "application/json", c[1]); got.Code >= 300 {
 			t.Fatalf("%s: got %d %s", c[0], got.Code, got.Body)
@@ -344,7 +353,8 @@ func BenchmarkB9_AuthZENRatio(b *testing.B) {
 	w := recordsOn(b)
 	const body = `{` + alice + `,` + read + `,` + rec1 + `}`
 	ours, bare := listen(b, w.api), listen(b, http.HandlerFunc(bareEvaluation))
-	raw := fmt.Appendf(nil, "POST /access/v1/evaluation HTTP/1.1\r\nHost: usher\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
+	raw := fmt.Appendf(nil, "POST /access/v1/evaluation HTTP/1.1\r\nHost: usher\r\nContent-Type: application/json\r\nAuthorization: "+
+		"Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
 		w.keys[auth.RoleAuthZEN], len(body), body)
 	for _, addr := range []string{ours, bare} {
 		if rate(b, addr, raw, 200*time.Millisecond) == 0 {

@@ -25,7 +25,8 @@ func records(t *testing.T) *world {
 	w.again(func(s *setup) { s.Door.PublicURL = "https://pdp.example.com" })
 	w.furnish(t, "testdata/record.yaml", "records",
 		`{"members":[{"id":"alice"},{"id":"bob","properties":{"role":"admin"}}],
-		"resources":[{"type":"record","id":"record-1","properties":{"status":"active"}},{"type":"record","id":"record-2","properties":{"status":"archived"}}]}`,
+		"resources":[{"type":"record","id":"record-1","properties":{"status":"active"}},
+			{"type":"record","id":"record-2","properties":{"status":"archived"}}]}`,
 		"alice reader", "alice writer", "alice soft-deleter", "bob reader", "bob archivist")
 	return w
 }
@@ -79,7 +80,8 @@ func without(t *testing.T, m map[string]any, names ...string) string {
 // authzen asks without context in the answer.
 func (w *world) authzen(path, body string, headers ...string) *httptest.ResponseRecorder {
 	w.t.Helper()
-	return w.do("POST", "/access/v1/"+path, "application/json", body, append([]string{"Usher-Context", "none", "Authorization", "Bearer " + w.keys[auth.RoleAuthZEN]}, headers...)...)
+	return w.do("POST", "/access/v1/"+path, "application/json", body, append([]string{"Usher-Context", "none", "Authorization", "Bearer " +
+		w.keys[auth.RoleAuthZEN]}, headers...)...)
 }
 
 const (
@@ -103,16 +105,24 @@ func TestAuthZEN_Evaluation(t *testing.T) {
 		`{` + bob + `,` + write + `,` + rec1 + `}`:   no, // a deny is a 200
 		// What is said overrides what is stored, key by key (A10).
 		`{` + alice + `,` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}}}`: no,
-		`{` + alice + `,` + write + `,` + rec2 + `}`:                                                                                                                         no,
-		`{` + bob + `,` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}}}`:                                                        yes,
-		`{"subject":{"type":"user","id":"bob","properties":{"role":"intern"}},` + write + `,` + rec2 + `}`:                                                                   no,
-		`{"subject":{"type":"user","id":"alice","properties":{"role":"admin"}},` + write + `,` + rec2 + `}`:                                                                  no, // properties add no role
-		`{` + alice + `,"action":{"name":"delete","properties":{"soft":true}},` + rec1 + `}`:                                                                                 yes,
-		`{` + alice + `,"action":{"name":"delete","properties":{"soft":false}},` + rec1 + `}`:                                                                                no,
-		`{` + alice + `,"action":{"name":"delete"},` + rec1 + `}`:                                                                                                            no,
-		`{` + alice + `,` + read + `,` + rec1 + `,"context":{"time":"2025-06-27T18:03-07:00","ip":"192.168.1.1"}}`:                                                           yes,
-		`{` + alice + `,` + read + `,` + rec1 + `,"foo":"bar","futureField":{"nested":true}}`:                                                                                yes, // unknown members are ignored, everywhere
-		`{"subject":{"type":"user","id":"alice","x":1},"action":{"name":"read","type":2,"id":[]},"resource":{"type":"record","id":"record-1","name":3},"options":{"a":"b"}}`: yes,
+		`{` + alice + `,` + write + `,` + rec2 + `}`:                                                                  no,
+		`{` + bob + `,` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}}}`: yes,
+		`{"subject":{"type":"user","id":"bob","properties":{"role":"intern"}},` + write + `,` + rec2 +
+			`}`: no,
+		`{"subject":{"type":"user","id":"alice","properties":{"role":"admin"}},` + write + `,` + rec2 +
+			`}`: no, // properties add no role
+		`{` + alice + `,"action":{"name":"delete","properties":{"soft":true}},` + rec1 +
+			`}`: yes,
+		`{` + alice + `,"action":{"name":"delete","properties":{"soft":false}},` + rec1 +
+			`}`: no,
+		`{` + alice + `,"action":{"name":"delete"},` + rec1 +
+			`}`: no,
+		`{` + alice + `,` + read + `,` + rec1 + `,"context":{"time":"2025-06-27T18:03-07:00","ip":"192.168.1.1"}}`: yes,
+
+		// Unknown members are ignored, everywhere.
+		`{` + alice + `,` + read + `,` + rec1 + `,"foo":"bar","futureField":{"nested":true}}`: yes,
+		`{"subject":{"type":"user","id":"alice","x":1},"action":{"name":"read","type":2,"id":[]},"resource":{"type":"record","id":"record-1",` +
+			`"name":3},"options":{"a":"b"}}`: yes,
 		// A subject of another type is another entity, and so is a resource (A10).
 		`{"subject":{"type":"robot","id":"alice"},` + read + `,` + rec1 + `}`:                               no,
 		`{"subject":{"type":"user:alice","id":""},` + read + `,` + rec1 + `}`:                               ``,
@@ -174,21 +184,23 @@ func TestAuthZEN_Malformed(t *testing.T) {
 		`{` + read + `,` + rec1 + `}`:  `body.subject|is required`,
 		`{` + alice + `,` + rec1 + `}`: `body.action|is required`,
 		`{` + alice + `,` + read + `}`: `body.resource|is required`,
-		`{"subject":{"id":"alice"},` + read + `,` + rec1 + `}`:                                          `body.subject.type|`,
-		`{"subject":{"type":"user"},` + read + `,` + rec1 + `}`:                                         `body.subject.id|`,
-		`{` + alice + `,"action":{},` + rec1 + `}`:                                                      `body.action.name|`,
-		`{` + alice + `,` + read + `,"resource":{"id":"record-1"}}`:                                     `body.resource.type|`,
-		`{` + alice + `,` + read + `,"resource":{"type":"record"}}`:                                     `body.resource.id|`,
-		`{"subject":"alice",` + read + `,` + rec1 + `}`:                                                 `body.subject|must be an object, got a string`,
-		`{"subject":null,` + read + `,` + rec1 + `}`:                                                    `body.subject|must be an object, got null`,
-		`{` + alice + `,"action":{"name":123},` + rec1 + `}`:                                            `body.action.name|must be a string, got a number`,
-		`{` + alice + `,"action":"read",` + rec1 + `}`:                                                  `body.action|must be an object, got a string`,
-		`{` + alice + `,` + read + `,"resource":{"type":"record","id":1}}`:                              `body.resource.id|must be a string, got a number`,
-		`{` + alice + `,` + read + `,` + rec1 + `,"context":"x"}`:                                       `body.context|must be an object, got a string`,
-		`{` + alice + `,` + read + `,` + rec1 + `,"context":null}`:                                      `body.context|must be an object, got null`,
-		`{` + alice + `,` + read + `,` + rec1 + `,"context":{"customer":1}}`:                            `body.context.customer|must be a string`,
-		`{"subject":{"type":"user","id":"alice","properties":[]},` + read + `,` + rec1 + `}`:            `body.subject.properties|must be an object, got an array`,
-		`{` + alice + `,` + alice + `,` + read + `,` + rec1 + `}`:                                       `body|invalid JSON at line 1, column 50: the name "subject" occurs twice`,
+		`{"subject":{"id":"alice"},` + read + `,` + rec1 + `}`:               `body.subject.type|`,
+		`{"subject":{"type":"user"},` + read + `,` + rec1 + `}`:              `body.subject.id|`,
+		`{` + alice + `,"action":{},` + rec1 + `}`:                           `body.action.name|`,
+		`{` + alice + `,` + read + `,"resource":{"id":"record-1"}}`:          `body.resource.type|`,
+		`{` + alice + `,` + read + `,"resource":{"type":"record"}}`:          `body.resource.id|`,
+		`{"subject":"alice",` + read + `,` + rec1 + `}`:                      `body.subject|must be an object, got a string`,
+		`{"subject":null,` + read + `,` + rec1 + `}`:                         `body.subject|must be an object, got null`,
+		`{` + alice + `,"action":{"name":123},` + rec1 + `}`:                 `body.action.name|must be a string, got a number`,
+		`{` + alice + `,"action":"read",` + rec1 + `}`:                       `body.action|must be an object, got a string`,
+		`{` + alice + `,` + read + `,"resource":{"type":"record","id":1}}`:   `body.resource.id|must be a string, got a number`,
+		`{` + alice + `,` + read + `,` + rec1 + `,"context":"x"}`:            `body.context|must be an object, got a string`,
+		`{` + alice + `,` + read + `,` + rec1 + `,"context":null}`:           `body.context|must be an object, got null`,
+		`{` + alice + `,` + read + `,` + rec1 + `,"context":{"customer":1}}`: `body.context.customer|must be a string`,
+		`{"subject":{"type":"user","id":"alice","properties":[]},` + read + `,` + rec1 +
+			`}`: `body.subject.properties|must be an object, got an array`,
+		`{` + alice + `,` + alice + `,` + read + `,` + rec1 + `}`: `body|invalid JSON at line 1, column 50: ` +
+			`the name "subject" occurs twice`,
 		`{"subject":{"type":"user","type":"x","id":"alice"},` + read + `,` + rec1 + `}`:                 `body|invalid JSON at line 1, column `,
 		`{` + alice + `,` + read + `,` + rec1 + `} x`:                                                   `body|invalid JSON at line 1, column `,
 		`{` + alice + `,` + read + `,` + rec1:                                                           `body|invalid JSON at line 1, column `,
@@ -234,15 +246,18 @@ func TestAuthZEN_Context(t *testing.T) {
 	w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"alice","role":"analyst"}`)
 	ask := func(action, context string) string {
 		t.Helper()
-		return w.do("POST", "/access/v1/evaluation", "application/json", `{`+alice+`,"action":{"name":"`+action+`"},"resource":{"type":"report","id":"r"}}`, "Usher-Context", context).Body.String()
+		return w.do("POST", "/access/v1/evaluation", "application/json", `{`+alice+`,"action":{"name":"`+action+
+			`"},"resource":{"type":"report","id":"r"}}`, "Usher-Context", context).Body.String()
 	}
 	revision := w.ask(t, 200, "POST", "/v1/check", `{"customer":"firm","feature":"exports"}`)["revision"]
 	end := fmt.Sprintf(`"revision":%v}}`, revision)
 	const legs = `"legs":{"role":"pass","plan":"fail","seat":"pass","limit":"none","condition":"none"},`
-	if got, want := ask("export", "full"), `{"decision":false,"context":{"reason":"not_entitled",`+legs+`"feature":"exports",`+end; got != want {
+	if got, want := ask("export", "full"), `{"decision":false,"context":{"reason":"not_entitled",`+legs+`"feature":"exports",`+
+		end; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if got, want := ask("run", "full"), `{"decision":true,"context":{"reason":"within_limit","legs":{"role":"pass","plan":"pass","seat":"pass","limit":"pass","condition":"none"},"feature":"reports","plan":"free@1",`+end; got != want {
+	if got, want := ask("run", "full"), `{"decision":true,"context":{"reason":"within_limit","legs":{"role":"pass","plan":"pass",`+
+		`"seat":"pass","limit":"pass","condition":"none"},"feature":"reports","plan":"free@1",`+end; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if got := ask("run", "none"); got != yes {
@@ -274,18 +289,21 @@ func TestAuthZEN_Customer(t *testing.T) {
 	same("two have her", ask(``), no)
 	same("named", ask(`,"context":{"customer":"records"}`), yes)
 	same("named, the other", ask(`,"context":{"customer":"other"}`), no)
-	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "pdp", Role: auth.RoleAuthZEN, Customer: "records"})
+	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production,
+		auth.NewKey{Name: "pdp", Role: auth.RoleAuthZEN, Customer: "records"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	same("the key's own", ask(``, "Authorization", "Bearer "+key), yes)
 	same("named over the key's own", ask(`,"context":{"customer":"other"}`, "Authorization", "Bearer "+key), no)
 
-	// Subject search: of whoever has the resource.
-	w.want(w.authzen("search/subject", `{"subject":{"type":"user"},`+read+`,`+rec1+`}`), 200, `{"results":[{"type":"user","id":"alice"},{"type":"user","id":"bob"}]}`)
+	// Subject search: of the members who may act on the resource.
+	w.want(w.authzen("search/subject", `{"subject":{"type":"user"},`+read+`,`+rec1+`}`), 200,
+		`{"results":[{"type":"user","id":"alice"},{"type":"user","id":"bob"}]}`)
 	w.ask(t, 201, "PUT", "/v1/customers/other/resources/record/record-1", `{}`)
 	w.want(w.authzen("search/subject", `{"subject":{"type":"user"},`+read+`,`+rec1+`}`), 200, `{"results":[]}`)
-	w.want(w.authzen("search/subject", `{"subject":{"type":"user"},`+read+`,`+rec1+`,"context":{"customer":"records"}}`), 200, `{"results":[{"type":"user","id":"alice"},{"type":"user","id":"bob"}]}`)
+	w.want(w.authzen("search/subject", `{"subject":{"type":"user"},`+read+`,`+rec1+`,"context":{"customer":"records"}}`), 200,
+		`{"results":[{"type":"user","id":"alice"},{"type":"user","id":"bob"}]}`)
 }
 
 // TestAuthZEN_NoProperties: a key that may not say properties is answered by
@@ -293,7 +311,8 @@ func TestAuthZEN_Customer(t *testing.T) {
 func TestAuthZEN_NoProperties(t *testing.T) {
 	t.Parallel()
 	w := records(t)
-	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "pep", Role: auth.RoleAuthZEN, NoProperties: true})
+	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production,
+		auth.NewKey{Name: "pep", Role: auth.RoleAuthZEN, NoProperties: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,21 +337,32 @@ func TestAuthZEN_Evaluations(t *testing.T) {
 		{"defaults", `{` + alice + `,` + read + `,"evaluations":[{` + rec1 + `},{` + rec2 + `}]}`, list(yes, yes)},
 		{"defaults at the end", `{"evaluations":[{` + read + `},{` + write + `}],` + bob + `,` + rec1 + `}`, list(yes, no)},
 		{"of their own", `{"evaluations":[{` + alice + `,` + read + `,` + rec1 + `},{` + bob + `,` + write + `,` + rec1 + `}]}`, list(yes, no)},
-		{"properties of the default", `{` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}},"evaluations":[{` + alice + `},{` + bob + `}]}`, list(no, yes)},
+		{"properties of the default", `{` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}},` +
+			`"evaluations":[{` + alice + `},{` + bob + `}]}`, list(no, yes)},
 		// An item's resource without properties does not get the default's.
-		{"replaced whole", `{` + alice + `,` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}},"evaluations":[{},{` + rec1 + `}]}`, list(no, yes)},
-		{"a context replaced whole", `{` + alice + `,` + read + `,` + rec1 + `,"context":{"customer":"acme"},"evaluations":[{},{"context":{}}]}`, list(no, yes)},
+		{"replaced whole", `{` + alice + `,` + write + `,"resource":{"type":"record","id":"record-1","properties":{"status":"archived"}},` +
+			`"evaluations":[{},{` + rec1 + `}]}`, list(no, yes)},
+		{"a context replaced whole", `{` + alice + `,` + read + `,` + rec1 +
+			`,"context":{"customer":"acme"},"evaluations":[{},{"context":{}}]}`, list(no, yes)},
 		{"one item", `{` + alice + `,` + read + `,"evaluations":[{` + rec1 + `}]}`, list(yes)},
 		{"missing", `{` + alice + `,` + read + `,` + rec1 + `}`, yes},
 		{"empty", `{` + alice + `,` + read + `,` + rec1 + `,"evaluations":[]}`, yes},
-		{"empty, with options", `{` + alice + `,` + read + `,` + rec1 + `,"evaluations":[],"options":{"evaluations_semantic":"deny_on_first_deny","x":1}}`, yes},
-		{"execute_all", `{` + alice + `,` + rec2 + `,"evaluations":[{` + read + `},{` + write + `},{` + read + `}],"options":{"evaluations_semantic":"execute_all"}}`, list(yes, no, yes)},
-		{"deny_on_first_deny", `{` + alice + `,` + rec2 + `,"evaluations":[{` + read + `},{` + write + `},{` + read + `}],"options":{"evaluations_semantic":"deny_on_first_deny"}}`, list(yes, no)},
-		{"deny_on_first_deny, none", `{` + alice + `,` + rec2 + `,"evaluations":[{` + read + `},{` + read + `}],"options":{"evaluations_semantic":"deny_on_first_deny"}}`, list(yes, yes)},
-		{"permit_on_first_permit", `{` + alice + `,` + rec2 + `,"evaluations":[{` + write + `},{` + read + `},{` + write + `}],"options":{"evaluations_semantic":"permit_on_first_permit"}}`, list(no, yes)},
-		{"permit_on_first_permit, none", `{` + alice + `,` + rec2 + `,"evaluations":[{` + write + `},{` + write + `}],"options":{"evaluations_semantic":"permit_on_first_permit"}}`, list(no, no)},
-		{"a broken item denies", `{` + alice + `,` + read + `,"evaluations":[{},{` + rec1 + `}],"options":{"evaluations_semantic":"deny_on_first_deny"}}`, list(no)},
-		{"a broken item permits nothing", `{` + alice + `,` + read + `,"evaluations":[1,{` + rec1 + `},2],"options":{"evaluations_semantic":"permit_on_first_permit"}}`, list(no, yes)},
+		{"empty, with options", `{` + alice + `,` + read + `,` + rec1 +
+			`,"evaluations":[],"options":{"evaluations_semantic":"deny_on_first_deny","x":1}}`, yes},
+		{"execute_all", `{` + alice + `,` + rec2 + `,"evaluations":[{` + read + `},{` + write + `},{` + read +
+			`}],"options":{"evaluations_semantic":"execute_all"}}`, list(yes, no, yes)},
+		{"deny_on_first_deny", `{` + alice + `,` + rec2 + `,"evaluations":[{` + read + `},{` + write + `},{` + read +
+			`}],"options":{"evaluations_semantic":"deny_on_first_deny"}}`, list(yes, no)},
+		{"deny_on_first_deny, none", `{` + alice + `,` + rec2 + `,"evaluations":[{` + read + `},{` + read +
+			`}],"options":{"evaluations_semantic":"deny_on_first_deny"}}`, list(yes, yes)},
+		{"permit_on_first_permit", `{` + alice + `,` + rec2 + `,"evaluations":[{` + write + `},{` + read + `},{` + write +
+			`}],"options":{"evaluations_semantic":"permit_on_first_permit"}}`, list(no, yes)},
+		{"permit_on_first_permit, none", `{` + alice + `,` + rec2 + `,"evaluations":[{` + write + `},{` + write +
+			`}],"options":{"evaluations_semantic":"permit_on_first_permit"}}`, list(no, no)},
+		{"a broken item denies", `{` + alice + `,` + read + `,"evaluations":[{},{` + rec1 +
+			`}],"options":{"evaluations_semantic":"deny_on_first_deny"}}`, list(no)},
+		{"a broken item permits nothing", `{` + alice + `,` + read + `,"evaluations":[1,{` + rec1 +
+			`},2],"options":{"evaluations_semantic":"permit_on_first_permit"}}`, list(no, yes)},
 	} {
 		got := w.authzen("evaluations", c.body)
 		if got.Code != 200 || got.Body.String() != c.want {
@@ -341,7 +371,9 @@ func TestAuthZEN_Evaluations(t *testing.T) {
 	}
 
 	// What is wrong with an item is told in it, and its neighbours do not mind.
-	got := w.do("POST", "/access/v1/evaluations", "application/json", `{`+alice+`,`+read+`,"resource":{"type":"record"},"evaluations":[{`+rec1+`},{},{"resource":{"id":"record-1"}},7,{"subject":"alice","resource":{"id":1}},{`+rec1+`,"action":{}},{`+rec1+`,"context":{"customer":[]}},{`+rec2+`,"x":null}]}`)
+	got := w.do("POST", "/access/v1/evaluations", "application/json", `{`+alice+`,`+read+`,"resource":{"type":"record"},"evaluations":[{`+
+		rec1+`},{},{"resource":{"id":"record-1"}},7,{"subject":"alice","resource":{"id":1}},{`+rec1+`,"action":{}},{`+rec1+
+		`,"context":{"customer":[]}},{`+rec2+`,"x":null}]}`)
 	var a struct {
 		Evaluations []struct {
 			Decision bool
@@ -357,9 +389,12 @@ func TestAuthZEN_Evaluations(t *testing.T) {
 	if err := json.Unmarshal(got.Body.Bytes(), &a); err != nil || got.Code != 200 || len(a.Evaluations) != 8 {
 		t.Fatalf("got %d %s: %v", got.Code, got.Body, err)
 	}
-	for i, want := range []string{"", "resource.id: ", "resource.type: ", "must be an object, got a number", "subject: must be an object, got a string; resource.id: must be a string, got a number", "action.name: ", "context.customer: must be a string", ""} {
+	for i, want := range []string{"", "resource.id: ", "resource.type: ", "must be an object, got a number",
+		"subject: must be an object, got a string; resource.id: must be a string, got a number", "action.name: ",
+		"context.customer: must be a string", ""} {
 		e := a.Evaluations[i]
-		if fine := want == ""; fine != e.Decision || fine == (e.Context.Error != nil) || !fine && (e.Context.Error.Status != 400 || !strings.Contains(e.Context.Error.Message, want)) {
+		if fine := want == ""; fine != e.Decision || fine == (e.Context.Error != nil) || !fine &&
+			(e.Context.Error.Status != 400 || !strings.Contains(e.Context.Error.Message, want)) {
 			t.Errorf("item %d: got %+v %+v, want %q", i, e, e.Context.Error, want)
 		}
 	}
@@ -368,21 +403,28 @@ func TestAuthZEN_Evaluations(t *testing.T) {
 	}
 
 	for body, want := range map[string]string{
-		`{` + alice + `,"evaluations":{}}`:                                                           `{"location":"body.evaluations","message":"must be an array, got an object"}`,
-		`{` + alice + `,"evaluations":null}`:                                                         `{"location":"body.evaluations","message":"must be an array, got null"}`,
-		`{` + alice + `,` + read + `,` + rec1 + `,"options":{"evaluations_semantic":"all"}}`:         `{"location":"body.options.evaluations_semantic","message":"must be execute_all, deny_on_first_deny or permit_on_first_permit, got \"all\""}`,
-		`{` + alice + `,"evaluations":[{}],"options":{"evaluations_semantic":"EXECUTE_ALL"}}`:        `{"location":"body.options.evaluations_semantic",`,
-		`{` + alice + `,"evaluations":[{}],"options":{"evaluations_semantic":1}}`:                    `{"location":"body.options.evaluations_semantic","message":"must be a string, got a number"}`,
-		`{` + alice + `,"evaluations":[{}],"options":[]}`:                                            `{"location":"body.options","message":"must be an object, got an array"}`,
-		`{"subject":1,"evaluations":[{` + alice + `,` + read + `,` + rec1 + `}]}`:                    `{"location":"body.subject","message":"must be an object, got a number"}`,
-		`{` + alice + `,` + read + `,"evaluations":[` + strings.Repeat(`{`+rec1+`},`, 1000) + `{}]}`: `{"location":"body.evaluations","message":"must hold at most 1000 items"}`,
-		`{` + alice + `,"evaluations":[{}` + `}`:                                                     `invalid JSON at line 1, column `,
+		`{` + alice + `,"evaluations":{}}`:   `{"location":"body.evaluations","message":"must be an array, got an object"}`,
+		`{` + alice + `,"evaluations":null}`: `{"location":"body.evaluations","message":"must be an array, got null"}`,
+		`{` + alice + `,` + read + `,` + rec1 + `,"options":{"evaluations_semantic":"all"}}`: `{"location":"body.options.evaluations_semantic",` +
+			`"message":` +
+			`"must be execute_all, deny_on_first_deny or permit_on_first_permit, got \"all\""}`,
+		`{` + alice + `,"evaluations":[{}],"options":{"evaluations_semantic":"EXECUTE_ALL"}}`: `{"location":"body.options.evaluations_semantic",`,
+		`{` + alice + `,"evaluations":[{}],"options":{"evaluations_semantic":1}}`: `{"location":"body.options.evaluations_semantic",` +
+			`"message":"must be a string, got a number"}`,
+		`{` + alice + `,"evaluations":[{}],"options":[]}`: `{"location":"body.options",` +
+			`"message":"must be an object, got an array"}`,
+		`{"subject":1,"evaluations":[{` + alice + `,` + read + `,` + rec1 +
+			`}]}`: `{"location":"body.subject","message":"must be an object, got a number"}`,
+		`{` + alice + `,` + read + `,"evaluations":[` + strings.Repeat(`{`+rec1+`},`, 1000) +
+			`{}]}`: `{"location":"body.evaluations","message":"must hold at most 1000 items"}`,
+		`{` + alice + `,"evaluations":[{}` + `}`: `invalid JSON at line 1, column `,
 	} {
 		if got := w.authzen("evaluations", body); got.Code != 400 || !strings.Contains(got.Body.String(), want) {
 			t.Errorf("%.200s: got %d %.400s, want 400 with %s", body, got.Code, got.Body, want)
 		}
 	}
-	if got := w.authzen("evaluations", `{`+alice+`,`+read+`,"evaluations":[`+strings.Repeat(`{`+rec1+`},`, 999)+`{`+rec1+`}]}`); got.Code != 200 || strings.Count(got.Body.String(), yes) != 1000 {
+	if got := w.authzen("evaluations", `{`+alice+`,`+read+`,"evaluations":[`+strings.Repeat(`{`+rec1+`},`, 999)+`{`+rec1+
+		`}]}`); got.Code != 200 || strings.Count(got.Body.String(), yes) != 1000 {
 		t.Errorf("1,000 items: got %d with %d yes", got.Code, strings.Count(got.Body.String(), yes))
 	}
 }
@@ -394,15 +436,20 @@ func TestAuthZEN_Search(t *testing.T) {
 	w.ask(t, 200, "PUT", "/v1/customers/records/assignments", `{"member":"r2","role":"reader"}`)
 	for _, c := range []struct{ path, body, want string }{
 		{"subject", `{"subject":{"type":"user"},` + read + `,` + rec1 + `}`, `{"type":"user","id":"alice"},{"type":"user","id":"bob"}`},
-		{"subject", `{"subject":{"type":"user","id":"ignored","x":1},` + read + `,` + rec1 + `}`, `{"type":"user","id":"alice"},{"type":"user","id":"bob"}`},
+		{"subject", `{"subject":{"type":"user","id":"ignored","x":1},` + read + `,` + rec1 + `}`,
+			`{"type":"user","id":"alice"},{"type":"user","id":"bob"}`},
 		{"subject", `{"subject":{"type":"robot"},` + read + `,` + rec1 + `}`, `{"type":"robot","id":"r2"}`},
-		{"subject", `{"subject":{"type":"user"},` + write + `,"resource":{"type":"record","id":"record-2","properties":{"status":"archived"}}}`, `{"type":"user","id":"bob"}`},
-		{"subject", `{"subject":{"type":"user"},` + read + `,` + rec1 + `,"context":{"time":"now"}}`, `{"type":"user","id":"alice"},{"type":"user","id":"bob"}`},
+		{"subject", `{"subject":{"type":"user"},` + write + `,"resource":{"type":"record","id":"record-2","properties":{"status":"archived"}}}`,
+			`{"type":"user","id":"bob"}`},
+		{"subject", `{"subject":{"type":"user"},` + read + `,` + rec1 + `,"context":{"time":"now"}}`,
+			`{"type":"user","id":"alice"},{"type":"user","id":"bob"}`},
 		{"subject", `{"subject":{"type":"spaceship"},` + read + `,` + rec1 + `}`, ``},
 		{"subject", `{"subject":{"type":"user"},"action":{"name":"fly"},` + rec1 + `}`, ``},
-		{"resource", `{` + alice + `,` + read + `,"resource":{"type":"record"}}`, `{"type":"record","id":"record-1"},{"type":"record","id":"record-2"}`},
+		{"resource", `{` + alice + `,` + read + `,"resource":{"type":"record"}}`,
+			`{"type":"record","id":"record-1"},{"type":"record","id":"record-2"}`},
 		{"resource", `{` + alice + `,` + write + `,"resource":{"type":"record","id":"ignored"}}`, `{"type":"record","id":"record-1"}`},
-		{"resource", `{"subject":{"type":"user","id":"bob","properties":{"role":"admin"}},` + write + `,"resource":{"type":"record"}}`, `{"type":"record","id":"record-2"}`},
+		{"resource", `{"subject":{"type":"user","id":"bob","properties":{"role":"admin"}},` + write + `,"resource":{"type":"record"}}`,
+			`{"type":"record","id":"record-2"}`},
 		{"resource", `{"subject":{"type":"robot","id":"alice"},` + read + `,"resource":{"type":"record"}}`, ``},
 		{"resource", `{` + alice + `,` + read + `,"resource":{"type":"spaceship"}}`, ``},
 		{"resource", `{"subject":{"type":"user","id":"nobody"},` + read + `,"resource":{"type":"record"}}`, ``},
@@ -410,7 +457,8 @@ func TestAuthZEN_Search(t *testing.T) {
 		{"action", `{` + alice + `,` + rec2 + `}`, `{"name":"read"}`},
 		{"action", `{` + alice + `,"action":{"name":"ignored"},` + rec1 + `}`, `{"name":"read"},{"name":"write"}`},
 		{"action", `{` + alice + `,"action":7,` + rec1 + `}`, `{"name":"read"},{"name":"write"}`},
-		{"action", `{"subject":{"type":"user","id":"bob","properties":{"role":"admin"}},"resource":{"type":"record","id":"record-2","properties":{"status":"archived"}}}`, `{"name":"read"},{"name":"write"}`},
+		{"action", `{"subject":{"type":"user","id":"bob","properties":{"role":"admin"}},"resource":{"type":"record","id":"record-2",` +
+			`"properties":{"status":"archived"}}}`, `{"name":"read"},{"name":"write"}`},
 		{"action", `{"subject":{"type":"user","id":"nonexistent-user"},` + rec1 + `}`, ``},
 		{"action", `{` + alice + `,"resource":{"type":"spaceship","id":"x"}}`, ``},
 		{"action", `{` + alice + `,` + rec1 + `,"context":{"customer":"nobody"}}`, ``},
@@ -501,7 +549,8 @@ func TestAuthZEN_Pages(t *testing.T) {
 	if !slices.Equal(again.Results, whole.Results[3:6]) || *again.Page.NextToken != tokens[1] {
 		t.Errorf("the same token again: got %+v, want the same page", again)
 	}
-	same := ask(`"page2":{},`+strings.Replace(question, `"type":"user"`, `"id":"someone","type":"user"`, 1), `{"token":"`+token+`","limit":3,"x":1}`) // what is ignored changes nothing
+	same := ask(`"page2":{},`+strings.Replace(question, `"type":"user"`, `"id":"someone","type":"user"`, 1), `{"token":"`+token+
+		`","limit":3,"x":1}`) // what is ignored changes nothing
 	if !slices.Equal(same.Results, again.Results) {
 		t.Errorf("got %+v, want the same page", same)
 	}
@@ -515,7 +564,8 @@ func TestAuthZEN_Pages(t *testing.T) {
 
 	changed := func(what, path, question, page string) {
 		t.Helper()
-		if got := w.authzen("search/"+path, `{`+question+`,"page":`+page+`}`); got.Code != 400 || !strings.Contains(got.Body.String(), `"location":"body.page.`) {
+		if got := w.authzen("search/"+path, `{`+question+`,"page":`+page+`}`); got.Code != 400 ||
+			!strings.Contains(got.Body.String(), `"location":"body.page.`) {
 			t.Errorf("%s: got %d %s, want 400 about the page", what, got.Code, got.Body)
 		}
 	}
@@ -546,8 +596,12 @@ func TestAuthZEN_Metadata(t *testing.T) {
 	r.Header.Set("X-Forwarded-Host", "evil.example.net")
 	out := httptest.NewRecorder()
 	w.api.ServeHTTP(out, r)
-	w.want(out, 200, `{"policy_decision_point":"https://pdp.example.com","access_evaluation_endpoint":"https://pdp.example.com/access/v1/evaluation","access_evaluations_endpoint":"https://pdp.example.com/access/v1/evaluations",`+
-		`"search_subject_endpoint":"https://pdp.example.com/access/v1/search/subject","search_resource_endpoint":"https://pdp.example.com/access/v1/search/resource","search_action_endpoint":"https://pdp.example.com/access/v1/search/action","capabilities":["urn:usher:authzen:context"]}`)
+	w.want(out, 200, `{"policy_decision_point":"https://pdp.example.com",`+
+		`"access_evaluation_endpoint":"https://pdp.example.com/access/v1/evaluation",`+
+		`"access_evaluations_endpoint":"https://pdp.example.com/access/v1/evaluations",`+
+		`"search_subject_endpoint":"https://pdp.example.com/access/v1/search/subject",`+
+		`"search_resource_endpoint":"https://pdp.example.com/access/v1/search/resource",`+
+		`"search_action_endpoint":"https://pdp.example.com/access/v1/search/action","capabilities":["urn:usher:authzen:context"]}`)
 	wantHeaders(t, out.Header(), map[string]string{"Content-Type": "application/json", "Cache-Control": "public, max-age=3600"})
 }
 
@@ -570,7 +624,8 @@ func TestA12_AuthZENSeesRevocation(t *testing.T) {
 	w.pass(time.Hour)
 	w.want(w.authzen("evaluation", body), 200, no)
 	// The caller's word for the time moves nothing (A07).
-	w.want(w.authzen("evaluation", strings.TrimSuffix(body, "}")+`,"context":{"time":"2020-01-01T00:00:00Z","at":"2020-01-01T00:00:00Z"}}`), 200, no)
+	w.want(w.authzen("evaluation", strings.TrimSuffix(body, "}")+`,"context":{"time":"2020-01-01T00:00:00Z","at":"2020-01-01T00:00:00Z"}}`),
+		200, no)
 }
 
 // TestAuthZEN_Todo answers the public interop scenario of the to-do application.

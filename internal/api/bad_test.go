@@ -28,8 +28,11 @@ func TestProblemBody(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	got := w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"api_calls","amount":-1}`)
-	w.want(got, 400, `{"type":"urn:usher:problem:invalid","title":"Invalid request","status":400,"code":"invalid","detail":"body.amount: must not be negative, got \"-1\"","request_id":"t","errors":[{"location":"body.amount","message":"must not be negative, got \"-1\""}]}`)
-	wantHeaders(t, got.Header(), map[string]string{"Content-Type": "application/problem+json", "X-Request-Id": "t", "X-Content-Type-Options": "nosniff"})
+	w.want(got, 400, `{"type":"urn:usher:problem:invalid","title":"Invalid request","status":400,"code":"invalid",`+
+		`"detail":"body.amount: must not be negative, got \"-1\"","request_id":"t","errors":[{"location":"body.amount",`+
+		`"message":"must not be negative, got \"-1\""}]}`)
+	wantHeaders(t, got.Header(), map[string]string{"Content-Type": "application/problem+json", "X-Request-Id": "t",
+		"X-Content-Type-Options": "nosniff"})
 }
 
 func TestBadChecks(t *testing.T) {
@@ -41,25 +44,32 @@ func TestBadChecks(t *testing.T) {
 	when := func(a string) string { return `{"customer":"acme","feature":"api_calls","at":` + a + `}` }
 	const time = `body.at|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got `
 	for body, want := range map[string]string{
-		``:                                      bad(broken + "1: expected an object, got the end"),
-		`{`:                                     bad(broken + "2: expected a name in double quotes, got the end"),
-		`{"customer":"acme"`:                    bad(broken + "19: expected `,` or `}`, got the end"),
-		`{"customer" "acme"}`:                   bad(broken + "13: expected `:`, got `\"`"),
-		`{"customer":"acme",}`:                  bad(broken + "19: remove the `,` before the closing `}`"),
-		`{'customer':1}`:                        bad(broken + "2: expected a name in double quotes, got `'`"),
-		`[]`:                                    bad("body|must be an object, got an array"),
-		`null`:                                  bad("body|must be an object, got null"),
-		`{}`:                                    bad("body.customer|must not be empty", "body.feature|must be given, or a member and a permission"),
+		``:                     bad(broken + "1: expected an object, got the end"),
+		`{`:                    bad(broken + "2: expected a name in double quotes, got the end"),
+		`{"customer":"acme"`:   bad(broken + "19: expected `,` or `}`, got the end"),
+		`{"customer" "acme"}`:  bad(broken + "13: expected `:`, got `\"`"),
+		`{"customer":"acme",}`: bad(broken + "19: remove the `,` before the closing `}`"),
+		`{'customer':1}`:       bad(broken + "2: expected a name in double quotes, got `'`"),
+		`[]`:                   bad("body|must be an object, got an array"),
+		`null`:                 bad("body|must be an object, got null"),
+		`{}`: bad("body.customer|must not be empty",
+			"body.feature|must be given, or a member and a permission"),
 		`{"customer":"acme","feature":"sso"} x`: bad(broken + "37: expected nothing after the end of the value, got `x`"),
-		`{"customer":"acme","customer":"b","feature":"sso"}`:         bad(broken + `30: the name "customer" occurs twice in one object, first at line 1, column 2`),
-		`{"customer":"acme","\u0063ustomer":"b","feature":"sso"}`:    bad(broken + `35: the name "customer" occurs twice in one object, first at line 1, column 2`),
-		`{"customer":"acme","feature":"sso","x":{"a":1,"a":2}}`:      bad(broken + `50: the name "a" occurs twice in one object, first at line 1, column 41`),
-		`{"customer":"acme","feature":"sso","x":1,"Amount":2}`:       bad("body.x|"+known, "body.Amount|"+known),
-		`{"customer":5,"feature":null,"amount":true,"member":["a"]}`: bad("body.customer|must be a string, got a number", "body.feature|must be a string, got null", `body.amount|must be a number such as 10 or "1.5", got a boolean`, "body.member|must be a string, got an array"),
-		amount(`null`):                               bad(`body.amount|must be a number such as 10 or "1.5", got null`),
-		amount(`-1`):                                 bad(`body.amount|must not be negative, got "-1"`),
-		amount(`"-1"`):                               bad(`body.amount|must not be negative, got "-1"`),
-		amount(`9223372036854775808`):                bad(`body.amount|is beyond what can be counted (at most 9223372036854775807), got 9223372036854775808`),
+		`{"customer":"acme","customer":"b","feature":"sso"}`: bad(broken +
+			`30: the name "customer" occurs twice in one object, first at line 1, column 2`),
+		`{"customer":"acme","\u0063ustomer":"b","feature":"sso"}`: bad(broken +
+			`35: the name "customer" occurs twice in one object, first at line 1, column 2`),
+		`{"customer":"acme","feature":"sso","x":{"a":1,"a":2}}`: bad(broken +
+			`50: the name "a" occurs twice in one object, first at line 1, column 41`),
+		`{"customer":"acme","feature":"sso","x":1,"Amount":2}`: bad("body.x|"+known, "body.Amount|"+known),
+		`{"customer":5,"feature":null,"amount":true,"member":["a"]}`: bad("body.customer|must be a string, got a number",
+			"body.feature|must be a string, got null", `body.amount|must be a number such as 10 or "1.5", got a boolean`,
+			"body.member|must be a string, got an array"),
+		amount(`null`): bad(`body.amount|must be a number such as 10 or "1.5", got null`),
+		amount(`-1`):   bad(`body.amount|must not be negative, got "-1"`),
+		amount(`"-1"`): bad(`body.amount|must not be negative, got "-1"`),
+		amount(`9223372036854775808`): bad(`body.amount|is beyond what can be counted (at most 9223372036854775807),` +
+			` got 9223372036854775808`),
 		amount(`1e3`):                                bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got "1e3"`),
 		amount(`"NaN"`):                              bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got "NaN"`),
 		amount(`""`):                                 bad(`body.amount|must be a plain decimal number such as 10 or "1.5", got ""`),
@@ -76,10 +86,13 @@ func TestBadChecks(t *testing.T) {
 		`{"customer":"a\u0007b","feature":"f"}`:      bad("body.customer|must not contain control characters (U+0007)"),
 		`{"customer":"a\ud800","feature":"f"}`:       bad(broken + "21: a string holds half of a surrogate pair"),
 		"{\"customer\":\"a\xff\",\"feature\":\"f\"}": bad(broken + "16: a string is not valid UTF-8"),
-		"{\"customer\":\"a\nb\",\"feature\":\"f\"}":  bad(broken + `15: a string must end on its line: close the quote, or write \n for a line break`),
-		`{"customer":"` + strings.Repeat("x", 256) + `","feature":"f"}`:   bad("body.customer|must be at most 255 bytes, this one is 256"),
-		`{"customer":"acme","feature":"sso","min_revision":-1}`:           bad(`body.min_revision|must be a whole number from 0 to 9223372036854775807, got "-1"`),
-		`{"customer":"acme","feature":"sso","min_revision":1.5}`:          bad(`body.min_revision|must be a whole number from 0 to 9223372036854775807, got "1.5"`),
+		"{\"customer\":\"a\nb\",\"feature\":\"f\"}": bad(broken +
+			`15: a string must end on its line: close the quote, or write \n for a line break`),
+		`{"customer":"` + strings.Repeat("x", 256) + `","feature":"f"}`: bad("body.customer|must be at most 255 bytes, this one is 256"),
+		`{"customer":"acme","feature":"sso","min_revision":-1}`: bad(`body.min_revision|must be a whole number from 0 to ` +
+			`9223372036854775807, got "-1"`),
+		`{"customer":"acme","feature":"sso","min_revision":1.5}`: bad(`body.min_revision|must be a whole number from 0 to ` +
+			`9223372036854775807, got "1.5"`),
 		`{"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`: bad(broken + "37: nested deeper than 32 levels"),
 		strings.Repeat(`[`, 1<<19):                                        bad(broken + "33: nested deeper than 32 levels"),
 	} {
@@ -89,9 +102,11 @@ func TestBadChecks(t *testing.T) {
 	// Beyond a feature's own precision; the place is the same.
 	for body, want := range map[string]string{
 		amount(`1.5`): `"errors":[{"location":"body.amount","message":"must be a whole number, got 1.5"}]`,
-		`{"customer":"acme","feature":"credits","amount":"1.2345"}`:         `"errors":[{"location":"body.amount","message":"must have at most 3 digits after the point, got 1.2345"}]`,
-		`{"customer":"acme","feature":"credits","amount":9223372036854776}`: `"errors":[{"location":"body.amount","message":"is beyond what can be counted (at most 9223372036854775.807), got 9223372036854776"}]`,
-		`{"customer":"acme","feature":"sso","min_revision":99}`:             `"errors":[{"location":"body.min_revision",`,
+		`{"customer":"acme","feature":"credits","amount":"1.2345"}`: `"errors":[{"location":"body.amount","message":"must have at ` +
+			`most 3 digits after the point, got 1.2345"}]`,
+		`{"customer":"acme","feature":"credits","amount":9223372036854776}`: `"errors":[{"location":"body.amount","message":"is beyond what ` +
+			`can be counted (at most 9223372036854775.807), got 9223372036854776"}]`,
+		`{"customer":"acme","feature":"sso","min_revision":99}`: `"errors":[{"location":"body.min_revision",`,
 	} {
 		if got := w.do("POST", "/v1/check", "application/json", body); got.Code != 400 || !strings.Contains(got.Body.String(), want) {
 			t.Errorf("%s: got %d %s, want 400 with %s", body, got.Code, got.Body, want)
@@ -107,9 +122,11 @@ func TestBadBatches(t *testing.T) {
 		`{}`:                         bad("body.checks|is required: an array of checks"),
 		`{"checks":null}`:            bad("body.checks|must be an array, got null"),
 		`{"checks":[` + one + `,5]}`: bad("body.checks[1]|must be an object, got a number"),
-		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`:                              bad("body.checks[1].feature|must be given, or a member and a permission", "body.x|unknown field; known fields: checks, min_revision"),
-		`{"checks":[` + one + `,{"customer":"acme","feature":"tokens","amount":1.5}]}`: bad("body.checks[1].amount|must be a whole number, got 1.5"),
-		`{"checks":[` + strings.Repeat(one+",", 1000) + one + `]}`:                     bad("body.checks|must hold at most 1000 checks"),
+		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`: bad("body.checks[1].feature|must be given, or a "+
+			"member and a permission", "body.x|unknown field; known fields: checks, min_revision"),
+		`{"checks":[` + one + `,{"customer":"acme","feature":"tokens","amount":1.5}]}`: bad("body.checks[1].amount|must be a whole number," +
+			" got 1.5"),
+		`{"checks":[` + strings.Repeat(one+",", 1000) + one + `]}`: bad("body.checks|must hold at most 1000 checks"),
 	} {
 		w.want(w.do("POST", "/v1/check/batch", "application/json", body), 400, want)
 	}
@@ -123,21 +140,30 @@ func TestBadConsumes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for body, want := range map[string]string{
-		`{"customer":"acme","feature":"tokens"}`:                                          bad(`body.key|an idempotency key is required: send "key" in the body or an Idempotency-Key header, a new one for each operation and the same one for its retries`),
-		`{"customer":"acme","feature":"tokens","key":""}`:                                 bad(`body.key|an idempotency key is required: send "key" in the body or an Idempotency-Key header, a new one for each operation and the same one for its retries`),
-		`{"customer":"acme","feature":"tokens","key":"é"}`:                                bad("body.key|must be printable ASCII; byte 0 is not"),
-		`{"customer":"acme","feature":"tokens","key":"` + strings.Repeat("k", 256) + `"}`: bad("body.key|must be at most 255 characters, this one has 256"),
-		`{"customer":"acme","feature":"tokens","key":"k","at":"2026-01-01T00:00:00Z"}`:    bad("body.at|must not be sent: a consume counts at the server's time"),
-		`{"customer":"acme","feature":"tokens","key":"k","amount":-5,"ttl":"60s"}`:        bad(`body.amount|must not be negative, got "-5"`, "body.ttl|unknown field; known fields: customer, feature, amount, key, member, permission, resource, context, min_revision"),
-		`{"customer":"acme","feature":"tokens","key":1}`:                                  bad("body.key|must be a string, got a number"),
-		`{"customer":"acme","feature":"tokens","key":"k","key":"l"}`:                      bad(`body|invalid JSON at line 1, column 54: the name "key" occurs twice in one object, first at line 1, column 39`),
+		`{"customer":"acme","feature":"tokens"}`: bad(`body.key|an idempotency key is required: ` +
+			`send "key" in the body or an Idempotency-Key header, a new one for each operation and the same one for its retries`),
+		`{"customer":"acme","feature":"tokens","key":""}`: bad(`body.key|an idempotency key is required: ` +
+			`send "key" in the body or an Idempotency-Key header, a new one for each operation and the same one for its retries`),
+		`{"customer":"acme","feature":"tokens","key":"é"}`: bad("body.key|must be printable ASCII; byte 0 is not"),
+		`{"customer":"acme","feature":"tokens","key":"` + strings.Repeat("k", 256) +
+			`"}`: bad("body.key|must be at most 255 characters, this one has 256"),
+		`{"customer":"acme","feature":"tokens","key":"k","at":"2026-01-01T00:00:00Z"}`: bad("body.at|must not be sent: a consume counts " +
+			"at the server's time"),
+		`{"customer":"acme","feature":"tokens","key":"k","amount":-5,"ttl":"60s"}`: bad(`body.amount|must not be negative, got "-5"`,
+			"body.ttl|unknown field; known fields: customer, feature, amount, key, member, permission, resource, context, min_revision"),
+		`{"customer":"acme","feature":"tokens","key":1}`: bad("body.key|must be a string, got a number"),
+		`{"customer":"acme","feature":"tokens","key":"k","key":"l"}`: bad(`body|invalid JSON at line 1, column 54: the ` +
+			`name "key" occurs twice in one object, first at line 1, column 39`),
 	} {
 		w.want(w.do("POST", "/v1/consume", "application/json", body), 400, want)
 	}
 	body := `{"customer":"acme","feature":"tokens","key":"a"}`
-	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "b"), 400, bad("body.key|must be the same as the Idempotency-Key header, if both are sent"))
-	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "\x01"), 400, bad("header.Idempotency-Key|must be printable ASCII; byte 0 is not"))
-	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"tokens"}`).Body.String(); !strings.Contains(got, `"used":0`) {
+	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "b"), 400,
+		bad("body.key|must be the same as the Idempotency-Key header, if both are sent"))
+	w.want(w.do("POST", "/v1/consume", "application/json", body, "Idempotency-Key", "\x01"), 400,
+		bad("header.Idempotency-Key|must be printable ASCII; byte 0 is not"))
+	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"tokens"}`).Body.String(); !strings.Contains(got,
+		`"used":0`) {
 		t.Errorf("something was taken: %s", got)
 	}
 }
@@ -146,22 +172,27 @@ func TestMediaTypesAndSizes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ok := `{"customer":"acme","feature":"sso"}`
-	for contentType, got := range map[string]string{"": "none", "text/plain": `"text/plain"`, "application/json; charset=latin1": `"application/json; charset=latin1"`, "application/json, text/plain": `"application/json, text/plain"`} {
-		w.want(w.do("POST", "/v1/check", contentType, ok), 415, problemBody(usher.UnsupportedMedia, "the Content-Type must be application/json, got "+got))
+	for contentType, got := range map[string]string{"": "none", "text/plain": `"text/plain"`,
+		"application/json; charset=latin1": `"application/json; charset=latin1"`,
+		"application/json, text/plain":     `"application/json, text/plain"`} {
+		w.want(w.do("POST", "/v1/check", contentType, ok), 415, problemBody(usher.UnsupportedMedia,
+			"the Content-Type must be application/json, got "+got))
 	}
 	for _, contentType := range []string{"application/json", "Application/JSON;charset=UTF-8", "application/json; charset=utf-8"} {
 		if got := w.do("POST", "/v1/check", contentType, ok); got.Code != 200 {
 			t.Errorf("%s: got %d %s, want 200", contentType, got.Code, got.Body)
 		}
 	}
-	w.want(w.do("POST", "/v1/events", "application/json", `{}`), 415, problemBody(usher.UnsupportedMedia, `the Content-Type must be application/cloudevents+json or application/cloudevents-batch+json, got "application/json"`))
+	w.want(w.do("POST", "/v1/events", "application/json", `{}`), 415, problemBody(usher.UnsupportedMedia,
+		`the Content-Type must be application/cloudevents+json or application/cloudevents-batch+json, got "application/json"`))
 	space := strings.Repeat(" ", 1<<20-len(ok))
 	if got := w.do("POST", "/v1/check", "application/json", space+ok); got.Code != 200 {
 		t.Errorf("1 MiB: got %d %s, want 200", got.Code, got.Body)
 	}
 	tooLarge := problemBody(usher.TooLarge, "the body is larger than the 1048576 bytes that this route accepts")
 	w.want(w.do("POST", "/v1/check", "application/json", space+ok+" "), 413, tooLarge)
-	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat(" ", 8<<20+1)), 413, problemBody(usher.TooLarge, "the body is larger than the 8388608 bytes that this route accepts"))
+	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat(" ", 8<<20+1)), 413,
+		problemBody(usher.TooLarge, "the body is larger than the 8388608 bytes that this route accepts"))
 	// Without a length in advance.
 	r := httptest.NewRequest("POST", "/v1/check", strings.NewReader(space+ok+" "))
 	r.ContentLength = -1
@@ -183,10 +214,13 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	got = w.do("DELETE", "/v1/usage", "", "")
 	wantHeaders(t, got.Header(), map[string]string{"Allow": "GET, HEAD"})
 	for target, want := range map[string]string{
-		"/v1/customers/acme/entitlements?at=2026-03-01":                     bad(`query.at|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-03-01"`),
-		"/v1/customers/acme/entitlements?at=x&b=1&at=y&a=":                  bad("query.at|must be given once", "query.a|unknown parameter; known parameters: at", "query.b|unknown parameter; known parameters: at"),
-		"/v1/customers/a%07/entitlements":                                   bad("path.id|must not contain control characters (U+0007)"),
-		"/v1/usage?customer=acme&feature=tokens&window=day&from=2026-04-01": bad("query.to|is required", `query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-04-01"`),
+		"/v1/customers/acme/entitlements?at=2026-03-01": bad(`query.at|must be an RFC 3339 time with its zone,` +
+			` such as "2026-03-31T00:00:00Z", got "2026-03-01"`),
+		"/v1/customers/acme/entitlements?at=x&b=1&at=y&a=": bad("query.at|must be given once",
+			"query.a|unknown parameter; known parameters: at", "query.b|unknown parameter; known parameters: at"),
+		"/v1/customers/a%07/entitlements": bad("path.id|must not contain control characters (U+0007)"),
+		"/v1/usage?customer=acme&feature=tokens&window=day&from=2026-04-01": bad("query.to|is required",
+			`query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-04-01"`),
 	} {
 		w.want(w.do("GET", target, "", ""), 400, want)
 	}
@@ -211,7 +245,8 @@ func TestS17_BadEvents(t *testing.T) {
 		{attributes(`"id":7`), "invalid", "id must be a string, got a number"},
 		{attributes(`"id":"` + strings.Repeat("x", 256) + `"`), "invalid", "id must be at most 255 bytes, this one is 256"},
 		{attributes(`"id":"a","id":"b"`), "invalid", `the name "id" occurs twice in one object, first at line 1, column 896`},
-		{attributes(`"id":"a","time":"yesterday"`), "invalid", `time must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "yesterday"`},
+		{attributes(`"id":"a","time":"yesterday"`), "invalid", `time must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z",` +
+			` got "yesterday"`},
 		{attributes(`"id":"a","data":"x"`), "invalid", "data must be an object, got a string"},
 		{attributes(`"id":"a","data_base64":"eA=="`), "invalid", "data_base64 is not read: send data, a JSON object"},
 		{attributes(`"id":"a","data":{"a":"\u0000"}`), "invalid", `a string must not hold \u0000`},
@@ -236,15 +271,20 @@ func TestS17_BadEvents(t *testing.T) {
 	}
 	w.want(w.do("POST", "/v1/events", eventsType, "["+strings.Join(all, ",")+"]"), 200, string(body))
 	w.want(w.do("POST", "/v1/events", eventType, items[0].event), 200, `{"accepted":0,"duplicates":1,"rejected":[]}`)
-	w.want(w.do("POST", "/v1/events", eventType, `{}`), 200, `{"accepted":0,"duplicates":0,"rejected":[{"index":0,"code":"invalid","message":"specversion must be \"1.0\", got \"\""}]}`)
+	w.want(w.do("POST", "/v1/events", eventType, `{}`), 200, `{"accepted":0,"duplicates":0,"rejected":[{"index":0,"code":"invalid",`+
+		`"message":"specversion must be \"1.0\", got \"\""}]}`)
 	w.want(w.do("POST", "/v1/events", eventsType, `[]`), 200, `{"accepted":0,"duplicates":0,"rejected":[]}`)
 
 	w.want(w.do("POST", "/v1/events", eventsType, `{}`), 400, bad("body|must be an array of events, got an object"))
 	w.want(w.do("POST", "/v1/events", eventType, `[]`), 400, bad("body|must be an event, got an array"))
-	w.want(w.do("POST", "/v1/events", eventsType, `[{]`), 400, bad("body|invalid JSON at line 1, column 3: expected a name in double quotes, got `]`"))
-	w.want(w.do("POST", "/v1/events", eventsType, `[] []`), 400, bad("body|invalid JSON at line 1, column 4: expected nothing after the end of the value, got `[`"))
-	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat("[", 100_000)), 400, bad("body|invalid JSON at line 1, column 1001: nested deeper than 32 levels"))
-	w.want(w.do("POST", "/v1/events", eventsType, "["+strings.Repeat("{},", 10000)+"{}]"), 413, problemBody(usher.TooLarge, "a request takes at most 10000 events, this one has 10001"))
+	w.want(w.do("POST", "/v1/events", eventsType, `[{]`), 400, bad("body|invalid JSON at line 1, column 3: expected a name in double "+
+		"quotes, got `]`"))
+	w.want(w.do("POST", "/v1/events", eventsType, `[] []`), 400,
+		bad("body|invalid JSON at line 1, column 4: expected nothing after the end of the value, got `[`"))
+	w.want(w.do("POST", "/v1/events", eventsType, strings.Repeat("[", 100_000)), 400,
+		bad("body|invalid JSON at line 1, column 1001: nested deeper than 32 levels"))
+	w.want(w.do("POST", "/v1/events", eventsType, "["+strings.Repeat("{},", 10000)+"{}]"), 413,
+		problemBody(usher.TooLarge, "a request takes at most 10000 events, this one has 10001"))
 }
 
 func TestEventsInBinaryMode(t *testing.T) {
@@ -263,9 +303,12 @@ func TestEventsInBinaryMode(t *testing.T) {
 	w.want(send("application/json", `{"tokens":3}`), 200, rejected("id must not be empty"))
 	w.want(send("application/json", `[3]`, "ce-id", "3"), 200, rejected("data must be an object, got an array"))
 	w.want(send("application/json", `{}`, "ce-id", "%zz"), 200, rejected("ce-id must be given once, percent-encoded"))
-	w.want(send("application/json", `{`, "ce-id", "4"), 400, bad("body|invalid JSON at line 1, column 2: expected a name in double quotes, got the end"))
-	w.want(send("text/plain", `x`, "ce-id", "5"), 415, problemBody(usher.UnsupportedMedia, `the Content-Type must be application/json, got "text/plain"`))
-	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"odd/näme ?&%","feature":"tokens"}`).Body.String(); !strings.Contains(got, `"used":3,`) {
+	w.want(send("application/json", `{`, "ce-id", "4"), 400, bad("body|invalid JSON at line 1, column 2: expected a name in double quotes,"+
+		" got the end"))
+	w.want(send("text/plain", `x`, "ce-id", "5"), 415, problemBody(usher.UnsupportedMedia, `the Content-Type must be application/json,`+
+		` got "text/plain"`))
+	if got := w.do("POST", "/v1/check", "application/json",
+		`{"customer":"odd/näme ?&%","feature":"tokens"}`).Body.String(); !strings.Contains(got, `"used":3,`) {
 		t.Errorf("got %s, want 3 used", got)
 	}
 }

@@ -41,10 +41,12 @@ func TestContract(t *testing.T) {
 		if err := json.Unmarshal(a.call(200, "PUT", "/v1/catalog", src), &applied); err != nil {
 			t.Fatal(err)
 		}
-		if applied.Revision != 2 || applied.Hash != dry || len(applied.Hash) != len("sha256:")+64 || applied.Plans["pro"] != "pro@1" || len(applied.Changes) == 0 {
+		if applied.Revision != 2 || applied.Hash != dry || len(applied.Hash) != len("sha256:")+64 || applied.Plans["pro"] != "pro@1" ||
+			len(applied.Changes) == 0 {
 			t.Errorf("apply: %+v", applied)
 		}
-		a.call(201, "PUT", "/v1/customers/acme", map[string]any{"name": "Acme", "timezone": "America/New_York", "anchor": "2026-03-31T04:00:00Z", "metadata": map[string]string{}})
+		a.call(201, "PUT", "/v1/customers/acme", map[string]any{"name": "Acme", "timezone": "America/New_York",
+			"anchor": "2026-03-31T04:00:00Z", "metadata": map[string]string{}})
 		a.call(200, "PUT", "/v1/customers/acme", map[string]any{"name": "Acme", "metadata": map[string]string{}, "timezone": "UTC"})
 		a.call(201, "PUT", "/v1/customers/globex", map[string]any{"name": "Globex"})
 		sub := a.call(201, "POST", "/v1/customers/globex/subscriptions", map[string]any{"plan": "pro", "addons": []any{}})
@@ -53,11 +55,18 @@ func TestContract(t *testing.T) {
 			t.Errorf("subscription: %s, %v", sub, err)
 		}
 		want(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "api_calls", "amount": 42, "key": "k1"}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,`+
+				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z",`+
+				`"end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "api_calls", "amount": 10}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,`+
+				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z",`+
+				`"end":"2026-04-30T00:00:00Z"},"plan":"pro@1","revision":6}`)
 		want(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "api_calls", "amount": "42.0", "key": "k1"}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"replayed":true,"revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,`+
+				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z",`+
+				`"end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"replayed":true,`+
+				`"revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "sso"}),
 			`{"allowed":true,"reason":"granted","customer":"globex","feature":"sso","kind":"switch","plan":"pro@1","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "retention"}),
@@ -67,25 +76,35 @@ func TestContract(t *testing.T) {
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "nothing"}),
 			`{"allowed":false,"reason":"unknown_feature","customer":"globex","feature":"nothing","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "tokens", "amount": 250001}),
-			`{"allowed":false,"reason":"insufficient_credits","customer":"globex","feature":"tokens","kind":"metered","limit":0,"used":0,"reserved":0,"remaining":250000,"unlimited":false,"overage":0,"plan":"pro@1","revision":6}`)
+			`{"allowed":false,"reason":"insufficient_credits","customer":"globex","feature":"tokens","kind":"metered","limit":0,"used":0,`+
+				`"reserved":0,"remaining":250000,"unlimited":false,"overage":0,"plan":"pro@1","revision":6}`)
 		want(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "ai_credits", "amount": "0.125", "key": "k2"}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"ai_credits","kind":"credits","limit":"500.000","used":"0.125","reserved":"0.000","remaining":"499.875","unlimited":false,"overage":"0.000","window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":"0.125","deductions":[{"allowance":"plan:pro@1","amount":"0.125"}],"revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"ai_credits","kind":"credits","limit":"500.000",`+
+				`"used":"0.125","reserved":"0.000","remaining":"499.875","unlimited":false,"overage":"0.000",`+
+				`"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":"0.125",`+
+				`"deductions":[{"allowance":"plan:pro@1","amount":"0.125"}],"revision":6}`)
 
 		// What is patched, overridden and granted is decided at once.
 		until := a.now.Add(time.Hour).Format(time.RFC3339)
-		a.call(201, "POST", "/v1/customers/acme/overrides", map[string]any{"feature": "sso", "value": true, "reason": "beta", "expires_at": until})
+		a.call(201, "POST", "/v1/customers/acme/overrides", map[string]any{"feature": "sso", "value": true, "reason": "beta",
+			"expires_at": until})
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "acme", "feature": "sso"}),
-			`{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","rule":"override","sources":["override:ovr_000002"],"revision":7}`)
-		a.call(201, "POST", "/v1/customers/globex/grants", map[string]any{"feature": "api_calls", "amount": 5000, "priority": 50, "reason": "sorry", "key": "g1"})
-		a.call(201, "POST", "/v1/customers/globex/grants", map[string]any{"feature": "api_calls", "amount": 5000, "priority": 50, "reason": "sorry", "key": "g1"})
+			`{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","rule":"override",`+
+				`"sources":["override:ovr_000002"],"revision":7}`)
+		a.call(201, "POST", "/v1/customers/globex/grants", map[string]any{"feature": "api_calls", "amount": 5000, "priority": 50,
+			"reason": "sorry", "key": "g1"})
+		a.call(201, "POST", "/v1/customers/globex/grants", map[string]any{"feature": "api_calls", "amount": 5000, "priority": 50,
+			"reason": "sorry", "key": "g1"})
 		var d usher.Decision
-		if err := json.Unmarshal(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "api_calls", "amount": 558, "key": "k3"}), &d); err != nil {
+		if err := json.Unmarshal(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "api_calls", "amount": 558,
+			"key": "k3"}), &d); err != nil {
 			t.Fatal(err)
 		}
 		if d.Limit != 105000 || d.Used != 600 || len(d.Allowances) != 2 || len(d.Deductions) != 1 || d.Deductions[0].Allowance[:6] != "grant:" {
 			t.Errorf("after one grant, sent twice: %+v", d)
 		}
-		if err := json.Unmarshal(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "api_calls"}), &d); err != nil || d.Reason != usher.CapReached || len(d.Caps) != 1 {
+		if err := json.Unmarshal(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "api_calls"}),
+			&d); err != nil || d.Reason != usher.CapReached || len(d.Caps) != 1 {
 			t.Errorf("the 601st call of the minute: %+v, %v", d, err)
 		}
 		// The history, and the file as it was sent.

@@ -90,33 +90,51 @@ func (w *world) legs(t *testing.T, body string) string {
 	if l == nil {
 		return fmt.Sprint(d["allowed"], " ", d["reason"])
 	}
-	return fmt.Sprint(d["allowed"], " ", d["reason"], " role=", l["role"], " plan=", l["plan"], " seat=", l["seat"], " limit=", l["limit"], " condition=", l["condition"])
+	return fmt.Sprint(d["allowed"], " ", d["reason"], " role=", l["role"], " plan=", l["plan"], " seat=", l["seat"], " limit=", l["limit"],
+		" condition=", l["condition"])
 }
 
 func TestA01_OneDecisionWithEveryLeg(t *testing.T) {
 	peopleOnBoth(t, func(t *testing.T, w *world) {
-		for _, role := range []string{`{"member":"alice","role":"analyst"}`, `{"member":"bob","role":"viewer"}`, `{"member":"carol","role":"editor"}`} {
+		for _, role := range []string{`{"member":"alice","role":"analyst"}`, `{"member":"bob","role":"viewer"}`,
+			`{"member":"carol","role":"editor"}`} {
 			w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", role)
 		}
 		w.ask(t, 201, "PUT", "/v1/customers/firm/resources/document/d1", `{"properties":{"owner":"carol"}}`)
 		steps := []struct{ name, body, want string }{
-			{"no role", `{"customer":"firm","member":"bob","permission":"report.export"}`, "false no_role role=fail plan=fail seat=none limit=none condition=none"},
-			{"the plan", `{"customer":"firm","member":"alice","permission":"report.export"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
-			{"all of two", `{"customer":"firm","member":"alice","permission":"report.both"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
-			{"limit", `{"customer":"firm","member":"alice","permission":"report.run","amount":4}`, "false limit_reached role=pass plan=pass seat=pass limit=fail condition=none"},
-			{"within it", `{"customer":"firm","member":"alice","permission":"report.run","amount":3}`, "true within_limit role=pass plan=pass seat=pass limit=pass condition=none"},
-			{"nothing to the plan", `{"customer":"firm","member":"bob","permission":"report.read"}`, "true granted role=pass plan=none seat=none limit=none condition=none"},
-			{"condition", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1"}}`, "true granted role=pass plan=none seat=none limit=none condition=pass"},
-			{"said otherwise", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1","properties":{"owner":"bob"}}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
-			{"not registered", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d2"}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
-			{"nobody", `{"customer":"firm","member":"dave","permission":"report.read"}`, "false unknown_member role=fail plan=none seat=none limit=none condition=none"},
-			{"no customer", `{"customer":"none","member":"dave","permission":"report.read"}`, "false unknown_customer role=fail plan=none seat=none limit=none condition=none"},
-			{"no permission", `{"customer":"firm","member":"bob","permission":"report.*"}`, "false unknown_permission role=fail plan=none seat=none limit=none condition=none"},
-			{"a feature, by a member", `{"customer":"firm","member":"bob","feature":"exports"}`, "false not_entitled role=none plan=fail seat=none limit=none condition=none"},
-			{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`, "false unknown_member role=fail plan=pass seat=none limit=pass condition=none"},
+			{"no role", `{"customer":"firm","member":"bob","permission":"report.export"}`,
+				"false no_role role=fail plan=fail seat=none limit=none condition=none"},
+			{"the plan", `{"customer":"firm","member":"alice","permission":"report.export"}`,
+				"false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
+			{"all of two", `{"customer":"firm","member":"alice","permission":"report.both"}`,
+				"false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
+			{"limit", `{"customer":"firm","member":"alice","permission":"report.run","amount":4}`,
+				"false limit_reached role=pass plan=pass seat=pass limit=fail condition=none"},
+			{"within it", `{"customer":"firm","member":"alice","permission":"report.run","amount":3}`,
+				"true within_limit role=pass plan=pass seat=pass limit=pass condition=none"},
+			{"nothing to the plan", `{"customer":"firm","member":"bob","permission":"report.read"}`,
+				"true granted role=pass plan=none seat=none limit=none condition=none"},
+			{"condition", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1"}}`,
+				"true granted role=pass plan=none seat=none limit=none condition=pass"},
+			{"said otherwise", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d1",` +
+				`"properties":{"owner":"bob"}}}`, "false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
+			{"not registered", `{"customer":"firm","member":"carol","permission":"document.update","resource":{"type":"document","id":"d2"}}`,
+				"false condition_failed role=pass plan=none seat=none limit=none condition=fail"},
+			{"nobody", `{"customer":"firm","member":"dave","permission":"report.read"}`,
+				"false unknown_member role=fail plan=none seat=none limit=none condition=none"},
+			{"no customer", `{"customer":"none","member":"dave","permission":"report.read"}`,
+				"false unknown_customer role=fail plan=none seat=none limit=none condition=none"},
+			{"no permission", `{"customer":"firm","member":"bob","permission":"report.*"}`,
+				"false unknown_permission role=fail plan=none seat=none limit=none condition=none"},
+			{"a feature, by a member", `{"customer":"firm","member":"bob","feature":"exports"}`,
+				"false not_entitled role=none plan=fail seat=none limit=none condition=none"},
+			{"a feature, by nobody", `{"customer":"firm","member":"dave","feature":"reports"}`,
+				"false unknown_member role=fail plan=pass seat=none limit=pass condition=none"},
 			{"a feature, by the customer", `{"customer":"firm","feature":"exports"}`, "false not_entitled"},
-			{"a plan before a limit", `{"customer":"firm","member":"alice","permission":"report.export","feature":"reports","amount":4}`, "false not_entitled role=pass plan=fail seat=pass limit=fail condition=none"},
-			{"both", `{"customer":"firm","member":"bob","permission":"report.read","feature":"reports","amount":4}`, "false limit_reached role=pass plan=pass seat=none limit=fail condition=none"},
+			{"a plan before a limit", `{"customer":"firm","member":"alice","permission":"report.export","feature":"reports","amount":4}`,
+				"false not_entitled role=pass plan=fail seat=pass limit=fail condition=none"},
+			{"both", `{"customer":"firm","member":"bob","permission":"report.read","feature":"reports","amount":4}`,
+				"false limit_reached role=pass plan=pass seat=none limit=fail condition=none"},
 		}
 		for _, s := range steps {
 			if got := w.legs(t, s.body); got != s.want {
@@ -126,15 +144,18 @@ func TestA01_OneDecisionWithEveryLeg(t *testing.T) {
 		// The plan changes, and with it what the role may use.
 		w.ask(t, 201, "POST", "/v1/customers/firm/subscriptions", `{"plan":"pro"}`)
 		for _, s := range []struct{ body, want string }{
-			{`{"customer":"firm","member":"alice","permission":"report.export"}`, "true granted role=pass plan=pass seat=pass limit=none condition=none"},
-			{`{"customer":"firm","member":"alice","permission":"report.both"}`, "false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
-			{`{"customer":"firm","member":"alice","permission":"report.either"}`, "true granted role=pass plan=pass seat=pass limit=none condition=none"},
+			{`{"customer":"firm","member":"alice","permission":"report.export"}`,
+				"true granted role=pass plan=pass seat=pass limit=none condition=none"},
+			{`{"customer":"firm","member":"alice","permission":"report.both"}`,
+				"false not_entitled role=pass plan=fail seat=pass limit=none condition=none"},
+			{`{"customer":"firm","member":"alice","permission":"report.either"}`,
+				"true granted role=pass plan=pass seat=pass limit=none condition=none"},
 		} {
 			if got := w.legs(t, s.body); got != s.want {
 				t.Errorf("%s: got %s\nwant %s", s.body, got, s.want)
 			}
 		}
-		// Whoever is not active may do nothing, at once, and gives the seat back.
+		// A member who is not active may do nothing, at once, and gives the seat back.
 		w.ask(t, 200, "PUT", "/v1/customers/firm/members/alice", `{"active":false}`)
 		if got := w.legs(t, `{"customer":"firm","member":"alice","permission":"report.read"}`); !strings.HasPrefix(got, "false unknown_member") {
 			t.Error(got)
@@ -221,7 +242,7 @@ func TestA04_A05_A12_WhatDirectoriesRefuse(t *testing.T) {
 		put(422, "roles/mine", `{"includes":["mine"]}`, "mine → mine")
 		put(200, "roles/other", `{"includes":["mine"]}`)
 		put(422, "roles/mine", `{"includes":["other"]}`, "→")
-		// Whoever acts gives no more than it holds, and nothing to itself.
+		// The acting member gives no more than it holds, and nothing to itself.
 		put(200, "assignments", `{"member":"alice","role":"viewer"}`)
 		put(422, "roles/hers", `{"permissions":["report.export"],"by":"alice"}`, "does not hold", "report.export")
 		put(200, "roles/hers", `{"permissions":["report.read"],"by":"alice"}`)
@@ -261,9 +282,11 @@ func TestA04_A05_A12_WhatDirectoriesRefuse(t *testing.T) {
 		if got := w.ask(t, 200, "GET", "/v1/customers/firm/members/bob", ``); got["active"] != false {
 			t.Errorf("a member that was switched off is on again: %v", got)
 		}
-		w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"assignments":[{"member":"dave","role":"payer"},{"member":"dave","role":"approver"}]}`)
+		w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"assignments":[{"member":"dave","role":"payer"},`+
+			`{"member":"dave","role":"approver"}]}`)
 		w.ask(t, 404, "GET", "/v1/customers/firm/members/dave", ``)
-		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"groups":[{"id":"new"}],"join":[{"group":"new","member":"dave"}],"assignments":[{"group":"new","role":"payer"}],"resources":[{"type":"folder","id":"f"}]}`)
+		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"members":[{"id":"dave"}],"groups":[{"id":"new"}],"join":[{"group":"new",`+
+			`"member":"dave"}],"assignments":[{"group":"new","role":"payer"}],"resources":[{"type":"folder","id":"f"}]}`)
 		if got := w.legs(t, `{"customer":"firm","member":"dave","permission":"payment.create"}`); !strings.HasPrefix(got, "true") {
 			t.Error(got)
 		}
@@ -301,9 +324,11 @@ func TestCataloguesThatRolesForbid(t *testing.T) {
 	}
 	w.ask(t, 200, "PUT", "/v1/customers/firm/roles/mine", `{"permissions":["report.read"]}`)
 	for _, c := range []struct{ old, new, want string }{
-		{"  viewer: {permissions: [report.read]}\n  analyst: {includes: [viewer],", "  analyst: {", "roles.viewer cannot be removed: it is assigned 1 times"},
+		{"  viewer: {permissions: [report.read]}\n  analyst: {includes: [viewer],", "  analyst: {",
+			"roles.viewer cannot be removed: it is assigned 1 times"},
 		{"  payer: {", "  mine: {permissions: [report.read]}\n  payer: {", "roles.mine is the key of roles that customers have made"},
-		{"roles: [payer, approver]", "roles: [payer, approver, editor]", "separation.four-eyes member bob of customer firm holds editor and payer"},
+		{"roles: [payer, approver]", "roles: [payer, approver, editor]",
+			"separation.four-eyes member bob of customer firm holds editor and payer"},
 	} {
 		next := strings.Replace(accessCatalog, c.old, c.new, 1)
 		if next == accessCatalog {
@@ -344,7 +369,8 @@ func TestTakesAskAboutTheMember(t *testing.T) {
 		}
 		for _, c := range []struct{ rest, want string }{
 			{`,"member":"nobody"`, "unknown_member"}, {`,"member":"bob","permission":"report.run"`, "no_role"},
-			{`,"member":"alice","permission":"report.export"`, "not_entitled"}, {`,"member":"alice","permission":"report.fly"`, "unknown_permission"},
+			{`,"member":"alice","permission":"report.export"`, "not_entitled"}, {`,"member":"alice","permission":"report.fly"`,
+				"unknown_permission"},
 			{`,"member":"alice","permission":"report.run","amount":4`, "limit_reached"},
 		} {
 			d := consume("no"+c.want, c.rest)
@@ -374,18 +400,20 @@ func TestTakesAskAboutTheMember(t *testing.T) {
 		if d = consume("k1", with); d["replayed"] != true || d["allowed"] != true {
 			t.Errorf("got %v", d)
 		}
-		if d := w.ask(t, 200, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r2"`+with+`}`); d["reason"] != "no_role" || d["reservation"] != nil {
+		if d := w.ask(t, 200, "POST", "/v1/reservations", `{"customer":"firm","feature":"reports","key":"r2"`+with+
+			`}`); d["reason"] != "no_role" || d["reservation"] != nil {
 			t.Errorf("got %v", d)
 		}
 		if d := w.ask(t, 200, "POST", "/v1/check", `{"customer":"firm","feature":"reports"}`); fmt.Sprint(d["used"], d["reserved"]) != "1 1" {
 			t.Errorf("got %v", d)
 		}
 		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","permission":"report.run"}`)
-		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","member":"alice","resource":{"type":"a","id":"b"}}`)
+		w.ask(t, 400, "POST", "/v1/consume", `{"customer":"firm","feature":"reports","key":"k","member":"alice","resource":{"type":"a",`+
+			`"id":"b"}}`)
 	})
 }
 
-// TestA05_NothingToItselfThroughGroups: whoever acts on a member's behalf puts
+// TestA05_NothingToItselfThroughGroups: a caller that acts on a member's behalf puts
 // nobody, and not that member, into a group that has what it does not hold.
 func TestA05_NothingToItselfThroughGroups(t *testing.T) {
 	peopleOnBoth(t, func(t *testing.T, w *world) {
@@ -395,16 +423,18 @@ func TestA05_NothingToItselfThroughGroups(t *testing.T) {
 		}
 		change(200, `{"groups":[{"id":"payers"},{"id":"all"},{"id":"readers"},{"id":"inner"},{"id":"empty"}],
 			"join":[{"group":"payers","inner":"all"},{"group":"inner","member":"bob"}],
-			"assignments":[{"group":"payers","role":"payer"},{"group":"readers","role":"viewer","until":"2099-01-01T00:00:00Z"},{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}]}`)
+			"assignments":[{"group":"payers","role":"payer"},{"group":"readers","role":"viewer","until":"2099-01-01T00:00:00Z"},
+			{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"payers","member":"bob"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"payers","member":"alice"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"all","member":"alice"}]}`) // which is in payers
 		change(422, `{"by":"bob","join":[{"group":"readers","member":"bob"}]}`)
 		change(422, `{"by":"bob","join":[{"group":"readers","inner":"inner"}]}`)      // where bob is
-		change(422, `{"by":"bob","assignments":[{"group":"inner","role":"viewer"}]}`) // for good, where he had an end
+		change(422, `{"by":"bob","assignments":[{"group":"inner","role":"viewer"}]}`) // permanently, although his own role had an end
 		change(422, `{"by":"bob","join":[{"group":"empty","member":"bob"}],"assignments":[{"group":"empty","role":"viewer"}]}`)
 		change(422, `{"by":"carol","join":[{"group":"readers","member":"alice"}]}`)
-		if got, want := w.legs(t, `{"customer":"firm","member":"bob","permission":"payment.create"}`), "false no_role role=fail plan=none seat=none limit=none condition=none"; got != want {
+		const want = "false no_role role=fail plan=none seat=none limit=none condition=none"
+		if got := w.legs(t, `{"customer":"firm","member":"bob","permission":"payment.create"}`); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		change(200, `{"by":"bob","join":[{"group":"readers","member":"alice"},{"group":"empty","member":"bob"}]}`)
@@ -417,7 +447,8 @@ func TestA05_NothingToItselfThroughGroups(t *testing.T) {
 func TestAskingAboutTheFutureChangesNothing(t *testing.T) {
 	peopleOnBoth(t, func(t *testing.T, w *world) {
 		w.ask(t, 200, "PUT", "/v1/customers/firm/assignments", `{"member":"bob","role":"viewer","until":"2099-01-01T00:00:00Z"}`)
-		for _, q := range []struct{ at, want string }{{`,"at":"2099-01-01T00:00:00Z"`, "false no_role"}, {``, "true granted"}, {`,"at":"2098-12-31T23:59:59.999999Z"`, "true granted"}} {
+		for _, q := range []struct{ at, want string }{{`,"at":"2099-01-01T00:00:00Z"`, "false no_role"}, {``, "true granted"},
+			{`,"at":"2098-12-31T23:59:59.999999Z"`, "true granted"}} {
 			if got := w.legs(t, `{"customer":"firm","member":"bob","permission":"report.read"`+q.at+`}`); !strings.HasPrefix(got, q.want) {
 				t.Errorf("%s: got %s, want %s", q.at, got, q.want)
 			}
@@ -447,15 +478,17 @@ func TestAbsentActiveIsKept(t *testing.T) {
 	})
 }
 
-// TestIDsThatNothingHas: ids with a NUL or with what is no UTF-8 are the
+// TestIDsThatNothingHas: ids with a NUL or with invalid UTF-8 are the
 // caller's mistake, on both databases, and a bulk change says whom it means.
 func TestIDsThatNothingHas(t *testing.T) {
 	peopleOnBoth(t, func(t *testing.T, w *world) {
 		const firm = "/v1/customers/firm"
 		w.ask(t, 201, "PUT", firm+"/groups/g", `{}`)
 		for _, bad := range []string{"a%00", "%FF"} {
-			for _, c := range []string{"GET /members/", "DELETE /members/", "GET /groups/", "DELETE /groups/", "DELETE /groups/g/members/", "DELETE /groups/g/groups/", "PUT /groups/g/members/",
-				"DELETE /roles/", "DELETE /assignments/", "GET /resources/", "GET /resources/document/", "DELETE /resources/document/", "GET /assignments?member=", "GET /assignments?group=", "GET /assignments?role="} {
+			for _, c := range []string{"GET /members/", "DELETE /members/", "GET /groups/", "DELETE /groups/", "DELETE /groups/g/members/",
+				"DELETE /groups/g/groups/", "PUT /groups/g/members/",
+				"DELETE /roles/", "DELETE /assignments/", "GET /resources/", "GET /resources/document/", "DELETE /resources/document/",
+				"GET /assignments?member=", "GET /assignments?group=", "GET /assignments?role="} {
 				method, path, _ := strings.Cut(c, " ")
 				w.ask(t, 400, method, firm+path+bad, "")
 			}
@@ -464,8 +497,10 @@ func TestIDsThatNothingHas(t *testing.T) {
 		for _, cursor := range []string{"members?cursor=AA", "assignments?cursor=_w", "groups/g/members?cursor=bSAA"} {
 			w.ask(t, 400, "GET", firm+"/"+cursor, "")
 		}
-		for _, body := range []string{`{"drop_members":["a\u0000"]}`, `{"unassign":["a\u0000"]}`, `{"leave":[{"group":"g","member":"a\u0000"}]}`, `{"drop_resources":[{"type":"t","id":""}]}`, `{"by":"\u0000"}`,
-			`{"join":[{"group":"g","member":"bob","inner":"g"}]}`, `{"join":[{"group":"g"}]}`, `{"assignments":[{"member":"bob","group":"g","role":"viewer"}]}`} {
+		for _, body := range []string{`{"drop_members":["a\u0000"]}`, `{"unassign":["a\u0000"]}`,
+			`{"leave":[{"group":"g","member":"a\u0000"}]}`, `{"drop_resources":[{"type":"t","id":""}]}`, `{"by":"\u0000"}`,
+			`{"join":[{"group":"g","member":"bob","inner":"g"}]}`, `{"join":[{"group":"g"}]}`,
+			`{"assignments":[{"member":"bob","group":"g","role":"viewer"}]}`} {
 			w.ask(t, 400, "POST", firm+"/directory", body)
 		}
 	})
@@ -507,7 +542,7 @@ func TestSeatsGoWithTheRolesThatTookThem(t *testing.T) {
 		}
 		take(b)
 		sits("alice")
-		// The role asks for no seat any more: whoever had one because of it gives
+		// The role asks for no seat any more: a member who had one because of it gives
 		// it back with the next change about them.
 		b = give("bob")
 		sits("alice bob")
@@ -586,7 +621,7 @@ func TestA05_NothingForLongerThanItIsHeld(t *testing.T) {
 		put(200, "assignments", `{"group":"short","role":"payer","until":"`+june+`"}`)
 		w.ask(t, 422, "POST", "/v1/customers/firm/directory", `{"by":"alice","join":[{"group":"long","member":"carol"}]}`)
 		w.ask(t, 200, "POST", "/v1/customers/firm/directory", `{"by":"alice","join":[{"group":"short","member":"carol"}]}`)
-		// The longest of several counts, and for good is for good.
+		// The longest of several counts, and a role without an end has none.
 		put(200, "assignments", `{"member":"carol","role":"viewer","until":"`+june+`"}`)
 		put(422, "roles/hers", `{"permissions":["report.read"],"by":"carol"}`)
 		put(201, "groups/all", `{"members":["carol"]}`)

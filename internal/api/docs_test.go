@@ -70,8 +70,10 @@ func TestDocsStates(t *testing.T) {
 		schema, member string
 		want           []string
 	}{
-		{"HeldReservation", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled), string(usher.ReservationReleased), string(usher.ReservationExpired)}},
-		{"Reservation", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled), string(usher.ReservationReleased), string(usher.ReservationExpired)}},
+		{"HeldReservation", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled),
+			string(usher.ReservationReleased), string(usher.ReservationExpired)}},
+		{"Reservation", "state", []string{string(usher.ReservationOpen), string(usher.ReservationSettled), string(usher.ReservationReleased),
+			string(usher.ReservationExpired)}},
 		{"Seat", "state", []string{string(usher.SeatActive), string(usher.SeatPending)}},
 		{"SeatInput", "state", []string{string(usher.SeatActive), string(usher.SeatPending)}},
 		{"Denial", "outcome", []string{ledger.OutcomeDenied, ledger.OutcomeWarned, ledger.OutcomeShadowed, ledger.OutcomeExcess}},

@@ -163,22 +163,26 @@ func TestErasure(t *testing.T) {
 
 			// By HTTP.
 			const member = "/v1/customers/acme/members/m1"
-			ask(201, "PUT", member, `{"properties":{"userName":"ANN@example.com","name":{"familyName":"ANN"},"emails":[{"value":"ANN@example.com"}]}}`)
+			ask(201, "PUT", member, `{"properties":{"userName":"ANN@example.com","name":{"familyName":"ANN"},`+
+				`"emails":[{"value":"ANN@example.com"}]}}`)
 			if len(traces(t, dsn)) == 0 {
 				t.Fatal("what is stored is not found: this test would prove nothing")
 			}
 			ask(200, "PUT", member, `{"properties":{"userName":"ANN2@example.com","name":{"familyName":"ANN-Two"},"nick":["ANN"]}}`)
-			ask(200, "POST", "/v1/customers/acme/directory", `{"members":[{"id":"m1","properties":{"userName":"ANN3@example.com"}},{"id":"m2","properties":{"name":"ANN"}}]}`, "Idempotency-Key", "bulk")
+			ask(200, "POST", "/v1/customers/acme/directory", `{"members":[{"id":"m1","properties":{"userName":"ANN3@example.com"}},{"id":"m2",`+
+				`"properties":{"name":"ANN"}}]}`, "Idempotency-Key", "bulk")
 			ask(200, "PUT", "/v1/customers/acme/assignments", `{"member":"m1","role":"viewer","reason":"ticket 7"}`)
 			ask(200, "POST", "/v1/check", `{"customer":"acme","member":"m1","permission":"report.read"}`)
-			ask(200, "POST", "/access/v1/evaluation", `{"subject":{"type":"user","id":"m1","properties":{"name":"ANN"}},"action":{"name":"read"},"resource":{"type":"report","id":"1"},"context":{"customer":"acme","who":"ANN"}}`)
+			ask(200, "POST", "/access/v1/evaluation", `{"subject":{"type":"user","id":"m1","properties":{"name":"ANN"}},`+
+				`"action":{"name":"read"},"resource":{"type":"report","id":"1"},"context":{"customer":"acme","who":"ANN"}}`)
 			ask(200, "GET", member, "")
 			ask(204, "DELETE", member, "")
 			ask(204, "DELETE", "/v1/customers/acme/members/m2", "")
 			nothing("by HTTP")
 
 			// By SCIM.
-			const user = `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:User"],"userName":"ANN@example.com","externalId":"ANN@example.com","displayName":"ANN","name":{"givenName":"ANN","familyName":"ANN"},"emails":[{"value":"ANN@example.com","primary":true}],"active":true}`
+			const user = `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:User"],"userName":"ANN@example.com","externalId":"ANN@example.com",` +
+				`"displayName":"ANN","name":{"givenName":"ANN","familyName":"ANN"},"emails":[{"value":"ANN@example.com","primary":true}],"active":true}`
 			id := scim(201, "POST", "/scim/v2/Users", user)
 			if strings.Contains(strings.ToLower(id), strings.ToLower(secret)) {
 				t.Errorf("the id %q says who it is: ids are in the log", id)
@@ -188,9 +192,12 @@ func TestErasure(t *testing.T) {
 				t.Errorf("the same user again: got %d %s", got.Code, got.Body)
 			}
 			scim(200, "GET", `/scim/v2/Users?filter=userName eq "`+secret+`@example.com"`, "")
-			group := scim(201, "POST", "/scim/v2/Groups", `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:Group"],"displayName":"Sales","members":[{"value":"`+id+`","display":"ANN"}]}`)
+			group := scim(201, "POST", "/scim/v2/Groups", `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:Group"],"displayName":"Sales",`+
+				`"members":[{"value":"`+id+`","display":"ANN"}]}`)
 			scim(200, "PUT", "/scim/v2/Users/"+id, strings.ReplaceAll(user, "ANN", "ANN-Other"))
-			scim(200, "PATCH", "/scim/v2/Users/"+id, `{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":[{"op":"replace","path":"name.familyName","value":"ANN-Third"},{"op":"replace","path":"userName","value":"ANN4@example.com"}]}`)
+			scim(200, "PATCH", "/scim/v2/Users/"+id, `{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],`+
+				`"Operations":[{"op":"replace","path":"name.familyName","value":"ANN-Third"},{"op":"replace","path":"userName",`+
+				`"value":"ANN4@example.com"}]}`)
 			scim(200, "GET", "/scim/v2/Groups/"+group, "")
 			ask(200, "PUT", "/v1/customers/acme/assignments", `{"member":"`+id+`","role":"viewer"}`)
 			scim(204, "DELETE", "/scim/v2/Users/"+id, "")

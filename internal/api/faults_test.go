@@ -22,12 +22,13 @@ func TestS24_Overflow(t *testing.T) {
 			return got.Code, strings.TrimSpace(got.Body.String())
 		}
 		if status, body := grant("9223372036854775808", "g0"); status != 400 {
-			t.Errorf("a grant that is no number: got %d %s, want 400", status, body)
+			t.Errorf("a grant of an amount that is not a number: got %d %s, want 400", status, body)
 		}
 		if status, body := grant("9223372036854775000", "g1"); status != 201 {
 			t.Fatalf("got %d %s", status, body)
 		}
-		if status, body := grant("1000", "g2"); status != 400 || !strings.Contains(body, `"errors":[{"location":"body.amount","message":"is, together with the customer's other grants, beyond what can be counted (at most 9223372036854775807)"}]`) {
+		if status, body := grant("1000", "g2"); status != 400 || !strings.Contains(body, `"errors":[{"location":"body.amount","message":"is,`+
+			` together with the customer's other grants, beyond what can be counted (at most 9223372036854775807)"}]`) {
 			t.Errorf("a second grant beyond what can be counted: got %d %s, want 400", status, body)
 		}
 		if status, body := grant("707", "g3"); status != 201 {
@@ -35,7 +36,8 @@ func TestS24_Overflow(t *testing.T) {
 		}
 		// The plan's 100 come on top: the sum stays at the most, and does not turn negative.
 		got := w.json("POST", "/v1/check", `{"customer":"acme","feature":"calls","amount":`+most+`}`)
-		if !strings.Contains(got.Body.String(), `"allowed":true`) || !strings.Contains(got.Body.String(), `"limit":`+most+`,"used":0,"reserved":0,"remaining":`+most) {
+		if !strings.Contains(got.Body.String(), `"allowed":true`) || !strings.Contains(got.Body.String(), `"limit":`+most+
+			`,"used":0,"reserved":0,"remaining":`+most) {
 			t.Errorf("check: got %s", got.Body)
 		}
 		var d usher.Decision
@@ -52,8 +54,11 @@ func TestS24_Overflow(t *testing.T) {
 			t.Errorf("settle: got %d %s, want all of it used", got.Code, got.Body)
 		}
 		// An event beyond that is rejected by itself, and nothing turns negative.
-		w.want(w.json("POST", "/v1/events", event("e1", `{"tokens":`+most+`}`), "Content-Type", eventType), 200, `{"accepted":1,"duplicates":0,"rejected":[]}`)
-		got = w.json("POST", "/v1/events", "["+event("e2", `{"tokens":1}`)+`,{"specversion":"1.0","id":"e3","source":"s","type":"llm.completion","subject":"odd/näme ?&%","data":{"tokens":1}}]`, "Content-Type", eventsType)
+		w.want(w.json("POST", "/v1/events", event("e1", `{"tokens":`+most+`}`), "Content-Type", eventType), 200,
+			`{"accepted":1,"duplicates":0,"rejected":[]}`)
+		got = w.json("POST", "/v1/events", "["+event("e2", `{"tokens":1}`)+
+			`,{"specversion":"1.0","id":"e3","source":"s","type":"llm.completion","subject":"odd/näme ?&%","data":{"tokens":1}}]`, "Content-Type",
+			eventsType)
 		if got.Code != 200 || !strings.HasPrefix(got.Body.String(), `{"accepted":1,"duplicates":0,"rejected":[{"index":0,"code":"overflow",`) {
 			t.Errorf("an event too much: got %d %s, want it rejected as overflow", got.Code, got.Body)
 		}
@@ -69,7 +74,8 @@ func TestS17_HalfABatchIsBad(t *testing.T) {
 			{`{"specversion":"1.0","id":"%d","source":"s","type":"llm.completion","subject":"acme"}`, "invalid_value"},
 			{`{"specversion":"1.0","id":"%d","source":"s","type":"llm.completion","subject":"nobody","data":{"tokens":1}}`, "unknown_customer"},
 			{`{"specversion":"0.3","id":"%d","source":"s","type":"llm.completion","subject":"acme","data":{"tokens":1}}`, "invalid"},
-			{`{"specversion":"1.0","id":"%d","source":"s","type":"llm.completion","subject":"acme","time":"2025-01-01T00:00:00Z","data":{"tokens":1}}`, "too_late"},
+			{`{"specversion":"1.0","id":"%d","source":"s","type":"llm.completion","subject":"acme","time":"2025-01-01T00:00:00Z",` +
+				`"data":{"tokens":1}}`, "too_late"},
 			{`{"specversion":"1.0","id":"%d","source":"s","type":"llm.completion","subject":"acme","data":{"tokens":-1}}`, "invalid_value"},
 		}
 		var b strings.Builder
@@ -90,7 +96,8 @@ func TestS17_HalfABatchIsBad(t *testing.T) {
 				t.Fatalf("got %d, %v", got.Code, err)
 			}
 			if r.Accepted != want.accepted || r.Duplicates != want.duplicates || len(r.Rejected) != n/2 {
-				t.Fatalf("round %d: %d accepted, %d duplicates, %d rejected; want %d, %d, %d", round, r.Accepted, r.Duplicates, len(r.Rejected), want.accepted, want.duplicates, n/2)
+				t.Fatalf("round %d: %d accepted, %d duplicates, %d rejected; want %d, %d, %d", round, r.Accepted, r.Duplicates, len(r.Rejected),
+					want.accepted, want.duplicates, n/2)
 			}
 			for i, x := range r.Rejected {
 				if code := ways[i%len(ways)].code; x.Index != 2*i+1 || x.Code != code || x.Message == "" {
@@ -114,7 +121,8 @@ func TestSandboxClockNeverGoesBack(t *testing.T) {
 		sandbox := []string{"Authorization", "Bearer " + w.keys["sandbox"]}
 		w.want(w.json("PUT", "/v1/clock", `{"now":"2026-05-01T00:00:00Z"}`, sandbox...), 200, `{"now":"2026-05-01T00:00:00Z","test":true}`+"\n")
 		got := w.json("PUT", "/v1/clock", `{"now":"2026-04-30T23:59:59Z"}`, sandbox...)
-		if got.Code != 409 || !strings.Contains(got.Body.String(), `"code":"conflict"`) || !strings.Contains(got.Body.String(), "2026-05-01T00:00:00Z") {
+		if got.Code != 409 || !strings.Contains(got.Body.String(), `"code":"conflict"`) ||
+			!strings.Contains(got.Body.String(), "2026-05-01T00:00:00Z") {
 			t.Errorf("an earlier time: got %d %s, want 409 conflict that says what time it is", got.Code, got.Body)
 		}
 		w.want(w.json("PUT", "/v1/clock", `{"now":"2026-05-01T00:00:00Z"}`, sandbox...), 200, `{"now":"2026-05-01T00:00:00Z","test":true}`+"\n")
@@ -139,7 +147,8 @@ func TestServerClockJumpsBack(t *testing.T) {
 					var got int
 					switch i % 4 {
 					case 0:
-						got = w.json("POST", "/v1/reservations", fmt.Sprintf(`{"customer":"acme","feature":"calls","amount":3,"ttl":"60s","key":"k%d"}`, i)).Code
+						got = w.json("POST", "/v1/reservations", fmt.Sprintf(`{"customer":"acme","feature":"calls","amount":3,"ttl":"60s","key":"k%d"}`,
+							i)).Code
 					case 1:
 						got = w.json("PUT", fmt.Sprintf("/v1/customers/acme/seats/members/u%d", i%8), `{"ttl":"60s"}`).Code
 					default:
@@ -152,7 +161,8 @@ func TestServerClockJumpsBack(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		jumps := []time.Duration{0, -time.Second, -time.Hour, 2 * time.Hour, -24 * time.Hour, 30 * 24 * time.Hour, -29 * 24 * time.Hour, -time.Minute, 30 * time.Second}
+		jumps := []time.Duration{0, -time.Second, -time.Hour, 2 * time.Hour, -24 * time.Hour, 30 * 24 * time.Hour, -29 * 24 * time.Hour,
+			-time.Minute, 30 * time.Second}
 		for _, jump := range jumps {
 			w.pass(jump)
 			take(12)
@@ -220,7 +230,8 @@ func TestExpiredHoldAfterTheClockJumpedBack(t *testing.T) {
 					t.Fatalf("got %d %s", got.Code, got.Body)
 				}
 				got := w.json("POST", "/v1/consume", `{"customer":"acme","feature":"calls","amount":1,"key":"c"}`)
-				if got.Code != 200 || !strings.Contains(got.Body.String(), `"allowed":false`) || !strings.Contains(got.Body.String(), `"reserved":100,`) {
+				if got.Code != 200 || !strings.Contains(got.Body.String(), `"allowed":false`) ||
+					!strings.Contains(got.Body.String(), `"reserved":100,`) {
 					t.Errorf("a consume while all is held: got %d %s, want a denial with 100 reserved", got.Code, got.Body)
 				}
 			})
@@ -261,7 +272,8 @@ func TestS22_S23_InParallel(t *testing.T) {
 		if seated.Load() != 2 || held.Load() != 33 {
 			t.Errorf("%d seated and %d held, want 2 and 33", seated.Load(), held.Load())
 		}
-		w.want(w.json("POST", "/v1/check", `{"customer":"acme","feature":"calls","amount":1}`), 200, calls("true", "within_limit", "0", "99", "1", march+`"revision":3}`))
+		w.want(w.json("POST", "/v1/check", `{"customer":"acme","feature":"calls","amount":1}`), 200,
+			calls("true", "within_limit", "0", "99", "1", march+`"revision":3}`))
 		// One end each, of two at once.
 		ends := make([]int, 2*len(ids))
 		for i, id := range ids {

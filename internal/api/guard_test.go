@@ -25,7 +25,8 @@ func (a *actor) send(method, path, body string, headers ...string) (int, string)
 func newGuarded(t *testing.T) *actor {
 	a := newActor(t, filepath.Join(t.TempDir(), "usher.db"), "2026-01-20T00:00:00Z")
 	a.where = t.Name()
-	a.call(200, "PUT", "/v1/catalog", []byte("usher: 1\nfeatures: {calls: {kind: metered}}\nplans: {free: {default: true, entitlements: {calls: {limit: 5, per: month}}}, pro: {entitlements: {calls: {limit: 50, per: month}}}}\n"))
+	a.call(200, "PUT", "/v1/catalog", []byte("usher: 1\nfeatures: {calls: {kind: metered}}\nplans: {free: {default: true,"+
+		" entitlements: {calls: {limit: 5, per: month}}}, pro: {entitlements: {calls: {limit: 50, per: month}}}}\n"))
 	a.call(201, "PUT", "/v1/customers/acme", map[string]any{})
 	return a
 }
@@ -57,7 +58,8 @@ func TestIfMatch(t *testing.T) {
 func TestPathsAreNotRedirected(t *testing.T) {
 	t.Parallel()
 	a := newGuarded(t)
-	for _, path := range []string{"/v1/customers//grants", "//v1/clock", "/v1/../v1/clock", "/v1/customers/.", "/v1/customers/..", "/v1/customers//", "/./v1/clock"} {
+	for _, path := range []string{"/v1/customers//grants", "//v1/clock", "/v1/../v1/clock", "/v1/customers/.", "/v1/customers/..",
+		"/v1/customers//", "/./v1/clock"} {
 		status, body := a.send("GET", path, "")
 		if status != 404 || !strings.Contains(body, `"code":"not_found"`) {
 			t.Errorf("%s: %d %s, want a 404 problem", path, status, body)
@@ -75,16 +77,19 @@ func TestPathsAreNotRedirected(t *testing.T) {
 func TestS13_SameBodyOtherWords(t *testing.T) {
 	t.Parallel()
 	a := newGuarded(t)
-	first := a.call(201, "POST", "/v1/customers/acme/grants", map[string]any{"feature": "calls", "amount": 5, "reason": "r", "key": "k", "expires_at": "2027-01-01T00:00:00Z"})
+	first := a.call(201, "POST", "/v1/customers/acme/grants", map[string]any{"feature": "calls", "amount": 5, "reason": "r", "key": "k",
+		"expires_at": "2027-01-01T00:00:00Z"})
 	for _, body := range []string{
 		`{"key":"k","reason":"r","amount":"5","feature":"calls","expires_at":"2027-01-01T00:00:00.000Z"}`,
 		`{"key":"k","reason":"r","amount":5.0,"feature":"calls","expires_at":"2027-01-01T01:00:00+01:00"}`,
 	} {
-		if status, got := a.send("POST", "/v1/customers/acme/grants", body); status != 201 || strings.TrimSpace(got) != strings.TrimSpace(string(first)) {
+		if status, got := a.send("POST", "/v1/customers/acme/grants", body); status != 201 ||
+			strings.TrimSpace(got) != strings.TrimSpace(string(first)) {
 			t.Errorf("%s: %d %s, want the first answer", body, status, got)
 		}
 	}
-	if status, got := a.send("POST", "/v1/customers/acme/grants", `{"key":"k","reason":"r","amount":6,"feature":"calls","expires_at":"2027-01-01T00:00:00Z"}`); status != 409 {
+	if status, got := a.send("POST", "/v1/customers/acme/grants",
+		`{"key":"k","reason":"r","amount":6,"feature":"calls","expires_at":"2027-01-01T00:00:00Z"}`); status != 409 {
 		t.Errorf("another amount: %d %s", status, got)
 	}
 }

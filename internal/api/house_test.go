@@ -34,7 +34,8 @@ func serve(s setup) *server {
 	d := door.New(s.Door)
 	Register(d, c)
 	authzen.Register(d, authzen.Config{Live: c.Live, Decide: c.Decide, PublicURL: s.Door.PublicURL})
-	flags := ofrep.Register(d, ofrep.Config{Live: c.Live, Decide: c.Decide, Auth: s.Door.Auth, PublicURL: s.Door.PublicURL, Origins: s.Origins, Log: s.Door.Log})
+	flags := ofrep.Register(d, ofrep.Config{Live: c.Live, Decide: c.Decide, Auth: s.Door.Auth, PublicURL: s.Door.PublicURL,
+		Origins: s.Origins, Log: s.Door.Log})
 	scim.Register(d, scim.Config{Live: c.Live, Decide: c.Decide, Directory: c.Directory, NewID: s.NewID, PublicURL: s.Door.PublicURL})
 	return &server{d, s, flags, sync.OnceValue(func() *openapitest.Document { return openapitest.Of(s.T, d) })}
 }

@@ -12,7 +12,8 @@ import (
 func FuzzBodies(f *testing.F) {
 	for _, s := range []string{
 		`{"customer":"acme","feature":"f","amount":"1.50","at":"2026-01-01T00:00:00Z"}`,
-		`{"customer":"acme","feature":"f","member":"m","permission":"p","resource":{"type":"t","id":"i","properties":{"a":1}},"context":{"b":[true]}}`,
+		`{"customer":"acme","feature":"f","member":"m","permission":"p","resource":{"type":"t","id":"i","properties":{"a":1}},` +
+			`"context":{"b":[true]}}`,
 		`{"checks":[{"customer":"acme","feature":"f"}],"min_revision":3}`, `{"a":1,"a":2}`, `[1,]`,
 		`{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"acme","time":"2026-01-01T00:00:00Z","data":{"n":1}}`,
 	} {

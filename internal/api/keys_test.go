@@ -35,7 +35,8 @@ func TestKeysOverHTTP(t *testing.T) {
 	}
 	got := post("/v1/keys", `{"name":"shop","role":"app","customer":"acme","properties":false,"rate":{"per_second":5,"burst":10}}`)
 	key, id := field(t, got, "key"), field(t, got, "id")
-	for _, part := range []string{`"environment":"production"`, `"name":"shop"`, `"role":"app"`, `"customer":"acme"`, `"properties":false`, `"rate":{"per_second":5,"burst":10}`} {
+	for _, part := range []string{`"environment":"production"`, `"name":"shop"`, `"role":"app"`, `"customer":"acme"`, `"properties":false`,
+		`"rate":{"per_second":5,"burst":10}`} {
 		if got.Code != 201 || !strings.Contains(got.Body.String(), part) {
 			t.Errorf("got %d %s, want 201 with %s", got.Code, got.Body, part)
 		}
@@ -45,7 +46,8 @@ func TestKeysOverHTTP(t *testing.T) {
 	}
 	got = post("/v1/keys/"+id+"/rotate", `{"grace":"1h"}`)
 	next := field(t, got, "key")
-	if got.Code != 201 || check(next) != 200 || check(key) != 200 || field(t, got, "rotates") != id || !strings.Contains(got.Body.String(), `"rate":{"per_second":5,"burst":10}`) {
+	if got.Code != 201 || check(next) != 200 || check(key) != 200 || field(t, got, "rotates") != id ||
+		!strings.Contains(got.Body.String(), `"rate":{"per_second":5,"burst":10}`) {
 		t.Errorf("got %d %s, want two live keys", got.Code, got.Body)
 	}
 	if again := post("/v1/keys/"+id+"/rotate", `{}`); again.Code != 409 {
@@ -83,11 +85,14 @@ func TestKeysOverHTTP(t *testing.T) {
 	ends := time.Now().Add(10 * time.Hour).UTC().Format(time.RFC3339)
 	got = post("/v1/keys", `{"role":"read","expires_at":"`+ends+`"}`)
 	got = post("/v1/keys/"+field(t, got, "id")+"/rotate", `{}`)
-	if until, err := time.Parse(time.RFC3339, field(t, got, "expires_at")); err != nil || time.Until(until) < 9*time.Hour || time.Until(until) > 11*time.Hour {
+	if until, err := time.Parse(time.RFC3339, field(t, got, "expires_at")); err != nil || time.Until(until) < 9*time.Hour ||
+		time.Until(until) > 11*time.Hour {
 		t.Errorf("got %d %s, want a key of ten hours", got.Code, got.Body)
 	}
-	for body, want := range map[string]int{`{"role":"root"}`: 400, `{"role":"owner"}`: 400, `{}`: 400, `{"role":"scim"}`: 400, `{"role":"app","rate":{"per_second":-1}}`: 400, `{"role":"app","name":null}`: 400,
-		`{"role":"app","expires_at":"2020-01-01T00:00:00Z"}`: 400, `{"role":"app","expires_at":"soon"}`: 400, `{"role":"scim","customer":"acme"}`: 201, `{"role":"app","environment":"sandbox"}`: 400} {
+	for body, want := range map[string]int{`{"role":"root"}`: 400, `{"role":"owner"}`: 400, `{}`: 400, `{"role":"scim"}`: 400,
+		`{"role":"app","rate":{"per_second":-1}}`: 400, `{"role":"app","name":null}`: 400,
+		`{"role":"app","expires_at":"2020-01-01T00:00:00Z"}`: 400, `{"role":"app","expires_at":"soon"}`: 400,
+		`{"role":"scim","customer":"acme"}`: 201, `{"role":"app","environment":"sandbox"}`: 400} {
 		if got := post("/v1/keys", body); got.Code != want {
 			t.Errorf("%s: got %d %s, want %d", body, got.Code, got.Body, want)
 		}
@@ -127,9 +132,11 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 		}
 	}
 	// Nor one that may call more often.
-	slow := []string{"Authorization", "Bearer " + field(t, w.do("POST", "/v1/keys", "application/json", `{"role":"admin","rate":{"per_second":100}}`), "key")}
+	slow := []string{"Authorization", "Bearer " + field(t, w.do("POST", "/v1/keys", "application/json",
+		`{"role":"admin","rate":{"per_second":100}}`), "key")}
 	for path, want := range map[string]int{"/v1/keys": 403, "/v1/keys/" + admin + "/rotate": 403} {
-		if got := w.do("POST", path, "application/json", map[bool]string{true: `{"role":"app"}`, false: `{}`}[path == "/v1/keys"], slow...); got.Code != want || !strings.Contains(got.Body.String(), "limit of calls") {
+		if got := w.do("POST", path, "application/json", map[bool]string{true: `{"role":"app"}`, false: `{}`}[path == "/v1/keys"],
+			slow...); got.Code != want || !strings.Contains(got.Body.String(), "limit of calls") {
 			t.Errorf("a slow key's %s: got %d %s, want %d", path, got.Code, got.Body, want)
 		}
 	}
@@ -157,13 +164,15 @@ func TestOperatorsOverHTTP(t *testing.T) {
 	id := field(t, send("POST", "/v1/operators", `{"name":"Ada","email":"Ada@Example.com"}`, 201), "id")
 	one := "/v1/operators/" + id
 	got := send("GET", one, "", 200)
-	if b := got.Body.String(); !strings.Contains(b, `"email":"ada@example.com"`) || !strings.Contains(b, `"roles":[]`) || !strings.Contains(b, `"active":true`) {
+	if b := got.Body.String(); !strings.Contains(b, `"email":"ada@example.com"`) || !strings.Contains(b, `"roles":[]`) ||
+		!strings.Contains(b, `"active":true`) {
 		t.Errorf("got %s", b)
 	}
 	send("POST", "/v1/operators", `{"email":"ada@example.com"}`, 409)
 	send("POST", "/v1/operators", `{"email":"ada"}`, 400)
 	got = send("PUT", one+"/roles/support", `{"environment":"production","reason":"joined"}`, 200)
-	if b := got.Body.String(); !strings.Contains(b, `"role":"support","environment":"production"`) || !strings.Contains(b, `"granted_by":"key:`) || !strings.Contains(b, `"source":"manual"`) {
+	if b := got.Body.String(); !strings.Contains(b, `"role":"support","environment":"production"`) ||
+		!strings.Contains(b, `"granted_by":"key:`) || !strings.Contains(b, `"source":"manual"`) {
 		t.Errorf("got %s", b)
 	}
 	send("PUT", one+"/roles/admin", `{}`, 400)
@@ -178,7 +187,7 @@ func TestOperatorsOverHTTP(t *testing.T) {
 	send("PATCH", one, `{}`, 404)
 	send("PUT", one+"/roles/support", `{}`, 404)
 
-	// Who somebody is at an identity provider is one operator, and in no answer
+	// A person at an identity provider is one operator, and in no answer
 	// nor in the audit log.
 	const sub = `"issuer":"https://login.example.com","subject":"00u1-grace"`
 	grace := send("POST", "/v1/operators", `{"name":"Grace",`+sub+`}`, 201)
@@ -207,7 +216,8 @@ func TestOperatorsOverHTTP(t *testing.T) {
 	// A key of one customer has nothing to do with those who work for all.
 	w.do("PUT", "/v1/customers/acme", "application/json", `{}`)
 	acme := []string{"Authorization", "Bearer " + field(t, send("POST", "/v1/keys", `{"role":"admin","customer":"acme"}`, 201), "key")}
-	if got := w.do("POST", "/v1/operators", "application/json", `{}`, acme...); got.Code != 403 || !strings.Contains(got.Body.String(), "all customers") {
+	if got := w.do("POST", "/v1/operators", "application/json", `{}`, acme...); got.Code != 403 ||
+		!strings.Contains(got.Body.String(), "all customers") {
 		t.Errorf("an operator made by a key of acme: got %d %s, want 403", got.Code, got.Body)
 	}
 

@@ -14,12 +14,13 @@ import (
 	"github.com/usher-sh/usher/internal/door"
 )
 
-// keyless is every route that needs no key. Whoever adds one decides it here.
+// keyless is every route that needs no key. A developer who adds one decides it here.
 var keyless = []string{"GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json", "GET /.well-known/authzen-configuration"}
 
 // ofSessions is every route that asks for a session by itself, or makes one, and
-// what it says to whoever comes with a key or nothing.
-var ofSessions = map[string]int{"POST /v1/session/owner": 415, "POST /v1/session": 415, "GET /v1/session": 401, "DELETE /v1/session": 403, "POST /v1/session/step-up": 403,
+// what it answers to a caller with a key or with nothing.
+var ofSessions = map[string]int{"POST /v1/session/owner": 415, "POST /v1/session": 415, "GET /v1/session": 401, "DELETE /v1/session": 403,
+	"POST /v1/session/step-up":   403,
 	"GET /v1/session/oidc/start": 404, "GET /v1/session/oidc/callback": 401}
 
 func TestLaw_EveryRouteHasAPermission(t *testing.T) {
@@ -46,7 +47,8 @@ func TestLaw_EveryRouteHasAPermission(t *testing.T) {
 		}
 		method, path, _ := strings.Cut(rt.Pattern, " ")
 		w.api.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, sample(path), nil))
-		if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); !strings.Contains(lines[len(lines)-1], fmt.Sprintf("route=%q", rt.Pattern)) {
+		if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); !strings.Contains(lines[len(lines)-1],
+			fmt.Sprintf("route=%q", rt.Pattern)) {
 			t.Errorf("%s is in the table, and %s %s is answered by another: %s", rt.Pattern, method, sample(path), lines[len(lines)-1])
 		}
 	}
@@ -174,7 +176,8 @@ func TestKeys(t *testing.T) {
 	const ask = `{"customer":"acme","feature":"sso"}`
 	none := problemBody(usher.Unauthenticated, "a valid API key is required: send Authorization: Bearer usk_…")
 	key := w.keys[auth.RoleAdmin]
-	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer x", "Basic " + key, key, "Bearer " + key + "x", "Bearer " + key[:len(key)-1], "Bearer " + strings.ToUpper(key),
+	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer x", "Basic " + key, key, "Bearer " + key + "x", "Bearer " +
+		key[:len(key)-1], "Bearer " + strings.ToUpper(key),
 		"Bearer " + strings.Replace(key, "production", "sandbox", 1), "Bearer  " + key} {
 		got := w.do("POST", "/v1/check", "application/json", ask, "Authorization", header)
 		w.want(got, 401, none)
@@ -195,7 +198,8 @@ func TestKeys(t *testing.T) {
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for id, kept := range map[string]bool{"abc-123": true, "with space": true, strings.Repeat("x", 128): true, strings.Repeat("x", 129): false, "": false, "a\x7f": false, "é": false} {
+	for id, kept := range map[string]bool{"abc-123": true, "with space": true, strings.Repeat("x", 128): true,
+		strings.Repeat("x", 129): false, "": false, "a\x7f": false, "é": false} {
 		got := w.do("GET", "/v1/nothing", "", "", "X-Request-ID", id)
 		echo := got.Header().Get("X-Request-ID")
 		if (echo == id) != kept || echo == "" {
@@ -228,7 +232,8 @@ func TestServerPages(t *testing.T) {
 	got := w.do("GET", "/metrics", "", "", "Authorization", "")
 	for _, line := range []string{
 		`usher_http_requests_total{code="200",route="POST /v1/check"} 1`, `usher_http_requests_total{code="400",route="POST /v1/check"} 1`,
-		`usher_http_request_duration_seconds_count{route="POST /v1/check"} 2`, `usher_decisions_total{reason="granted"} 1`, `usher_events_total{result="invalid_value"} 1`,
+		`usher_http_request_duration_seconds_count{route="POST /v1/check"} 2`, `usher_decisions_total{reason="granted"} 1`,
+		`usher_events_total{result="invalid_value"} 1`,
 	} {
 		if !strings.Contains(got.Body.String(), "\n"+line+"\n") {
 			t.Errorf("/metrics does not have %s", line)

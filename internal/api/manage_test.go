@@ -22,7 +22,10 @@ func managed(t *testing.T) *world {
 	var n atomic.Int64
 	w.again(func(s *setup) {
 		cfg := &s.API
-		cfg.Customers = customers.New(customers.Config{DB: w.db, Live: cfg.Live, NewID: func(p string) string { return fmt.Sprintf("%s%d", p, n.Add(1)) }})
+		cfg.Customers = customers.New(customers.Config{DB: w.db, Live: cfg.Live, NewID: func(p string) string {
+			return fmt.Sprintf("%s%d", p,
+				n.Add(1))
+		}})
 		cfg.Catalog = catalog.New(catalog.Config{DB: w.db, Live: cfg.Live})
 	})
 	return w
@@ -101,7 +104,8 @@ func TestManagement(t *testing.T) {
 	put(415, "/v1/catalog", "text/plain", managedCatalog)
 	put(400, "/v1/catalog", "application/yaml", "usher: 2")
 	got := w.do("GET", "/v1/catalog", "", "", sandbox...)
-	if got.Code != 200 || got.Body.String() != managedCatalog || got.Header().Get("Content-Type") != "application/yaml" || got.Header().Get("ETag") != tag {
+	if got.Code != 200 || got.Body.String() != managedCatalog || got.Header().Get("Content-Type") != "application/yaml" ||
+		got.Header().Get("ETag") != tag {
 		t.Errorf("got %d %v %s", got.Code, got.Header(), got.Body)
 	}
 	if m := do(200, "GET", "/v1/catalog/revisions", ""); len(m["data"].([]any)) != 1 {
@@ -109,7 +113,8 @@ func TestManagement(t *testing.T) {
 	}
 
 	do(201, "PUT", "/v1/customers/acme", `{"name":"Acme","timezone":"America/New_York","metadata":{"crm":"42"}}`)
-	if m := do(200, "PUT", "/v1/customers/acme", `{"name":"Acme <Inc>","timezone":"America/New_York"}`); m["name"] != "Acme <Inc>" || m["anchor"] != "2026-01-31T00:00:00Z" {
+	if m := do(200, "PUT", "/v1/customers/acme", `{"name":"Acme <Inc>","timezone":"America/New_York"}`); m["name"] != "Acme <Inc>" ||
+		m["anchor"] != "2026-01-31T00:00:00Z" {
 		t.Errorf("got %v", m)
 	}
 	s := do(201, "POST", "/v1/customers/acme/subscriptions", `{"plan":"pro","addons":[{"addon":"pack","quantity":2}],"trial_ends_at":null}`)
@@ -125,7 +130,8 @@ func TestManagement(t *testing.T) {
 	if first["feature"] != "api" || first["changed"] != true || first["after"].(map[string]any)["limit"] != 10.0 {
 		t.Errorf("got %v", p)
 	}
-	if m := do(200, "PATCH", "/v1/subscriptions/"+id, `{"plan":"free","when":"period_end"}`); m["plan"] != "pro@1" || len(m["scheduled"].([]any)) != 1 {
+	if m := do(200, "PATCH", "/v1/subscriptions/"+id, `{"plan":"free","when":"period_end"}`); m["plan"] != "pro@1" ||
+		len(m["scheduled"].([]any)) != 1 {
 		t.Errorf("got %v", m)
 	}
 	if m := do(200, "PATCH", "/v1/subscriptions/"+id, `{"ends_at":"2026-12-01T00:00:00Z"}`); m["ends_at"] != "2026-12-01T00:00:00Z" {
@@ -141,11 +147,13 @@ func TestManagement(t *testing.T) {
 		t.Errorf("got %v", m)
 	}
 
-	o := do(201, "POST", "/v1/customers/acme/overrides", `{"feature":"api","value":{"limit":9007199254740993},"reason":"beta","expires_at":"2026-06-01T00:00:00Z"}`)
+	o := do(201, "POST", "/v1/customers/acme/overrides", `{"feature":"api","value":{"limit":9007199254740993},"reason":"beta",`+
+		`"expires_at":"2026-06-01T00:00:00Z"}`)
 	if raw, _ := w.call(200, "GET", "/v1/customers/acme/overrides", "", sandbox...); fmt.Sprint(raw["data"]) == "" {
 		t.Error("no overrides")
 	}
-	if r := w.do("GET", "/v1/customers/acme/overrides", "", "", sandbox...); !strings.Contains(r.Body.String(), `"value":{"limit":9007199254740993}`) {
+	if r := w.do("GET", "/v1/customers/acme/overrides", "", "", sandbox...); !strings.Contains(r.Body.String(),
+		`"value":{"limit":9007199254740993}`) {
 		t.Errorf("the number went through a float: %s", r.Body)
 	}
 	do(204, "DELETE", "/v1/overrides/"+o["id"].(string), "")
@@ -231,7 +239,8 @@ func TestS13_ManagementIsIdempotent(t *testing.T) {
 	_, first := w.call(201, "POST", grants, body)
 	for _, same := range []string{body, `{"key":"k1","reason":"<welcome>","amount":"5","feature":"api_calls"}`} {
 		_, again := w.call(201, "POST", grants, same)
-		if again.Body.String() != first.Body.String() || again.Header().Get("Idempotent-Replayed") != "true" || first.Header().Get("Idempotent-Replayed") != "" {
+		if again.Body.String() != first.Body.String() || again.Header().Get("Idempotent-Replayed") != "true" ||
+			first.Header().Get("Idempotent-Replayed") != "" {
 			t.Errorf("got %s, want %s again", again.Body, first.Body)
 		}
 	}

@@ -27,9 +27,11 @@ is made from the server's own tables.
 
 ## Which role has which permission
 
-` + "`✓` in both environments, `s` in the sandbox only, `p` in production only. What is about operators is of the installation:\nonly what is held in production gives it, whichever environment a call is about.\n")
+` + "`✓` in both environments, `s` in the sandbox only, `p` in production only. What is about operators is of the installation:\n" +
+		"only what is held in production gives it, whichever environment a call is about.\n")
 	table := func(title string, roles []string) {
-		fmt.Fprintf(&b, "\n%s\n\n| permission | risk | %s |\n| --- | --- |%s\n", title, strings.Join(roles, " | "), strings.Repeat(" --- |", len(roles)))
+		fmt.Fprintf(&b, "\n%s\n\n| permission | risk | %s |\n| --- | --- |%s\n", title, strings.Join(roles, " | "),
+			strings.Repeat(" --- |", len(roles)))
 		for _, p := range auth.Permissions {
 			risk := string(p.Risk(usher.Production))
 			if in := string(p.Risk(usher.Sandbox)); in != risk {
@@ -44,7 +46,8 @@ is made from the server's own tables.
 	}
 	table("Roles of keys:", keyRoles)
 	table("Roles of operators, which keys may have too, `owner` apart:", auth.OperatorRoles)
-	b.WriteString("\n## Which call takes which permission\n\n| call | permission | roles in production | in the sandbox also | not in the sandbox |\n| --- | --- | --- | --- | --- |\n")
+	b.WriteString("\n## Which call takes which permission\n\n| call | permission | roles in production | in the sandbox also | not in the " +
+		"sandbox |\n| --- | --- | --- | --- | --- |\n")
 	for _, rt := range a.Routes() {
 		if rt.Perm == "" {
 			continue
@@ -62,7 +65,8 @@ is made from the server's own tables.
 				not = append(not, role)
 			}
 		}
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n", rt.Pattern, rt.Perm, strings.Join(in, " "), strings.Join(also, " "), strings.Join(not, " "))
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n", rt.Pattern, rt.Perm, strings.Join(in, " "), strings.Join(also, " "),
+			strings.Join(not, " "))
 	}
 	b.WriteString("\nThese take no key: ")
 	var open []string
@@ -109,7 +113,7 @@ func TestMatrixPage(t *testing.T) {
 	}
 }
 
-// caller sends requests as somebody.
+// caller sends requests with one key or session.
 type caller struct {
 	name string
 	env  usher.Environment
@@ -151,7 +155,8 @@ func callers(t *testing.T, w *world) (good, bad []caller) {
 			t.Fatal(err)
 		}
 		add(&bad, "a revoked key of "+string(env), env, "", "Bearer "+revoked)
-		expired, _, err := w.auth.CreateKey(t.Context(), cli, env, auth.NewKey{Role: auth.RoleAdmin, ExpiresAt: time.Now().Add(5 * time.Millisecond)})
+		expired, _, err := w.auth.CreateKey(t.Context(), cli, env, auth.NewKey{Role: auth.RoleAdmin,
+			ExpiresAt: time.Now().Add(5 * time.Millisecond)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +258,8 @@ func TestKeysOfOneEnvironmentDoNotSeeTheOthers(t *testing.T) {
 	}
 	id := field(t, made, "id")
 	sandbox := []string{"Authorization", "Bearer " + w.keys["sandbox"]}
-	if got := w.do("GET", "/v1/keys", "", "", sandbox...); got.Code != 200 || strings.Contains(got.Body.String(), id) || strings.Contains(got.Body.String(), "zq7") {
+	if got := w.do("GET", "/v1/keys", "", "", sandbox...); got.Code != 200 || strings.Contains(got.Body.String(), id) ||
+		strings.Contains(got.Body.String(), "zq7") {
 		t.Errorf("got %d %s, want the sandbox's keys only", got.Code, got.Body)
 	}
 	for _, call := range [][2]string{{"DELETE", "/v1/keys/" + id}, {"POST", "/v1/keys/" + id + "/rotate"}} {

@@ -86,8 +86,9 @@ func TestOFREP_Flags(t *testing.T) {
 		return `"metadata":{"reason":"granted","allowed":true,"kind":"` + kind + `","plan":"pro@1","revision":3}}`
 	}
 	for key, want := range map[string]string{
-		"sso":              `{"key":"sso","value":true,"reason":"TARGETING_MATCH","variant":"on",` + yes("switch"),
-		"audit":            `{"key":"audit","value":false,"reason":"DISABLED","variant":"off","metadata":{"reason":"not_entitled","allowed":false,"kind":"switch","revision":3}}`,
+		"sso": `{"key":"sso","value":true,"reason":"TARGETING_MATCH","variant":"on",` + yes("switch"),
+		"audit": `{"key":"audit","value":false,"reason":"DISABLED","variant":"off","metadata":{"reason":"not_entitled",` +
+			`"allowed":false,"kind":"switch","revision":3}}`,
 		"support":          `{"key":"support","value":"email","reason":"TARGETING_MATCH","variant":"email",` + yes("config"),
 		"regions":          `{"key":"regions","value":["eu","us"],"reason":"TARGETING_MATCH","variant":"pro@1",` + yes("config"),
 		"retention":        `{"key":"retention","value":90,"reason":"TARGETING_MATCH","variant":"pro@1",` + yes("config"),
@@ -95,12 +96,23 @@ func TestOFREP_Flags(t *testing.T) {
 		"greeting":         `{"key":"greeting","value":"hi, \"you\" <b>","reason":"TARGETING_MATCH","variant":"pro@1",` + yes("config"),
 		"greeting.allowed": `{"key":"greeting.allowed","value":true,"reason":"TARGETING_MATCH","variant":"on",` + yes("config"),
 		"none":             `{"key":"none","value":0,` + no("config"),
-		"none.allowed":     `{"key":"none.allowed","value":false,"reason":"DISABLED","variant":"off","metadata":{"reason":"not_entitled","allowed":false,"kind":"config","revision":3}}`,
-		"exports":          `{"key":"exports","value":{"allowed":true,"reason":"within_limit","limit":3,"used":0,"reserved":0,"remaining":3,"unlimited":false,"overage":0,` + month + `},"reason":"TARGETING_MATCH","variant":"pro@1","metadata":{"reason":"within_limit","allowed":true,"kind":"metered","plan":"pro@1","limit":3,"used":0,"reserved":0,"remaining":3,"unlimited":false,"overage":0,` + resets + `,"revision":3}}`,
-		"hours.allowed":    `{"key":"hours.allowed","value":true,"reason":"TARGETING_MATCH","variant":"on","metadata":{"reason":"within_limit","allowed":true,"kind":"metered","plan":"pro@1","limit":"2.5","used":"0.0","reserved":"0.0","remaining":"2.5","unlimited":false,"overage":"0.0",` + resets + `,"revision":3}}`,
-		"editors":          `{"key":"editors","value":{"allowed":true,"reason":"within_limit","limit":5,"used":0,"reserved":0,"remaining":5,"unlimited":false,"overage":0},"reason":"TARGETING_MATCH","variant":"pro@1","metadata":{"reason":"within_limit","allowed":true,"kind":"seats","plan":"pro@1","limit":5,"used":0,"reserved":0,"remaining":5,"unlimited":false,"overage":0,"revision":3}}`,
-		"credits":          `{"key":"credits","value":{"allowed":true,"reason":"unlimited","used":0,"reserved":0,"unlimited":true,"overage":0},"reason":"TARGETING_MATCH","variant":"pro@1","metadata":{"reason":"unlimited","allowed":true,"kind":"credits","plan":"pro@1","used":0,"reserved":0,"unlimited":true,"overage":0,"revision":3}}`,
-		"credits.allowed":  `{"key":"credits.allowed","value":"mine","reason":"TARGETING_MATCH","variant":"pro@1",` + yes("config"), // a feature goes before what is made up
+		"none.allowed": `{"key":"none.allowed","value":false,"reason":"DISABLED","variant":"off","metadata":{"reason":"not_entitled",` +
+			`"allowed":false,"kind":"config","revision":3}}`,
+		"exports": `{"key":"exports","value":{"allowed":true,"reason":"within_limit","limit":3,"used":0,"reserved":0,"remaining":3,` +
+			`"unlimited":false,"overage":0,` + month + `},"reason":"TARGETING_MATCH","variant":"pro@1","metadata":{"reason":"within_limit",` +
+			`"allowed":true,"kind":"metered","plan":"pro@1","limit":3,"used":0,"reserved":0,"remaining":3,"unlimited":false,"overage":0,` +
+			resets + `,"revision":3}}`,
+		"hours.allowed": `{"key":"hours.allowed","value":true,"reason":"TARGETING_MATCH","variant":"on",` +
+			`"metadata":{"reason":"within_limit","allowed":true,"kind":"metered","plan":"pro@1","limit":"2.5","used":"0.0","reserved":"0.0",` +
+			`"remaining":"2.5","unlimited":false,"overage":"0.0",` + resets + `,"revision":3}}`,
+		"editors": `{"key":"editors","value":{"allowed":true,"reason":"within_limit","limit":5,"used":0,"reserved":0,"remaining":5,` +
+			`"unlimited":false,"overage":0},"reason":"TARGETING_MATCH","variant":"pro@1","metadata":{"reason":"within_limit","allowed":true,` +
+			`"kind":"seats","plan":"pro@1","limit":5,"used":0,"reserved":0,"remaining":5,"unlimited":false,"overage":0,"revision":3}}`,
+		"credits": `{"key":"credits","value":{"allowed":true,"reason":"unlimited","used":0,"reserved":0,"unlimited":true,` +
+			`"overage":0},"reason":"TARGETING_MATCH","variant":"pro@1","metadata":{"reason":"unlimited","allowed":true,"kind":"credits",` +
+			`"plan":"pro@1","used":0,"reserved":0,"unlimited":true,"overage":0,"revision":3}}`,
+		"credits.allowed": `{"key":"credits.allowed","value":"mine","reason":"TARGETING_MATCH","variant":"pro@1",` + yes("config"),
+		// a feature goes before what is made up
 	} {
 		got := w.flag(key, acme)
 		if w.want(got, 200, want); !json.Valid(got.Body.Bytes()) {
@@ -113,10 +125,13 @@ func TestOFREP_Flags(t *testing.T) {
 		`{"key":"retention","value":0,"reason":"DISABLED","metadata":{"reason":"unknown_customer","allowed":false,"kind":"config","revision":3}}`)
 	// What is used up is off, and its numbers say why.
 	for n := range 3 {
-		w.want2xx(w.do("POST", "/v1/consume", "application/json", `{"customer":"acme","feature":"exports","amount":1}`, "Idempotency-Key", strings.Repeat("k", n+1)))
+		w.want2xx(w.do("POST", "/v1/consume", "application/json", `{"customer":"acme","feature":"exports","amount":1}`, "Idempotency-Key",
+			strings.Repeat("k", n+1)))
 	}
 	got := w.flag("exports.allowed", acme)
-	if want := `{"key":"exports.allowed","value":false,"reason":"DISABLED","variant":"off","metadata":{"reason":"limit_reached","allowed":false,"kind":"metered","plan":"pro@1","limit":3,"used":3,"reserved":0,"remaining":0,"unlimited":false,"overage":0,` + resets + `,"revision":3}}`; got.Body.String() != want {
+	if want := `{"key":"exports.allowed","value":false,"reason":"DISABLED","variant":"off","metadata":{"reason":"limit_reached",` +
+		`"allowed":false,"kind":"metered","plan":"pro@1","limit":3,"used":3,"reserved":0,"remaining":0,"unlimited":false,"overage":0,` +
+		resets + `,"revision":3}}`; got.Body.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", got.Body, want)
 	}
 }
@@ -165,7 +180,8 @@ func TestOFREP_Errors(t *testing.T) {
 			if err := json.Unmarshal(got.Body.Bytes(), &e); err != nil {
 				t.Errorf("%s %s: %v", c.key, c.body, err)
 			}
-			if got.Code != c.status || e["errorCode"] != c.code || e["key"] != key || e["errorDetails"] == "" || got.Header().Get("Content-Type") != "application/json" {
+			if got.Code != c.status || e["errorCode"] != c.code || e["key"] != key || e["errorDetails"] == "" ||
+				got.Header().Get("Content-Type") != "application/json" {
 				t.Errorf("%s %s: got %d %s, want %d %s", c.key, c.body, got.Code, got.Body, c.status, c.code)
 			}
 		}
@@ -175,7 +191,8 @@ func TestOFREP_Errors(t *testing.T) {
 			check(w.do("POST", flagsPath, "application/json", c.body), "")
 		}
 	}
-	if got := w.do("POST", flagsPath, "text/plain", `{}`); got.Code != 415 || !strings.Contains(got.Body.String(), `"errorCode":"PARSE_ERROR"`) {
+	if got := w.do("POST", flagsPath, "text/plain", `{}`); got.Code != 415 || !strings.Contains(got.Body.String(),
+		`"errorCode":"PARSE_ERROR"`) {
 		t.Errorf("another content type: got %d %s", got.Code, got.Body)
 	}
 	if got := w.do("POST", flagsPath, "application/json; charset=utf-8", `{"context":{"targetingKey":"acme"}}`); got.Code != 200 {
@@ -245,7 +262,8 @@ func TestOFREP_BulkAndETag(t *testing.T) {
 		}
 	}
 	// Another customer's change is none of this one's, its own is.
-	w.want2xx(w.do("POST", "/v1/customers/"+url.PathEscape("odd/näme ?&%")+"/overrides", "application/json", `{"feature":"retention","value":1,"reason":"test","expires":"never"}`))
+	w.want2xx(w.do("POST", "/v1/customers/"+url.PathEscape("odd/näme ?&%")+"/overrides", "application/json",
+		`{"feature":"retention","value":1,"reason":"test","expires":"never"}`))
 	if got := ask("If-None-Match", etag); got.Code != 304 {
 		t.Errorf("after another customer's change: got %d %s", got.Code, got.Body)
 	}
@@ -253,7 +271,8 @@ func TestOFREP_BulkAndETag(t *testing.T) {
 	if got := ask("If-None-Match", etag); got.Code != 200 || got.Header().Get("ETag") == etag {
 		t.Errorf("after use: got %d", got.Code)
 	}
-	w.want2xx(w.do("POST", "/v1/customers/acme/overrides", "application/json", `{"feature":"retention","value":365,"reason":"test","expires":"never"}`))
+	w.want2xx(w.do("POST", "/v1/customers/acme/overrides", "application/json",
+		`{"feature":"retention","value":365,"reason":"test","expires":"never"}`))
 	got := ask("If-None-Match", etag)
 	if flags := bulk(t, got); flags["retention"]["value"] != 365.0 {
 		t.Errorf("after its own change: got %s", got.Body)
@@ -269,7 +288,8 @@ func TestOFREP_BulkAndETag(t *testing.T) {
 func TestOFREP_KeyOfOneCustomer(t *testing.T) {
 	t.Parallel()
 	w := newFlagWorld(t)
-	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleOFREP, Customer: "acme"})
+	key, _, err := w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production,
+		auth.NewKey{Role: auth.RoleOFREP, Customer: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,24 +322,29 @@ func TestOFREP_CrossOrigin(t *testing.T) {
 	w := newFlagWorld(t)
 	const page = "https://app.example.com"
 	preflight := func(path, origin string) *httptest.ResponseRecorder {
-		return w.do("OPTIONS", path, "", "", "Authorization", "", "Origin", origin, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization,content-type,if-none-match")
+		return w.do("OPTIONS", path, "", "", "Authorization", "", "Origin", origin, "Access-Control-Request-Method", "POST",
+			"Access-Control-Request-Headers", "authorization,content-type,if-none-match")
 	}
 	if got := preflight(flagsPath, page); got.Code == 204 || got.Header().Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("none by default: got %d %v", got.Code, got.Header())
 	}
 	w.again(func(s *setup) { s.Origins = []string{page, "http://localhost:5173"} })
 	got := preflight(flagsPath+"/sso", page)
-	wantHeaders(t, got.Header(), map[string]string{"Access-Control-Allow-Origin": page, "Vary": "Origin", "Access-Control-Allow-Credentials": "", "Access-Control-Allow-Methods": "GET, POST"})
-	if allow := got.Header().Get("Access-Control-Allow-Headers"); got.Code != 204 || !strings.Contains(allow, "Authorization") || !strings.Contains(allow, "If-None-Match") || !strings.Contains(allow, "Content-Type") {
+	wantHeaders(t, got.Header(), map[string]string{"Access-Control-Allow-Origin": page, "Vary": "Origin",
+		"Access-Control-Allow-Credentials": "", "Access-Control-Allow-Methods": "GET, POST"})
+	if allow := got.Header().Get("Access-Control-Allow-Headers"); got.Code != 204 || !strings.Contains(allow, "Authorization") ||
+		!strings.Contains(allow, "If-None-Match") || !strings.Contains(allow, "Content-Type") {
 		t.Errorf("got %d %s", got.Code, allow)
 	}
-	for _, c := range []struct{ path, origin string }{{flagsPath, "https://evil.example.com"}, {flagsPath, "null"}, {"/v1/check", page}, {"/ofrepx", page}, {flagsPath, page + "/"}} {
+	for _, c := range []struct{ path, origin string }{{flagsPath, "https://evil.example.com"}, {flagsPath, "null"}, {"/v1/check", page},
+		{"/ofrepx", page}, {flagsPath, page + "/"}} {
 		if got := preflight(c.path, c.origin); got.Code == 204 || got.Header().Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("%s from %s: got %d %v", c.path, c.origin, got.Code, got.Header())
 		}
 	}
 	got = w.do("POST", flagsPath, "application/json", `{"context":{"targetingKey":"acme"}}`, "Origin", page)
-	wantHeaders(t, got.Header(), map[string]string{"Access-Control-Allow-Origin": page, "Access-Control-Expose-Headers": "ETag, Retry-After, X-Request-ID", "Access-Control-Allow-Credentials": ""})
+	wantHeaders(t, got.Header(), map[string]string{"Access-Control-Allow-Origin": page,
+		"Access-Control-Expose-Headers": "ETag, Retry-After, X-Request-ID", "Access-Control-Allow-Credentials": ""})
 	// A page must be able to read that its key does not hold.
 	got = w.do("POST", flagsPath, "application/json", `{}`, "Origin", page, "Authorization", "")
 	wantHeaders(t, got.Header(), map[string]string{"Access-Control-Allow-Origin": page})
@@ -358,7 +383,8 @@ func (w *world) streamOf(customer, member string, headers ...string) string {
 			InactivityDelaySec int
 		}
 	}
-	if err := json.Unmarshal(got.Body.Bytes(), &all); err != nil || len(all.EventStreams) != 1 || all.EventStreams[0].Type != "sse" || all.EventStreams[0].InactivityDelaySec != 120 {
+	if err := json.Unmarshal(got.Body.Bytes(), &all); err != nil || len(all.EventStreams) != 1 || all.EventStreams[0].Type != "sse" ||
+		all.EventStreams[0].InactivityDelaySec != 120 {
 		w.t.Fatalf("got %d %s, %v", got.Code, got.Body, err)
 	}
 	return all.EventStreams[0].URL
@@ -425,7 +451,8 @@ func told(t *testing.T, who string, c <-chan string) (etag string) {
 
 func (w *world) override(customer, feature, value string) {
 	w.t.Helper()
-	w.want2xx(w.do("POST", "/v1/customers/"+url.PathEscape(customer)+"/overrides", "application/json", `{"feature":"`+feature+`","value":`+value+`,"reason":"test","expires":"never"}`))
+	w.want2xx(w.do("POST", "/v1/customers/"+url.PathEscape(customer)+"/overrides", "application/json", `{"feature":"`+feature+`","value":`+
+		value+`,"reason":"test","expires":"never"}`))
 }
 
 func TestOFREP_Events(t *testing.T) {
@@ -443,7 +470,8 @@ func TestOFREP_Events(t *testing.T) {
 	w.override("acme", "retention", `365`)
 	etag := told(t, "acme", acme)
 	told(t, "acme by its key", byKey)
-	if got := w.do("POST", flagsPath+"?flagConfigEtag="+url.QueryEscape(etag), "application/json", `{"context":{"targetingKey":"acme"}}`); bulk(t, got)["retention"]["value"] != 365.0 {
+	if got := w.do("POST", flagsPath+"?flagConfigEtag="+url.QueryEscape(etag), "application/json",
+		`{"context":{"targetingKey":"acme"}}`); bulk(t, got)["retention"]["value"] != 365.0 {
 		t.Errorf("asked again: got %s", got.Body)
 	}
 	// Use is not told, what other customers do neither.
@@ -568,7 +596,8 @@ func TestOFREP_EventsOfManyNodes(t *testing.T) {
 	if flags := bulk(t, behind.do("POST", flagsPath, "application/json", ask)); flags["retention"]["value"] != 90.0 {
 		t.Errorf("got %v from a node that is behind: is it?", flags["retention"])
 	}
-	if flags := bulk(t, behind.do("POST", flagsPath+"?flagConfigEtag="+url.QueryEscape(etag)+"&flagConfigLastModified=1", "application/json", ask)); flags["retention"]["value"] != 365.0 {
+	if flags := bulk(t, behind.do("POST", flagsPath+"?flagConfigEtag="+url.QueryEscape(etag)+"&flagConfigLastModified=1", "application/json",
+		ask)); flags["retention"]["value"] != 365.0 {
 		t.Errorf("got %v, want what the event told of", flags["retention"])
 	}
 }

@@ -11,16 +11,16 @@ import (
 	"github.com/usher-sh/usher/internal/auth"
 )
 
-// holding is a role that somebody here holds.
+// holding is a role that an operator here holds.
 type holding struct {
 	role  string
 	env   usher.Environment // "" is both
-	until time.Duration     // from the beginning; 0: for good
+	until time.Duration     // from the beginning; 0: permanently
 	glass bool              // taken in an emergency
 }
 
-// somebody is an operator with a live session.
-type somebody struct {
+// walker is an operator with a live session.
+type walker struct {
 	name, id, cookie string
 	holds            []holding
 }
@@ -28,7 +28,7 @@ type somebody struct {
 // may is what the holdings give after a time, said in other words than the code
 // that is tested: a role counts in its environment; what is about operators
 // counts in any where it is held in production; an emergency hands out no rights.
-func (s *somebody) may(p auth.Permission, env usher.Environment, after time.Duration) bool {
+func (s *walker) may(p auth.Permission, env usher.Environment, after time.Duration) bool {
 	for _, h := range s.holds {
 		if h.until != 0 && after >= h.until {
 			continue
@@ -50,8 +50,8 @@ func (s *somebody) may(p auth.Permission, env usher.Environment, after time.Dura
 
 // TestLaw_SessionsTimesRoutes walks every route with the session of an operator
 // of every role, held in production, in the sandbox and in both, calling about
-// each environment: exactly what the roles in force give is let in, what can do
-// much harm only after a fresh proof, and roles end when they end.
+// each environment: exactly what the roles in force give is let in, high-risk actions
+// only after a fresh proof, and roles end when they end.
 func TestLaw_SessionsTimesRoutes(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, nil)
@@ -68,10 +68,10 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 		}
 		return got.Body.String()
 	}
-	join := func(name string) *somebody {
+	join := func(name string) *walker {
 		t.Helper()
 		peer()
-		s := &somebody{name: name}
+		s := &walker{name: name}
 		s.cookie = o.owner(fmt.Sprintf("p%d@example.com", made))
 		var out sessionOut
 		mustJSON(t, []byte(ask(200, s.cookie, "GET", "/v1/session", "")), &out)
@@ -80,7 +80,7 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 	}
 	boss := join("the owner")
 	boss.holds = []holding{{role: auth.RoleOwner}}
-	person := func(name string, holds ...holding) *somebody {
+	person := func(name string, holds ...holding) *walker {
 		t.Helper()
 		s := join(name)
 		for _, h := range holds {
@@ -102,17 +102,19 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 		}
 		return s
 	}
-	people := []*somebody{boss, person("nobody in particular")}
+	people := []*walker{boss, person("nobody in particular")}
 	for _, role := range auth.OperatorRoles {
 		for _, env := range append([]usher.Environment{""}, usher.Environments...) {
 			people = append(people, person(fmt.Sprintf("%s of %q", role, env), holding{role: role, env: env}))
 		}
 	}
 	const short = 5 * time.Minute
-	temporary := []*somebody{
+	temporary := []*walker{
 		person("sales until soon", holding{role: auth.RoleSales, until: short}),
-		person("an owner until soon, else finance", holding{role: auth.RoleFinance}, holding{role: auth.RoleOwner, env: usher.Production, until: short}),
-		person("developer in the sandbox until soon, else security", holding{role: auth.RoleSecurity}, holding{role: auth.RoleDeveloper, env: usher.Sandbox, until: short}),
+		person("an owner until soon, else finance", holding{role: auth.RoleFinance}, holding{role: auth.RoleOwner, env: usher.Production,
+			until: short}),
+		person("developer in the sandbox until soon, else security", holding{role: auth.RoleSecurity},
+			holding{role: auth.RoleDeveloper, env: usher.Sandbox, until: short}),
 	}
 	elevated := func(base, role string, env usher.Environment, glass bool) {
 		t.Helper()
@@ -140,13 +142,14 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 	people = append(people, temporary...)
 	people = append(people, waits)
 
-	gone, away, out := person("erased", holding{role: auth.RoleSupport}), person("not active", holding{role: auth.RoleSupport}), person("logged out", holding{role: auth.RoleSupport})
+	gone, away, out := person("erased", holding{role: auth.RoleSupport}), person("not active",
+		holding{role: auth.RoleSupport}), person("logged out", holding{role: auth.RoleSupport})
 	ask(204, boss.cookie, "DELETE", "/v1/operators/"+gone.id, "")
 	ask(200, boss.cookie, "PATCH", "/v1/operators/"+away.id, `{"active":false}`)
 	ask(204, out.cookie, "DELETE", "/v1/session", "")
 
 	calls := 0
-	walk := func(after time.Duration, proved bool, people []*somebody) {
+	walk := func(after time.Duration, proved bool, people []*walker) {
 		t.Helper()
 		o.ahead.Store(int64(after))
 		for _, rt := range o.api.Routes() {
@@ -167,8 +170,10 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 					if rt.Perm == auth.PermSCIM {
 						want = false // it takes a key that belongs to a customer
 					}
-					if in != want || got.Code >= 500 || !in && !strings.Contains(got.Body.String(), `"code":"`+string(code)+`"`) && !strings.Contains(rt.Pattern, "/scim/") {
-						t.Errorf("%s after %v as %s in %s: got %d %s, want it let in: %v, else %s", rt.Pattern, after, s.name, env, got.Code, got.Body, want, code)
+					if in != want || got.Code >= 500 || !in && !strings.Contains(got.Body.String(), `"code":"`+string(code)+`"`) &&
+						!strings.Contains(rt.Pattern, "/scim/") {
+						t.Errorf("%s after %v as %s in %s: got %d %s, want it let in: %v, else %s", rt.Pattern, after, s.name, env, got.Code, got.Body,
+							want, code)
 					}
 				}
 			}
@@ -177,7 +182,7 @@ func TestLaw_SessionsTimesRoutes(t *testing.T) {
 	walk(0, true, people)
 	walk(short+time.Minute, true, temporary)
 	walk(15*time.Minute, false, people)
-	for _, s := range []*somebody{gone, away, out, {name: "no session", cookie: strings.Repeat("a", 52)}} {
+	for _, s := range []*walker{gone, away, out, {name: "no session", cookie: strings.Repeat("a", 52)}} {
 		for _, rt := range o.api.Routes() {
 			if rt.Perm == "" {
 				continue

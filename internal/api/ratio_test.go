@@ -29,7 +29,8 @@ func BenchmarkB2_CheckRatio(b *testing.B) {
 	ours := listen(b, w.api)
 	bare := listen(b, http.HandlerFunc(bareCheck))
 	// The same bytes go to both; the bare handler ignores the key.
-	raw := fmt.Appendf(nil, "POST /v1/check HTTP/1.1\r\nHost: usher\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s",
+	raw := fmt.Appendf(nil, "POST /v1/check HTTP/1.1\r\nHost: usher\r\nContent-Type: application/json\r\nAuthorization: Bearer "+
+		"%s\r\nContent-Length: %d\r\n\r\n%s",
 		w.keys[auth.RoleApp], len(body), body)
 	for _, addr := range []string{ours, bare} { // both warm, and both right
 		if rate(b, addr, raw, 200*time.Millisecond) == 0 {

@@ -63,7 +63,8 @@ func scimWorld(t testing.TB, dsn string) *world {
 		t.Fatalf("got %d %s", got.Code, got.Body)
 	}
 	var err error
-	w.keys["globex"], _, err = w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Name: "globex", Role: auth.RoleSCIM, Customer: "globex"})
+	w.keys["globex"], _, err = w.auth.CreateKey(t.Context(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production,
+		auth.NewKey{Name: "globex", Role: auth.RoleSCIM, Customer: "globex"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,13 +99,15 @@ func (w *world) scim(method, target, body string, headers ...string) *httptest.R
 	if body != "" {
 		contentType = "application/scim+json"
 	}
-	got := w.do(method, strings.ReplaceAll(target, " ", "%20"), contentType, body, append([]string{"Authorization", "Bearer " + w.keys[auth.RoleSCIM]}, headers...)...)
+	got := w.do(method, strings.ReplaceAll(target, " ", "%20"), contentType, body, append([]string{"Authorization", "Bearer " +
+		w.keys[auth.RoleSCIM]}, headers...)...)
 	if got.Body.Len() > 0 && got.Header().Get("Content-Type") != "application/scim+json" {
 		w.t.Errorf("%s %s: got Content-Type %q", method, target, got.Header().Get("Content-Type"))
 	}
 	if got.Code >= 400 {
 		var e scim.ErrorResponse
-		if err := json.Unmarshal(got.Body.Bytes(), &e); err != nil || e.Status != fmt.Sprint(got.Code) || e.Detail == "" || !slices.Equal(e.Schemas, []string{scim.ErrorURN}) {
+		if err := json.Unmarshal(got.Body.Bytes(), &e); err != nil || e.Status != fmt.Sprint(got.Code) || e.Detail == "" ||
+			!slices.Equal(e.Schemas, []string{scim.ErrorURN}) {
 			w.t.Errorf("%s %s: %d with %s, which is no error of SCIM", method, target, got.Code, got.Body)
 		}
 	}
@@ -254,7 +257,7 @@ func lacks(have, need any, where string) string {
 	case []any:
 		h, ok := have.([]any)
 		if !ok || len(h) != len(need) {
-			return where + " is no list of as many"
+			return where + " is not a list of as many"
 		}
 		for i := range need {
 			if found := lacks(h[i], need[i], fmt.Sprintf("%s[%d]", where, i)); found != "" {
@@ -293,7 +296,8 @@ func TestSCIM_Traps(t *testing.T) {
 			return w.json("GET", "/v1/customers/acme/seats/members", "").Body.String()
 		}
 		for _, name := range []string{"ann", "bob", "cid"} {
-			ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"`+name+`@x","externalId":"00u-`+name+`-000000001","roles":["viewer"],"team":"t-`+name+`"}`), `"value":"viewer"`)
+			ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"`+name+`@x","externalId":"00u-`+name+
+				`-000000001","roles":["viewer"],"team":"t-`+name+`"}`), `"value":"viewer"`)
 		}
 		all := w.scim("GET", "/scim/v2/Users", "").Body.String()
 
@@ -302,19 +306,22 @@ func TestSCIM_Traps(t *testing.T) {
 		for _, name := range []string{"ann", "bob"} {
 			ok(200, patch("/scim/v2/Users/00u-"+name+"-000000001", `[{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`))
 		}
-		ok(400, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"replace","path":"title","value":"Boss"},{"op":"add","path":"roles","value":[{"value":"analyst"}]}]`), `"scimType":"invalidValue"`, "seat")
+		ok(400, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"replace","path":"title","value":"Boss"},{"op":"add","path":"roles",`+
+			`"value":[{"value":"analyst"}]}]`), `"scimType":"invalidValue"`, "seat")
 		ok(200, w.scim("GET", "/scim/v2/Users/00u-cid-000000001", ""), `"roles":[{"display":"Viewer","primary":true,"value":"viewer"}]`)
 		if strings.Contains(w.scim("GET", "/scim/v2/Users/00u-cid-000000001", "").Body.String(), "Boss") {
 			t.Error("half of a refused change is there")
 		}
 		ok(400, w.scim("POST", "/scim/v2/Users", `{"userName":"dan@x","externalId":"00u-dan-000000001","roles":["analyst"]}`), "seat")
 		ok(404, w.scim("GET", "/scim/v2/Users/00u-dan-000000001", ""))
-		ok(200, w.scim("GET", "/scim/v2/Roles?filter=value%20eq%20%22analyst%22", ""), `"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2`, `"contains":["viewer"]`, `"supported":true`)
+		ok(200, w.scim("GET", "/scim/v2/Roles?filter=value%20eq%20%22analyst%22", ""), `"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2`,
+			`"contains":["viewer"]`, `"supported":true`)
 		ok(200, w.scim("GET", "/scim/v2/Roles/viewer", ""), `"containedBy":["analyst"]`, `"limitedAssignmentsPermitted":false`)
 		ok(200, w.scim("GET", "/scim/v2/Roles/auditor", ""), `"supported":false`)  // the plan has no such seats
 		ok(200, w.scim("GET", "/scim/v2/Roles/reviewer", ""), `"supported":false`) // nor what it allows
 		ok(200, w.scim("GET", "/scim/v2/Entitlements", ""), `"totalResults":4`, `"id":"sso"`)
-		ok(200, w.scim("GET", "/scim/v2/Entitlements/members", ""), `"supported":true,"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2,"type":"seats"`)
+		ok(200, w.scim("GET", "/scim/v2/Entitlements/members", ""),
+			`"supported":true,"totalAssignmentsPermitted":2,"totalAssignmentsUsed":2,"type":"seats"`)
 		ok(200, w.scim("GET", "/scim/v2/Entitlements?filter=type eq \"switch\" and supported eq true", ""), `"totalResults":1`, `"id":"exports"`)
 		ok(404, w.scim("GET", "/scim/v2/Roles/nothing", ""))
 		ok(404, w.scim("GET", "/scim/v2/Entitlements/calls", ""))
@@ -329,10 +336,12 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(404, patch("/scim/v2/Users/00u-cid-000000001", `[{"op":"replace","path":"title","value":"x"}]`))
 		ok(404, w.scim("PUT", "/scim/v2/Users/00u-cid-000000001", `{"userName":"cid@x"}`))
 		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"active","value":true}]`))
-		if got := seats(); !strings.Contains(got, `"00u-ann-000000001"`) || !strings.Contains(got, `"00u-bob-000000001"`) || strings.Contains(got, `"00u-cid-000000001"`) {
+		if got := seats(); !strings.Contains(got, `"00u-ann-000000001"`) || !strings.Contains(got, `"00u-bob-000000001"`) ||
+			strings.Contains(got, `"00u-cid-000000001"`) {
 			t.Errorf("seats: %s", got)
 		}
-		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"cid@x","externalId":"00u-cid-000000001"}`), `"id":"00u-cid-000000001"`, `"roles":[]`)
+		ok(201, w.scim("POST", "/scim/v2/Users", `{"userName":"cid@x","externalId":"00u-cid-000000001"}`), `"id":"00u-cid-000000001"`,
+			`"roles":[]`)
 		if got := w.scim("GET", "/scim/v2/Users/00u-cid-000000001", "").Body.String(); strings.Contains(got, "t-cid") {
 			t.Errorf("what was erased is back: %s", got)
 		}
@@ -368,7 +377,8 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"remove","path":"active"}]`))
 		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"id","value":"x"}]`), "mutability")
 		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","path":"groups","value":[]}]`), "mutability")
-		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","value":{"id":"x","meta":{},"groups":[],"title":"T"}}]`), `"id":"00u-ann-000000001"`, `"title":"T"`)
+		ok(200, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"replace","value":{"id":"x","meta":{},"groups":[],"title":"T"}}]`),
+			`"id":"00u-ann-000000001"`, `"title":"T"`)
 		ok(400, patch("/scim/v2/Users/00u-ann-000000001", `[{"op":"remove"}]`), "noTarget")
 		ok(400, w.scim("GET", "/scim/v2/Users?filter=userName", ""), "invalidFilter")
 		ok(400, w.scim("GET", "/scim/v2/Users?filter="+strings.Repeat("(", 40)+"a+pr"+strings.Repeat(")", 40), ""), "invalidFilter")
@@ -382,9 +392,11 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleRead]))
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleAdmin]), "needs a key of one customer")
 
-		// A mail address is no id, nor what somebody chose.
-		for name, id := range map[string]string{"ann.smith": "mbr_", "annsmith": "mbr_", "johann-sebastian-bach": "mbr_", "johann.sebastian.bach1685": "mbr_", "00u1": "mbr_",
-			"108712345678901234567": "108712345678901234567", "00ujl29u0le5T6Aj10h7": "00ujl29u0le5T6Aj10h7", "0a21f0f2-8d2a-4f8e-bf98-7363c4aed4ef": "0a21f0f2-8d2a-4f8e-bf98-7363c4aed4ef"} {
+		// A mail address is not an id, nor a name that a person chose.
+		for name, id := range map[string]string{"ann.smith": "mbr_", "annsmith": "mbr_", "johann-sebastian-bach": "mbr_",
+			"johann.sebastian.bach1685": "mbr_", "00u1": "mbr_",
+			"108712345678901234567": "108712345678901234567", "00ujl29u0le5T6Aj10h7": "00ujl29u0le5T6Aj10h7",
+			"0a21f0f2-8d2a-4f8e-bf98-7363c4aed4ef": "0a21f0f2-8d2a-4f8e-bf98-7363c4aed4ef"} {
 			got := w.scim("POST", "/scim/v2/Users", `{"userName":"opaque@x","externalId":"`+name+`"}`)
 			ok(201, got, `"id":"`+id, `"externalId":"`+name+`"`)
 			ok(204, w.scim("DELETE", strings.TrimPrefix(got.Header().Get("Location"), "https://usher.test"), ""))
@@ -407,14 +419,16 @@ func TestSCIM_Traps(t *testing.T) {
 		for _, name := range []string{"in", "out"} {
 			ok(201, w.scim("POST", "/scim/v2/Groups", `{"displayName":"G `+name+`","externalId":"`+name+`"}`), `"members":[]`)
 		}
-		ok(204, patch("/scim/v2/Groups/out", `[{"op":"add","path":"members","value":[{"value":"in","type":"Group"},{"value":"00u-ann-000000001"}]}]`))
+		ok(204, patch("/scim/v2/Groups/out", `[{"op":"add","path":"members","value":[{"value":"in","type":"Group"},`+
+			`{"value":"00u-ann-000000001"}]}]`))
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"out"}]}]`), "in itself")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"in"}]}]`), "in itself")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"nobody"}]}]`), "invalidValue")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"00u-ann-000000001","type":"Robot"}]}]`))
 		ok(400, w.scim("POST", "/scim/v2/Groups", `{"members":[]}`), "displayName is required")
 		ok(200, w.scim("GET", "/scim/v2/Groups/out", ""), `"type":"Group","value":"in"`, `"type":"User","value":"00u-ann-000000001"`)
-		ok(200, w.scim("PATCH", "/scim/v2/Groups/out?attributes=displayName", `{"Operations":[{"op":"replace","path":"displayName","value":"Out"}]}`), `"displayName":"Out"`)
+		ok(200, w.scim("PATCH", "/scim/v2/Groups/out?attributes=displayName",
+			`{"Operations":[{"op":"replace","path":"displayName","value":"Out"}]}`), `"displayName":"Out"`)
 		ok(200, w.scim("PUT", "/scim/v2/Groups/out", `{"displayName":"Out"}`), `"value":"00u-ann-000000001"`)
 		ok(200, w.scim("GET", `/scim/v2/Groups?filter=members[value eq "00u-ann-000000001"]`, ""), `"totalResults":1`)
 		ok(200, w.scim("GET", `/scim/v2/Users?filter=groups.display eq "out"&attributes=id`, ""), `"totalResults":1`, `"id":"00u-ann-000000001"`)
@@ -426,8 +440,10 @@ func TestSCIM_Traps(t *testing.T) {
 		// Pages.
 		for _, c := range []struct{ query, want string }{
 			{"", `"totalResults":3,"startIndex":1,"itemsPerPage":3`}, {"count=2", `"totalResults":3,"startIndex":1,"itemsPerPage":2`},
-			{"startIndex=3&count=2", `"totalResults":3,"startIndex":3,"itemsPerPage":1,"Resources":[{"active":true,"externalId":"00u-cid-000000001"`}, {"startIndex=9", `"startIndex":9,"itemsPerPage":0,"Resources":[]`},
-			{"count=0", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`}, {"count=-1&startIndex=-5", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`},
+			{"startIndex=3&count=2", `"totalResults":3,"startIndex":3,"itemsPerPage":1,"Resources":[{"active":true,` +
+				`"externalId":"00u-cid-000000001"`}, {"startIndex=9", `"startIndex":9,"itemsPerPage":0,"Resources":[]`},
+			{"count=0", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`},
+			{"count=-1&startIndex=-5", `"totalResults":3,"startIndex":1,"itemsPerPage":0,"Resources":[]`},
 			{"startIndex=2&count=1&filter=id pr", `"totalResults":3,"startIndex":2,"itemsPerPage":1`},
 		} {
 			ok(200, w.scim("GET", "/scim/v2/Users?"+c.query, ""), c.want)
@@ -460,19 +476,23 @@ func TestSCIM_Traps(t *testing.T) {
 func TestSCIM_ManualMembers(t *testing.T) {
 	t.Parallel()
 	onBothSCIM(t, func(t *testing.T, w *world) {
-		_, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, usher.By{Actor: usher.Actor{Kind: "cli"}}, "acme", directory.Change{Members: []usher.Member{
-			{ID: "eve@x", Type: "user", Active: true, Properties: map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no"}}}})
+		_, err := w.api.setup.API.Directory.Apply(t.Context(), usher.Production, usher.By{Actor: usher.Actor{Kind: "cli"}}, "acme",
+			directory.Change{Members: []usher.Member{
+				{ID: "eve@x", Type: "user", Active: true, Properties: map[string]any{"name": "Eve",
+					"region": "eu", "groups": "mine", "active": "no"}}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := w.scim("GET", `/scim/v2/Users?filter=userName eq "eve@x"`, "").Body.String()
-		if !strings.Contains(got, `"totalResults":1`) || !strings.Contains(got, `"groups":[]`) || strings.Contains(got, `"Eve"`) || !strings.Contains(got, `"active":true`) {
+		if !strings.Contains(got, `"totalResults":1`) || !strings.Contains(got, `"groups":[]`) || strings.Contains(got, `"Eve"`) ||
+			!strings.Contains(got, `"active":true`) {
 			t.Errorf("got %s", got)
 		}
 		if got := w.scim("POST", "/scim/v2/Users", `{"userName":"eve@x"}`); got.Code != 409 {
 			t.Errorf("got %d %s, want 409", got.Code, got.Body)
 		}
-		for _, c := range [][2]string{{"PUT", `{"userName":"Eve@x","externalId":"e1","displayName":"Eve","password":"secret!"}`}, {"PATCH", `{"Operations":[{"op":"add","value":{"password":"secret!"}}]}`}} {
+		for _, c := range [][2]string{{"PUT", `{"userName":"Eve@x","externalId":"e1","displayName":"Eve","password":"secret!"}`},
+			{"PATCH", `{"Operations":[{"op":"add","value":{"password":"secret!"}}]}`}} {
 			if got := w.scim(c[0], "/scim/v2/Users/eve@x", c[1]); got.Code != 200 {
 				t.Errorf("got %d %s", got.Code, got.Body)
 			}
@@ -482,7 +502,8 @@ func TestSCIM_ManualMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 		delete(m.Properties, "meta")
-		want := map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no", "userName": "Eve@x", "externalId": "e1", "displayName": "Eve"}
+		want := map[string]any{"name": "Eve", "region": "eu", "groups": "mine", "active": "no", "userName": "Eve@x", "externalId": "e1",
+			"displayName": "Eve"}
 		if fmt.Sprint(m.Properties) != fmt.Sprint(want) || !m.Active {
 			t.Errorf("got %v %v, want %v", m.Active, m.Properties, want)
 		}
@@ -525,7 +546,8 @@ func TestSCIM_ManyAtOnce(t *testing.T) {
 	seen := map[string]bool{}
 	for start := 1; start <= 1000; start += 300 {
 		var page struct{ Resources []struct{ ID string } }
-		if err := json.Unmarshal(w.scim("GET", fmt.Sprintf("/scim/v2/Users?startIndex=%d&count=300&attributes=id", start), "").Body.Bytes(), &page); err != nil {
+		if err := json.Unmarshal(w.scim("GET", fmt.Sprintf("/scim/v2/Users?startIndex=%d&count=300&attributes=id", start), "").Body.Bytes(),
+			&page); err != nil {
 			t.Fatal(err)
 		}
 		for i, r := range page.Resources {

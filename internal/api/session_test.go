@@ -33,7 +33,8 @@ func newOffice(t *testing.T, change func(*door.Config)) *office {
 	t.Helper()
 	o := &office{world: newWorld(t), peer: "192.0.2.1:1234"}
 	log := slog.New(slog.NewTextHandler(o.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	a := auth.New(auth.Config{DB: o.db, Log: log, PublicURL: "https://usher.example.com", Now: func() time.Time { return time.Now().Add(time.Duration(o.ahead.Load())) },
+	a := auth.New(auth.Config{DB: o.db, Log: log, PublicURL: "https://usher.example.com",
+		Now: func() time.Time { return time.Now().Add(time.Duration(o.ahead.Load())) },
 		Hash: func(password, salt []byte) []byte {
 			o.hashes.Add(1)
 			sum := sha256.Sum256(append(salt[:len(salt):len(salt)], password...))
@@ -130,8 +131,10 @@ func TestSessionsOverHTTP(t *testing.T) {
 
 	var s sessionOut
 	out = o.send("GET", "/v1/session", "", c.Value)
-	if err := json.Unmarshal(out.Body.Bytes(), &s); err != nil || out.Code != 200 || s.Operator.Email != "ann@example.com" || s.Method != "password" || s.CSRF != "origin" ||
-		s.ProvedUntil == nil || len(s.Permissions[usher.Production]) != len(auth.Permissions) || len(s.Risks[usher.Production]) == 0 || s.EndsAt.Sub(time.Now()) > 12*time.Hour {
+	if err := json.Unmarshal(out.Body.Bytes(), &s); err != nil || out.Code != 200 || s.Operator.Email != "ann@example.com" ||
+		s.Method != "password" || s.CSRF != "origin" ||
+		s.ProvedUntil == nil || len(s.Permissions[usher.Production]) != len(auth.Permissions) || len(s.Risks[usher.Production]) == 0 ||
+		s.EndsAt.Sub(time.Now()) > 12*time.Hour {
 		t.Errorf("got %d %s, %v", out.Code, out.Body, err)
 	}
 	// A session does what its roles may, in the environment that it names.
@@ -142,7 +145,7 @@ func TestSessionsOverHTTP(t *testing.T) {
 	// A key wins over a cookie, a broken one too.
 	o.want(o.send("GET", "/v1/customers/acme", "", c.Value, "Authorization", "Bearer x"), 401, usher.Unauthenticated)
 
-	// What can do much harm takes a proof of the last ten minutes.
+	// A high-risk action takes a proof of the last ten minutes.
 	const risky = "/v1/operators/opr_nobody/sessions"
 	o.want(o.send("DELETE", risky, "", c.Value), 404, usher.NotFound)
 	o.ahead.Add(int64(10 * time.Minute))
@@ -154,7 +157,8 @@ func TestSessionsOverHTTP(t *testing.T) {
 	proved := given(t, out).Value
 	o.want(o.send("DELETE", risky, "", proved), 404, usher.NotFound)
 	o.want(o.send("GET", "/v1/session", "", c.Value), 401, usher.Unauthenticated) // the cookie before
-	if got := o.send("GET", "/v1/session", "", "").Body.String(); !strings.Contains(got, `"title":"Not authenticated"`) || strings.Contains(got, "key") {
+	if got := o.send("GET", "/v1/session", "", "").Body.String(); !strings.Contains(got, `"title":"Not authenticated"`) ||
+		strings.Contains(got, "key") {
 		t.Errorf("without a session: got %s, want no word of keys", got)
 	}
 
@@ -172,12 +176,14 @@ func TestSessionsOverHTTP(t *testing.T) {
 	o.want(out, 201, "")
 	in := given(t, out).Value
 	o.want(o.send("GET", "/v1/session", "", in), 200, "")
-	o.want(o.send("GET", "/v1/session", "", "", "Cookie", door.SessionCookie+"="+in+"; "+door.SessionCookie+"="+in), 401, usher.Unauthenticated)
-	// Somebody ends all of her sessions.
+	o.want(o.send("GET", "/v1/session", "", "", "Cookie", door.SessionCookie+"="+in+"; "+door.SessionCookie+"="+in), 401,
+		usher.Unauthenticated)
+	// Another operator ends all of her sessions.
 	o.want(o.send("DELETE", "/v1/operators/"+s.Operator.ID+"/sessions", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]), 204, "")
 	o.want(o.send("GET", "/v1/session", "", in), 401, usher.Unauthenticated)
 
-	for _, bad := range []string{``, `[]`, `{`, `{"email":1,"password":"zq7"}`, `{"email":"a","password":"zq7","more":"zq7"}`, `{"email":"a","email":"b"}`} {
+	for _, bad := range []string{``, `[]`, `{`, `{"email":1,"password":"zq7"}`, `{"email":"a","password":"zq7","more":"zq7"}`,
+		`{"email":"a","email":"b"}`} {
 		out := o.send("POST", "/v1/session", bad, "", "Content-Type", "application/json")
 		if o.want(out, 400, usher.Invalid); strings.Contains(out.Body.String(), "zq7") {
 			t.Errorf("%s: the answer repeats it: %s", bad, out.Body)
@@ -206,7 +212,7 @@ func TestSessionsOverHTTP(t *testing.T) {
 }
 
 // TestCrossSite: another site's page can do nothing with a session, nor log
-// somebody in as somebody else.
+// a person in as another one.
 func TestCrossSite(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, nil)
@@ -216,28 +222,36 @@ func TestCrossSite(t *testing.T) {
 		site, origin string
 		ok           bool
 	}{
-		{"same-origin", "", true}, {"same-origin", "https://usher.example.com", true}, {"none", "", true}, {"", "https://usher.example.com", true},
-		{"cross-site", "", false}, {"same-site", "", false}, {"cross-site", "https://usher.example.com", true}, // the last cannot be of a browser: the origin is what is trusted
-		{"", "https://evil.example", false}, {"", "null", false}, {"", "http://usher.example.com.evil.example", false}, {"cross-site", "https://evil.example", false}, {"", "", false},
+		{"same-origin", "", true}, {"same-origin", "https://usher.example.com", true}, {"none", "", true},
+		{"", "https://usher.example.com", true},
+		{"cross-site", "", false}, {"same-site", "", false}, {"cross-site", "https://usher.example.com", true},
+		// the last cannot be of a browser: the origin is what is trusted
+		{"", "https://evil.example", false}, {"", "null", false}, {"", "http://usher.example.com.evil.example", false},
+		{"cross-site", "https://evil.example", false}, {"", "", false},
 	} {
-		for _, call := range []struct{ method, path, body string }{{"POST", "/v1/check", check}, {"PUT", "/v1/customers/acme", `{"name":"x"}`}, {"DELETE", "/v1/grants/none", ""}} {
+		for _, call := range []struct{ method, path, body string }{{"POST", "/v1/check", check}, {"PUT", "/v1/customers/acme", `{"name":"x"}`},
+			{"DELETE", "/v1/grants/none", ""}} {
 			got := o.send(call.method, call.path, call.body, cookie, "Sec-Fetch-Site", c.site, "Origin", c.origin)
 			if ok := got.Code != 403; ok != c.ok {
-				t.Errorf("%s %s, Sec-Fetch-Site %q, Origin %q: got %d %s, want it let through: %v", call.method, call.path, c.site, c.origin, got.Code, got.Body, c.ok)
+				t.Errorf("%s %s, Sec-Fetch-Site %q, Origin %q: got %d %s, want it let through: %v", call.method, call.path, c.site, c.origin,
+					got.Code, got.Body, c.ok)
 			}
 		}
 		// Reading changes nothing, and what is read stays here (no CORS).
 		got := o.send("GET", "/v1/customers/acme", "", cookie, "Sec-Fetch-Site", c.site, "Origin", c.origin)
-		if got.Code != 200 || got.Header().Get("Access-Control-Allow-Origin") != "" || got.Header().Get("Cross-Origin-Resource-Policy") != "same-origin" {
+		if got.Code != 200 || got.Header().Get("Access-Control-Allow-Origin") != "" ||
+			got.Header().Get("Cross-Origin-Resource-Policy") != "same-origin" {
 			t.Errorf("GET: got %d %v", got.Code, got.Header())
 		}
 		// A login from another site is refused; a program without either header may log in.
-		login := o.send("POST", "/v1/session", `{"email":"ann@example.com","password":"`+ownerPassword+`"}`, "", "Sec-Fetch-Site", c.site, "Origin", c.origin)
+		login := o.send("POST", "/v1/session", `{"email":"ann@example.com","password":"`+ownerPassword+`"}`, "", "Sec-Fetch-Site", c.site,
+			"Origin", c.origin)
 		if want := c.ok || c.site == "" && c.origin == ""; (login.Code == 201) != want {
 			t.Errorf("a login, Sec-Fetch-Site %q, Origin %q: got %d %s", c.site, c.origin, login.Code, login.Body)
 		}
 		// A key is nobody's browser.
-		key := o.send("POST", "/v1/check", check, "", "Authorization", "Bearer "+o.keys[auth.RoleApp], "Sec-Fetch-Site", c.site, "Origin", c.origin)
+		key := o.send("POST", "/v1/check", check, "", "Authorization", "Bearer "+o.keys[auth.RoleApp], "Sec-Fetch-Site", c.site, "Origin",
+			c.origin)
 		o.want(key, 200, "")
 	}
 	// A host that a request makes up is believed nowhere.
@@ -260,22 +274,29 @@ func TestCrossSite(t *testing.T) {
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, nil)
-	for _, call := range []struct{ method, path string }{{"GET", "/healthz"}, {"GET", "/v1/session"}, {"POST", "/v1/check"}, {"GET", "/nowhere"}, {"GET", "//"}, {"PUT", "/v1/customers/x"}, {"GET", "/metrics"},
+	for _, call := range []struct{ method, path string }{{"GET", "/healthz"}, {"GET", "/v1/session"}, {"POST", "/v1/check"},
+		{"GET", "/nowhere"}, {"GET", "//"}, {"PUT", "/v1/customers/x"}, {"GET", "/metrics"},
 		{"GET", "/v1/session/oidc/start"}, {"GET", "/openapi.json"}, {"TRACE", "/v1/check"}} {
 		h := o.send(call.method, call.path, "", "").Header()
-		wantHeaders(t, h, map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", "Referrer-Policy": "no-referrer",
-			"Cross-Origin-Resource-Policy": "same-origin", "Strict-Transport-Security": "max-age=63072000; includeSubDomains", "Server": "", "X-Powered-By": ""})
+		wantHeaders(t, h, map[string]string{"X-Content-Type-Options": "nosniff",
+			"Content-Security-Policy":      "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+			"Referrer-Policy":              "no-referrer",
+			"Cross-Origin-Resource-Policy": "same-origin", "Strict-Transport-Security": "max-age=63072000; includeSubDomains", "Server": "",
+			"X-Powered-By": ""})
 	}
-	wantHeaders(t, o.send("POST", "/ofrep/v1/evaluate/flags", "{}", "").Header(), map[string]string{"Cross-Origin-Resource-Policy": "cross-origin"})
-	wantHeaders(t, o.send("GET", "/v1/customers/acme", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]).Header(), map[string]string{"Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"})
+	wantHeaders(t, o.send("POST", "/ofrep/v1/evaluate/flags", "{}", "").Header(),
+		map[string]string{"Cross-Origin-Resource-Policy": "cross-origin"})
+	wantHeaders(t, o.send("GET", "/v1/customers/acme", "", "", "Authorization", "Bearer "+o.keys[auth.RoleAdmin]).Header(),
+		map[string]string{"Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"})
 	// What a program asks with a key is no page.
-	wantHeaders(t, o.send("POST", "/v1/check", "{}", "", "Authorization", "Bearer x").Header(), map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": ""})
+	wantHeaders(t, o.send("POST", "/v1/check", "{}", "", "Authorization", "Bearer x").Header(),
+		map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": ""})
 	// Only an address that is https says that it is.
 	plain := newOffice(t, func(c *door.Config) { c.PublicURL = "http://127.0.0.1:8080" })
 	wantHeaders(t, plain.send("GET", "/healthz", "", "").Header(), map[string]string{"Strict-Transport-Security": ""})
 }
 
-// TestWrongKeysAreCounted: an address may try some; whoever has a valid key is
+// TestWrongKeysAreCounted: an address may try some; a caller with a valid key is
 // not held up, and who else it is an honest proxy says.
 func TestWrongKeysAreCounted(t *testing.T) {
 	t.Parallel()
@@ -298,7 +319,7 @@ func TestWrongKeysAreCounted(t *testing.T) {
 	o.ahead.Add(int64(time.Minute))
 	o.want(try("192.0.2.1:3", "Bearer usk_wrong"), 401, usher.Unauthenticated)
 
-	// Behind a proxy it is the address that the proxy saw, not one that somebody
+	// Behind a proxy it is the address that the proxy saw, not one that a client
 	// wrote before it.
 	p := newOffice(t, func(c *door.Config) { c.Proxies = 1 })
 	p.peer = "10.0.0.1:1"
@@ -316,7 +337,8 @@ func TestWrongKeysAreCounted(t *testing.T) {
 func TestRateOfAKey(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, nil)
-	key, _, err := o.auth.CreateKey(context.Background(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production, auth.NewKey{Role: auth.RoleApp, Rate: usher.RateLimit{PerSecond: 1, Burst: 3}})
+	key, _, err := o.auth.CreateKey(context.Background(), usher.By{Actor: usher.Actor{Kind: "cli"}}, usher.Production,
+		auth.NewKey{Role: auth.RoleApp, Rate: usher.RateLimit{PerSecond: 1, Burst: 3}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,8 +131,9 @@ func newActor(t *testing.T, dsn, now string) *actor {
 	a := &actor{t: t, key: key, subs: map[string][][2]string{}, ids: map[string]string{}, real: map[string]string{}, refs: map[string]any{}}
 	made := 0
 	newID := func(prefix string) string { made++; return fmt.Sprintf("%s%06d", prefix, made) }
-	a.api = serve(setup{T: t, API: Config{Live: l, Decide: decide.New(l), Usage: u, Auth: keys, Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
-		Catalog: catalog.New(catalog.Config{DB: db, Live: l})}, Door: door.Config{Auth: keys}})
+	a.api = serve(setup{T: t, API: Config{Live: l, Decide: decide.New(l), Usage: u, Auth: keys,
+		Customers: customers.New(customers.Config{DB: db, Live: l, NewID: newID}),
+		Catalog:   catalog.New(catalog.Config{DB: db, Live: l})}, Door: door.Config{Auth: keys}})
 	a.call(200, "PUT", "/v1/clock", map[string]any{"now": now})
 	a.now, err = usher.ParseTime(now)
 	must(err)
@@ -378,8 +379,9 @@ func (a *actor) record(l story.Line) {
 	batch := []map[string]any{}
 	for range events {
 		a.n++
-		batch = append(batch, map[string]any{"specversion": "1.0", "id": fmt.Sprint(a.n), "source": "story", "type": m.Event, "subject": l.Args[0],
-			"time": cmp.Or(l.Opts["at"], a.now.Format(time.RFC3339Nano)), "data": data})
+		batch = append(batch, map[string]any{"specversion": "1.0", "id": fmt.Sprint(a.n), "source": "story", "type": m.Event,
+			"subject": l.Args[0],
+			"time":    cmp.Or(l.Opts["at"], a.now.Format(time.RFC3339Nano)), "data": data})
 	}
 	if as := l.Opts["as"]; as != "" {
 		a.refs[as] = map[string]any{"source": "story", "id": fmt.Sprint(a.n)}

@@ -18,7 +18,8 @@ plans: {p: {default: true, entitlements: {who: {limit: 100, per: day}}}}
 `)
 	event := func(id, who string) {
 		t.Helper()
-		w.want(w.do("POST", "/v1/events", "application/cloudevents+json", `{"specversion":"1.0","id":"`+id+`","source":"s","type":"view","subject":"zoned","data":{"who":"`+who+`"}}`), 200,
+		w.want(w.do("POST", "/v1/events", "application/cloudevents+json", `{"specversion":"1.0","id":"`+id+
+			`","source":"s","type":"view","subject":"zoned","data":{"who":"`+who+`"}}`), 200,
 			`{"accepted":1,"duplicates":0,"rejected":[]}`)
 	}
 	put := func(zone string) {
