@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/gofrs/flock"
 	_ "modernc.org/sqlite" // binds $N by number; drivers that bind by order swap arguments
@@ -74,10 +75,11 @@ func openSQLite(ctx context.Context, c Config, prepare func(context.Context, *DB
 	// synchronous(FULL): with NORMAL a power cut loses commits that were answered.
 	// _txlock=immediate: a transaction that reads first and writes later would fail
 	// as busy if another process wrote in between.
-	pragmas := []string{"busy_timeout(10000)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)", "wal_autocheckpoint(16384)",
+	pragmas := []string{"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-65536)",
+		"wal_autocheckpoint(16384)",
 		"secure_delete(fast)"} // overwrites deleted data in pages that are written anyway
-	if !c.Beside { // a backup is no write-ahead log's file, and stays so when it is read
-		pragmas = append(pragmas, "journal_mode(WAL)")
+	if c.Beside { // a backup has no log beside it, and stays so when it is read
+		pragmas = slices.Delete(pragmas, 1, 2)
 	}
 	db.w, err = c.openFile(path, url.Values{"_txlock": {"immediate"}, "_pragma": pragmas})
 	if err != nil {
