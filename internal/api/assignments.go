@@ -54,7 +54,11 @@ func showAssignment(x *usher.Assignment) assignmentDoc {
 
 type assignmentOut struct{ Body assignmentDoc }
 
-// assignmentsRoutes registers the routes of this file.
+// assignmentsRoutes registers who holds which role. An administrator gives a
+// role to a member or a group: everywhere or on one resource, from one time
+// until another. With "by" the call acts for a member, who can give no more
+// than it holds itself (A05). A seat that the role needs is taken in the
+// transaction that gives the role (A08), so a full plan refuses both.
 func (a *api) assignmentsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/assignments", Perm: auth.PermMembersWrite,
 		ID: "assign", Tag: "Members", Summary: "Give a role to a member or a group",

@@ -34,7 +34,11 @@ type auditKeyOut struct {
 	}
 }
 
-// auditRoutes registers the routes of this file.
+// auditRoutes registers the audit log, which answers "who changed this, when
+// and why" for support, security and auditors. A caller sees the rows of its
+// own environment; rows about the installation (operators, keys of other
+// environments) need a right of their own. The head and the public key let a
+// reader prove that no row was changed or left out.
 func (a *api) auditRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/audit", Perm: auth.PermAuditRead,
 		ID: "listAudit", Tag: "Audit", Summary: "The audit log, newest first",

@@ -24,7 +24,11 @@ type catalogResultOut struct {
 	Body catalog.Result
 }
 
-// catalogRoutes registers the routes of this file.
+// catalogRoutes registers the catalogue: the one file that says what is sold.
+// It is replaced whole, never edited in place, so that a revision is what a
+// person reviewed. ?dry_run shows the changes and the customers that they
+// affect; If-Match refuses a file that was written against an older one.
+// Customers keep the plan version that they bought unless ?migrate moves them.
 func (a *api) catalogRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/catalog", Perm: auth.PermCatalogWrite,
 		ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,

@@ -50,7 +50,11 @@ type entitlementsOut struct {
 // maxChecks is how many checks one batch may hold.
 const maxChecks = 1000
 
-// checkRoutes registers the routes of this file.
+// checkRoutes registers the questions: may this customer, and this member of
+// it, use this feature, this much, now? They read memory, take nothing and
+// write nothing, so they are advice: only consume and reserve promise that a
+// unit is there. These are the busiest routes, so their bodies are read by
+// hand, without reflection or a query to the database.
 func (a *api) checkRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/check", Perm: auth.PermDecide,
 		ID: "check", Tag: "Decisions", Summary: "May this customer use this feature, this much, now?",

@@ -21,7 +21,9 @@ type clockOut struct {
 	}
 }
 
-// clockRoutes registers the routes of this file.
+// clockRoutes registers the time of an environment. A test of a product must
+// see a trial end or a month begin without waiting, so the sandbox's clock can
+// be set, and then stands still. Production always has the server's time.
 func (a *api) clockRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/clock", Perm: auth.PermClockWrite,
 		ID: "setClock", Tag: "Clock", Summary: "Set the sandbox's clock",

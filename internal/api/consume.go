@@ -23,7 +23,10 @@ type consumeIn struct {
 	MinRevision int64          `json:"min_revision,omitempty"`
 }
 
-// consumeRoutes registers the routes of this file.
+// consumeRoutes registers the take: decide and count in one transaction, so
+// that parallel callers can never take more than the limit. Each take has an
+// idempotency key: a client that lost the answer repeats the call and gets the
+// stored answer, also if it was a no.
 func (a *api) consumeRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/consume", Perm: auth.PermConsume,
 		ID: "consume", Keyed: true, Tag: "Use", Summary: "Decide and take in one step",

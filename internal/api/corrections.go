@@ -35,7 +35,11 @@ type denialsOut struct {
 	Data []denialDoc `json:"data"`
 }
 
-// correctionsRoutes registers the routes of this file.
+// correctionsRoutes registers what support does when a customer was charged for
+// something that failed: give units back to the window they were taken from.
+// The ledger keeps the take and the correction; nothing is erased. The denials
+// beside it show which customers were turned away, and would be if a shadowed
+// limit were enforced.
 func (a *api) correctionsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/corrections", Perm: auth.PermUsageWrite,
 		ID: "correct", Keyed: true, Tag: "Use", Summary: "Give back units of a take or an event", Status: http.StatusCreated,

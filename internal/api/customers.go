@@ -81,7 +81,12 @@ type customerOut struct {
 	Body   customers.Customer
 }
 
-// customersRoutes registers the routes of this file.
+// customersRoutes registers customers, the accounts that buy. The id is the
+// caller's own, from its database or its billing. A PUT is safe to repeat with
+// every sign-up or sync. The anchor places a customer's windows and, once set,
+// stays: a PUT without one must not move the day on which a month begins. A
+// deleted customer keeps its use, so that deleting and creating it again gives
+// nothing twice.
 func (a *api) customersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
 		ID: "putCustomer", Tag: "Customers", Also: http.StatusCreated, Summary: "Create or replace a customer",

@@ -11,7 +11,9 @@ import (
 	"github.com/usher-sh/usher/internal/door"
 )
 
-// directoryRoutes registers the routes of this file.
+// directoryRoutes registers a change of many members, groups, roles and
+// assignments at once, for imports and syncs: all of it or none, under the same
+// guards as each change alone.
 func (a *api) directoryRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/directory", Perm: auth.PermMembersWrite,
 		ID: "changeDirectory", Tag: "Members", Summary: "Many changes of a directory at once: all or none",

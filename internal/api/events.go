@@ -39,7 +39,11 @@ func ceHeader(name, text string) *huma.Param {
 	return &huma.Param{Name: "ce-" + name, In: "header", Description: "In binary mode. " + text, Schema: &huma.Schema{Type: huma.TypeString}}
 }
 
-// eventsRoutes registers the routes of this file.
+// eventsRoutes registers reported use, as CloudEvents. An event says what has
+// already happened, so it is always counted, also beyond a limit: the part that
+// nothing covers becomes excess, which bills and alerts see. A bad event never
+// fails its neighbours in the batch, and one that is sent again is a duplicate,
+// by subject, source and id.
 func (a *api) eventsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/events", Perm: auth.PermIngest,
 		ID: "ingestEvents", Tag: "Use", Summary: "Record reported use: CloudEvents 1.0", MaxBody: 8 << 20,

@@ -24,7 +24,10 @@ type grantIn struct {
 	}
 }
 
-// grantsRoutes registers the routes of this file.
+// grantsRoutes registers one-off amounts: credits that were bought, a
+// promotion, a compensation by support. A grant has its own balance and, if it
+// has an end, an end; which grant is used first follows from priority and end
+// (S08). Voiding one takes away what is left of it, never what was used.
 func (a *api) grantsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/grants", Perm: auth.PermGrantsWrite, IfMatch: true,
 		ID: "createGrant", Keyed: true, Tag: "Grants", Summary: "Give a customer a one-off amount", Status: http.StatusCreated,

@@ -39,7 +39,10 @@ type groupOut struct {
 	Body   groupView
 }
 
-// groupsRoutes registers the routes of this file.
+// groupsRoutes registers groups of members, so that a role is given to a team
+// once. Groups may be nested; a circle is refused when it would be made (A04).
+// A group that an identity provider manages through SCIM is changed here only
+// with care: the next sync replaces its members.
 func (a *api) groupsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}", Perm: auth.PermMembersWrite,
 		ID: "putGroup", Tag: "Members", Also: http.StatusCreated, Summary: "Make a group, or replace it",

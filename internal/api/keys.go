@@ -71,7 +71,10 @@ type rotateKeyIn struct {
 
 type nothingOut struct{}
 
-// keysRoutes registers the routes of this file.
+// keysRoutes registers API keys. A key belongs to one environment and does what
+// its role permits, for one customer if it names one. Its secret is shown once
+// and stored as a hash. A key is replaced without an outage by rotating it:
+// both keys work until the grace is over.
 func (a *api) keysRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/keys", Perm: auth.PermKeysRead,
 		ID: "listKeys", Tag: "Keys", Summary: "API keys of the environment, without their secrets",

@@ -38,7 +38,10 @@ type memberOut struct {
 	Body   memberView
 }
 
-// membersRoutes registers the routes of this file.
+// membersRoutes registers the people and programs inside a customer, by the
+// caller's own ids. A member must be registered and active before any decision
+// about it can be a yes (A01). An inactive member keeps its roles and loses
+// their seats, so that it can come back; a deleted one loses both.
 func (a *api) membersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
 		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it",

@@ -98,7 +98,11 @@ type listElevationsIn struct {
 	Review string `query:"review" enum:"pending" doc:"pending: only emergencies that nobody has reviewed"`
 }
 
-// operatorsRoutes registers the routes of this file.
+// operatorsRoutes registers the people who run this installation, their roles,
+// and the two ways to more rights for a while: an elevation that a second
+// operator approves, and break-glass, which works at once and must be reviewed
+// afterwards. Operators belong to the installation, so a role for production is
+// needed to touch them.
 func (a *api) operatorsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/operators", Perm: auth.PermOperatorsRead,
 		ID: "listOperators", Tag: "Operators", Summary: "Operators and their roles, oldest first",

@@ -22,7 +22,9 @@ type overrideIn struct {
 	RawBody []byte
 }
 
-// overridesRoutes registers the routes of this file.
+// overridesRoutes registers exceptions: what sales or support promised one
+// customer beyond its plan, with a reason and, unless it is said to be forever,
+// an end. An override changes one feature and ends by itself.
 func (a *api) overridesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/overrides", Perm: auth.PermOverridesWrite, IfMatch: true,
 		ID: "createOverride", Keyed: true, Tag: "Overrides", Summary: "Make an exception for one customer", Status: http.StatusCreated,

@@ -46,7 +46,10 @@ var (
 	theReservation = door.PathParam("id", "The reservation's id: rsv_…")
 )
 
-// reservationsRoutes registers the routes of this file.
+// reservationsRoutes registers holds, for work whose true cost is known only
+// afterwards, such as the answer of a language model. A hold takes room as a
+// consume does; settling it counts what was actually used, and a hold that
+// nobody settles gives its room back at its end (S23).
 func (a *api) reservationsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/reservations", Perm: auth.PermConsume,
 		ID: "reserve", Keyed: true, Tag: "Use", Summary: "Hold an amount until it is settled, released or expires",

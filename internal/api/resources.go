@@ -36,7 +36,9 @@ type resourceOut struct {
 	Body   resourceView
 }
 
-// resourcesRoutes registers the routes of this file.
+// resourcesRoutes registers the things that members act on. A resource need not
+// be registered for a check, which may bring its properties along; a search can
+// only list what is registered.
 func (a *api) resourcesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
 		ID: "putResource", Tag: "Members", Also: http.StatusCreated, Summary: "Register a resource, or replace its properties",

@@ -11,7 +11,10 @@ import (
 	"github.com/usher-sh/usher/internal/door"
 )
 
-// rolesRoutes registers the routes of this file.
+// rolesRoutes registers the roles that a customer can give: the catalogue's,
+// and its own. A role of its own never gives more than the catalogue's ceiling
+// permits, nor more than its creator holds (A05); after a downgrade what is
+// above the ceiling is masked, not deleted.
 func (a *api) rolesRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/roles", Perm: auth.PermMembersRead,
 		ID: "listCustomerRoles", Tag: "Members", Summary: "The roles that a customer can assign: the catalogue's and its own",

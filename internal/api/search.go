@@ -60,7 +60,9 @@ type (
 
 const searchText = "Exactly what a check allows, of what is registered."
 
-// searchRoutes registers the routes of this file.
+// searchRoutes registers the questions in reverse: which members may do this,
+// and what may this member do? The answers list exactly what a check would
+// allow, at one revision (A11).
 func (a *api) searchRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/search/members", Perm: auth.PermSearch,
 		ID: "searchMembers", Tag: "Decisions", Summary: "Which members can do this?", Text: searchText, Request: searchMembersIn{},

@@ -34,7 +34,11 @@ var (
 // maxSeatTTL bounds a seat's ttl. What is longer has a date: expires_at.
 const maxSeatTTL = 365 * 24 * time.Hour
 
-// seatsRoutes registers the routes of this file.
+// seatsRoutes registers who holds a seat. A seat is taken by a holder, which is
+// any id of the caller's: a person, a device, a session. A seat with an end is
+// a floating one, kept by asking again; a pending one is an invitation, and
+// counts. Nobody is evicted when a plan shrinks: holders stay and the newest
+// are shown as beyond the limit (S19).
 func (a *api) seatsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "PUT /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",

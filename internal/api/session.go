@@ -88,7 +88,11 @@ var sendsCookie = []door.Sent{{Name: "Set-Cookie", Description: "The cookie of t
 // redirects are the headers of a step of a login at the identity provider.
 var redirects = append([]door.Sent{{Name: "Location", Description: "The address at which the browser goes on"}}, sendsCookie...)
 
-// sessionRoutes registers the routes of this file.
+// sessionRoutes registers how operators log in: the first owner with a one-time
+// token, others with a password or through the identity provider. A session
+// lives in a cookie that scripts and other sites cannot use; it ends after 30
+// minutes without a call and 12 hours at the latest. High-risk actions ask for
+// a proof from the last ten minutes, which a step-up gives.
 func (a *api) sessionRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions, Sends: sendsCookie,
 		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated,

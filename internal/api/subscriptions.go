@@ -67,7 +67,11 @@ type featurePreview struct {
 	After   usher.Decision `json:"after"`
 }
 
-// subscriptionsRoutes registers the routes of this file.
+// subscriptionsRoutes registers which plan a customer has, and when that
+// changes. A customer has one plan of each family; a new one replaces the old
+// one. Changes are recorded with the time from which they hold, in the past or
+// in the future, and a preview says for each feature what a change would come
+// to.
 func (a *api) subscriptionsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/subscriptions", Perm: auth.PermSubscriptionsWrite, IfMatch: true,
 		ID: "createSubscription", Keyed: true, Tag: "Subscriptions", Summary: "Subscribe a customer to a plan", Status: http.StatusCreated,

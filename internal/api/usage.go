@@ -23,7 +23,8 @@ type usagePointDoc struct {
 	Group map[string]string `json:"group,omitempty"`
 }
 
-// usageRoutes registers the routes of this file.
+// usageRoutes registers what was used, per window and group, from the same rows
+// that the limits are decided on, so that a report and an answer never differ.
 func (a *api) usageRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "GET /v1/usage", Perm: auth.PermUsageRead,
 		ID: "queryUsage", Tag: "Use", Summary: "What a customer used of a feature, in windows",

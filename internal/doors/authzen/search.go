@@ -87,7 +87,9 @@ func (p *paging) read(r *door.Reader) {
 	})
 }
 
-// searchRoutes registers the routes of this file.
+// searchRoutes registers the searches of AuthZEN: which subjects, resources or
+// actions would evaluation allow? The id that is searched for is ignored, and
+// the answers are what evaluation allows at one revision (A11).
 func (a *service) searchRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST " + searchPath + "subject", Perm: auth.PermSearch,
 		ID: "authzenSearchSubjects", Tag: "AuthZEN", Summary: "Who may do this to this resource?", Text: aboutSearch,

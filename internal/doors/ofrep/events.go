@@ -67,7 +67,8 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 	}, nil
 }
 
-// eventsRoutes registers the routes of this file.
+// eventsRoutes registers the stream that tells a client when flags may have
+// changed, so that it asks again then and need not poll.
 func (o *OFREP) eventsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins,
 		Errors: failures, ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
