@@ -34,12 +34,20 @@ func (db *DB) setMark(ctx context.Context, m fileMark) error {
 }
 
 // markOpen notes that this process owns the file, and moves the log into it, so that a
-// file that was just created has its tables.
+// file that was just created has its tables. A full or failing disk is no reason not to
+// open: what is there can be read, and the next checkpoint tries again.
 func (db *DB) markOpen(ctx context.Context) error {
-	if err := db.setMark(ctx, markOwned); err != nil {
-		return err
+	var err error
+	if db.mark != markOwned { // a killed process left the note
+		err = db.setMark(ctx, markOwned)
 	}
-	return db.checkpoint(ctx)
+	if err == nil {
+		err = db.checkpoint(ctx)
+	}
+	if outage(err) != "" {
+		return nil
+	}
+	return err
 }
 
 // keepLog makes this process leave the log where it is when it closes the last
