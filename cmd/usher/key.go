@@ -113,7 +113,7 @@ type keyRotateCmd struct {
 	keyDB
 	ID      string        `arg:"" help:"Id of the old key, as usher key list shows it."`
 	Grace   time.Duration `help:"Time that the old key still works; 0s ends it now (default ${default})." default:"24h"`
-	Expires string        `help:"End of the new key: an RFC 3339 time or a span from now such as 720h (default never)." placeholder:"T|SPAN"`
+	Expires string        `help:"End of the new key: an RFC 3339 time or a span from now such as 720h (default the end of the old one)." placeholder:"T|SPAN"`
 }
 
 func (c *keyRotateCmd) Run(a *app) error {

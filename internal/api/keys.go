@@ -65,7 +65,7 @@ type rotateKeyIn struct {
 	ID   string `path:"id"`
 	Body struct {
 		Grace     string `json:"grace,omitempty" doc:"How long the old key goes on, such as \"24h\", the default; at most \"2160h\"; \"0s\" ends it now"`
-		ExpiresAt string `json:"expires_at,omitempty" format:"date-time" doc:"Of the new key; default: as long after now as the old one's was after its start"`
+		ExpiresAt string `json:"expires_at,omitempty" format:"date-time" doc:"Of the new key; default: when the old one would have ended"`
 	}
 }
 
@@ -91,7 +91,7 @@ func (a *api) keysRoutes(d *door.Door) {
 			"key":"usk_production_key_0pgp1uf2lvq1reftlujnf98jak_…"}`}, a.createKey)
 	door.Register(d, door.Route{Pattern: "POST /v1/keys/{id}/rotate", Perm: auth.PermKeysWrite,
 		ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
-		Text:    "Same name, role, customer and limit. Both live until the old one's grace is over. Two live keys of one line at most: 409.",
+		Text:    "Same name, role, customer and limit, and the same end unless `expires_at` sets another. Both live until the old one's grace is over. Two live keys of one line at most: 409.",
 		Example: `{"grace":"24h"}`,
 		Answer: `{"id":"key_0pgp1uf2lvq1reftlujnf98jak","environment":"production","name":"shop","role":"app","properties":true,
 			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z","rotates":"key_0pgp1jbeml64gssk02rrp3n4to",
@@ -167,8 +167,10 @@ func (a *api) rotateKey(ctx context.Context, c *door.Call, in *rotateKeyIn) (*ke
 	switch {
 	case expires != nil:
 		n.ExpiresAt = *expires
-	case !old.ExpiresAt.IsZero():
-		n.ExpiresAt = a.Auth.Now().Add(old.ExpiresAt.Sub(old.CreatedAt))
+	default:
+		if n.ExpiresAt, err = a.Auth.LineEnd(ctx, c.Env, in.ID); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.mayMake(ctx, c, n); err != nil {
 		return nil, err

@@ -81,13 +81,26 @@ func TestKeysOverHTTP(t *testing.T) {
 	if want := strings.Count(list.Body.String(), `"id":`); seen != want || want < 4 {
 		t.Errorf("got %d keys in pages and %d at once", seen, want)
 	}
-	// A key that ends is followed by one that lives as long.
+	// A key that ends is followed by one that ends then, unless the call says otherwise.
 	ends := time.Now().Add(10 * time.Hour).UTC().Format(time.RFC3339)
 	got = post("/v1/keys", `{"role":"read","expires_at":"`+ends+`"}`)
-	got = post("/v1/keys/"+field(t, got, "id")+"/rotate", `{}`)
-	if until, err := time.Parse(time.RFC3339, field(t, got, "expires_at")); err != nil || time.Until(until) < 9*time.Hour ||
-		time.Until(until) > 11*time.Hour {
-		t.Errorf("got %d %s, want a key of ten hours", got.Code, got.Body)
+	old := field(t, got, "id")
+	got = post("/v1/keys/"+old+"/rotate", `{"grace":"1h"}`)
+	if got.Code != 201 || field(t, got, "expires_at") != ends {
+		t.Errorf("got %d %s, want a key that ends at %s", got.Code, got.Body, ends)
+	}
+	// The answer is lost: revoke the new key and rotate the old one, which ends in an hour by now, again.
+	if lost := w.do("DELETE", "/v1/keys/"+field(t, got, "id"), "", ""); lost.Code != 204 {
+		t.Fatalf("got %d %s", lost.Code, lost.Body)
+	}
+	got = post("/v1/keys/"+old+"/rotate", `{"grace":"0s"}`)
+	if got.Code != 201 || field(t, got, "expires_at") != ends {
+		t.Errorf("got %d %s, want a key that ends at %s", got.Code, got.Body, ends)
+	}
+	sooner := time.Now().Add(2 * time.Hour).UTC().Format(time.RFC3339)
+	got = post("/v1/keys/"+field(t, got, "id")+"/rotate", `{"expires_at":"`+sooner+`"}`)
+	if got.Code != 201 || field(t, got, "expires_at") != sooner {
+		t.Errorf("got %d %s, want a key that ends at %s", got.Code, got.Body, sooner)
 	}
 	for body, want := range map[string]int{`{"role":"root"}`: 400, `{"role":"owner"}`: 400, `{}`: 400, `{"role":"scim"}`: 400,
 		`{"role":"app","rate":{"per_second":-1}}`: 400, `{"role":"app","name":null}`: 400,

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -207,8 +208,26 @@ func (s *Service) freshKey(env usher.Environment, now time.Time) (string, usher.
 	return key, usher.APIKey{ID: n.ID, Env: env, Hash: h[:], CreatedAt: now}, nil
 }
 
+// LineEnd returns when a key would end if it had never been rotated: when the newest key
+// of its line ends, which no rotation has shortened yet. Zero: never. It returns
+// NotFound if env has no such key.
+func (s *Service) LineEnd(ctx context.Context, env usher.Environment, id string) (time.Time, error) {
+	k, err := s.Key(ctx, env, id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	all, err := s.c.DB.Keys(ctx, env) // oldest first
+	line := func(k *usher.APIKey) string { return cmp.Or(k.Line, k.ID) }
+	for i := range all {
+		if line(&all[i]) == line(&k) {
+			k.ExpiresAt = all[i].ExpiresAt
+		}
+	}
+	return k.ExpiresAt, err
+}
+
 // RotateKey makes a key like the one with an id, which ends after grace. The new
-// key expires at expires (zero: never). It returns NotFound if env has no such
+// key expires at expires (zero: when the old one would have, LineEnd). It returns NotFound if env has no such
 // key, Refused if the key has ended, and Conflict if it was rotated before and
 // both keys are live.
 func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environment, id string, grace time.Duration,
@@ -225,7 +244,14 @@ func (s *Service) RotateKey(ctx context.Context, by usher.By, env usher.Environm
 	if err != nil {
 		return "", k, err
 	}
-	next.ExpiresAt = cut(expires)
+	if expires.IsZero() {
+		if expires, err = s.LineEnd(ctx, env, id); err != nil {
+			return "", usher.APIKey{}, err
+		}
+	}
+	if next.ExpiresAt = expires; !expires.IsZero() {
+		next.ExpiresAt = cut(expires)
+	}
 	k, err = s.c.DB.RotateKey(ctx, env, id, next, now.Add(grace), by, now)
 	if err != nil {
 		return "", usher.APIKey{}, err

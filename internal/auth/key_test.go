@@ -13,7 +13,8 @@ func TestRotation(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	ctx := t.Context()
-	n := NewKey{Name: "ci", Role: RoleSCIM, Customer: "acme", NoProperties: true, Rate: usher.RateLimit{PerSecond: 5, Burst: 9}}
+	n := NewKey{Name: "ci", ExpiresAt: h.clock.now().Add(1000 * time.Hour),
+		Role: RoleSCIM, Customer: "acme", NoProperties: true, Rate: usher.RateLimit{PerSecond: 5, Burst: 9}}
 	first, k, err := h.CreateKey(ctx, by(), usher.Sandbox, n)
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +24,7 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	if next.ID == k.ID || next.Name != "ci" || next.Role != RoleSCIM || next.Customer != "acme" || !next.NoProperties ||
-		next.Rate != n.Rate || next.Line != k.ID || next.Env != usher.Sandbox {
+		next.Rate != n.Rate || !next.ExpiresAt.Equal(n.ExpiresAt) || next.Line != k.ID || next.Env != usher.Sandbox {
 		t.Errorf("got %+v, want a key like the first", next)
 	}
 	i, err := h.Authenticate(ctx, "Bearer "+second)
