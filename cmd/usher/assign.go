@@ -19,7 +19,7 @@ type assignCmd struct {
 	From         string `help:"Start (default now)." placeholder:"T"`
 	Until        string `help:"End (default never)." placeholder:"T"`
 	Reason       string `help:"Reason, which is recorded."`
-	By           string `help:"Member who gives the role, who must hold what the role gives and cannot give it to itself." placeholder:"M"`
+	By           string `help:"Member who gives the role, who must hold what the role gives, for as long, and cannot give it to itself." placeholder:"M"`
 }
 
 func (c *assignCmd) Run(a *app) error {
@@ -77,6 +77,7 @@ func (a *app) showAssignments(none string, list []object) error {
 type unassignCmd struct {
 	Customer   string `arg:"" help:"Id of the customer."`
 	Assignment string `arg:"" help:"Id of the assignment, asg_…, as assign and assignments print it."`
+	byFlag
 }
 
 func (c *unassignCmd) Run(a *app) error {
@@ -84,7 +85,7 @@ func (c *unassignCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.remove(path, map[string]any{"assignment": c.Assignment}, "taken away: "+c.Assignment)
+	return a.remove(path+c.query(), map[string]any{"assignment": c.Assignment}, "taken away: "+c.Assignment)
 }
 
 type assignmentsCmd struct {

@@ -25,6 +25,7 @@ type groupPutCmd struct {
 	Member   []string `sep:"none" help:"Member of the group; may be repeated, and replaces all others (default as it was)." placeholder:"M"`
 	Inner    []string `sep:"none" help:"Group inside the group; may be repeated, and replaces all others." placeholder:"G"`
 	Property []string `sep:"none" help:"Property, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
+	byFlag
 }
 
 func (c *groupPutCmd) Run(a *app) error {
@@ -32,7 +33,7 @@ func (c *groupPutCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	in := body()
+	in := body("by", c.By)
 	set(in, "title", c.Title)
 	if c.Member != nil {
 		in["members"] = c.Member
@@ -97,14 +98,17 @@ func (c *groupListCmd) Run(a *app) error {
 	return a.table("no groups", []string{"GROUP", "CREATED", "TITLE"}, rows)
 }
 
-type groupDeleteCmd struct{ groupOf }
+type groupDeleteCmd struct {
+	groupOf
+	byFlag
+}
 
 func (c *groupDeleteCmd) Run(a *app) error {
 	path, err := c.path()
 	if err != nil {
 		return err
 	}
-	return a.remove(path, map[string]any{"group": c.Group}, "removed: "+c.Customer+" has no group "+c.Group)
+	return a.remove(path+c.query(), map[string]any{"group": c.Group}, "removed: "+c.Customer+" has no group "+c.Group)
 }
 
 // inGroup names a member or a group in a group.
@@ -112,6 +116,7 @@ type inGroup struct {
 	groupOf
 	ID    string `arg:"" name:"member" help:"Id of the member, or with --inner of a group."`
 	Inner bool   `help:"MEMBER is a group."`
+	byFlag
 }
 
 func (g *inGroup) path() (string, error) {
@@ -129,7 +134,7 @@ func (c *groupAddCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.ask("PUT", path, nil, func(object) { fmt.Fprintf(a.out, "%s is in %s\n", c.ID, c.Group) })
+	_, err = a.ask("PUT", path+c.query(), nil, func(object) { fmt.Fprintf(a.out, "%s is in %s\n", c.ID, c.Group) })
 	return err
 }
 
@@ -140,5 +145,5 @@ func (c *groupRemoveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.remove(path, map[string]any{"group": c.Group, "id": c.ID}, c.ID+" is not in "+c.Group)
+	return a.remove(path+c.query(), map[string]any{"group": c.Group, "id": c.ID}, c.ID+" is not in "+c.Group)
 }

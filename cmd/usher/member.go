@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 )
 
@@ -69,6 +70,19 @@ func (a *app) remove(path string, what map[string]any, words string) error {
 	return err
 }
 
+// byFlag is the member on whose behalf a command changes a directory.
+type byFlag struct {
+	By string `help:"Member on whose behalf this is done, who can neither give nor take what it does not hold." placeholder:"M"`
+}
+
+// query returns the flag as a query; "" if it was not given.
+func (f *byFlag) query() string {
+	if f.By == "" {
+		return ""
+	}
+	return "?by=" + url.QueryEscape(f.By)
+}
+
 // memberOf names one member.
 type memberOf struct {
 	Customer string `arg:"" help:"Id of the customer."`
@@ -85,6 +99,7 @@ type memberPutCmd struct {
 	Active   bool     `xor:"active" help:"Let the member act again."`
 	Inactive bool     `xor:"active" help:"Deny the member everything and free the seats that its roles took; it stays registered."`
 	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
+	byFlag
 }
 
 func (c *memberPutCmd) Run(a *app) error {
@@ -92,7 +107,7 @@ func (c *memberPutCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	in := body("type", c.Type)
+	in := body("type", c.Type, "by", c.By)
 	if c.Active || c.Inactive {
 		in["active"] = c.Active
 	}
@@ -164,12 +179,15 @@ func (c *memberListCmd) Run(a *app) error {
 	return a.table("no members", []string{"MEMBER", "TYPE", "ACTIVE", "CREATED"}, rows)
 }
 
-type memberDeleteCmd struct{ memberOf }
+type memberDeleteCmd struct {
+	memberOf
+	byFlag
+}
 
 func (c *memberDeleteCmd) Run(a *app) error {
 	path, err := c.path()
 	if err != nil {
 		return err
 	}
-	return a.remove(path, map[string]any{"member": c.Member}, "removed: "+c.Member+" is no member of "+c.Customer)
+	return a.remove(path+c.query(), map[string]any{"member": c.Member}, "removed: "+c.Member+" is no member of "+c.Customer)
 }

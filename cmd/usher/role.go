@@ -54,7 +54,7 @@ type rolePutCmd struct {
 	Title      *string  `help:"Name for people to read; an empty one removes it."`
 	Permission []string `help:"Permission that the role gives, or a pattern such as report.*; may be repeated, and replaces all others." placeholder:"P,…"`
 	Include    []string `help:"Role whose permissions the role gives too; may be repeated, and replaces all others." placeholder:"ROLE,…"`
-	By         string   `help:"Member who creates the role, who must hold what the role gives." placeholder:"M"`
+	By         string   `help:"Member who creates the role, who must hold what the role gives, and what it gave." placeholder:"M"`
 	Reason     string   `help:"Reason, which is recorded."`
 }
 
@@ -93,12 +93,15 @@ func (c *rolePutCmd) Run(a *app) error {
 	}, "title", "permissions", "includes")
 }
 
-type roleDeleteCmd struct{ roleOf }
+type roleDeleteCmd struct {
+	roleOf
+	byFlag
+}
 
 func (c *roleDeleteCmd) Run(a *app) error {
 	path, err := c.path()
 	if err != nil {
 		return err
 	}
-	return a.remove(path, map[string]any{"role": c.Role}, "removed: "+c.Customer+" has no role "+c.Role+" of its own")
+	return a.remove(path+c.query(), map[string]any{"role": c.Role}, "removed: "+c.Customer+" has no role "+c.Role+" of its own")
 }

@@ -298,6 +298,12 @@ func (rs *Roles) Gives(key string) []string {
 	return rs.book.names(r.sum(rs.book))
 }
 
+// Conditional reports whether a role gives anything under a condition.
+func (rs *Roles) Conditional(key string) bool {
+	r := rs.find(key)
+	return r != nil && slices.ContainsFunc(r.terms, func(t term) bool { return len(t.when) > 0 })
+}
+
 func (r *role) sum(b *Book) bits {
 	set := b.none()
 	for _, t := range r.terms {

@@ -22,7 +22,7 @@ type assignIn struct {
 		From         *time.Time `json:"from,omitempty" doc:"Default now"`
 		Until        *time.Time `json:"until,omitempty" doc:"The first instant after; absent: no end"`
 		Reason       string     `json:"reason,omitempty" maxLength:"500"`
-		By           string     `json:"by,omitempty" doc:"The member on whose behalf it is given, who cannot give what it does not hold, nor to itself"`
+		By           string     `json:"by,omitempty" doc:"The member on whose behalf it is given, who cannot give or take what it does not hold, nor give to itself"`
 	}
 }
 
@@ -132,12 +132,13 @@ func (a *api) listAssignments(ctx context.Context, c *door.Call, in *assignments
 type unassignIn struct {
 	ID         string `path:"id" doc:"The customer"`
 	Assignment string `path:"assignment"`
+	ByQuery
 }
 
 func (a *api) unassign(ctx context.Context, c *door.Call, in *unassignIn) (*struct{}, error) {
 	if _, err := a.Directory.Read(c.Env, in.ID).Assignment(ctx, in.Assignment); err != nil {
 		return nil, err
 	}
-	_, err := a.apply(ctx, c, "assignment.delete", in.Assignment, "", in.ID, directory.Change{Unassign: []string{in.Assignment}})
+	_, err := a.apply(ctx, c, "assignment.delete", in.Assignment, "", in.ID, directory.Change{Unassign: []string{in.Assignment}, By: in.By})
 	return nil, err
 }

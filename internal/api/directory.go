@@ -43,6 +43,12 @@ func listOf[T any](ctx context.Context, a *api, c *door.Call, in *door.ListIn,
 	return door.Listed(all, next), err
 }
 
+// ByQuery is part of the input of a route without a body. It is exported because only
+// exported fields are read.
+type ByQuery struct {
+	By string `query:"by" doc:"The member on whose behalf it is done, who cannot give or take what it does not hold"`
+}
+
 type revisionOut struct {
 	Body struct {
 		Revision int64 `json:"revision" doc:"That has the change"`

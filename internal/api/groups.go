@@ -24,6 +24,7 @@ type groupIn struct {
 		Properties map[string]any `json:"properties,omitempty"`
 		Members    *[]string      `json:"members,omitempty" maxItems:"10000"`
 		Groups     *[]string      `json:"groups,omitempty" maxItems:"10000"`
+		By         string         `json:"by,omitempty" doc:"The member on whose behalf it is done"`
 	}
 	RawBody []byte
 }
@@ -81,7 +82,7 @@ func (a *api) putGroup(ctx context.Context, c *door.Call, in *groupIn) (*groupOu
 		return nil, err
 	}
 	got, err := a.Directory.PutGroup(ctx, c.Env, c.By(), in.ID, directory.GroupInput{ID: in.Group, Title: in.Body.Title,
-		Properties: in.Body.Properties, Members: in.Body.Members, Groups: in.Body.Groups})
+		Properties: in.Body.Properties, Members: in.Body.Members, Groups: in.Body.Groups}, in.Body.By)
 	return &groupOut{putStatus(got.New), groupView{Group: got.Value, Revision: got.Revision}}, err
 }
 
@@ -100,12 +101,18 @@ func (a *api) listGroups(ctx context.Context, c *door.Call, in *door.ListIn) (*d
 	return listOf(ctx, a, c, in, directory.Reader.Groups, func(g *usher.Group) string { return g.ID })
 }
 
-func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *groupPath) (*struct{}, error) {
+type deleteGroupIn struct {
+	ID    string `path:"id" doc:"The customer"`
+	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	ByQuery
+}
+
+func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *deleteGroupIn) (*struct{}, error) {
 	if _, err := a.Directory.Read(c.Env, in.ID).Group(ctx, in.Group); err != nil {
 		return nil, err
 	}
 	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "group.delete", Object: in.Group,
-		DropGroups: []string{in.Group}})
+		DropGroups: []string{in.Group}, By: in.By})
 	return nil, err
 }
 
@@ -148,32 +155,34 @@ type joinIn struct {
 	ID     string `path:"id" doc:"The customer"`
 	Group  string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Member string `path:"member"`
+	ByQuery
 }
 
 type nestIn struct {
 	ID    string `path:"id" doc:"The customer"`
 	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Inner string `path:"inner" doc:"The group that is put into it"`
+	ByQuery
 }
 
 func (a *api) join(ctx context.Context, c *door.Call, in *joinIn) (*revisionOut, error) {
 	return a.apply(ctx, c, "group.join", in.Group, "", in.ID,
-		directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
+		directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}, By: in.By})
 }
 
 func (a *api) leave(ctx context.Context, c *door.Call, in *joinIn) (*struct{}, error) {
 	_, err := a.apply(ctx, c, "group.leave", in.Group, "", in.ID,
-		directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}})
+		directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{ID: in.Member}}}, By: in.By})
 	return nil, err
 }
 
 func (a *api) nest(ctx context.Context, c *door.Call, in *nestIn) (*revisionOut, error) {
 	return a.apply(ctx, c, "group.nest", in.Group, "", in.ID,
-		directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
+		directory.Change{Join: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}, By: in.By})
 }
 
 func (a *api) unnest(ctx context.Context, c *door.Call, in *nestIn) (*struct{}, error) {
 	_, err := a.apply(ctx, c, "group.unnest", in.Group, "", in.ID,
-		directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}})
+		directory.Change{Leave: []usher.Membership{{Group: in.Group, Holder: usher.Holder{Group: true, ID: in.Inner}}}, By: in.By})
 	return nil, err
 }

@@ -22,6 +22,7 @@ type memberIn struct {
 		Type       string         `json:"type,omitempty" maxLength:"255" doc:"What AuthZEN calls the subject's type; default user"`
 		Active     *bool          `json:"active,omitempty"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Anything, for conditions: subject.properties"`
+		By         string         `json:"by,omitempty" doc:"The member on whose behalf it is done"`
 	}
 	RawBody []byte
 }
@@ -45,7 +46,8 @@ type memberOut struct {
 func (a *api) membersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/members/{member}", Perm: auth.PermMembersWrite,
 		ID: "putMember", Tag: "Members", Also: http.StatusCreated, Summary: "Register a member, or replace what is known about it",
-		Text:    "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there.",
+		Text: "An absent `active` leaves it as it is, and is true for a new member. Properties replace those that were there. With `by`, a " +
+			"member is not deactivated or reactivated who has roles that `by` could not give.",
 		Example: `{"properties":{"name":"Ann"}}`,
 		Answer: `{"id":"ann","type":"user","active":true,"properties":{"name":"Ann"},"created_at":"2026-03-10T12:00:00Z",
 			"revision":18}`}, a.putMember)
@@ -72,7 +74,7 @@ func (a *api) putMember(ctx context.Context, c *door.Call, in *memberIn) (*membe
 		return nil, err
 	}
 	got, err := a.Directory.PutMember(ctx, c.Env, c.By(), in.ID, directory.MemberInput{ID: in.Member, Type: in.Body.Type,
-		Active: in.Body.Active, Properties: in.Body.Properties})
+		Active: in.Body.Active, Properties: in.Body.Properties}, in.Body.By)
 	return &memberOut{putStatus(got.New), memberView{Member: got.Value, Revision: got.Revision}}, err
 }
 
@@ -105,11 +107,17 @@ func (a *api) listMembers(ctx context.Context, c *door.Call, in *door.ListIn) (*
 	return listOf(ctx, a, c, in, directory.Reader.Members, func(m *usher.Member) string { return m.ID })
 }
 
-func (a *api) deleteMember(ctx context.Context, c *door.Call, in *memberPath) (*struct{}, error) {
+type deleteMemberIn struct {
+	ID     string `path:"id" doc:"The customer"`
+	Member string `path:"member" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	ByQuery
+}
+
+func (a *api) deleteMember(ctx context.Context, c *door.Call, in *deleteMemberIn) (*struct{}, error) {
 	if _, err := a.Directory.Read(c.Env, in.ID).Member(ctx, in.Member); err != nil {
 		return nil, err
 	}
 	_, err := a.Directory.Apply(ctx, c.Env, c.By(), in.ID, directory.Change{Action: "member.delete", Object: in.Member,
-		DropMembers: []string{in.Member}})
+		DropMembers: []string{in.Member}, By: in.By})
 	return nil, err
 }

@@ -22,8 +22,8 @@ func (a *api) rolesRoutes(d *door.Door) {
 		a.listRoles)
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/roles/{role}", Perm: auth.PermMembersWrite,
 		ID: "putCustomRole", Tag: "Members", Summary: "Make a role of the customer's own, or replace it",
-		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds. A key of the " +
-			"catalogue's is refused.",
+		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds; nor does `by` take more from it. A key " +
+			"of the catalogue's is refused.",
 		Example: `{"title":"Auditor","permissions":["report.read"]}`,
 		Answer: `{"key":"auditor","title":"Auditor","custom":true,"permissions":["report.read"],"gives":["report.read"],"seats":[
 			]}`}, a.putCustomRole)
@@ -40,6 +40,7 @@ func (a *api) listRoles(ctx context.Context, c *door.Call, in *door.PathID) (*do
 type customRolePath struct {
 	ID   string `path:"id" doc:"The customer"`
 	Role string `path:"role"`
+	ByQuery
 }
 
 type customRoleIn struct {
@@ -49,7 +50,7 @@ type customRoleIn struct {
 		Title       string   `json:"title,omitempty"`
 		Permissions []string `json:"permissions,omitempty" maxItems:"1000" doc:"Keys, and patterns such as report.* and **"`
 		Includes    []string `json:"includes,omitempty" maxItems:"1000"`
-		By          string   `json:"by,omitempty" doc:"The member on whose behalf it is made, who cannot give what it does not hold"`
+		By          string   `json:"by,omitempty" doc:"The member on whose behalf it is made, who cannot give or take what it does not hold"`
 		Reason      string   `json:"reason,omitempty" maxLength:"500"`
 	}
 }
@@ -72,6 +73,6 @@ func (a *api) deleteCustomRole(ctx context.Context, c *door.Call, in *customRole
 	if !slices.ContainsFunc(all, func(r usher.Role) bool { return r.Key == in.Role }) {
 		return nil, usher.Errorf(usher.NotFound, "customer %q has no role %q of its own", in.ID, in.Role)
 	}
-	_, err = a.apply(ctx, c, "role.delete", in.Role, "", in.ID, directory.Change{DropRoles: []string{in.Role}})
+	_, err = a.apply(ctx, c, "role.delete", in.Role, "", in.ID, directory.Change{DropRoles: []string{in.Role}, By: in.By})
 	return nil, err
 }

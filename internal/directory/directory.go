@@ -56,7 +56,9 @@ type Change struct {
 	DropResources []usher.Resource
 	// By is the member on whose behalf the caller makes the change. A member cannot
 	// give what it does not hold itself (A05), neither by a role nor by a group that
-	// has a role, and cannot give anything to itself. "": no member's behalf.
+	// has a role, and cannot give anything to itself. What it cannot give it cannot take
+	// away either (S56): not from a role, an assignment, a group or a member.
+	// "": no member's behalf.
 	By string
 }
 

@@ -120,26 +120,8 @@ func (w *work) checkJoins(d store.Directory) error {
 			continue
 		}
 		seen[m.Group] = true
-		above, err := d.Above(w.ctx, m.Group)
-		if err != nil {
+		if err := w.mayGroup(d, w.roles, m.Group, fmt.Sprintf("put anyone into the group %q", m.Group)); err != nil {
 			return err
-		}
-		for _, group := range append(above, m.Group) {
-			held, err := d.Assignments(w.ctx, usher.AssignmentFilter{Holder: &usher.Holder{Group: true, ID: group}}, "", 1<<30)
-			if err != nil {
-				return err
-			}
-			for i := range held {
-				a := &held[i]
-				if a.Until != nil && !a.Until.After(w.now) {
-					continue
-				}
-				if beyond := w.lacks(w.roles.Gives(a.Role), a.Until); len(beyond) > 0 {
-					return usher.Errorf(usher.Refused,
-						"%q cannot put anybody into the group %q, which has the role %q: it does not hold %s itself for as long",
-						w.c.By, m.Group, a.Role, few(beyond))
-				}
-			}
 		}
 	}
 	return nil

@@ -35,11 +35,12 @@ type Written[T any] struct {
 	Revision int64 // of the directory, with the change
 }
 
-// PutMember registers a member, or replaces what is known about it. Errors are
-// those of Apply.
-func (s *Service) PutMember(ctx context.Context, env usher.Environment, by usher.By, customer string, in MemberInput) (
+// PutMember registers a member, or replaces what is known about it.
+// onBehalfOf is Change.By. Errors are those of Apply.
+func (s *Service) PutMember(ctx context.Context, env usher.Environment, by usher.By, customer string, in MemberInput, onBehalfOf string) (
 	Written[usher.Member], error) {
-	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "member.put", Object: in.ID, MergeMembers: []MemberInput{in}})
+	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "member.put", Object: in.ID, MergeMembers: []MemberInput{in},
+		By: onBehalfOf})
 	if err != nil {
 		return Written[usher.Member]{}, alone(err, "members")
 	}
@@ -47,10 +48,11 @@ func (s *Service) PutMember(ctx context.Context, env usher.Environment, by usher
 }
 
 // PutGroup creates a group, or replaces what is known about it and who is directly in
-// it. Errors are those of Apply.
-func (s *Service) PutGroup(ctx context.Context, env usher.Environment, by usher.By, customer string, in GroupInput) (
+// it. onBehalfOf is Change.By. Errors are those of Apply.
+func (s *Service) PutGroup(ctx context.Context, env usher.Environment, by usher.By, customer string, in GroupInput, onBehalfOf string) (
 	Written[usher.Group], error) {
-	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "group.put", Object: in.ID, MergeGroups: []GroupInput{in}})
+	w, revision, err := s.run(ctx, env, by, customer, Change{Action: "group.put", Object: in.ID, MergeGroups: []GroupInput{in},
+		By: onBehalfOf})
 	if err != nil {
 		return Written[usher.Group]{}, alone(err, "groups")
 	}

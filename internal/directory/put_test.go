@@ -15,11 +15,11 @@ func TestPutKeepsWhatItLeavesOut(t *testing.T) {
 		n.found(t, 2)
 		ctx, no := t.Context(), false
 		made, err := n.PutMember(ctx, env, usher.By{}, "firm", MemberInput{ID: "ann", Type: "robot", Active: &no,
-			Properties: map[string]any{"x": 1.0}})
+			Properties: map[string]any{"x": 1.0}}, "")
 		if err != nil || !made.New || made.Value.Type != "robot" || made.Value.Active || made.Value.CreatedAt.IsZero() {
 			t.Fatalf("got %+v %v", made, err)
 		}
-		again, err := n.PutMember(ctx, env, usher.By{}, "firm", MemberInput{ID: "ann"})
+		again, err := n.PutMember(ctx, env, usher.By{}, "firm", MemberInput{ID: "ann"}, "")
 		want := made.Value
 		want.Properties = nil
 		if err != nil || again.New || !reflect.DeepEqual(again.Value, want) || again.Revision <= made.Revision {
@@ -30,7 +30,7 @@ func TestPutKeepsWhatItLeavesOut(t *testing.T) {
 		}
 
 		ids := []string{"m0", "ann"}
-		group, err := n.PutGroup(ctx, env, usher.By{}, "firm", GroupInput{ID: "g", Title: "G", Members: &ids})
+		group, err := n.PutGroup(ctx, env, usher.By{}, "firm", GroupInput{ID: "g", Title: "G", Members: &ids}, "")
 		if err != nil || !group.New {
 			t.Fatalf("got %+v %v", group, err)
 		}
@@ -63,7 +63,7 @@ func TestPutRefusesWhatIsNoID(t *testing.T) {
 		for _, bad := range []string{"", "a\x00b", "\xff"} {
 			for place, put := range map[string]func() error{
 				"id": func() error {
-					_, err := n.PutMember(t.Context(), env, usher.By{}, "firm", MemberInput{ID: bad})
+					_, err := n.PutMember(t.Context(), env, usher.By{}, "firm", MemberInput{ID: bad}, "")
 					return err
 				},
 				"groups[0].id": func() error {

@@ -13,8 +13,8 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// work is one attempt at a change. normal, custom and checkGiving check it before the
-// transaction; check looks at its result inside the transaction.
+// work is one attempt at a change. normal, custom, checkGiving and checkTaking check it
+// before the transaction; check looks at its result inside the transaction.
 type work struct {
 	ctx     context.Context
 	s       *Service
@@ -63,6 +63,9 @@ func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, 
 		return nil, err
 	}
 	if err := w.checkGiving(by.Actor); err != nil {
+		return nil, err
+	}
+	if err := w.checkTaking(w.book.Customer(old), old); err != nil {
 		return nil, err
 	}
 	if err := w.touched(old); err != nil {
@@ -191,6 +194,7 @@ func (w *work) summary() json.RawMessage {
 		ID   string `json:"id"`
 	}
 	v := struct {
+		By              string             `json:"by,omitempty"` // Change.By
 		Members         []members          `json:"members,omitempty"`
 		DropMembers     []string           `json:"drop_members,omitempty"`
 		Groups          []string           `json:"groups,omitempty"`
@@ -203,7 +207,7 @@ func (w *work) summary() json.RawMessage {
 		DropAssignments []string           `json:"drop_assignments,omitempty"`
 		Resources       []named            `json:"resources,omitempty"`
 		DropResources   []named            `json:"drop_resources,omitempty"`
-	}{DropMembers: d.DropMembers, DropGroups: d.DropGroups, Join: d.Join, Leave: d.Leave, DropRoles: d.DropRoles,
+	}{By: w.c.By, DropMembers: d.DropMembers, DropGroups: d.DropGroups, Join: d.Join, Leave: d.Leave, DropRoles: d.DropRoles,
 		DropAssignments: d.DropAssignments}
 	for _, m := range d.Members {
 		v.Members = append(v.Members, members{m.ID, m.Type, m.Active, len(m.Properties) > 0})
