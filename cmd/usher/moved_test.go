@@ -83,7 +83,7 @@ func TestFileMovedUnderAServer(t *testing.T) {
 	if err := os.Rename(file, away); err != nil {
 		t.Fatal(err)
 	}
-	ready := func() (int, string) { return ask(t, key, "GET", url+"/readyz", "") }
+	ready := func() (int, string) { return ask(t, key, "GET", url+"/readyz?takes", "") }
 	for what, body := range map[string]string{"take": until(t, http.StatusServiceUnavailable, take),
 		"readyz": until(t, http.StatusServiceUnavailable, ready)} {
 		if !strings.Contains(body, "moved, replaced or deleted") || strings.Contains(body, dir) {

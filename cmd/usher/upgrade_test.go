@@ -97,7 +97,7 @@ func TestNewerUsherBesideAnOlder(t *testing.T) {
 	if body := until(t, http.StatusServiceUnavailable, take(older)); !strings.Contains(body, "newer usher") {
 		t.Errorf("the older one says %s, want why", body)
 	}
-	status, body := ask(t, key, "GET", older+"/readyz", "")
+	status, body := ask(t, key, "GET", older+"/readyz?takes", "")
 	if status != http.StatusServiceUnavailable || !strings.Contains(body, "newer usher") {
 		t.Errorf("readyz: got %d %s", status, body)
 	}

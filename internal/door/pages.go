@@ -19,6 +19,13 @@ type readyDoc struct {
 	Takes  string `json:"takes" enum:"ok,down" doc:"Whether use can be written: consumes, reservations, seats, events"`
 }
 
+// notReadyDoc is a problem that also says what works.
+type notReadyDoc struct {
+	Problem
+	Checks string `json:"checks,omitempty" enum:"ok,down" doc:"Whether checks can be answered"`
+	Takes  string `json:"takes,omitempty" enum:"ok,down" doc:"Whether use can be written"`
+}
+
 // pages registers the routes of the server itself.
 func (d *Door) pages() {
 	d.Handle(Route{Pattern: "GET /healthz", ID: "healthz", Tag: "Server",
@@ -31,8 +38,8 @@ func (d *Door) pages() {
 			"for a load balancer whose callers mostly take.",
 		Params: []*huma.Param{{Name: "takes", In: "query", AllowEmptyValue: true, Schema: &huma.Schema{Type: "string", Enum: []any{"", "true"}},
 			Description: "503 also while nothing can be taken"}},
-		Response: readyDoc{},
-		Answer:   `{"checks":"ok","takes":"ok"}`}, d.readyz)
+		Response: readyDoc{}, Errors: map[string]any{"application/problem+json": notReadyDoc{}},
+		Answer: `{"checks":"ok","takes":"ok"}`}, d.readyz)
 	d.Handle(Route{Pattern: "GET /metrics", ID: "metrics", Tag: "Server",
 		Summary:  "Metrics in the Prometheus text format",
 		Response: "", Produces: "text/plain"}, d.metricsPage)
@@ -56,25 +63,36 @@ func (d *Door) readyz(w http.ResponseWriter, r *http.Request, c *Call) {
 	if d.Ready != nil {
 		checks, takes = d.Ready(r.Context())
 	}
+	works := readyDoc{Checks: word(checks), Takes: word(takes)}
 	switch {
 	case checks != nil:
-		c.notReady(w, checks)
+		c.notReady(w, checks, works)
 	case takes != nil && query.Has("takes"):
-		c.notReady(w, takes)
-	case takes != nil:
-		d.log.Warn("nothing can be taken", "error", takes)
-		c.Write(w, []byte(`{"checks":"ok","takes":"down"}`))
+		c.notReady(w, takes, works)
 	default:
-		c.Write(w, []byte(`{"checks":"ok","takes":"ok"}`))
+		if takes != nil {
+			d.log.Warn("nothing can be taken", "error", takes)
+		}
+		c.Write(w, []byte(`{"checks":"`+works.Checks+`","takes":"`+works.Takes+`"}`))
 	}
 }
 
-// notReady answers why the server is not ready: a 503, whatever the error is.
-func (c *Call) notReady(w http.ResponseWriter, err error) {
+// word says whether something works.
+func word(err error) string {
+	if err != nil {
+		return "down"
+	}
+	return "ok"
+}
+
+// notReady answers why the server is not ready, and what works: a 503, whatever the
+// error is.
+func (c *Call) notReady(w http.ResponseWriter, err error, works readyDoc) {
 	if usher.ErrorCode(err) != usher.Unavailable && !c.gone() {
 		err = fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, "the database does not answer"), err)
 	}
-	c.Fail(w, err)
+	p := c.Problem(err)
+	p.Send(w, c, problemType, notReadyDoc{*p, works.Checks, works.Takes})
 }
 
 func (d *Door) metricsPage(w http.ResponseWriter, r *http.Request, c *Call) {

@@ -193,16 +193,16 @@ func TestDatabaseVanishes(t *testing.T) {
 	n := serve(t, dsn)
 	l := newLoad(t, 0, key, 1, 0, 10, 10, n)
 	know(t, l, n.addr)
-	ready := func() int {
-		res, err := http.Get("http://" + n.addr + "/readyz")
+	ready := func(takes string) int {
+		res, err := http.Get("http://" + n.addr + "/readyz" + takes)
 		if err != nil {
 			t.Fatal(err)
 		}
 		res.Body.Close()
 		return res.StatusCode
 	}
-	if got := ready(); got != http.StatusOK {
-		t.Errorf("/readyz: got %d, want 200", got)
+	if got := ready("?takes"); got != http.StatusOK {
+		t.Errorf("/readyz?takes: got %d, want 200", got)
 	}
 	c := &client{key: key}
 	defer c.close()
@@ -210,8 +210,11 @@ func TestDatabaseVanishes(t *testing.T) {
 	if err := pg.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if got := ready(); got != http.StatusServiceUnavailable {
-		t.Errorf("/readyz without a database: got %d, want 503", got)
+	if got := ready("?takes"); got != http.StatusServiceUnavailable {
+		t.Errorf("/readyz?takes without a database: got %d, want 503", got)
+	}
+	if got := ready(""); got != http.StatusOK {
+		t.Errorf("/readyz without a database: got %d, want 200, as checks are answered from memory", got)
 	}
 	for range 3 {
 		away(t, c, n)

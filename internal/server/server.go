@@ -9,7 +9,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -152,20 +151,26 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 // readyWithin bounds how long /readyz may take. A load balancer waits no longer.
 const readyWithin = 2 * time.Second
 
-// ready returns why checks cannot be answered, and why nothing can be taken.
+// ready returns why checks cannot be answered, and why nothing can be taken. While
+// the database is away a server that holds customers goes on answering checks from
+// memory: were it called down, a load balancer would turn an outage of the
+// database into one of every product that asks.
 func (s *Server) ready(ctx context.Context) (checks, takes error) {
+	if s.stopping.Load() {
+		err := usher.Errorf(usher.Unavailable, "the server is stopping")
+		return err, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	return s.DB.Ping(ctx), s.Usage.Ready(ctx)
-}
-
-// ServeHTTP answers a request. /readyz says no while the server stops.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/readyz" && s.stopping.Load() {
-		http.Error(w, "stopping", http.StatusServiceUnavailable)
-		return
+	if takes = s.DB.Ping(ctx); takes == nil {
+		return nil, s.Usage.Ready(ctx)
 	}
-	s.Door.ServeHTTP(w, r)
+	for _, env := range usher.Environments {
+		if s.Live.Customers(env) > 0 {
+			return nil, takes
+		}
+	}
+	return takes, takes
 }
 
 // stopWithin bounds how long requests that run may take once a stop is asked.

@@ -211,11 +211,13 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		case <-gather.C:
 			gathers = false
 		}
-		revision := o.Live.Revision(c.Env)
 		list, err := o.everything(r, c.Env, l.ask)
 		if err != nil {
 			continue // the event is sent once the flags can be answered
 		}
+		// Read after the answers: a node that is asked for this revision must know at
+		// least what they were made of.
+		revision := o.Live.Revision(c.Env)
 		now := fingerprint(list)
 		if now == l.seen || degraded(list) {
 			continue
