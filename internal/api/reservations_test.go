@@ -10,6 +10,7 @@ import (
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/door"
+	"github.com/usher-sh/usher/internal/fsck"
 	"github.com/usher-sh/usher/internal/testpg"
 )
 
@@ -301,25 +302,69 @@ func TestBadReservations(t *testing.T) {
 	w.want(w.json("GET", "/v1/reservations/%07", ``), 400, bad("path.id|must not contain control characters (U+0007)"))
 }
 
-// TestS23_FeatureGone: the feature was removed while some of it was held. An
-// amount that cannot be read is not taken for another one.
+// TestS36_CustomerGone: what a deleted customer used is kept, in whatever way its
+// reservations end, and the answers say what is kept. A revived one has it.
+func TestS36_CustomerGone(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		for _, key := range []string{"k1", "k2", "k3", "k4"} {
+			if got := w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":5,"ttl":"1h","key":"`+key+`"}`); got.Code != 201 {
+				t.Fatalf("got %d %s", got.Code, got.Body)
+			}
+		}
+		if got := w.json("DELETE", "/v1/customers/acme", ``); got.Code != 204 {
+			t.Fatalf("got %d %s", got.Code, got.Body)
+		}
+		has := func(what string, got *httptest.ResponseRecorder, status int, parts ...string) {
+			t.Helper()
+			for _, p := range parts {
+				if got.Code != status || !strings.Contains(got.Body.String(), p) {
+					t.Errorf("%s: got %d %s, want %d with %s", what, got.Code, got.Body, status, p)
+				}
+			}
+		}
+		has("settled", w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":9}`), 200, `"reason":"unknown_customer"`, `"consumed":9`,
+			`"settled":9`, `"deductions":[{"allowance":"plan:pro@1","amount":5}]`)
+		has("settled again", w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":9}`), 200, `"consumed":9`, `"replayed":true`)
+		has("released", w.json("POST", "/v1/reservations/rsv_2/release", ``), 200, `"state":"released"`)
+		has("corrected", w.json("POST", "/v1/corrections", `{"ref":"k1","amount":2,"reason":"test","key":"c1"}`), 201, `"left":7`,
+			`"returned":[{"allowance":"plan:pro@1","amount":2}]`)
+		w.pass(2 * time.Hour)
+		has("settled late", w.json("POST", "/v1/reservations/rsv_3/settle", `{"amount":9}`), 200, `"consumed":9`, `"late":true`)
+		has("expired", w.json("POST", "/v1/reservations/rsv_4/release", ``), 200, `"state":"expired"`)
+		has("an event", w.do("POST", "/v1/events", eventType, `{"specversion":"1.0","id":"e1","source":"s","type":"llm.completion",
+			"subject":"acme","data":{"tokens":3}}`), 200, `"accepted":0`, `"code":"unknown_customer"`)
+		has("revived", w.json("PUT", "/v1/customers/acme", `{}`), 201, `"id":"acme"`)
+		has("revived", w.json("POST", "/v1/check", `{"customer":"acme","feature":"calls"}`), 200, `"used":16,"reserved":0`)
+		if r, err := fsck.Run(t.Context(), w.db, fsck.Options{Now: w.now}); err != nil || r.Total != 0 {
+			t.Errorf("fsck: %+v, %v", r.Differences, err)
+		}
+	})
+}
+
+// TestS23_FeatureGone: the feature was removed while some of it was held. What was
+// used is counted all the same, read by the catalogue of that time.
 func TestS23_FeatureGone(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
-		if got := w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":3,"ttl":"168h","key":"k"}`); got.Code != 201 {
-			t.Fatalf("got %d %s", got.Code, got.Body)
+		for _, key := range []string{"k", "l"} {
+			body := `{"customer":"acme","feature":"calls","amount":3,"ttl":"168h","key":"` + key + `"}`
+			if got := w.json("POST", "/v1/reservations", body); got.Code != 201 {
+				t.Fatalf("got %d %s", got.Code, got.Body)
+			}
 		}
 		const without = "usher: 1\nfeatures: {sso: {kind: switch}}\nplans: {pro: {default: true, entitlements: {sso: true}}}\n"
 		if got := w.do("PUT", "/v1/catalog?migrate=all", "application/yaml", without); got.Code != 422 ||
-			!strings.Contains(got.Body.String(), "1 open reservations") {
+			!strings.Contains(got.Body.String(), "2 open reservations") {
 			t.Errorf("while it is held: got %d %s, want 422 that names the reservation", got.Code, got.Body)
 		}
 		w.pass(29 * 24 * time.Hour) // it has expired, and nothing of it is in an open window
 		if got := w.do("PUT", "/v1/catalog", "application/yaml", without); got.Code != 200 {
 			t.Fatalf("got %d %s", got.Code, got.Body)
 		}
-		w.want(w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":1}`), 422, problemBody(usher.Refused,
-			"the feature calls is no longer in the catalogue"))
-		if got := w.json("POST", "/v1/reservations/rsv_1/release", ``); got.Code != 200 ||
+		if got := w.json("POST", "/v1/reservations/rsv_1/settle", `{"amount":1}`); got.Code != 200 ||
+			!strings.Contains(got.Body.String(), `"reason":"unknown_feature"`) || !strings.Contains(got.Body.String(), `"consumed":1`) {
+			t.Errorf("settle: got %d %s, want 200, consumed 1", got.Code, got.Body)
+		}
+		if got := w.json("POST", "/v1/reservations/rsv_2/release", ``); got.Code != 200 ||
 			!strings.Contains(got.Body.String(), `"state":"expired"`) {
 			t.Errorf("release: got %d %s, want 200, expired", got.Code, got.Body)
 		}

@@ -148,6 +148,96 @@ func TestS23_ASettlementCountsOnce(t *testing.T) {
 	}
 }
 
+// gone is a snapshot with the same use in a world without the customer, or without
+// the feature.
+func gone(t *testing.T, s *engine.Snapshot, features string, customer *usher.Customer) *engine.Snapshot {
+	t.Helper()
+	c, err := catalogfile.Parse("catalog.yaml", []byte("usher: 1\nfeatures: "+features+"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := engine.NewWorld(engine.Facts{Book: engine.NewBook(c, nil, nil), Customer: customer})
+	left := engine.NewSnapshot(w, 2, s.Dirty(), nil)
+	left.SetLapses(s.Lapses())
+	return left
+}
+
+// A settlement after the customer was deleted, or after the feature left the
+// catalogue, keeps all that was used: what was held as it was held, the rest as excess
+// in the hold's window, and the answer says what is kept.
+func TestS36_ADeletedCustomersSettlementIsKept(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name             string
+		amount           int64
+		after            time.Duration
+		plan, excess     int64 // of the entries
+		features         string
+		customer         *usher.Customer
+		beyond, reserved int64 // of the bucket
+		why              usher.Reason
+	}{
+		{"more than held", 9, 0, 5, 4, `{api: {kind: metered}}`, nil, 1, 0, usher.UnknownCustomer},
+		{"as held", 5, 0, 5, 0, `{api: {kind: metered}}`, nil, 0, 0, ""},
+		{"less", 2, 0, 2, 0, `{api: {kind: metered}}`, nil, 0, 0, ""},
+		{"after the end", 9, time.Minute, 0, 9, `{api: {kind: metered}}`, nil, 1, 0, usher.UnknownCustomer},
+		{"no feature", 9, 0, 5, 4, `{}`, &usher.Customer{ID: "acme", CreatedAt: opened, Clocks: []usher.Clock{{From: opened, Anchor: opened}}},
+			1, 0, usher.UnknownFeature},
+		{"another kind", 9, 0, 5, 4, `{api: {kind: switch}}`, &usher.Customer{ID: "acme", CreatedAt: opened, Clocks: []usher.Clock{{From: opened,
+			Anchor: opened}}}, 1, 0, usher.NotEntitled},
+	} {
+		s := untouched(t, `{api: {kind: metered}}`, `{api: {limit: 8, per: month, caps: [{limit: 20, per: day}]}}`)
+		h := hold(t, s, "rsv_1", 5, time.Minute)
+		s = gone(t, s, c.features, c.customer)
+		at := opened.Add(c.after)
+		s.Expire(at)
+		if !engine.Settles(s, h, c.amount, at) {
+			t.Fatalf("%s: cannot be settled", c.name)
+		}
+		e := engine.Settle(s, h, c.amount, at)
+		got := map[string]int64{}
+		for _, en := range e.Entries {
+			got[en.Allowance] += en.Amount
+		}
+		if got["plan:p@1"] != c.plan || got[engine.EntryExcess] != c.excess || got[engine.EntryCap] != c.amount {
+			t.Errorf("%s: entries %v, want %d of the plan, %d excess and %d of the cap", c.name, got, c.plan, c.excess, c.amount)
+		}
+		if b, ok := s.Bucket(h.Home()); !ok || b.Used != c.amount || b.Reserved != c.reserved || b.Excess != c.beyond {
+			t.Errorf("%s: got bucket %+v, want used %d, excess %d", c.name, b, c.amount, c.beyond)
+		}
+		if e.Decision.Consumed != c.amount || e.Would != c.why {
+			t.Errorf("%s: answered %d and %q, want %d and %q", c.name, e.Decision.Consumed, e.Would, c.amount, c.why)
+		}
+	}
+}
+
+// What cannot be counted is not settled, also where nothing can be decided.
+func TestS24_ADeletedCustomersSettlementCounts(t *testing.T) {
+	t.Parallel()
+	s := untouched(t, `{api: {kind: metered}}`, `{api: {limit: 8, per: month}}`)
+	h := hold(t, s, "rsv_1", 5, time.Minute)
+	hold(t, s, "rsv_2", 2, time.Minute)
+	s = gone(t, s, `{}`, nil)
+	if engine.Settles(s, h, math.MaxInt64-1, opened) {
+		t.Error("more than int64 can count is settled")
+	}
+	if !engine.Settles(s, h, math.MaxInt64-2, opened) {
+		t.Error("what can be counted beside the other hold is not settled")
+	}
+	if s.Expire(h.Expires); !engine.Settles(s, h, math.MaxInt64, h.Expires) {
+		t.Error("what can be counted is not settled")
+	}
+}
+
+// A hold of a grant pays for no excess: that is counted beside it.
+func TestS14_AGrantPaysForNoExcessOfADeletedCustomer(t *testing.T) {
+	t.Parallel()
+	h := &engine.Hold{Feature: "api", Entries: []engine.Entry{{Bucket: engine.BucketKey{Feature: "api", Clock: "grant:gr_1"}, Amount: 5}}}
+	if got := h.Home(); got.Clock != engine.ClockNone || got.Feature != "api" {
+		t.Errorf("excess goes to %+v, want what nothing entitles", got)
+	}
+}
+
 // One holder has one seat, however often it asks, also where there are more
 // holders than seats; a new one is refused then.
 func TestS22_OneHolderOneSeat(t *testing.T) {

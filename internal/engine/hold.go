@@ -2,7 +2,9 @@ package engine
 
 import (
 	"cmp"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -181,8 +183,8 @@ func isCap(clock string) bool { return len(clock) > 4 && clock[:4] == "cap:" }
 // adjust adds to a bucket's use and holds; usually the amounts are negative. It does
 // not ask what is in force now, because the bucket may be of a window or a plan that
 // is over. If less is beyond the limit afterwards, excess shrinks first and overage
-// after it (S14, S20). used may be positive only if reserved falls by as much. A
-// bucket that is not in memory does not change.
+// after it (S14, S20). What more use is beyond the limit is excess. A bucket that is
+// not in memory does not change.
 func (s *Snapshot) adjust(k BucketKey, used, reserved int64) {
 	b, ok := s.Bucket(k)
 	if !ok {
@@ -288,9 +290,11 @@ func Taken(feature string, entries []Entry) (n int64) {
 // becomes use in the window of the hold, in the order in which it was held; the rest
 // is given back. An amount beyond the hold, or all of it if the hold has expired, is
 // booked like an event at the instant of the hold: from what is still left there, then
-// as overage, then as excess. The decision is about the feature now. Call Expire
-// first. The buckets that Needs names at the hold's instant must be in memory. amount
-// must not be negative.
+// as overage, then as excess. If the customer was deleted, or the feature has left the
+// catalogue, nothing says any more what is left: all beyond the hold is excess, in the
+// bucket h.Home names (S36). The decision is about the feature now. Call Expire first.
+// The buckets that Needs names at the hold's instant, and Home, must be in memory.
+// amount must not be negative, and as Settles permits.
 func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 	if amount < 0 {
 		panic("engine: Settle: amount must not be negative")
@@ -312,16 +316,72 @@ func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 		e.Entries = kept
 		rest -= min(amount, h.Amount)
 	}
-	if rest > 0 && f != nil {
+	if rest > 0 && !s.counts(f) {
+		e.Entries = net(append(e.Entries, s.strand(h, rest)...))
+	} else if rest > 0 {
 		more := Take(s, Op{Kind: Record, Customer: h.Customer, Feature: h.Feature, Amount: rest}, h.At)
 		e.Overflow, e.Would = more.Overflow, more.Would
 		e.Entries = net(append(e.Entries, more.Entries...))
 	}
 	s.reopen(h.Feature, e.Entries, h.At, now)
 	e.after(s, h.Customer, h.Feature, now)
-	e.Decision.Taken, e.Decision.Consumed = true, amount
+	if rest > 0 && !s.counts(f) && !e.Decision.Allowed {
+		e.Would = e.Decision.Reason
+	}
+	e.Decision.Taken, e.Decision.Consumed = true, Taken(h.Feature, e.Entries)
 	e.deduct(s, h.Feature)
 	return e
+}
+
+// Settles reports whether a reservation can be settled with an amount without passing
+// int64 (S24).
+func Settles(s *Snapshot, h *Hold, amount int64, now time.Time) bool {
+	rest := amount // what is new use
+	if now.Before(h.Expires) {
+		rest = max(amount-h.Amount, 0)
+	}
+	if s.counts(s.World.features[h.Feature]) {
+		return Fits(s, h.Feature, rest, h.At)
+	}
+	b, _ := s.Bucket(h.Home())
+	return satAdd(satAdd(b.Used, b.Reserved), b.Opening) <= math.MaxInt64-rest
+}
+
+// counts reports whether the customer and the feature are known, and the feature's use
+// is counted, so that Take can decide.
+func (s *Snapshot) counts(f *feature) bool { return f != nil && s.World.Known() && f.def.Kind.Counts() }
+
+// Home returns the bucket that counts what a settlement uses beyond the hold if
+// nothing can be decided about it any more: that of the last plan or add-on allowance
+// that is held, because its window is the hold's, else the one of use that nothing
+// entitles. A grant never pays for excess (S14).
+func (h *Hold) Home() BucketKey {
+	for i := len(h.Entries) - 1; i >= 0; i-- {
+		k := h.Entries[i].Bucket
+		grant := strings.HasPrefix(k.Clock, "grant:") || strings.HasPrefix(k.Clock, "rollover:")
+		if k.Feature == h.Feature && !isCap(k.Clock) && !grant && k.Clock != ClockDrawn {
+			return k
+		}
+	}
+	return BucketKey{h.Feature, ClockNone, 0}
+}
+
+// strand books n units of a settlement as excess where h.Home says. The caps that
+// count the hold count them too.
+func (s *Snapshot) strand(h *Hold, n int64) []Entry {
+	home := h.Home()
+	if !s.Has(home) {
+		s.Put(Bucket{BucketKey: home, End: maxMicro})
+	}
+	s.adjust(home, n, 0)
+	out := []Entry{{home, EntryExcess, n}}
+	for _, e := range net(h.Entries) {
+		if e.Allowance == EntryCap && e.Bucket.Feature == h.Feature {
+			s.adjust(e.Bucket, n, 0)
+			out = append(out, Entry{e.Bucket, EntryCap, n})
+		}
+	}
+	return out
 }
 
 // Release ends a reservation and gives back all that it held. An expired reservation

@@ -1,6 +1,7 @@
 package fsck
 
 import (
+	"fmt"
 	"hash/fnv"
 	"math"
 	"slices"
@@ -153,6 +154,7 @@ func (c *checker) op(o *store.Op) error {
 		return nil
 	}
 	c.entries(h, p.Entries, p.At.UnixMicro())
+	c.answered(h, o, &d, p.Entries)
 	c.deny(h, o.Feature, p.Outcome, p.Would, o.Amount, o.At.UnixMicro())
 	if !c.mine(h, o.Feature) {
 		return nil
@@ -170,6 +172,24 @@ func (c *checker) op(o *store.Op) error {
 		c.sums[c.key(ofCorrection, h, o.Feature, "", o.Key, 0)] = sum{used: o.Amount, at: hashOf(ledger.AppendEntries(nil, p.Entries))}
 	}
 	return nil
+}
+
+// answered compares what a take's answer says was used or given back with what its
+// entries keep. No row follows from either, so no repair can say which one is right.
+func (c *checker) answered(h store.Holder, o *store.Op, d *usher.Decision, entries []engine.Entry) {
+	said := d.Consumed
+	if d.Correction != nil {
+		said = -d.Correction.Amount
+	}
+	kept := engine.Taken(o.Feature, entries)
+	if c.part != 0 || kept == said && (d.Reservation == nil || d.Reservation.Settled == d.Consumed) {
+		return
+	}
+	if d.Correction == nil && kept == said {
+		said = d.Reservation.Settled
+	}
+	c.note(Difference{What: "answer of a take", Environment: h.Env, Customer: h.Customer, Feature: o.Feature, Name: o.Key,
+		Ledger: fmt.Sprint(kept), Stored: fmt.Sprint(said)})
 }
 
 // hashOf returns a hash by which stored entries are compared.

@@ -58,7 +58,7 @@ type Report struct {
 
 // Difference is one row that differs from what the ledger says.
 type Difference struct {
-	What        string            `json:"what"` // one of kindNames, "bounds of a bucket", or a row of the ledger: "take", "event"
+	What        string            `json:"what"` // one of kindNames, "bounds of a bucket", "answer of a take", or a row of the ledger: "take", "event"
 	Environment usher.Environment `json:"environment"`
 	Customer    string            `json:"customer"`
 	Feature     string            `json:"feature,omitempty"`

@@ -282,6 +282,12 @@ func (l *life) step() {
 		l.count["delete"]++
 		d, err := u.DeleteSeat(ctx, usher.Sandbox, who, "members", "h1")
 		l.did("leave", d, err)
+		if len(l.holds) > 0 && !l.shared {
+			id := l.holds[0]
+			l.holds = l.holds[1:]
+			d, err := u.Settle(ctx, usher.Sandbox, id, amount(14))
+			l.did("settle, deleted", usher.Decision{Allowed: err == nil, Consumed: d.Consumed}, err)
+		}
 		d, err = u.Consume(ctx, usher.Sandbox, usage.ConsumeOp{Customer: who, Feature: "calls", Key: l.id("k")})
 		if err != nil || d.Allowed && !l.shared {
 			l.t.Fatal(d, err)
@@ -722,6 +728,67 @@ func TestI4_SeatsOfADeletedCustomerStayRight(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.clean("one left")
+	})
+}
+
+// What a deleted customer used is kept, whatever ends the hold, and its answer says
+// what is kept. An answer that says anything else is found, and not mended: only the
+// ledger knows.
+func TestI4_AnAnswerThatSaysMoreThanIsKept(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		l := newLife(t, dsn, 1)
+		hold := func(key string) string {
+			t.Helper()
+			d, err := l.usage.Reserve(ctx, usher.Sandbox, usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports", Key: key,
+				Amount: "5"}, TTL: time.Hour})
+			if err != nil || !d.Allowed {
+				t.Fatal(d, err)
+			}
+			return d.Reservation.ID
+		}
+		settled, released, late := hold("r1"), hold("r2"), hold("r3")
+		l.change("acme", store.CustomerChange{Delete: true})
+		d, err := l.usage.Settle(ctx, usher.Sandbox, settled, "9")
+		if err != nil || d.Consumed != 9 || len(d.Deductions) != 1 || d.Deductions[0].Amount != 5 || d.Reason != usher.UnknownCustomer {
+			t.Fatal(d, err)
+		}
+		if _, err := l.usage.Release(ctx, usher.Sandbox, released); err != nil {
+			t.Fatal(err)
+		}
+		l.clean("one settled, one released")
+		l.c.set(l.c.now().Add(2 * time.Hour))
+		if d, err := l.usage.Settle(ctx, usher.Sandbox, late, "9"); err != nil || d.Consumed != 9 || !d.Reservation.Late {
+			t.Fatal(d, err)
+		}
+		d, err = l.usage.Correct(ctx, usher.Sandbox, usage.CorrectOp{Ref: "r1", Amount: "6", Reason: "test", Key: "c1"})
+		if err != nil || d.Correction.Left != 3 {
+			t.Fatal(d, err)
+		}
+		l.clean("one settled late, one corrected")
+		l.put("acme")
+		l.clean("revived")
+		op, err := l.db.Op(ctx, usher.Sandbox, ledger.HoldKey(late))
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, p, err := ledger.DecodeAnswer(op.Answer, op.At)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said.Consumed, said.Reservation.Settled = 10, 10
+		text := `UPDATE op SET answer = ? WHERE key = ?`
+		if strings.HasPrefix(dsn, "postgres") {
+			text = `UPDATE op SET answer = $1 WHERE key = $2`
+		}
+		if _, err := raw(t, dsn).ExecContext(ctx, text, ledger.EncodeAnswer(&said, &p, op.At), op.Key); err != nil {
+			t.Fatal(err)
+		}
+		r := l.fsck(fsck.Options{Repair: true})
+		if r.Total != 1 || r.Differences[0].What != "answer of a take" || r.Differences[0].Ledger != "9" || r.Differences[0].Stored != "10" {
+			t.Errorf("got %+v, want the settlement that says 10 and kept 9", r.Differences)
+		}
 	})
 }
 

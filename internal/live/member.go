@@ -167,6 +167,24 @@ func (l *Live) editionThen(ctx context.Context, e *environment, revision int64) 
 	return ed, err
 }
 
+// FeatureThen returns a feature as the catalogue in force at a past instant had it; nil
+// if it had none.
+func (l *Live) FeatureThen(ctx context.Context, env usher.Environment, key string, at time.Time) (*usher.Feature, error) {
+	revision, err := l.cfg.DB.RevisionAt(ctx, env, at)
+	if err != nil {
+		return nil, err
+	}
+	row, err := l.cfg.DB.CatalogAt(ctx, env, revision)
+	if err != nil || row == nil {
+		return nil, err
+	}
+	ed, err := l.editionThen(ctx, l.envs[env], row.Revision)
+	if err != nil {
+		return nil, err
+	}
+	return ed.book.Features[key], nil
+}
+
 // Properties returns the properties of a registered resource at an instant; nil if
 // it is not registered.
 func (l *Live) Properties(ctx context.Context, env usher.Environment, customer, kind, id string, at time.Time) (map[string]any, error) {

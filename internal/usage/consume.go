@@ -84,20 +84,24 @@ func (t *take) read(book *engine.Book) (err error) {
 	return err
 }
 
-// feature returns a feature of the newest catalogue, which another node may have
-// applied a moment ago.
-func (u *Usage) feature(ctx context.Context, env usher.Environment, key string) (*usher.Feature, error) {
+// feature returns a feature of which something was taken at an instant: as the newest
+// catalogue has it, which another node may have applied a moment ago, or else as it
+// was then. A feature's precision stays what it was, so that either reads amounts.
+func (u *Usage) feature(ctx context.Context, env usher.Environment, key string, taken time.Time) (*usher.Feature, error) {
 	if f := u.cfg.Live.Book(env).Features[key]; f != nil {
 		return f, nil
 	}
 	if err := u.cfg.Live.Refresh(ctx, env); err != nil {
 		return nil, err
 	}
-	f := u.cfg.Live.Book(env).Features[key]
-	if f == nil {
-		return nil, usher.Errorf(usher.Refused, "the feature %s is no longer in the catalogue", key)
+	if f := u.cfg.Live.Book(env).Features[key]; f != nil {
+		return f, nil
 	}
-	return f, nil
+	f, err := u.cfg.Live.FeatureThen(ctx, env, key, taken)
+	if err == nil && f == nil {
+		err = usher.Errorf(usher.Refused, "the feature %s is no longer in the catalogue", key)
+	}
+	return f, err
 }
 
 // reach returns once this node knows a revision. It returns Invalid if the revision

@@ -66,7 +66,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	if err != nil {
 		return usher.Decision{}, err
 	}
-	f, err := u.feature(ctx, env, o.feature)
+	f, err := u.feature(ctx, env, o.feature, o.at)
 	if err != nil {
 		return usher.Decision{}, err
 	}
@@ -134,7 +134,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 			}
 			back.Returned = append(back.Returned, d)
 		}
-		e.Decision.Correction = back
+		e.Decision.Precision, e.Decision.Correction = f.Precision, back
 		for _, d := range o.dimensions {
 			b.roll(store.MergeAdd, store.RollupKey{Holder: h, Feature: o.feature, Dimension: d.Path, Value: d.Value}, o.at, -t.amount, 0)
 		}

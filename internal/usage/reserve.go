@@ -58,19 +58,20 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 
 // Settle ends a reservation with the amount actually used; "" is the amount held. It
 // is never refused because too little is left: what exceeds the allowances is booked
-// as excess, and a settlement after the reservation expired is booked too. The same
+// as excess, and a settlement after the reservation expired is booked too, also if the
+// customer was deleted or the feature has left the catalogue since (S36). The same
 // settlement again returns the first answer; another one is a Conflict.
 func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, amount usher.Number) (usher.Decision, error) {
 	t, held, err := u.end(ctx, env, id, ledger.Settle)
 	if err != nil {
 		return usher.Decision{}, err
 	}
+	f, err := u.feature(ctx, env, t.feature, held.Hold.At)
+	if err != nil {
+		return usher.Decision{}, err
+	}
 	t.amount = held.Hold.Amount
 	if amount != "" {
-		f, err := u.feature(ctx, env, t.feature)
-		if err != nil {
-			return usher.Decision{}, err
-		}
 		if t.amount, err = units(f, amount); err != nil {
 			return usher.Decision{}, err
 		}
@@ -85,11 +86,7 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 			return engine.Effect{}, err
 		}
 		late := !w.now.Before(h.Expires)
-		more := max(t.amount-h.Amount, 0) // what was used beyond the amount held
-		if late {                         // nothing is held any more: all of it is new use
-			more = t.amount
-		}
-		if !engine.Fits(w.next, h.Feature, more, h.At) {
+		if !engine.Settles(w.next, h, t.amount, w.now) {
 			return engine.Effect{}, usher.Errorf(usher.Refused, "with this amount the total of %s would exceed what can be counted", h.Feature)
 		}
 		e := engine.Settle(w.next, h, t.amount, w.now)
@@ -97,8 +94,9 @@ func (u *Usage) Settle(ctx context.Context, env usher.Environment, id string, am
 			return e, errOverflow
 		}
 		t.posting.At = h.At
+		e.Decision.Precision = f.Precision // also if the decision knows no customer or no feature any more
 		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: usher.ReservationSettled,
-			Settled: t.amount, Late: late}
+			Settled: e.Decision.Consumed, Late: late}
 		return e, b.tx.CloseHold(env, id, store.HoldSettled, w.now)
 	}
 	return u.take(ctx, t)
@@ -111,6 +109,10 @@ func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (
 	t, held, err := u.end(ctx, env, id, ledger.Release)
 	if err != nil {
 		return usher.Decision{}, err
+	}
+	f, err := u.feature(ctx, env, t.feature, held.Hold.At)
+	if err != nil {
+		f = &usher.Feature{} // nothing is read by its precision, and no number of it is shown
 	}
 	t.hash = bodyHash(ledger.Release, id)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
@@ -126,6 +128,7 @@ func (u *Usage) Release(ctx context.Context, env usher.Environment, id string) (
 			state = usher.ReservationExpired
 		}
 		e := engine.Release(w.next, h, w.now)
+		e.Decision.Precision = f.Precision
 		e.Decision.Reservation = &usher.Reservation{ID: id, Amount: h.Amount, ExpiresAt: held.Hold.Expires, State: state}
 		return e, b.tx.CloseHold(env, id, string(state), w.now)
 	}
@@ -151,7 +154,7 @@ func (u *Usage) end(ctx context.Context, env usher.Environment, id, call string)
 				id, op.At.Format(time.RFC3339))
 		}
 		amount := strconv.FormatInt(op.Amount, 10)
-		if f := u.cfg.Live.Book(env).Features[op.Feature]; f != nil {
+		if f, err := u.feature(ctx, env, op.Feature, held.Hold.At); err == nil {
 			amount = usher.FormatQuantity(op.Amount, f.Precision)
 		}
 		return usher.Errorf(usher.Conflict,
@@ -186,10 +189,11 @@ func (b *batchRun) open(env usher.Environment, id string, w *world) (*engine.Hol
 // loadHold loads a reservation's buckets and what decisions at its instant and now
 // read.
 func (b *batchRun) loadHold(h store.Holder, w *world, hold *engine.Hold) error {
-	keys := make([]engine.BucketKey, len(hold.Entries))
+	keys := make([]engine.BucketKey, len(hold.Entries), len(hold.Entries)+1)
 	for i, e := range hold.Entries {
 		keys[i] = e.Bucket
 	}
+	keys = append(keys, hold.Home())
 	if err := b.load(h, w, keys); err != nil {
 		return err
 	}
