@@ -51,12 +51,20 @@ type Separation struct {
 	Roles []string `json:"roles"` // at least two, each once, sorted
 }
 
+// MaxPermission is the longest key of a permission, and the longest pattern, in bytes.
+const MaxPermission = 128
+
+// ValidPermission reports whether s can be the key of a permission: segments of
+// A-Z a-z 0-9 _ : / - joined by dots, none of them empty, such as report.export,
+// route.GET, tools/call or s3:GetObject (S56). Upper and lower case differ.
+func ValidPermission(s string) bool { return ValidPattern(s) && !IsPattern(s) }
+
 // ValidPattern reports whether s is a pattern for permissions. A pattern is a key
 // in which a segment (the text between two dots) may be "*", which matches any
 // one segment, and the last segment may be "**", which matches one or more. So
 // "a.b" does not match "a.b.c" (A06).
 func ValidPattern(s string) bool {
-	if s == "" || len(s) > MaxKey {
+	if len(s) > MaxPermission {
 		return false
 	}
 	rest, more := s, true
@@ -69,16 +77,24 @@ func ValidPattern(s string) bool {
 				return false
 			}
 		case segment == "*":
-		case strings.Contains(segment, "*"):
-			return false
 		case !validSegment(segment):
 			return false
 		}
 	}
-	return IsPattern(s) || ValidKey(s)
+	return true
 }
 
-func validSegment(s string) bool { return ValidKey("a"+s) && s != "" }
+func validSegment(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == ':', c == '/', c == '-':
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
 
 // IsPattern reports whether s, a valid pattern, can match more than one key.
 func IsPattern(s string) bool { return strings.Contains(s, "*") }

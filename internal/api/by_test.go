@@ -31,7 +31,8 @@ func TestS56_WhoCannotGiveCannotTake(t *testing.T) {
 		refused("DELETE", "assignments/"+bobs+"?by=alice", ``, "take away the assignment")
 		refused("POST", "directory", `{"by":"alice","unassign":["`+bobs+`"]}`, "take away the assignment")
 		refused("PUT", "assignments", `{"by":"alice","member":"bob","role":"payer","until":"`+june+`"}`, "shorten the assignment")
-		refused("POST", "directory", `{"by":"alice","assignments":[{"member":"bob","role":"payer","until":"`+june+`"}]}`, "shorten the assignment")
+		refused("POST", "directory", `{"by":"alice","assignments":[{"member":"bob","role":"payer","until":"`+june+`"}]}`,
+			"shorten the assignment")
 		// A member: removed or deactivated.
 		refused("DELETE", "members/bob?by=alice", ``, `remove the member "bob"`)
 		refused("POST", "directory", `{"by":"alice","drop_members":["bob"]}`, `remove the member "bob"`)
@@ -59,7 +60,8 @@ func TestS56_WhoCannotGiveCannotTake(t *testing.T) {
 		refused("DELETE", "roles/both?by=alice", ``, `take permissions from the role "both"`)
 		refused("POST", "directory", `{"by":"alice","drop_roles":["both"]}`, `take permissions from the role "both"`)
 		refused("PUT", "roles/both", `{"by":"alice","permissions":["report.read"]}`, `take permissions from the role "both"`)
-		refused("POST", "directory", `{"by":"alice","roles":[{"key":"both","permissions":["report.read"]}]}`, `take permissions from the role "both"`)
+		refused("POST", "directory", `{"by":"alice","roles":[{"key":"both","permissions":["report.read"]}]}`,
+			`take permissions from the role "both"`)
 
 		// Nothing of it happened.
 		if got := w.ask(t, 200, "GET", firm+"members/bob", ``); got["active"] != true || len(got["assignments"].([]any)) != 1 {

@@ -91,7 +91,8 @@ func (a *api) keysRoutes(d *door.Door) {
 			"key":"usk_production_key_0pgp1uf2lvq1reftlujnf98jak_…"}`}, a.createKey)
 	door.Register(d, door.Route{Pattern: "POST /v1/keys/{id}/rotate", Perm: auth.PermKeysWrite,
 		ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
-		Text:    "Same name, role, customer and limit, and the same end unless `expires_at` sets another. Both live until the old one's grace is over. Two live keys of one line at most: 409.",
+		Text: "Same name, role, customer and limit, and the same end unless `expires_at` sets another. Both live until the old one's " +
+			"grace is over. Two live keys of one line at most: 409.",
 		Example: `{"grace":"24h"}`,
 		Answer: `{"id":"key_0pgp1uf2lvq1reftlujnf98jak","environment":"production","name":"shop","role":"app","properties":true,
 			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z","rotates":"key_0pgp1jbeml64gssk02rrp3n4to",

@@ -22,8 +22,8 @@ func (a *api) rolesRoutes(d *door.Door) {
 		a.listRoles)
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/roles/{role}", Perm: auth.PermMembersWrite,
 		ID: "putCustomRole", Tag: "Members", Summary: "Make a role of the customer's own, or replace it",
-		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds; nor does `by` take more from it. A key " +
-			"of the catalogue's is refused.",
+		Text: "It never gives more than the catalogue's `custom_roles.ceiling`, nor, with `by`, more than that member holds; nor " +
+			"does `by` take more from it. A key of the catalogue's is refused.",
 		Example: `{"title":"Auditor","permissions":["report.read"]}`,
 		Answer: `{"key":"auditor","title":"Auditor","custom":true,"permissions":["report.read"],"gives":["report.read"],"seats":[
 			]}`}, a.putCustomRole)

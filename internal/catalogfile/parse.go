@@ -64,7 +64,7 @@ func (p *parser) catalog(root *node) {
 	p.checkPlans(root.get("plans"))
 	p.cat.Addons = section(p, root.get("addons"), "add-on", MaxEntries, p.addon)
 	p.checkClocks()
-	p.cat.Permissions = section(p, root.get("permissions"), "permission", MaxPermissions, p.permission)
+	p.cat.Permissions = sectionOf(p, root.get("permissions"), "permission", MaxPermissions, p.permissionKey, p.permission)
 	p.cat.Roles = section(p, root.get("roles"), "role", MaxRoles, p.role)
 	p.cat.Separation = section(p, root.get("separation"), "separation rule", MaxSeparations, p.separation)
 	p.cat.CustomRoles = p.customRoles(root.get("custom_roles"))
@@ -74,6 +74,19 @@ func (p *parser) catalog(root *node) {
 // section reads a map of at most most things by key. An absent or empty one is
 // nil.
 func section[T any](p *parser, n *node, what string, most int, read func(key string, n *node) *T) map[string]*T {
+	return sectionOf(p, n, what, most, p.key, read)
+}
+
+// key checks the key of a thing.
+func (p *parser) key(key *node) {
+	if !usher.ValidKey(key.text) {
+		p.bad(key, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey,
+			keyHint(key.text, usher.ValidKey))
+	}
+}
+
+// sectionOf is like section, for things whose keys another function checks.
+func sectionOf[T any](p *parser, n *node, what string, most int, check func(key *node), read func(key string, n *node) *T) map[string]*T {
 	if n == nil || n.class() == isNothing {
 		return nil
 	}
@@ -90,10 +103,7 @@ func section[T any](p *parser, n *node, what string, most int, read func(key str
 	}
 	all := make(map[string]*T, len(n.keys))
 	for i, key := range n.keys {
-		if !usher.ValidKey(key.text) {
-			p.bad(key, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(key.text), usher.MaxKey,
-				keyHint(key.text))
-		}
+		check(key)
 		if t := read(key.text, n.items[i]); t != nil {
 			all[key.text] = t
 		}
@@ -101,8 +111,11 @@ func section[T any](p *parser, n *node, what string, most int, read func(key str
 	return all
 }
 
-// keyHint returns a suggestion: the valid key nearest to s, or "".
-func keyHint(s string) string {
+// keyHint returns a suggestion: the key nearest to s that is valid, or "".
+func keyHint(s string, valid func(string) bool) string {
+	if dotted := strings.Join(strings.FieldsFunc(s, func(c rune) bool { return c == '.' }), "."); dotted != s && valid(dotted) {
+		return ", such as " + dotted
+	}
 	var b strings.Builder
 	for _, c := range strings.ToLower(strings.TrimSpace(s)) {
 		if c == ' ' || c == '/' {

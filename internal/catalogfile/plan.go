@@ -71,7 +71,7 @@ func (p *parser) plan(key string, n *node) *usher.Plan {
 		s, ok := p.text(family, maxTitle)
 		if ok && !usher.ValidKey(s) {
 			p.bad(family, "invalid key %s: a key is 1 to %d of a-z 0-9 . _ - and begins with a letter or digit%s", quote(s), usher.MaxKey,
-				keyHint(s))
+				keyHint(s, usher.ValidKey))
 		}
 		plan.Family = s
 	}

@@ -23,10 +23,6 @@ const (
 // permission reads one permission.
 func (p *parser) permission(key string, n *node) *usher.Permission {
 	perm := &usher.Permission{Key: key}
-	if usher.ValidKey(key) && !usher.ValidPattern(key) {
-		// A06: what stands between dots is a segment, and none is empty.
-		p.bad(n, "%s has an empty part: write a permission such as report.read, without a dot at its end or two in a row", quote(key))
-	}
 	if !p.fields(n, permissionFields) {
 		return perm
 	}
@@ -122,6 +118,14 @@ func (p *parser) role(key string, n *node) *usher.Role {
 		r.When = p.when(when)
 	}
 	return r
+}
+
+// permissionKey checks the key of a permission.
+func (p *parser) permissionKey(key *node) {
+	if !usher.ValidPermission(key.text) {
+		p.bad(key, "invalid permission %s: a permission is 1 to %d of A-Z a-z 0-9 _ : / - in parts between dots, none of them empty%s",
+			quote(key.text), usher.MaxPermission, keyHint(key.text, usher.ValidPermission))
+	}
 }
 
 // pattern reports whether s is a permission of the file, or a pattern that matches

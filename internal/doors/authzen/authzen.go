@@ -31,12 +31,12 @@ type (
 	}
 	actionDoc struct {
 		_          struct{}       `additionalProperties:"true"`
-		Name       string         `json:"name" minLength:"1" maxLength:"255" doc:"The last segment of the permission"`
+		Name       string         `json:"name" minLength:"1" doc:"What stands after the resource's type and a dot in the permission"`
 		Properties map[string]any `json:"properties,omitempty"`
 	}
 	resourceDoc struct {
 		_          struct{}       `additionalProperties:"true"`
-		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"What stands before the last segment of the permission"`
+		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"What stands before the action's name in the permission"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255"`
 		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
 	}
@@ -238,7 +238,9 @@ func (e *entity) needs(r *door.Reader, at *entityPlaces, id bool) {
 		if at.kind != "" {
 			r.ID(at.kind, e.kind)
 		}
-		if id {
+		switch {
+		case at.kind == "" && id && e.id != "": // the name of an action may be any text
+		case id:
 			r.ID(at.id, e.id)
 		}
 	}
@@ -259,14 +261,18 @@ func (e *evaluation) customer(r *door.Reader) string {
 	return s
 }
 
-// permission returns the key of the permission to do the action to the resource. An
-// action has no dot: the permission a.b.c is the action c on a.b, and never b.c on a
-// (A10). An action with a dot gets a key with a slash, which no permission has.
+// noPermission stands for names that make no permission's key: no catalogue has it.
+const noPermission = "?"
+
+// permission returns the key of the permission to do the action to the resource. The
+// action may have dots: a.b.c is the action c on a.b, and the action b.c on a. The scope
+// of a role is compared with the resource's own type, so the two never mix (A10). Names
+// outside the alphabet of permissions are denied like unknown ones (S56).
 func (e *evaluation) permission() string {
-	if strings.Contains(e.action.id, ".") {
-		return e.resource.kind + "/" + e.action.id
+	if key := e.resource.kind + "." + e.action.id; usher.ValidPermission(key) {
+		return key
 	}
-	return e.resource.kind + "." + e.action.id
+	return noPermission
 }
 
 // said returns the properties that the question has of subject, action and resource, if
