@@ -307,7 +307,8 @@ func TestBadReservations(t *testing.T) {
 func TestS36_CustomerGone(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		for _, key := range []string{"k1", "k2", "k3", "k4"} {
-			if got := w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":5,"ttl":"1h","key":"`+key+`"}`); got.Code != 201 {
+			if got := w.json("POST", "/v1/reservations", `{"customer":"acme","feature":"calls","amount":5,"ttl":"1h","key":"`+key+
+				`"}`); got.Code != 201 {
 				t.Fatalf("got %d %s", got.Code, got.Body)
 			}
 		}
