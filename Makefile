@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build run test check bench bench-growth fuzz
+.PHONY: help build run test prove check bench bench-growth fuzz
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,9 +23,9 @@ test: ## every test
 prove: ## the proofs in full: never one unit over, never one lost (10 minutes; SEED=n repeats)
 	@internal/prove/prove.sh
 
-check: ## formatting, vet, staticcheck, no paths of somebody's machine
+check: ## formatting, vet, staticcheck, no paths of one developer's machine
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
-	@if git grep -nIE '(^|[^0-9A-Za-z"])/(work|root|home|Users)/|"/(work|root|home)/'; then echo "paths of somebody's machine: nobody else has them"; exit 1; fi
+	@if git grep -nIE '(^|[^0-9A-Za-z"])/(work|root|home|Users)/|"/(work|root|home)/'; then echo "these paths exist on one developer's machine only"; exit 1; fi
 	go vet ./...
 	@if go run $(STATICCHECK) -version >/dev/null 2>&1; then \
 		echo "go run $(STATICCHECK) ./..."; go run $(STATICCHECK) ./...; \

@@ -74,7 +74,7 @@ func readBug(name string, src []byte) (bug, error) {
 	case !ruled.MatchString(b.rule):
 		return b, fmt.Errorf("rule %q is none: write it like S07, A03 or I1", b.rule)
 	case !strings.HasPrefix(b.test.pkg, "./"):
-		return b, fmt.Errorf("package %q: write it from the module's root, like ./engine", b.test.pkg)
+		return b, fmt.Errorf("package %q: write it from the module's root, like ./internal/engine", b.test.pkg)
 	case len(a.Files) == 0 || len(a.Files)%2 != 0:
 		return b, errors.New("needs -- old -- and -- new --, in turn")
 	}

@@ -18,7 +18,8 @@ import (
 // keepBatches is how long nodes keep what they tell each other about use.
 const keepBatches = time.Hour
 
-// jobs are those that belong to no room above store.
+// jobs returns the jobs that belong to no room above store. Other rooms have a method
+// Jobs; Open puts all of them together.
 func jobs(db *store.DB, l *live.Live, now func() time.Time) []job.Job {
 	hours := &auditHours{db: db, live: l, ended: map[usher.Environment]time.Time{}}
 	all := []job.Job{

@@ -11,10 +11,11 @@ import (
 	"github.com/usher-sh/usher/internal/store"
 )
 
-// Folding deletes stored answers that are older than ledger.Kept, so that the ledger
-// does not grow for ever. What they took stays: one row for each bucket and minute has
-// the sum. An answer is deleted and its use is added to the sums in one transaction,
-// so that it is never counted twice or not at all.
+// Old answers are folded, so that the ledger does not grow without bound: stored answers
+// that are older than ledger.Kept are deleted. What they took stays: one row for each
+// bucket and minute has the sum. An answer is deleted and its use is added to the sums in
+// one transaction, so that it is never counted twice or not at all.
+
 // Folding says how old answers are folded. A zero field is its default.
 type Folding struct {
 	Now   func() time.Time // the real clock (default time.Now)
