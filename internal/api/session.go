@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -17,8 +18,43 @@ import (
 	"github.com/usher-sh/usher/internal/door"
 )
 
-// loginCookie holds a login at the identity provider while it lasts.
-const loginCookie = "__Host-usher-login"
+const (
+	// loginCookie begins the name of a cookie that holds a login at the identity
+	// provider while it lasts. Each login has its own, so that two tabs do not
+	// overwrite each other's.
+	loginCookie = "__Host-usher-login-"
+	// maxLogins is how many unfinished logins a browser may have: one more ends the
+	// earlier ones, so that their cookies do not fill the header of every request.
+	maxLogins = 8
+)
+
+// loginCookieOf returns the name of the cookie of the login with a state; "" if a
+// state cannot be one of ours.
+func loginCookieOf(state string) string {
+	if len(state) < 16 {
+		return ""
+	}
+	if name := state[:16]; strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == "" {
+		return loginCookie + name
+	}
+	return ""
+}
+
+// beginLogin gives the browser the cookie of a login at the identity provider.
+func beginLogin(w http.ResponseWriter, r *http.Request, begun auth.LoginAtProvider) {
+	var names []string
+	for _, c := range r.Cookies() {
+		if strings.HasPrefix(c.Name, loginCookie) {
+			names = append(names, c.Name)
+		}
+	}
+	if len(names) >= maxLogins {
+		for _, name := range names {
+			setCookie(w, name, "", 0)
+		}
+	}
+	setCookie(w, loginCookieOf(begun.State), begun.Cookie, auth.LoginWithin)
+}
 
 type ownerIn struct {
 	Token    string `json:"token" doc:"Of usher operator token; it works once"`
@@ -271,13 +307,13 @@ func (a *api) stepUp(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		return
 	}
 	if in.Password == "" && c.Session.Method == usher.LoginOIDC {
-		address, login, err := a.Auth.StartOIDC(r.Context(), in.ReturnTo, true)
+		begun, err := a.Auth.StartOIDC(r.Context(), in.ReturnTo, true)
 		if err != nil {
 			c.Fail(w, err)
 			return
 		}
-		setCookie(w, loginCookie, login, auth.LoginWithin)
-		b, err := door.Marshal(redirectOut{address})
+		beginLogin(w, r, begun)
+		b, err := door.Marshal(redirectOut{begun.Address})
 		if err != nil {
 			c.Fail(w, err)
 			return
@@ -312,25 +348,28 @@ func query(r *http.Request, names ...string) (map[string]string, error) {
 
 func (a *api) startOIDC(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	q, err := query(r, "return_to")
-	var address, cookie string
+	var begun auth.LoginAtProvider
 	if err == nil {
-		address, cookie, err = a.Auth.StartOIDC(r.Context(), q["return_to"], false)
+		begun, err = a.Auth.StartOIDC(r.Context(), q["return_to"], false)
 	}
 	if err != nil {
 		c.Fail(w, err)
 		return
 	}
-	setCookie(w, loginCookie, cookie, auth.LoginWithin)
-	a.redirect(w, c, address)
+	beginLogin(w, r, begun)
+	a.redirect(w, c, begun.Address)
 }
 
 func (a *api) finishOIDC(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	q, err := query(r, "state", "code", "error", "iss")
-	setCookie(w, loginCookie, "", 0) // it was for one use
-	var cookie, to string
+	var cookie, to, login string
+	if name := loginCookieOf(q["state"]); name != "" {
+		login = door.CookieOf(r, name)
+		setCookie(w, name, "", 0) // it was for one use
+	}
 	if err == nil {
 		cookie, _, to, err = a.Auth.FinishOIDC(r.Context(), c.Visit(r),
-			auth.Returned{State: q["state"], Code: q["code"], Error: q["error"], Issuer: q["iss"], Cookie: door.CookieOf(r, loginCookie)})
+			auth.Returned{State: q["state"], Code: q["code"], Error: q["error"], Issuer: q["iss"], Cookie: login})
 	}
 	if err != nil {
 		c.Refuse(w, r, err, true)

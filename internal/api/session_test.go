@@ -395,7 +395,8 @@ func TestSecretsAreNowhere(t *testing.T) {
 	}
 	o.send("POST", "/v1/session/owner", `{"token":"`+token+`","email":"eve@example.com","password":"`+ownerPassword+`"}`, "")
 	o.send("POST", "/v1/session/owner", `{"`+token+`":1,"`+ownerPassword+`":2}`, "")
-	o.send("GET", "/v1/session/oidc/callback?state=zq7wrongzq7&code=zq7wrongzq7", "", "", "Cookie", loginCookie+"=zq7wrongzq7")
+	o.send("GET", "/v1/session/oidc/callback?state=zq7wrongzq7abcde&code=zq7wrongzq7", "", "", "Cookie",
+		loginCookie+"zq7wrongzq7abcde=zq7wrongzq7")
 	for range 8 {
 		login("zq7wrongzq7") // until the account waits
 	}

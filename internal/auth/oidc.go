@@ -204,24 +204,31 @@ func LocalPath(s string) bool {
 	return err == nil && u.Scheme == "" && u.Host == "" && u.User == nil
 }
 
+// LoginAtProvider is a login that StartOIDC has begun.
+type LoginAtProvider struct {
+	Address string // at the provider, where the browser goes
+	State   string // in the query with which the browser comes back
+	Cookie  string // the value of the cookie that binds the login to the browser
+}
+
 // StartOIDC begins a login at the identity provider, or, where proof is true, a
-// fresh proof of who the operator is. It returns where the browser goes and
-// the value of the cookie that binds it. NotFound where there is no provider,
-// Invalid where returnTo is no local path.
-func (s *Service) StartOIDC(ctx context.Context, returnTo string, proof bool) (address, cookie string, err error) {
+// fresh proof of who the operator is. A browser may have several at once, each
+// with a cookie of its own. NotFound where there is no provider, Invalid where
+// returnTo is no local path.
+func (s *Service) StartOIDC(ctx context.Context, returnTo string, proof bool) (begun LoginAtProvider, err error) {
 	if returnTo == "" {
 		returnTo = "/"
 	}
 	if !LocalPath(returnTo) {
-		return "", "", usher.Errorf(usher.Invalid, "return_to must be a path of this server, such as /customers")
+		return begun, usher.Errorf(usher.Invalid, "return_to must be a path of this server, such as /customers")
 	}
 	p, err := s.provider.get(ctx, s.c.PublicURL, s.c.Now)
 	if err != nil {
-		return "", "", err
+		return begun, err
 	}
 	secret, _, err := s.secret()
 	if err != nil {
-		return "", "", err
+		return begun, err
 	}
 	purpose := purposeLogin
 	options := []oauth2.AuthCodeOption{oidc.Nonce(derived(secret, "nonce")), oauth2.S256ChallengeOption(derived(secret, "verifier"))}
@@ -229,8 +236,10 @@ func (s *Service) StartOIDC(ctx context.Context, returnTo string, proof bool) (a
 		purpose = purposeProof
 		options = append(options, oauth2.SetAuthURLParam("prompt", "login"), oauth2.SetAuthURLParam("max_age", "0"))
 	}
-	return p.AuthCodeURL(derived(secret, "state"), options...), secret + "." + purpose + "." +
-		base64.RawURLEncoding.EncodeToString([]byte(returnTo)), nil
+	begun.State = derived(secret, "state")
+	begun.Address = p.AuthCodeURL(begun.State, options...)
+	begun.Cookie = secret + "." + purpose + "." + base64.RawURLEncoding.EncodeToString([]byte(returnTo))
+	return begun, nil
 }
 
 // Returned is what a browser brings back from the provider.
@@ -304,10 +313,12 @@ func (s *Service) finishOIDC(ctx context.Context, v Visit, r Returned) (cookie s
 	}
 	id := store.SignIn{Subject: as, Name: who.name, Email: who.email, Roles: who.roles, NewID: s.id}
 	op, err := s.c.DB.SignIn(ctx, id, v.RequestID, now)
+	if op != "" { // also one who is not let in, because the provider took the last role away
+		s.operators.forget(op)
+	}
 	if err != nil {
 		return "", nil, "", err
 	}
-	s.operators.forget(op)
 	cookie, out, err = s.begin(ctx, v, op, usher.LoginOIDC, state, who.proved, nil)
 	return cookie, out, string(path), notTwice(err)
 }

@@ -462,7 +462,7 @@ func TestWhoComesBack(t *testing.T) {
 	site, _ := url.Parse(w.site.URL)
 	var kept *http.Cookie
 	for _, c := range b.http.Jar.Cookies(site) {
-		if c.Name == "__Host-usher-login" {
+		if strings.HasPrefix(c.Name, "__Host-usher-login-") {
 			kept = &http.Cookie{Name: c.Name, Value: c.Value, Path: "/", Secure: true}
 		}
 	}
@@ -537,6 +537,83 @@ func TestRolesFollowTheClaim(t *testing.T) {
 	}
 	if s, _ = login([]string{"eng"}); !slices.Equal(s.Roles["production"], []string{"developer", "support"}) {
 		t.Errorf("got %v, want the claim's role beside the one that was given by hand", s.Roles)
+	}
+}
+
+// TestTwoTabs: a browser may log in in several tabs at once, and each login ends.
+func TestTwoTabs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "preferred_username", map[string]string{"test-user@127.0.0.1": "owner"})
+	b := w.browser()
+	first, second := b.start(), b.start()
+	for _, tab := range []string{first, second} {
+		if status, where, body := b.do("GET", b.atProvider(tab, b.user1()), "", ""); status != http.StatusFound {
+			t.Errorf("got %d %s %s, want to go on", status, where, body)
+		}
+	}
+	if _, ok := b.session(); !ok {
+		t.Error("there is no session")
+	}
+	// Logins that are given up do not fill the browser with cookies.
+	site, _ := url.Parse(w.site.URL)
+	for range 30 {
+		b.start()
+	}
+	if n := len(b.http.Jar.Cookies(site)); n > 10 {
+		t.Errorf("the browser has %d cookies", n)
+	}
+	if status, _, body := b.do("GET", b.atProvider(b.start(), b.user1()), "", ""); status != http.StatusFound {
+		t.Errorf("got %d %s, want to go on", status, body)
+	}
+}
+
+// TestTheProviderIsFollowed: the last role that the provider takes away gives nothing in
+// the very next call, also in sessions from before; and the email is the provider's.
+func TestTheProviderIsFollowed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "groups", map[string]string{"eng": "developer"})
+	p := w.provider
+	login := func(email string, groups ...string) (*browser, int) {
+		t.Helper()
+		p.set(func(c map[string]any) string {
+			c["groups"], c["email"] = append([]string{}, groups...), email
+			return p.sign(c, nil)
+		})
+		b := w.browser()
+		status, _, _ := b.do("GET", b.atProvider(b.start(), b.user1()), "", "")
+		return b, status
+	}
+	before, status := login("ada@example.com", "eng")
+	if status != http.StatusFound {
+		t.Fatalf("got %d, want to go on", status)
+	}
+	s, _ := before.session()
+	if s.Operator.Email != "ada@example.com" {
+		t.Errorf("got %q", s.Operator.Email)
+	}
+	if status, _, body := before.do("GET", "/v1/keys", "", ""); status != http.StatusOK {
+		t.Fatalf("got %d %s, want the keys", status, body)
+	}
+	if _, status := login("Ada@new.example.com"); status != 403 {
+		t.Fatalf("got %d, want 403", status)
+	}
+	if status, _, body := before.do("GET", "/v1/keys", "", ""); status != 403 {
+		t.Errorf("got %d %s, want 403: the role is gone", status, body)
+	}
+	after, _ := login("Ada@new.example.com", "eng")
+	if s, ok := after.session(); !ok || s.Operator.Email != "ada@new.example.com" {
+		t.Errorf("got %v %+v, want the email of the provider", ok, s)
+	}
+	// An address that another operator has stays that operator's.
+	cli := usher.By{Actor: usher.Actor{Kind: "cli"}}
+	if _, err := w.auth.CreateOperator(t.Context(), cli, auth.NewOperator{Email: "grace@example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, email := range []string{"grace@example.com", "\x00"} {
+		b, _ := login(email, "eng")
+		if s, ok := b.session(); !ok || s.Operator.Email != "ada@new.example.com" {
+			t.Errorf("%q: got %v %+v, want the email as it was", email, ok, s)
+		}
 	}
 }
 

@@ -13,16 +13,17 @@ import (
 
 // SignIn is a person who logged in, as the identity provider describes them.
 type SignIn struct {
-	Subject     usher.SSOSubject
-	Name, Email string   // of an operator who is made now; an email that another operator has is left out
-	Roles       []string // what the provider's claim gives in both environments, each once
-	NewID       func(prefix string) string
+	Subject usher.SSOSubject
+	Name    string   // of an operator who is made now
+	Email   string   // at the provider; one that is not valid or that another operator has is not taken over
+	Roles   []string // what the provider's claim gives in both environments, each once
+	NewID   func(prefix string) string
 }
 
-// SignIn finds or makes the operator with in.Subject and makes in.Roles its only
-// roles of source sso, from at on; the last owner keeps that role. It returns
-// Forbidden if the operator is not active or has no role; then none is made. The
-// actor is the system.
+// SignIn finds or makes the operator with in.Subject, gives it in.Email, and makes
+// in.Roles its only roles of source sso, from at on; the last owner keeps that role.
+// It returns Forbidden if the operator is not active or has no role; then none is made,
+// but roles that an operator lost stay lost. The actor is the system.
 func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.Time) (operator string, err error) {
 	defer wrap(&err, "sign in")
 	var forbidden error
@@ -49,6 +50,12 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 		case active == 0:
 			return usher.Errorf(usher.Forbidden, "this operator is not active: ask an owner")
 		}
+		moved := false
+		if !made {
+			if moved, err = followEmail(ctx, tx, operator, in.Email); err != nil {
+				return err
+			}
+		}
 		changed, err := setSSORoles(ctx, tx, operator, in, at)
 		if err != nil {
 			return err
@@ -61,11 +68,15 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 		if roles == 0 { // the loss of the last role is committed all the same
 			forbidden = usher.Errorf(usher.Forbidden, "what the identity provider says about you gives you no role here any more: ask an owner")
 		}
-		if !made && !changed {
+		if !made && !changed && !moved {
 			return nil
 		}
 		e := AuditEntry{Note: Note{By: usher.By{Actor: bySystem.Actor, RequestID: requestID}, Action: "operator.sso", Object: operator, At: at}}
-		if e.After, err = json.Marshal(map[string]any{"roles": append([]string{}, in.Roles...), "created": made}); err != nil {
+		after := map[string]any{"roles": append([]string{}, in.Roles...), "created": made}
+		if moved {
+			after["email_changed"] = true // the address itself stays out of the log
+		}
+		if e.After, err = json.Marshal(after); err != nil {
 			return err
 		}
 		return db.audit(ctx, tx, e)
@@ -77,29 +88,46 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 }
 
 func makeOperator(ctx context.Context, tx *sql.Tx, id string, in SignIn, at time.Time) error {
-	email := strings.ToLower(in.Email)
-	if usher.CheckID("email", email) != nil {
-		email = ""
+	email, err := freeEmail(ctx, tx, id, in.Email)
+	if err != nil {
+		return err
 	}
 	name := in.Name
 	if usher.CheckID("name", name) != nil {
 		name = ""
 	}
-	var taken bool
-	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator WHERE email = $1 AND email <> '')`,
-		email).Scan(&taken); err != nil {
-		return err
-	}
-	if taken {
-		email = ""
-	}
 	if _, err := exec(ctx, tx, `INSERT INTO operator (id, name, email, active, created_at) VALUES ($1, $2, $3, 1, $4)`, id, name, email,
 		micros(at)); err != nil {
 		return err
 	}
-	_, err := exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Subject.Issuer,
+	_, err = exec(ctx, tx, `INSERT INTO operator_subject (issuer, subject, operator) VALUES ($1, $2, $3)`, in.Subject.Issuer,
 		in.Subject.Subject, id)
 	return err
+}
+
+// freeEmail returns an address as it is stored, in lower case; "" if it is not valid
+// or another operator has it.
+func freeEmail(ctx context.Context, tx *sql.Tx, operator, email string) (string, error) {
+	email = strings.ToLower(email)
+	if usher.CheckID("email", email) != nil {
+		return "", nil
+	}
+	var taken bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operator WHERE email = $1 AND id <> $2)`, email, operator).Scan(&taken)
+	if taken {
+		email = ""
+	}
+	return email, err
+}
+
+// followEmail gives an operator the address that the provider says, and reports
+// whether that is another one than before. Without a usable one nothing changes.
+func followEmail(ctx context.Context, tx *sql.Tx, operator, email string) (changed bool, err error) {
+	if email, err = freeEmail(ctx, tx, operator, email); err != nil || email == "" {
+		return false, err
+	}
+	n, err := exec(ctx, tx, `UPDATE operator SET email = $2 WHERE id = $1 AND email <> $2`, operator, email)
+	return n > 0, err
 }
 
 // setSSORoles makes in.Roles the operator's only roles of source sso, and reports
