@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 
@@ -13,7 +14,7 @@ import (
 // feature and amount.
 func (s *Service) Consume(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp) (
 	usher.Decision, error) {
-	d, denied, err := s.takeAs(ctx, env, u, q, op, func() (usher.Decision, error) { return u.Consume(ctx, env, op) })
+	d, denied, err := s.takeAs(ctx, env, u, q, op, func(op usage.ConsumeOp) (usher.Decision, error) { return u.Consume(ctx, env, op) })
 	if !denied {
 		return d, err
 	}
@@ -24,7 +25,9 @@ func (s *Service) Consume(ctx context.Context, env usher.Environment, u *usage.U
 // Reserve is Consume for a reservation.
 func (s *Service) Reserve(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ReserveOp) (
 	usher.Decision, error) {
-	d, _, err := s.takeAs(ctx, env, u, q, op.ConsumeOp, func() (usher.Decision, error) { return u.Reserve(ctx, env, op) })
+	d, _, err := s.takeAs(ctx, env, u, q, op.ConsumeOp, func(o usage.ConsumeOp) (usher.Decision, error) {
+		return u.Reserve(ctx, env, usage.ReserveOp{ConsumeOp: o, TTL: op.TTL})
+	})
 	return d, err
 }
 
@@ -34,19 +37,16 @@ func (s *Service) Reserve(ctx context.Context, env usher.Environment, u *usage.U
 // member may do by then (S13). denied reports that the member is why nothing was
 // taken.
 func (s *Service) takeAs(ctx context.Context, env usher.Environment, u *usage.Usage, q CheckQuery, op usage.ConsumeOp,
-	take func() (usher.Decision, error)) (_ usher.Decision, denied bool, err error) {
+	take func(usage.ConsumeOp) (usher.Decision, error)) (_ usher.Decision, denied bool, err error) {
 	if q.Member == "" {
-		d, err := take()
+		d, err := take(op)
 		return d, false, err
 	}
 	q.Customer, q.Feature, q.Amount, q.MinRevision, q.Taking = op.Customer, op.Feature, op.Amount, op.MinRevision, true
 	asked, err := s.Check(ctx, env, q, nil)
-	if err != nil {
-		return asked, false, err
-	}
-	if !asked.Allowed {
-		known, err := u.Known(ctx, env, op.Key)
-		if err != nil {
+	if err != nil || !asked.Allowed {
+		known, unread := u.Known(ctx, env, op.Key)
+		if err = cmp.Or(err, unread); unread != nil || err != nil && !known {
 			return asked, false, err
 		}
 		if !known {
@@ -56,12 +56,14 @@ func (s *Service) takeAs(ctx context.Context, env usher.Environment, u *usage.Us
 			return asked, true, nil
 		}
 	}
-	d, err := take()
-	if err != nil || d.Replayed {
-		return d, false, err
+	op.Complete = func(d *usher.Decision) {
+		d.Member, d.Permission = q.Member, q.Permission
+		if asked.Legs != nil {
+			d.Legs = Taken(*asked.Legs, d)
+		}
 	}
-	d.Member, d.Permission, d.Legs = q.Member, q.Permission, Taken(*asked.Legs, &d)
-	return d, false, nil
+	d, err := take(op)
+	return d, false, err
 }
 
 // CheckAmounts returns Invalid with a problem for every amount of a batch that is not

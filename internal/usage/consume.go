@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -19,6 +20,9 @@ type ConsumeOp struct {
 	Key         string       // the idempotency key (S13)
 	Amount      usher.Number // "": 1
 	MinRevision int64        // the oldest revision to decide at; 0: any
+	// Complete adds to the decision what else the caller is told, before the answer is
+	// stored; nil: nothing.
+	Complete func(*usher.Decision)
 }
 
 // Consume decides and takes in one step (S12). A denial takes nothing and is no
@@ -26,10 +30,12 @@ type ConsumeOp struct {
 func (u *Usage) Consume(ctx context.Context, env usher.Environment, op ConsumeOp) (usher.Decision, error) {
 	t, err := u.newTake(ctx, env, ledger.Consume, op, "")
 	if err != nil {
-		return usher.Decision{}, err
+		return u.orKnown(ctx, t, err)
 	}
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
-		return b.decide(t, w, engine.Op{Kind: engine.Consume, Customer: t.customer, Feature: t.feature, Amount: t.amount})
+		e, err := b.decide(t, w, engine.Op{Kind: engine.Consume, Customer: t.customer, Feature: t.feature, Amount: t.amount})
+		op.complete(&e)
+		return e, err
 	}
 	return u.take(ctx, t)
 }
@@ -40,23 +46,36 @@ func (u *Usage) Known(ctx context.Context, env usher.Environment, key string) (b
 	return len(stored) > 0, err
 }
 
+// complete adds what the caller is told beside the decision.
+func (op *ConsumeOp) complete(e *engine.Effect) {
+	if op.Complete != nil {
+		op.Complete(&e.Decision)
+	}
+}
+
+// orKnown returns the stored answer of a take that err keeps from being decided, and
+// err if there is none: an answer is kept for as long as ledger.Kept, whatever was
+// removed or changed since it was given (S13).
+func (u *Usage) orKnown(ctx context.Context, t *take, err error) (usher.Decision, error) {
+	if t == nil {
+		return usher.Decision{}, err
+	}
+	op, unread := u.cfg.DB.Op(ctx, t.env, t.key)
+	if unread != nil || op == nil {
+		return usher.Decision{}, cmp.Or(unread, err)
+	}
+	t.answer(*op)
+	return t.decision, t.err
+}
+
 // newTake checks what a consume and a reservation have in common. extra is what else
-// makes two bodies differ.
+// makes two bodies differ. With an error it returns the take too, if its key is valid.
 func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string, op ConsumeOp, extra string) (*take, error) {
 	if err := usher.CheckIdempotencyKey(op.Key); err != nil {
 		return nil, err
 	}
-	if err := u.reach(ctx, env, op.MinRevision); err != nil {
-		return nil, err
-	}
-	amount := op.Amount
-	if amount == "" {
-		amount = "1"
-	}
+	amount := cmp.Or(op.Amount, "1")
 	t := &take{env: env, call: route, key: op.Key, customer: op.Customer, feature: op.Feature, asked: amount}
-	if err := t.read(u.cfg.Live.Book(env)); err != nil {
-		return nil, err
-	}
 	// 1 and 1.0 are the same amount, so they are the same body.
 	if n, err := amount.Units(usher.MaxPrecision); err == nil {
 		amount = usher.Number(usher.FormatQuantity(n, usher.MaxPrecision))
@@ -65,7 +84,10 @@ func (u *Usage) newTake(ctx context.Context, env usher.Environment, route string
 		extra += "\x00" + op.About
 	}
 	t.hash = bodyHash(route, op.Customer, op.Feature, op.Member, extra, string(amount))
-	return t, nil
+	if err := u.reach(ctx, env, op.MinRevision); err != nil {
+		return t, err
+	}
+	return t, t.read(u.cfg.Live.Book(env))
 }
 
 // read reads the amount by the precision of the feature in a catalogue, or returns why

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -62,6 +63,11 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 	if err := usher.CheckIdempotencyKey(op.Key); err != nil {
 		return usher.Decision{}, err
 	}
+	// An answer is kept for longer than what it gave back from, which may be folded by
+	// now, and is known without the catalogue.
+	if d, err := u.corrected(ctx, env, op); d != nil || err != nil {
+		return *cmp.Or(d, new(usher.Decision)), err
+	}
 	ref, o, err := u.original(ctx, env, op)
 	if err != nil {
 		return usher.Decision{}, err
@@ -78,7 +84,7 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 		return usher.Decision{}, &usher.Error{Code: usher.Invalid, Detail: "the correction is not valid",
 			Problems: []usher.Problem{{Location: "amount", Message: "must be more than 0"}}}
 	}
-	t.hash = bodyHash(ledger.Correct, op.Ref, op.Source, o.feature, strconv.FormatInt(t.amount, 10), op.Reason)
+	t.hash = op.hash(o.feature, t.amount)
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		// If the key has an answer, return that: deciding again would find less left.
 		earlier, err := b.tx.Corrections(env, ref, op.Source)
@@ -142,6 +148,31 @@ func (u *Usage) Correct(ctx context.Context, env usher.Environment, op CorrectOp
 			Feature: o.feature, Amount: t.amount, At: w.now, Reason: op.Reason, Actor: op.Actor, Entries: e.Entries})
 	}
 	return u.take(ctx, t)
+}
+
+// corrected returns the stored answer under a correction's key; nil: there is none.
+func (u *Usage) corrected(ctx context.Context, env usher.Environment, op CorrectOp) (*usher.Decision, error) {
+	stored, err := u.cfg.DB.Op(ctx, env, op.Key)
+	if err != nil || stored == nil {
+		return nil, err
+	}
+	t := &take{env: env, call: ledger.Correct, key: op.Key}
+	if stored.Route == ledger.Correct && (op.Feature == "" || op.Feature == stored.Feature) {
+		d, _, err := ledger.DecodeAnswer(stored.Answer, stored.At)
+		if err != nil {
+			return nil, err
+		}
+		if n, err := op.Amount.Units(d.Precision); err == nil {
+			t.hash = op.hash(stored.Feature, n)
+		}
+	}
+	t.answer(*stored)
+	return &t.decision, t.err
+}
+
+// hash hashes what makes two corrections the same.
+func (op *CorrectOp) hash(feature string, amount int64) []byte {
+	return bodyHash(ledger.Correct, op.Ref, op.Source, feature, strconv.FormatInt(amount, 10), op.Reason)
 }
 
 // original returns what a correction refers to, and the ref under which its

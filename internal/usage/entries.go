@@ -33,7 +33,7 @@ func (b *batchRun) take(t *take) error {
 	var own *usher.Error
 	if errors.As(err, &own) && own.Code != usher.Unavailable && own.Code != usher.Internal {
 		t.err = err
-		return nil
+		return b.remember(t)
 	}
 	if err != nil {
 		return err
@@ -47,6 +47,24 @@ func (b *batchRun) take(t *take) error {
 	b.post(h, e.Entries, t.posting.At)
 	w.outside(t.posting.At)
 	b.deny(h, w, t.feature, t.posting.Outcome, e.Would, t.amount, w.now)
+	return nil
+}
+
+// remember looks for a stored answer of a take that cannot be decided (S13): what was
+// answered once is answered again, whatever has changed since.
+func (b *batchRun) remember(t *take) error {
+	if t.key == "" {
+		return nil
+	}
+	found, err := b.tx.Ops([]store.OpKey{t.opKey()})
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	if b.known == nil {
+		b.known = found
+	} else {
+		b.known[t.opKey()] = found[t.opKey()]
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,59 @@ func raw(t *testing.T, dsn string) *sql.DB {
 	}
 	t.Cleanup(func() { db.Close() })
 	return db
+}
+
+// A stored answer is kept for 62 days from when it was given, also that of a correction
+// whose take is older and was folded meanwhile, and that of a late settlement.
+func TestS13_AnAnswerOutlivesItsTake(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		c := &clock{}
+		began := at(t, "2026-01-05T10:00:30Z")
+		c.set(began)
+		n := start(t, dsn, c)
+		n.found(t, c, "acme")
+		u := n.slow(t, c)
+		n.consume(t, "exports", "old", 20)
+		held, err := n.usage.Reserve(ctx, usher.Sandbox, usage.ReserveOp{ConsumeOp: usage.ConsumeOp{Customer: "acme", Feature: "exports",
+			Key: "held", Amount: "9"}})
+		if err != nil || !held.Allowed {
+			t.Fatal(held, err)
+		}
+		c.set(began.Add(ledger.Kept / 2))
+		correct := func(amount usher.Number) (usher.Decision, error) {
+			return u.Correct(ctx, usher.Sandbox, usage.CorrectOp{Ref: "old", Amount: amount, Reason: "test", Key: "back"})
+		}
+		settle := func() (usher.Decision, error) { return u.Settle(ctx, usher.Sandbox, held.Reservation.ID, "4") }
+		back, err := correct("2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		settled, err := settle()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.set(began.Add(ledger.Kept + time.Hour))
+		if folded, err := u.Fold(ctx); err != nil || folded != 2 {
+			t.Fatalf("folded %d, %v; want the take and the reservation", folded, err)
+		}
+		if d, err := correct("2"); err != nil || !d.Replayed || !reflect.DeepEqual(d.Correction, back.Correction) {
+			t.Errorf("the correction again: got %+v, %v; want the first answer", d, err)
+		}
+		_, err = correct("3")
+		wantError(t, "another correction", err, usher.KeyReused)
+		if d, err := settle(); err != nil || !d.Replayed || d.Consumed != settled.Consumed {
+			t.Errorf("the settlement again: got %+v, %v; want the first answer", d, err)
+		}
+		c.set(began.Add(ledger.Kept/2 + ledger.Kept + time.Hour))
+		if folded, err := u.Fold(ctx); err != nil || folded != 2 {
+			t.Fatalf("folded %d, %v; want the correction and the settlement", folded, err)
+		}
+		_, err = correct("2")
+		wantError(t, "the correction, after its answer was folded", err, usher.NotFound)
+		n.agrees(t, c, "after")
+	})
 }
 
 // A key is good for 62 days. After that it is forgotten and its use stays: in

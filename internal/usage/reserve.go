@@ -37,13 +37,14 @@ func (u *Usage) Reserve(ctx context.Context, env usher.Environment, op ReserveOp
 	}
 	t, err := u.newTake(ctx, env, ledger.Reserve, op.ConsumeOp, op.TTL.String())
 	if err != nil {
-		return usher.Decision{}, err
+		return u.orKnown(ctx, t, err)
 	}
 	id := u.cfg.NewID("rsv_")
 	t.decide = func(b *batchRun, w *world) (engine.Effect, error) {
 		until := w.now.Add(op.TTL)
 		e, err := b.decide(t, w, engine.Op{Kind: engine.Reserve, Customer: t.customer, Feature: t.feature, Amount: t.amount,
 			Hold: id, Until: until})
+		op.complete(&e)
 		if err != nil || !e.Decision.Allowed {
 			return e, err
 		}
