@@ -42,6 +42,13 @@ func (a *api) grantsRoutes(d *door.Door) {
 		Answer: `{"data":[{"id":"gr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"api_calls","amount":5000,"kind":"compensation",
 			"priority":50,"effective_at":"2026-03-10T12:00:00Z","expires_at":"2026-06-01T00:00:00Z","reason":"outage of 9 March",
 			"created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z","revision":18}]}`}, a.listGrants)
+	door.Register(d, door.Route{Pattern: "PATCH /v1/grants/{id}", Perm: auth.PermGrantsWrite, IfMatch: true,
+		ID: "updateGrant", Tag: "Grants", Summary: "Change the end or the reason of a grant",
+		Text:    "What is absent stays. One that has ended or was voided is not changed: 409.",
+		Example: `{"expires_at":"2026-07-01T00:00:00Z"}`,
+		Answer: `{"id":"gr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"api_calls","amount":5000,"kind":"compensation",
+			"priority":50,"effective_at":"2026-03-10T12:00:00Z","expires_at":"2026-07-01T00:00:00Z","reason":"outage of 9 March",
+			"created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z","revision":19}`}, a.patchGrant)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/grants/{id}", Perm: auth.PermGrantsWrite, IfMatch: true,
 		ID: "deleteGrant", Tag: "Grants", Summary: "Void what is left of a grant", Status: http.StatusNoContent}, a.deleteGrant)
 }
@@ -71,6 +78,17 @@ func (a *api) addGrant(ctx context.Context, c *door.Call, in *grantIn) (*madeOut
 	return once(ctx, a, c, key, in.ID, body, func(g customers.Guard) (customers.Grant, error) {
 		return a.Customers.AddGrant(ctx, c.Env, c.By(), g, in.ID, ask)
 	})
+}
+
+type grantOut struct{ Body customers.Grant }
+
+func (a *api) patchGrant(ctx context.Context, c *door.Call, in *exceptionPatchIn) (*grantOut, error) {
+	patch, err := in.patch()
+	if err != nil {
+		return nil, err
+	}
+	got, err := a.Customers.PatchGrant(ctx, c.Env, c.By(), guard(c), in.ID, patch)
+	return &grantOut{got}, err
 }
 
 func (a *api) deleteGrant(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {

@@ -156,7 +156,21 @@ func TestManagement(t *testing.T) {
 		`"value":{"limit":9007199254740993}`) {
 		t.Errorf("the number went through a float: %s", r.Body)
 	}
-	do(204, "DELETE", "/v1/overrides/"+o["id"].(string), "")
+	path := "/v1/overrides/" + o["id"].(string)
+	if m := do(200, "PATCH", path, `{"expires":"never"}`); m["expires"] != "never" || m["expires_at"] != nil || m["reason"] != "beta" {
+		t.Errorf("got %v", m)
+	}
+	if m := do(200, "PATCH", path, `{"expires_at":"2026-07-01T00:00:00Z","reason":"longer"}`); m["expires_at"] != "2026-07-01T00:00:00Z" ||
+		m["expires"] != nil || m["reason"] != "longer" {
+		t.Errorf("got %v", m)
+	}
+	for _, body := range []string{`{}`, `{"reason":""}`, `{"reason":null}`, `{"expires_at":"2026-01-01T00:00:00Z"}`, `{"expires":"soon"}`,
+		`{"expires_at":null}`, `{"expires_at":"2026-07-01T00:00:00Z","expires":"never"}`, `{"value":5}`} {
+		do(400, "PATCH", path, body)
+	}
+	do(404, "PATCH", "/v1/overrides/ovr_none", `{"expires":"never"}`)
+	do(204, "DELETE", path, "")
+	do(404, "PATCH", path, `{"expires":"never"}`)
 	do(404, "DELETE", "/v1/overrides/"+o["id"].(string), "")
 	do(400, "POST", "/v1/customers/acme/overrides", `{"feature":"sso","value":true,"reason":"beta"}`)
 
@@ -164,7 +178,14 @@ func TestManagement(t *testing.T) {
 	if g["amount"] != "5.500" || g["priority"] != 50.0 {
 		t.Errorf("got %v", g)
 	}
-	do(204, "DELETE", "/v1/grants/"+g["id"].(string), "")
+	path = "/v1/grants/" + g["id"].(string)
+	if m := do(200, "PATCH", path, `{"expires_at":"2026-07-01T00:00:00Z"}`); m["expires_at"] != "2026-07-01T00:00:00Z" ||
+		m["reason"] != "welcome" || m["amount"] != "5.500" {
+		t.Errorf("got %v", m)
+	}
+	do(400, "PATCH", path, `{"amount":7}`)
+	do(204, "DELETE", path, "")
+	do(409, "PATCH", path, `{"expires":"never"}`)
 	if m := do(200, "GET", "/v1/customers/acme/grants", ""); len(m["data"].([]any)) != 1 {
 		t.Errorf("got %v", m)
 	}

@@ -22,6 +22,23 @@ type overrideIn struct {
 	RawBody []byte
 }
 
+// exceptionPatchIn changes an override or a grant.
+type exceptionPatchIn struct {
+	ID   string `path:"id"`
+	Body struct {
+		ExpiresAt string `json:"expires_at,omitempty" format:"date-time" doc:"A new end, later than now"`
+		Expires   string `json:"expires,omitempty" enum:"never" doc:"Never: no end"`
+		Reason    string `json:"reason,omitempty" minLength:"1" doc:"Up to 500 bytes"`
+	}
+}
+
+func (in *exceptionPatchIn) patch() (customers.ExceptionPatch, error) {
+	end, err := door.When("body.expires_at", in.Body.ExpiresAt)
+	return customers.ExceptionPatch{ExpiresAt: end, Expires: in.Body.Expires, Reason: in.Body.Reason}, err
+}
+
+type overrideOut struct{ Body customers.Override }
+
 // overridesRoutes registers exceptions: what sales or support promised one
 // customer beyond its plan, with a reason and, unless it is said to be forever,
 // an end. An override changes one feature and ends by itself.
@@ -37,6 +54,13 @@ func (a *api) overridesRoutes(d *door.Door) {
 		Answer: `{"data":[{"id":"ovr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"sso","value":true,"reason":"beta",
 			"expires_at":"2026-06-01T00:00:00Z","created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z",
 			"revision":18}]}`}, a.listOverrides)
+	door.Register(d, door.Route{Pattern: "PATCH /v1/overrides/{id}", Perm: auth.PermOverridesWrite, IfMatch: true,
+		ID: "updateOverride", Tag: "Overrides", Summary: "Change the end or the reason of an override",
+		Text:    "What is absent stays. One that has ended is not changed: 409.",
+		Example: `{"expires_at":"2026-07-01T00:00:00Z","reason":"beta, extended"}`,
+		Answer: `{"id":"ovr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"sso","value":true,"reason":"beta, extended",
+			"expires_at":"2026-07-01T00:00:00Z","created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z",
+			"revision":19}`}, a.patchOverride)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/overrides/{id}", Perm: auth.PermOverridesWrite, IfMatch: true,
 		ID: "deleteOverride", Tag: "Overrides", Summary: "End an override", Status: http.StatusNoContent}, a.deleteOverride)
 }
@@ -59,6 +83,15 @@ func (a *api) addOverride(ctx context.Context, c *door.Call, in *overrideIn) (*m
 		return a.Customers.AddOverride(ctx, c.Env, c.By(), g, in.ID, customers.NewOverride{
 			Feature: body.Feature, Value: raw.Value, Reason: body.Reason, ExpiresAt: expires, Expires: body.Expires})
 	})
+}
+
+func (a *api) patchOverride(ctx context.Context, c *door.Call, in *exceptionPatchIn) (*overrideOut, error) {
+	patch, err := in.patch()
+	if err != nil {
+		return nil, err
+	}
+	got, err := a.Customers.PatchOverride(ctx, c.Env, c.By(), guard(c), in.ID, patch)
+	return &overrideOut{got}, err
 }
 
 func (a *api) deleteOverride(ctx context.Context, c *door.Call, in *door.PathID) (*struct{}, error) {

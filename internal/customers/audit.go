@@ -78,7 +78,8 @@ func (h *held) audit(c *store.CustomerChange) (err error) {
 	}
 	after.Subscriptions = c.Subscriptions
 	for i := range h.Overrides {
-		if o := &h.Overrides[i]; c.Delete || slices.Contains(c.CloseOverrides, o.ID) {
+		if o := &h.Overrides[i]; c.Delete || slices.Contains(c.CloseOverrides, o.ID) ||
+			slices.ContainsFunc(c.Overrides, func(n usher.Override) bool { return n.ID == o.ID }) {
 			before.Overrides = append(before.Overrides, h.showOverride(o, h.Revision))
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
@@ -28,12 +29,21 @@ func TestAudit_WhatChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	longer := ExceptionPatch{ExpiresAt: later(90), Reason: "ticket 8"}
+	if _, err := w.s.PatchOverride(t.Context(), env, who, Guard{}, o.ID, longer); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.s.RemoveOverride(t.Context(), env, who, Guard{}, o.ID); err != nil {
 		t.Fatal(err)
 	}
 	g, err := w.s.AddGrant(t.Context(), env, who, Guard{}, "acme", NewGrant{Feature: "api_calls", Amount: "5", Reason: "sorry"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for range 2 { // the second changes nothing and is not recorded
+		if _, err := w.s.PatchGrant(t.Context(), env, who, Guard{}, g.ID, ExceptionPatch{ExpiresAt: later(1)}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := w.s.VoidGrant(t.Context(), env, who, Guard{}, g.ID); err != nil {
 		t.Fatal(err)
@@ -49,8 +59,10 @@ func TestAudit_WhatChanged(t *testing.T) {
 		{"subscription.create", "", `{"customer":{"anchor":"2026-03-10T12:00:00Z","timezone":"Europe/Berlin"}}`, `"subscriptions":[{`,
 			`"ref":"pro@1"`},
 		{"grant.void", "", `"grants":[{"amount":5,`, `"voided_at":"2026-03-10T12:00:30Z"`},
+		{"grant.change", "sorry", `"grants":[{"amount":5,`, `"expires_at":"2026-03-11T12:00:30Z"`},
 		{"grant.create", "sorry", ``, `"grants":[{"amount":5,`},
 		{"override.delete", "", `"value":90`, ``},
+		{"override.change", "ticket 8", `"reason":"ticket 7"`, `"expires_at":"2026-06-08T12:00:30Z"`, `"reason":"ticket 8"`},
 		{"override.create", "ticket 7", ``, `"value":90`},
 		{"customer.put", "", `{"customer":{"anchor":"2026-03-10T12:00:00Z"}}`,
 			`{"customer":{"anchor":"2026-03-10T12:00:00Z","changed":["name","metadata"],"timezone":"Europe/Berlin"}}`},
@@ -125,5 +137,42 @@ func TestAudit_ErasureLeavesTheLogWhole(t *testing.T) {
 	}
 	if r, h, err := audit.VerifyExport(&some, audit.Options{}); err != nil || r.Total != 0 || r.Proofs != 4 || h.Filter["customer"] != "c-81" {
 		t.Errorf("by customer: got %+v, %v", r, err)
+	}
+}
+
+// later is noon and some days.
+func later(days int) *time.Time { t := noon.AddDate(0, 0, days); return &t }
+
+// TestException_EndedIsNotChanged: a later end of what has ended would cover use that was
+// counted without it.
+func TestException_EndedIsNotChanged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.s
+	if _, _, err := s.PutCustomer(t.Context(), env, who, Guard{}, "acme", CustomerInput{}); err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.AddOverride(t.Context(), env, who, Guard{}, "acme", NewOverride{Feature: "retention", Value: []byte("90"), Reason: "r",
+		ExpiresAt: later(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := s.AddGrant(t.Context(), env, who, Guard{}, "acme", NewGrant{Feature: "api_calls", Amount: "5", Reason: "r",
+		EffectiveAt: later(3), ExpiresAt: later(4)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.PatchGrant(t.Context(), env, who, Guard{}, g.ID, ExceptionPatch{ExpiresAt: later(2)})
+	if usher.ErrorCode(err) != usher.Invalid {
+		t.Errorf("a grant that ends before it begins: got %v", err)
+	}
+	w.clock(*later(4))
+	_, err = s.PatchOverride(t.Context(), env, who, Guard{}, o.ID, ExceptionPatch{ExpiresAt: later(9)})
+	if usher.ErrorCode(err) != usher.Conflict {
+		t.Errorf("got %v, want a conflict: the override has ended", err)
+	}
+	_, err = s.PatchGrant(t.Context(), env, who, Guard{}, g.ID, ExceptionPatch{Expires: "never"})
+	if usher.ErrorCode(err) != usher.Conflict {
+		t.Errorf("got %v, want a conflict: the grant has ended", err)
 	}
 }
