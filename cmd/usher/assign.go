@@ -19,7 +19,7 @@ type assignCmd struct {
 	From         string `help:"Start (default now)." placeholder:"T"`
 	Until        string `help:"End (default never)." placeholder:"T"`
 	Reason       string `help:"Reason, which is recorded."`
-	By           string `help:"Member who gives the role, who must hold what the role gives, for as long, and cannot give it to itself." placeholder:"M"`
+	By           string `help:"Member on whose behalf the role is given; it must hold everything that the role gives, for as long, and cannot give itself a role." placeholder:"M"`
 }
 
 func (c *assignCmd) Run(a *app) error {

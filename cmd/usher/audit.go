@@ -67,7 +67,7 @@ func (f *auditFilter) query(environment string) (q usher.AuditQuery, err error) 
 	case string(usher.Production), string(usher.Sandbox):
 		q.Envs = []usher.Environment{usher.Environment(environment)}
 	default:
-		return q, wrong("no environment %q: --environment (USHER_ENVIRONMENT) must be production, sandbox, or - for rows of no environment",
+		return q, wrong("unknown environment %q: --environment (USHER_ENVIRONMENT) must be production, sandbox, or - for rows of no environment",
 			environment)
 	}
 	for _, t := range []struct {

@@ -256,7 +256,7 @@ func sameAnswers(ctx context.Context, from, to string, n int) (asked int, err er
 				}
 			}
 			if answers[0] != answers[1] {
-				return asked, fmt.Errorf("the customer %s of %s has other answers in the copy:\n%s\nthan in the source:\n%s",
+				return asked, fmt.Errorf("the customer %s of %s has different answers in the copy:\n%s\nthan in the source:\n%s",
 					customer, env, answers[1], answers[0])
 			}
 			asked++

@@ -97,7 +97,7 @@ func (a *app) showPlan(out io.Writer, o object) bool {
 
 type planCmd struct {
 	File    string `arg:"" help:"Catalogue file; - is standard input."`
-	Migrate string `help:"Count the subscriptions of this plan, or all, that would move to the newest versions." placeholder:"PLAN|all"`
+	Migrate string `help:"Count the subscriptions of this plan, or of all plans, that would move to the newest versions." placeholder:"PLAN|all"`
 }
 
 func (c *planCmd) Run(a *app) error {
@@ -122,7 +122,7 @@ func (c *planCmd) Run(a *app) error {
 
 type applyCmd struct {
 	File    string `arg:"" help:"Catalogue file; - is standard input."`
-	Migrate string `help:"Move subscriptions of this plan, or all, to the newest versions now." placeholder:"PLAN|all"`
+	Migrate string `help:"Move the subscriptions of this plan, or of all plans, to the newest versions now." placeholder:"PLAN|all"`
 	Yes     bool   `short:"y" help:"Apply without asking."`
 }
 

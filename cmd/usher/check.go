@@ -18,7 +18,7 @@ type checkCmd struct {
 	Resource     string   `xor:"resource" help:"Resource that the member acts on; its id begins after the first slash." placeholder:"TYPE/ID"`
 	ResourceType string   `xor:"resource" and:"resource" help:"Type of the resource, with --resource-id." placeholder:"T"`
 	ResourceID   string   `name:"resource-id" and:"resource" help:"Id of the resource, with --resource-type." placeholder:"ID"`
-	Property     []string `sep:"none" help:"Property for conditions, over registered ones, JSON or text; may be repeated." placeholder:"K=V"`
+	Property     []string `sep:"none" help:"Property of the resource for conditions, JSON or text; overrides the registered one; may be repeated." placeholder:"K=V"`
 	Context      []string `sep:"none" help:"Value that conditions read as context.K; may be repeated." placeholder:"K=V"`
 }
 

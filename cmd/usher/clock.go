@@ -4,7 +4,7 @@ import "fmt"
 
 type clockCmd struct {
 	Get clockGetCmd `cmd:"" help:"Print the time of the environment."`
-	Set clockSetCmd `cmd:"" help:"Set a sandbox's clock, which then stands still; only forwards once there is a catalogue or a customer."`
+	Set clockSetCmd `cmd:"" help:"Set a sandbox's clock, which then stands still; once there is a catalogue or a customer, it only moves forward."`
 }
 
 type clockGetCmd struct{}

@@ -19,7 +19,7 @@ type customerPutCmd struct {
 	Name     *string           `help:"Name for people to read; an empty one removes it."`
 	Timezone string            `help:"IANA time zone, such as Europe/Berlin (default the catalogue's)."`
 	Anchor   string            `help:"Time from which its windows are counted (default as it was)." placeholder:"T"`
-	Metadata map[string]string `help:"Note of your own; may be repeated, and replaces all others." placeholder:"K=V" mapsep:","`
+	Metadata map[string]string `help:"Key and value of your own; may be repeated, and replaces all existing ones." placeholder:"K=V" mapsep:","`
 }
 
 func (c *customerPutCmd) Run(a *app) error {

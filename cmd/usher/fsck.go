@@ -14,7 +14,7 @@ import (
 
 type fsckCmd struct {
 	DB     string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
-	Repair bool   `help:"Rewrite what differs and follows from the ledger; stop the server of a SQLite file first, on PostgreSQL takes wait."`
+	Repair bool   `help:"Rewrite stored figures that differ from the ledger; stop the server of a SQLite file first; on PostgreSQL, takes wait meanwhile."`
 }
 
 func (c *fsckCmd) Run(a *app) (err error) {

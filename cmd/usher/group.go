@@ -22,9 +22,9 @@ func (g *groupOf) path() (string, error) { return within(g.Customer, "groups", "
 type groupPutCmd struct {
 	groupOf
 	Title    *string  `help:"Name for people to read; an empty one removes it."`
-	Member   []string `sep:"none" help:"Member of the group; may be repeated, and replaces all others (default as it was)." placeholder:"M"`
-	Inner    []string `sep:"none" help:"Group inside the group; may be repeated, and replaces all others." placeholder:"G"`
-	Property []string `sep:"none" help:"Property, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
+	Member   []string `sep:"none" help:"Member of the group; may be repeated, and replaces all existing ones (default as it was)." placeholder:"M"`
+	Inner    []string `sep:"none" help:"Group inside the group; may be repeated, and replaces all existing ones." placeholder:"G"`
+	Property []string `sep:"none" help:"Property, JSON or text; may be repeated, and replaces all existing ones." placeholder:"K=V"`
 	byFlag
 }
 

@@ -55,8 +55,8 @@ type keyCreateCmd struct {
 
 	Customer     string `help:"Customer of the key: for AuthZEN calls that name none, and the only one that SCIM serves."`
 	NoProperties bool   `help:"Ignore properties of members and resources that its calls send."`
-	Rate         int64  `help:"Calls a second (default the server's own limit)." placeholder:"N"`
-	Burst        int64  `help:"Calls at once (default the server's own limit)." placeholder:"N"`
+	Rate         int64  `help:"Calls per second (default the server's limit)." placeholder:"N"`
+	Burst        int64  `help:"Calls in one burst (default the server's limit)." placeholder:"N"`
 }
 
 // expiry reads --expires; "" is the zero time.
@@ -79,7 +79,7 @@ func (c *keyCreateCmd) Run(a *app) error {
 		return err
 	}
 	if env == "" {
-		return wrong("which environment is the key of? Give --environment production or --environment sandbox (or USHER_ENVIRONMENT)")
+		return wrong("a key belongs to one environment: give --environment production or --environment sandbox (or USHER_ENVIRONMENT)")
 	}
 	expires, err := expiry(c.Expires)
 	if err != nil {

@@ -34,8 +34,8 @@ var errNo = errors.New("no")
 
 type cli struct {
 	URL         string `env:"USHER_URL" help:"Address of the server (default ${default})." default:"http://127.0.0.1:8080" placeholder:"URL"`
-	Key         string `env:"USHER_KEY" help:"API key, better given as USHER_KEY." placeholder:"usk_…"`
-	Environment string `env:"USHER_ENVIRONMENT" aliases:"env" help:"production or sandbox; refuses keys of the other." placeholder:"ENV"`
+	Key         string `env:"USHER_KEY" help:"API key; prefer the variable USHER_KEY." placeholder:"usk_…"`
+	Environment string `env:"USHER_ENVIRONMENT" aliases:"env" help:"production or sandbox; a key of the other one is refused." placeholder:"ENV"`
 	JSON        bool   `name:"json" help:"Print JSON instead of text for people."`
 
 	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company and print what to try."`
@@ -45,8 +45,8 @@ type cli struct {
 	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Manage operators in the database, with or without a running server."`
 	Fsck     fsckCmd     `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree; exit code 1 means that they differ."`
 	Backup   backupCmd   `cmd:"" group:"Server" help:"Write a checked backup to one file, with or without a running server."`
-	Restore  restoreCmd  `cmd:"" group:"Server" help:"Make a database of a backup; it begins a new epoch, and a restore that was cut off goes on."`
-	Copy     copyCmd     `cmd:"" group:"Server" help:"Move everything between SQLite and PostgreSQL; a copy that was cut off goes on."`
+	Restore  restoreCmd  `cmd:"" group:"Server" help:"Create a database from a backup, with a new epoch; run it again to resume an interrupted restore."`
+	Copy     copyCmd     `cmd:"" group:"Server" help:"Copy everything between SQLite and PostgreSQL; run it again to resume an interrupted copy."`
 	Audit    auditCmd    `cmd:"" group:"Server" help:"Read the audit log and prove that nobody changed it."`
 	Version  versionCmd  `cmd:"" group:"Server" help:"Print the version."`
 
@@ -68,21 +68,21 @@ type cli struct {
 	Unassign    unassignCmd    `cmd:"" group:"Members" help:"Take a role away, with the seat that it took."`
 	Assignments assignmentsCmd `cmd:"" group:"Members" help:"List who holds which role."`
 	Resource    resourceCmd    `cmd:"" group:"Members" help:"Manage the resources that members act on, for conditions and searches."`
-	Directory   directoryCmd   `cmd:"" group:"Members" help:"Make many changes of a customer's members from a JSON file, all or none."`
+	Directory   directoryCmd   `cmd:"" group:"Members" help:"Apply many changes to a customer's members from a JSON file, all or none."`
 
 	Check   checkCmd   `cmd:"" group:"Decisions" help:"Ask whether a customer or a member may do something; exit code 0 is yes, 1 is no."`
-	Explain explainCmd `cmd:"" group:"Decisions" help:"Show why a check is answered as it is."`
+	Explain explainCmd `cmd:"" group:"Decisions" help:"Show the reasons for the answer to a check."`
 	WhoCan  whoCanCmd  `cmd:"" group:"Decisions" help:"List the members who have a permission."`
 	WhatCan whatCanCmd `cmd:"" group:"Decisions" help:"List what a member may do, or on which resources."`
-	Consume consumeCmd `cmd:"" group:"Decisions" help:"Decide and take in one step."`
-	Reserve reserveCmd `cmd:"" group:"Decisions" help:"Decide and hold an amount until it is settled, released or expires."`
+	Consume consumeCmd `cmd:"" group:"Decisions" help:"Check and take an amount in one step."`
+	Reserve reserveCmd `cmd:"" group:"Decisions" help:"Check and hold an amount until it is settled, released or expires."`
 	Settle  settleCmd  `cmd:"" group:"Decisions" help:"End a reservation with the amount actually used."`
 	Release releaseCmd `cmd:"" group:"Decisions" help:"End a reservation and give back what it held."`
 
 	Ingest  ingestCmd  `cmd:"" group:"Use" help:"Report use from files of CloudEvents (NDJSON) or CSV."`
 	Usage   usageCmd   `cmd:"" group:"Use" help:"Show what a customer used."`
 	Correct correctCmd `cmd:"" group:"Use" help:"Give back what was taken or reported by mistake."`
-	Denials denialsCmd `cmd:"" group:"Use" help:"List what was denied, or would be if its limit were enforced."`
+	Denials denialsCmd `cmd:"" group:"Use" help:"List requests that were denied, or would be if the limit were enforced."`
 	Clock   clockCmd   `cmd:"" group:"Use" help:"Show the time of the environment, or set that of a sandbox."`
 }
 
@@ -174,7 +174,7 @@ func (a *app) environment(otherwise usher.Environment) (usher.Environment, error
 		return otherwise, nil
 	}
 	if !slices.Contains(usher.Environments, env) {
-		return "", wrong("no environment %q: --environment (USHER_ENVIRONMENT) must be production or sandbox", env)
+		return "", wrong("unknown environment %q: --environment (USHER_ENVIRONMENT) must be production or sandbox", env)
 	}
 	return env, nil
 }

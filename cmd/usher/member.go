@@ -72,7 +72,7 @@ func (a *app) remove(path string, what map[string]any, words string) error {
 
 // byFlag is the member on whose behalf a command changes a directory.
 type byFlag struct {
-	By string `help:"Member on whose behalf this is done, who can neither give nor take what it does not hold." placeholder:"M"`
+	By string `help:"Member on whose behalf this is done; it cannot give or take rights that it does not hold." placeholder:"M"`
 }
 
 // query returns the flag as a query; "" if it was not given.
@@ -98,7 +98,7 @@ type memberPutCmd struct {
 	Type     string   `help:"Type, such as user or service (default user)." placeholder:"T"`
 	Active   bool     `xor:"active" help:"Let the member act again."`
 	Inactive bool     `xor:"active" help:"Deny the member everything and free the seats that its roles took; it stays registered."`
-	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
+	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all existing ones." placeholder:"K=V"`
 	byFlag
 }
 

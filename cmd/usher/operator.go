@@ -10,7 +10,7 @@ import (
 )
 
 type operatorCmd struct {
-	Token operatorTokenCmd `cmd:"" help:"Create a token that makes its holder an owner; it works once, for a day."`
+	Token operatorTokenCmd `cmd:"" help:"Create a token that makes its holder an owner; it works once, within a day."`
 	List  operatorListCmd  `cmd:"" help:"List operators and their roles."`
 }
 

@@ -27,7 +27,7 @@ func (r *resourceOf) path() (string, error) {
 
 type resourcePutCmd struct {
 	resourceOf
-	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all others." placeholder:"K=V"`
+	Property []string `sep:"none" help:"Property for conditions, JSON or text; may be repeated, and replaces all existing ones." placeholder:"K=V"`
 }
 
 func (c *resourcePutCmd) Run(a *app) error {

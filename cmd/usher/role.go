@@ -52,9 +52,9 @@ func (c *roleListCmd) Run(a *app) error {
 type rolePutCmd struct {
 	roleOf
 	Title      *string  `help:"Name for people to read; an empty one removes it."`
-	Permission []string `help:"Permission that the role gives, or a pattern such as report.*; may be repeated, and replaces all others." placeholder:"P,…"`
-	Include    []string `help:"Role whose permissions the role gives too; may be repeated, and replaces all others." placeholder:"ROLE,…"`
-	By         string   `help:"Member who creates the role, who must hold what the role gives, and what it gave." placeholder:"M"`
+	Permission []string `help:"Permission that the role gives, or a pattern such as report.*; may be repeated, and replaces all existing ones." placeholder:"P,…"`
+	Include    []string `help:"Role whose permissions the role gives too; may be repeated, and replaces all existing ones." placeholder:"ROLE,…"`
+	By         string   `help:"Member on whose behalf the role is created or changed; it must hold everything that the role gives or gave." placeholder:"M"`
 	Reason     string   `help:"Reason, which is recorded."`
 }
 

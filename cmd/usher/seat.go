@@ -3,7 +3,7 @@ package main
 import "fmt"
 
 type seatCmd struct {
-	Take seatTakeCmd `cmd:"" help:"Give a holder a seat, or change the one that it has; exit code 1 means that no seat is free."`
+	Take seatTakeCmd `cmd:"" help:"Give a holder a seat, or change the seat that it has; exit code 1 means that no seat is free."`
 	Free seatFreeCmd `cmd:"" help:"Free a holder's seat now."`
 	List seatListCmd `cmd:"" help:"List who holds a seat, oldest first."`
 }

@@ -30,8 +30,8 @@ type serveCmd struct {
 	PollInterval time.Duration `help:"Interval at which the database is watched and other nodes' changes are read (default ${default})." default:"200ms"`
 	LogLevel     slog.Level    `help:"Log level: debug, info, warn or error (default ${default})." default:"info"`
 	AuditKey     string        `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
-	Proxies      int           `help:"Reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`
-	RateLimit    float64       `help:"Calls a second of keys without a limit; 0 is any (default ${default})." default:"0" placeholder:"N"`
+	Proxies      int           `help:"Number of reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`
+	RateLimit    float64       `help:"Calls per second for keys that have no limit of their own; 0 is unlimited (default ${default})." default:"0" placeholder:"N"`
 
 	OIDC oidcFlags `embed:"" prefix:"oidc-"`
 }
@@ -40,7 +40,7 @@ type serveCmd struct {
 type oidcFlags struct {
 	Issuer           string            `help:"Issuer of the OpenID Connect provider that operators log in with." placeholder:"https://…"`
 	ClientID         string            `help:"Client id of usher at the identity provider." placeholder:"ID"`
-	ClientSecret     string            `help:"Client secret, better given in a file; a public client has none." placeholder:"SECRET"`
+	ClientSecret     string            `help:"Client secret; prefer --oidc-client-secret-file; a public client has none." placeholder:"SECRET"`
 	ClientSecretFile string            `help:"File with the client secret." type:"path" placeholder:"FILE"`
 	RolesClaim       string            `help:"Claim with the operator's groups (default ${default})." default:"groups" placeholder:"CLAIM"`
 	RoleMap          map[string]string `help:"Role that each value of the claim gives." mapsep:"," placeholder:"GROUP=ROLE,…"`

@@ -4,7 +4,7 @@ import "fmt"
 
 type subscribeCmd struct {
 	Customer    string   `arg:"" help:"Id of the customer."`
-	Plan        string   `arg:"" help:"Key of a plan, or a version such as pro@1, which migration leaves alone."`
+	Plan        string   `arg:"" help:"Key of a plan, or a version such as pro@1, from which migrations do not move the subscription."`
 	StartsAt    string   `help:"Start, which may be in the past (default now)." placeholder:"T"`
 	EndsAt      string   `help:"End (default never)." placeholder:"T"`
 	TrialEndsAt string   `help:"End of the trial, or none (default the plan's own trial)." placeholder:"T|none"`

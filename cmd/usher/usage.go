@@ -11,8 +11,8 @@ import (
 type usageCmd struct {
 	Customer string `arg:"" help:"Id of the customer."`
 	Feature  string `arg:"" help:"Key of a metered feature."`
-	From     string `help:"From this time on (default 30 days before --to)." placeholder:"T"`
-	To       string `help:"Before this time (default the end of the environment's present minute)." placeholder:"T"`
+	From     string `help:"Start (default 30 days before --to)." placeholder:"T"`
+	To       string `help:"End, exclusive (default the end of the environment's current minute)." placeholder:"T"`
 	Window   string `help:"Window, one of ${enum} (default ${default})." default:"day" enum:"minute,hour,day,month"`
 	GroupBy  string `help:"Dimension of the feature's meter, such as data.model." placeholder:"PATH"`
 }

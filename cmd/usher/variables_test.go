@@ -81,7 +81,7 @@ func TestVariablesAtWork(t *testing.T) {
 		says string
 	}{
 		"production": {exitUsage, "does not belong to production"},
-		"staging":    {exitUsage, `no environment "staging"`},
+		"staging":    {exitUsage, `unknown environment "staging"`},
 		"sandbox":    {exitFault, "nothing listens"},
 		"":           {exitFault, "nothing listens"},
 	} {

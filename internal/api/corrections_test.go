@@ -49,7 +49,7 @@ func TestS16_Corrections(t *testing.T) {
 			"the reservation rsv_2 is not settled, so there is nothing to give back: release it"))
 		w.json("POST", "/v1/reservations/rsv_2/settle", "")
 		correct(422, `{"ref":"h1","feature":"tokens","amount":1,"reason":"r","key":"x9"}`,
-			problemBody(usher.Refused, `"h1" took of calls, not of tokens`))
+			problemBody(usher.Refused, `"h1" took from calls, not from tokens`))
 		correct(201, `{"ref":"h1","amount":2,"reason":"r","key":"x9"}`,
 			calls("true", "within_limit", "7", "0", "93", march+`"correction":{"ref":"h1","amount":2,"left":7,`+
 				`"returned":[{"allowance":"plan:pro@1","amount":2}]},"revision":3}`))

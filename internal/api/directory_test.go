@@ -227,9 +227,9 @@ func TestA04_A05_A12_WhatDirectoriesRefuse(t *testing.T) {
 		}
 		put(200, "groups/a/groups/b", ``)
 		put(200, "groups/b/groups/c", ``)
-		put(422, "groups/c/groups/a", ``, "in itself")
-		put(422, "groups/a/groups/a", ``, "in itself")
-		put(422, "groups/c", `{"groups":["a"]}`, "in itself")
+		put(422, "groups/c/groups/a", ``, "contain itself")
+		put(422, "groups/a/groups/a", ``, "contain itself")
+		put(422, "groups/c", `{"groups":["a"]}`, "contain itself")
 		// Custom roles: ceiling, shadowing, cycles, wildcards.
 		put(200, "roles/mine", `{"title":"Mine","permissions":["report.read","report.*"]}`)
 		put(422, "roles/more", `{"permissions":["payment.create"]}`, "ceiling", "payment.create")

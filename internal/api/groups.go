@@ -68,7 +68,7 @@ func (a *api) groupsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}/members/{member}", Perm: auth.PermMembersWrite,
 		ID: "leaveGroup", Tag: "Members", Summary: "Take a member out of a group", Status: http.StatusNoContent}, a.leave)
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}/groups/{group}/groups/{inner}", Perm: auth.PermMembersWrite,
-		ID: "nestGroup", Tag: "Members", Summary: "Put a group into a group", Text: "Refused where it would be in itself.", NoBody: true,
+		ID: "nestGroup", Tag: "Members", Summary: "Put a group into a group", Text: "Refused if the group would contain itself.", NoBody: true,
 		Answer: `{"revision":18}`}, a.nest)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/groups/{group}/groups/{inner}", Perm: auth.PermMembersWrite,
 		ID: "unnestGroup", Tag: "Members", Summary: "Take a group out of a group", Status: http.StatusNoContent}, a.unnest)

@@ -149,7 +149,7 @@ func TestAKeyMakesNoMoreThanItself(t *testing.T) {
 		`{"role":"admin","rate":{"per_second":100}}`), "key")}
 	for path, want := range map[string]int{"/v1/keys": 403, "/v1/keys/" + admin + "/rotate": 403} {
 		if got := w.do("POST", path, "application/json", map[bool]string{true: `{"role":"app"}`, false: `{}`}[path == "/v1/keys"],
-			slow...); got.Code != want || !strings.Contains(got.Body.String(), "limit of calls") {
+			slow...); got.Code != want || !strings.Contains(got.Body.String(), "rate limit") {
 			t.Errorf("a slow key's %s: got %d %s, want %d", path, got.Code, got.Body, want)
 		}
 	}

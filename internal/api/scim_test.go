@@ -421,8 +421,8 @@ func TestSCIM_Traps(t *testing.T) {
 		}
 		ok(204, patch("/scim/v2/Groups/out", `[{"op":"add","path":"members","value":[{"value":"in","type":"Group"},`+
 			`{"value":"00u-ann-000000001"}]}]`))
-		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"out"}]}]`), "in itself")
-		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"in"}]}]`), "in itself")
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"out"}]}]`), "contain itself")
+		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"in"}]}]`), "contain itself")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"nobody"}]}]`), "invalidValue")
 		ok(400, patch("/scim/v2/Groups/in", `[{"op":"add","path":"members","value":[{"value":"00u-ann-000000001","type":"Robot"}]}]`))
 		ok(400, w.scim("POST", "/scim/v2/Groups", `{"members":[]}`), "displayName is required")

@@ -58,7 +58,7 @@ func beginLogin(w http.ResponseWriter, r *http.Request, begun auth.LoginAtProvid
 
 type ownerIn struct {
 	Token    string `json:"token" doc:"Of usher operator token; it works once"`
-	Email    string `json:"email" doc:"What one logs in with"`
+	Email    string `json:"email" doc:"The operator logs in with it"`
 	Name     string `json:"name,omitempty"`
 	Password string `json:"password" doc:"12 characters to 1,024 bytes"`
 }

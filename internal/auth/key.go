@@ -136,7 +136,7 @@ func (s *Service) CustomerThere(ctx context.Context, env usher.Environment, cust
 // nothing can show again.
 func (s *Service) CreateKey(ctx context.Context, by usher.By, env usher.Environment, n NewKey) (key string, k usher.APIKey, err error) {
 	if !slices.Contains(usher.Environments, env) {
-		return "", k, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
+		return "", k, usher.Errorf(usher.Invalid, "unknown environment %q: it must be production or sandbox", env)
 	}
 	now := s.now()
 	if err := n.check(now); err != nil {
@@ -295,18 +295,19 @@ func (s *Service) RevokeKey(ctx context.Context, by usher.By, id string) error {
 
 // MayMake returns Forbidden unless the caller may make such a key. The key must
 // not have more permissions than the caller, nor have them for longer. A key that
-// belongs to a customer makes keys of that customer only, and a key with a rate
-// limit makes keys with no higher one.
+// belongs to a customer creates keys of that customer only, and a key with a rate
+// limit creates keys whose limit is not higher.
 func (i *Identity) MayMake(n NewKey) error {
 	need := gives(n.Role, i.Env)
 	if missing := need &^ i.lasting(i.Env, n.ExpiresAt); missing != 0 {
 		return usher.Errorf(usher.Forbidden, "a key of role %q may do more than you, or for longer: %s", n.Role, missing.text())
 	}
 	if i.Customer != "" && n.Customer != i.Customer {
-		return usher.Errorf(usher.Forbidden, "your key is of the customer %q, and makes keys for that one only", i.Customer)
+		return usher.Errorf(usher.Forbidden, "your key belongs to the customer %q and can create keys for that customer only", i.Customer)
 	}
 	if i.Actor.Kind == "key" && !i.Properties && !n.NoProperties {
-		return usher.Errorf(usher.Forbidden, "your key may not send properties, and makes keys that may not either: send \"properties\": false")
+		return usher.Errorf(usher.Forbidden, "your key may not send properties, and neither may a key that it creates: "+
+			"send \"properties\": false")
 	}
 	most, got := i.Rate, n.Rate
 	for _, r := range []*usher.RateLimit{&most, &got} { // default: as many at once as in a second
@@ -316,7 +317,7 @@ func (i *Identity) MayMake(n NewKey) error {
 	}
 	over := func(got, most int64) bool { return most > 0 && (got == 0 || got > most) }
 	if i.Actor.Kind == "key" && (over(got.PerSecond, most.PerSecond) || over(got.Burst, most.Burst)) {
-		return usher.Errorf(usher.Forbidden, "your key has a limit of calls, and makes keys with one that is not higher: send \"rate\" with "+
+		return usher.Errorf(usher.Forbidden, "your key has a rate limit, and a key that it creates cannot have a higher one: send \"rate\" with "+
 			"per_second and burst of %d and %d at most (0: what the server sets)", most.PerSecond, most.Burst)
 	}
 	return nil

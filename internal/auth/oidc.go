@@ -67,7 +67,7 @@ func (c OIDC) Check() error {
 		wrong("oidc-client-id", "must not be empty")
 	}
 	if len(c.Roles) == 0 {
-		wrong("oidc-role-map", "must give at least one role, as in engineering=developer: nobody could do anything otherwise")
+		wrong("oidc-role-map", "must give at least one role, as in engineering=developer: without one, no operator could do anything")
 	}
 	for group, role := range c.Roles {
 		if !slices.Contains(OperatorRoles, role) {
@@ -248,8 +248,8 @@ type Returned struct {
 	Cookie                     string // the one that StartOIDC made
 }
 
-var errNotBegun = usher.Errorf(usher.Unauthenticated, "this login was not begun in this browser, was used before, or took too long: "+
-	"begin again")
+var errNotBegun = usher.Errorf(usher.Unauthenticated, "this login was not started in this browser, was used before, or took too long: "+
+	"start again")
 
 // FinishOIDC ends a login at the provider: it lets the operator in, or notes the
 // fresh proof of one whose session the browser has. The operator is known by

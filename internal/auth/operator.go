@@ -31,7 +31,7 @@ var errOperator = usher.Errorf(usher.Unauthenticated, "no active operator: an ow
 // old.
 func (s *Service) OperatorIdentity(ctx context.Context, operatorID string, env usher.Environment, now time.Time) (Identity, error) {
 	if !slices.Contains(usher.Environments, env) {
-		return Identity{}, usher.Errorf(usher.Invalid, "no environment %q: it is production or sandbox", env)
+		return Identity{}, usher.Errorf(usher.Invalid, "unknown environment %q: it must be production or sandbox", env)
 	}
 	st, err := s.operators.look(ctx, s.operators.entry(operatorID), operatorID, s.c.Now())
 	if err != nil {
@@ -59,8 +59,8 @@ func identityOfOperator(o usher.Operator, env usher.Environment, now time.Time) 
 // customer: operators work for all customers.
 func (i *Identity) MayMakeOperators() error {
 	if i.Customer != "" {
-		return usher.Errorf(usher.Forbidden, "your key is of the customer %q: operators, who work for all customers, are changed with a key "+
-			"that has none", i.Customer)
+		return usher.Errorf(usher.Forbidden, "your key belongs to the customer %q, and operators work for all customers: use a key that "+
+			"belongs to no customer", i.Customer)
 	}
 	return nil
 }
@@ -108,7 +108,8 @@ func (i *Identity) mayTouch(o usher.Operator, now time.Time) error {
 		}
 		at := now
 		if err := i.MayGive(r.Role, r.Environment, &at); err != nil {
-			return usher.Errorf(usher.Forbidden, "the operator %q may do more than you: another one changes it", o.ID)
+			return usher.Errorf(usher.Forbidden, "the operator %q may do more than you: only an operator with at least the same rights "+
+				"can change it", o.ID)
 		}
 	}
 	return nil

@@ -166,7 +166,7 @@ func checkPassword(password string, names ...string) error {
 	case !utf8.ValidString(password):
 		return usher.Errorf(usher.Invalid, "the password must be valid UTF-8")
 	case n < minPassword:
-		return usher.Errorf(usher.Invalid, "the password must have at least %d characters; a few words in a row do well", minPassword)
+		return usher.Errorf(usher.Invalid, "the password must have at least %d characters; a few words in a row work well", minPassword)
 	case len(password) > maxPassword:
 		return usher.Errorf(usher.Invalid, "the password must be at most %d bytes", maxPassword)
 	}

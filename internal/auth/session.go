@@ -73,7 +73,7 @@ func newDoors(c Config) *doors {
 }
 
 var (
-	errSession = usher.Errorf(usher.Unauthenticated, "there is no live session: log in")
+	errSession = usher.Errorf(usher.Unauthenticated, "there is no active session: log in")
 	// errLogin is the only answer to a failed login. It does not say whether the
 	// account exists or is locked after too many attempts.
 	errLogin = usher.Errorf(usher.Unauthenticated, "the email or the password is wrong, or there were too many attempts: try again in some "+
@@ -190,7 +190,7 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 		return "", nil, err
 	}
 	if strings.TrimSpace(op.Email) == "" {
-		return "", nil, usher.Errorf(usher.Invalid, "an email is required: it is what one logs in with")
+		return "", nil, usher.Errorf(usher.Invalid, "an email is required: the operator logs in with it")
 	}
 	now := s.c.Now()
 	if wait := s.addresses.wait(block(v.Address), now); wait > 0 {
@@ -333,7 +333,7 @@ func (s *Service) Prove(ctx context.Context, v Visit, old *usher.Session, passwo
 		return "", nil, tooMany(wait)
 	}
 	if old.Method != usher.LoginPassword {
-		return "", nil, usher.Errorf(usher.Refused, "this session came from the identity provider: prove it there, with an empty body")
+		return "", nil, usher.Errorf(usher.Refused, "this session was started at the identity provider: send an empty body to log in again there")
 	}
 	stored, err := s.c.DB.Password(ctx, old.Operator)
 	if err != nil {
@@ -388,7 +388,7 @@ func (s *Service) StepUp(session *usher.Session, p Permission, env usher.Environ
 	if p.Risk(env) != usher.RiskHigh || session.Proved(s.c.Now()) {
 		return nil
 	}
-	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: prove again who you are, and "+
+	return usher.Errorf(usher.StepUpRequired, "a high-risk action needs a login from the last %d minutes: log in again or step up, and "+
 		"repeat the call", int(usher.ProofHolds/time.Minute))
 }
 

@@ -20,7 +20,7 @@ const ticketFor = time.Hour
 const maxTicket = 4 << 10
 
 // errTicket is the same for every ticket that is not valid.
-var errTicket = usher.Errorf(usher.Unauthenticated, "the ticket is not valid, or no longer: ask for a new one")
+var errTicket = usher.Errorf(usher.Unauthenticated, "the ticket is invalid or has expired: request a new one")
 
 // Ticket makes a text that may be part of a URL, where a key must not: its holder
 // may do what scope names in the name of the caller's key, for one to two hours

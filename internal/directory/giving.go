@@ -111,7 +111,7 @@ func (w *work) checkJoins(d store.Directory) error {
 		// An assignment that is new, or in force for longer than before, came by this
 		// change: through a group, because checkGiving refuses direct ones.
 		if was, ok := w.own[a.ID]; !ok || !spanOf(a).within(was) {
-			return usher.Errorf(usher.Refused, "%q cannot give itself the role %q, also not through a group", w.c.By, a.Role)
+			return usher.Errorf(usher.Refused, "%q cannot give itself the role %q, not even through a group", w.c.By, a.Role)
 		}
 	}
 	seen := map[string]bool{}

@@ -91,7 +91,7 @@ func (w *work) check(d store.Directory) error {
 			return err
 		}
 		if slices.Contains(above, m.Holder.ID) {
-			return usher.Errorf(usher.Refused, "the group %q would be in itself, through %q", m.Holder.ID, m.Group)
+			return usher.Errorf(usher.Refused, "the group %q would contain itself, through %q", m.Holder.ID, m.Group)
 		}
 	}
 	if err := w.checkJoins(d); err != nil {

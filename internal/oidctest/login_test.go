@@ -323,7 +323,7 @@ func TestLogin(t *testing.T) {
 	}
 
 	// The callback again, in the same browser with a cookie that it kept.
-	if status, _, body := b.do("GET", back, "", ""); status != 401 || !strings.Contains(body, "begin again") {
+	if status, _, body := b.do("GET", back, "", ""); status != 401 || !strings.Contains(body, "start again") {
 		t.Errorf("the callback again: got %d %s, want 401", status, body)
 	}
 	w.quiet(b.seen, back)
@@ -433,9 +433,9 @@ func TestWhoComesBack(t *testing.T) {
 	}
 	// Another browser with the address: a login that was planted, or stolen.
 	other := w.browser()
-	other.refused(back, 401, "not begun in this browser")
+	other.refused(back, 401, "not started in this browser")
 	other.start()
-	other.refused(back, 401, "not begun in this browser")
+	other.refused(back, 401, "not started in this browser")
 	// What fails takes the cookie with it, so each begins anew.
 	for name, c := range map[string]struct {
 		change       string
@@ -471,7 +471,7 @@ func TestWhoComesBack(t *testing.T) {
 	}
 	thief := w.browser()
 	thief.http.Jar.SetCookies(site, []*http.Cookie{kept})
-	thief.refused(back, 401, "begin again")
+	thief.refused(back, 401, "start again")
 
 	// The provider holds us to PKCE: a code without its verifier is worth nothing.
 	b = w.browser()

@@ -40,7 +40,7 @@ const (
 	// Backup makes a SQLite file that is no database to serve. Servers of From may
 	// run, and the epoch stays.
 	Backup CopyKind = "backup"
-	// Restore makes a database of a backup. It begins a new epoch.
+	// Restore creates a database from a backup. It begins a new epoch.
 	Restore CopyKind = "restore"
 	// Move copies a database whose servers are stopped. It begins a new epoch.
 	Move CopyKind = "copy"

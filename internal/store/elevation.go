@@ -92,7 +92,7 @@ func (db *DB) RequestElevation(ctx context.Context, e usher.Elevation, role *ush
 				return err
 			}
 			if n > 0 {
-				return usher.Errorf(usher.Refused, "your last emergency has not been reviewed: another operator does that first")
+				return usher.Errorf(usher.Refused, "your last emergency (break-glass) has not been reviewed: another operator must review it first")
 			}
 			if err := insertOperatorRole(ctx, tx, e.Operator, *role); err != nil {
 				return err
@@ -129,7 +129,7 @@ func (db *DB) DecideElevation(ctx context.Context, id, note string, after time.T
 		case e.State != usher.ElevationRequested:
 			return usher.Errorf(usher.Conflict, "the request is %s already", e.State)
 		case role != nil && e.RequestedAt.Before(after):
-			return usher.Errorf(usher.Refused, "the request is too old to approve: it is made again where it is still needed")
+			return usher.Errorf(usher.Refused, "the request is too old to approve: make a new one if it is still needed")
 		}
 		before := shownElevation(e)
 		e.State = usher.ElevationDenied
@@ -162,7 +162,7 @@ func (db *DB) ReviewElevation(ctx context.Context, id, outcome, note string, by 
 			return err
 		}
 		if e.Review != usher.ReviewPending {
-			return usher.Errorf(usher.Conflict, "no review is due: it was done, or this was no emergency")
+			return usher.Errorf(usher.Conflict, "no review is due: it was reviewed already, or it was not an emergency")
 		}
 		before := shownElevation(e)
 		e.Review = outcome

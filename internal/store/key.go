@@ -100,7 +100,8 @@ func (db *DB) RotateKey(ctx context.Context, env usher.Environment, id string, n
 			return err
 		}
 		if live >= 2 {
-			return usher.Errorf(usher.Conflict, "the key %q was rotated, and both keys live: revoke one, or wait for the old one to end", id)
+			return usher.Errorf(usher.Conflict, "the key %q was rotated, and both keys are still valid: "+
+				"revoke one, or wait for the old one to end", id)
 		}
 		if ends := micros(until); expires == 0 || ends < expires {
 			if _, err := exec(ctx, tx, `UPDATE api_key SET expires_at = $2 WHERE id = $1`, id, ends); err != nil {

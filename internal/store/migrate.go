@@ -105,7 +105,7 @@ func (db *DB) checkMigrations(ctx context.Context, have int64, record bool) erro
 	}
 	for _, r := range rows {
 		if hash, ok := known[r.version]; ok && hash != r.hash {
-			return usher.Errorf(usher.Refused, "migration %d of the database is not the one of this usher: "+
+			return usher.Errorf(usher.Refused, "migration %d of the database differs from the one of this usher: "+
 				"the database was made by a build that was never released, or this build was changed; run the usher that made it", r.version)
 		}
 		delete(known, r.version)

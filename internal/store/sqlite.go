@@ -47,7 +47,7 @@ func openSQLite(ctx context.Context, c Config, prepare func(context.Context, *DB
 			return nil, usher.Errorf(usher.Invalid, "the database %s cannot be read: %v", c.DSN, plain(err))
 		}
 		if db.mark == markBackup && !c.Beside {
-			return nil, usher.Errorf(usher.Refused, "%s is a backup: `usher restore %s --db FILE` makes a database of it", c.DSN, c.DSN)
+			return nil, usher.Errorf(usher.Refused, "%s is a backup: `usher restore %s --db FILE` creates a database from it", c.DSN, c.DSN)
 		}
 	}
 	if !c.Beside {

@@ -227,7 +227,7 @@ func (u *Usage) original(ctx context.Context, env usher.Environment, op CorrectO
 		return "", nil, usher.Errorf(usher.Refused, "%q took nothing, so there is nothing to give back", op.Ref)
 	}
 	if op.Feature != "" && op.Feature != row.Feature {
-		return "", nil, usher.Errorf(usher.Refused, "%q took of %s, not of %s", op.Ref, row.Feature, op.Feature)
+		return "", nil, usher.Errorf(usher.Refused, "%q took from %s, not from %s", op.Ref, row.Feature, op.Feature)
 	}
 	return ref, &original{customer: row.Customer, feature: row.Feature, at: p.At, recorded: row.At, entries: p.Entries}, nil
 }

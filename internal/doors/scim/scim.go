@@ -331,7 +331,7 @@ func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 			"SCIM needs a key of one customer, whose users it manages; this key does not belong to a customer")
 	}
 	if s.Directory == nil {
-		return nil, usher.Errorf(usher.Unavailable, "this server keeps no directory")
+		return nil, usher.Errorf(usher.Unavailable, "this server has no member directory")
 	}
 	s.dir = s.Directory.Read(s.Env, s.Customer)
 	var out *answer
