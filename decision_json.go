@@ -39,6 +39,15 @@ func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 	if d.Kind != "" {
 		b = appendString(append(b, `,"kind":`...), string(d.Kind))
 	}
+	if d.Title != "" {
+		b = appendString(append(b, `,"title":`...), d.Title)
+	}
+	if d.Unit != "" {
+		b = appendString(append(b, `,"unit":`...), d.Unit)
+	}
+	if d.Counted || d.Precision != 0 {
+		b = strconv.AppendInt(append(b, `,"precision":`...), int64(d.Precision), 10)
+	}
 	if d.Value != nil {
 		b = d.Value.appendJSON(append(b, `,"value":`...), d.Type, d.Precision)
 	}
@@ -57,8 +66,14 @@ func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 			b = AppendQuantity(append(b, `,"excess":`...), d.Excess, d.Precision)
 		}
 	}
+	if d.OveragePermitted {
+		b = appendOverageLeft(b, d.OverageLeft, d.Precision)
+	}
 	if d.Window != nil {
 		b = d.Window.appendMember(b)
+	}
+	if d.Credits != nil {
+		b = d.Credits.appendJSON(append(b, `,"credits":`...))
 	}
 	if d.Plan != (Ref{}) {
 		b = d.Plan.appendJSON(append(b, `,"plan":`...))
@@ -68,6 +83,12 @@ func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 	}
 	if d.Sources != nil {
 		b = appendStrings(append(b, `,"sources":`...), d.Sources)
+	}
+	if d.Mode != "" {
+		b = appendString(append(b, `,"mode":`...), string(d.Mode))
+	}
+	if d.Fail != "" {
+		b = appendString(append(b, `,"fail":`...), string(d.Fail))
 	}
 	if len(d.Allowances) > 0 {
 		b = append(b, `,"allowances":`...)
@@ -112,7 +133,36 @@ func (d *Decision) appendOpen(b []byte, rule bool) []byte {
 	if !d.AsOf.IsZero() {
 		b = appendTime(append(b, `,"as_of":`...), d.AsOf)
 	}
+	if !d.ValidUntil.IsZero() {
+		b = appendTime(append(b, `,"valid_until":`...), d.ValidUntil)
+	}
 	return strconv.AppendInt(append(b, `,"revision":`...), d.Revision, 10)
+}
+
+func (c *CreditsUse) appendJSON(b []byte) []byte {
+	b = appendString(append(b, `{"feature":`...), c.Feature)
+	b = appendString(append(b, `,"per_unit":`...), string(c.PerUnit))
+	if c.Precision != 0 {
+		b = strconv.AppendInt(append(b, `,"precision":`...), int64(c.Precision), 10)
+	}
+	b = AppendQuantity(append(b, `,"held":`...), c.Held, c.Precision)
+	if c.Unlimited {
+		b = append(b, `,"unlimited":true`...)
+	} else {
+		b = AppendQuantity(append(b, `,"remaining":`...), c.Remaining, c.Precision)
+	}
+	if c.OveragePermitted {
+		b = appendOverageLeft(b, c.OverageLeft, c.Precision)
+	}
+	return append(b, '}')
+}
+
+func appendOverageLeft(b []byte, n int64, precision int) []byte {
+	b = append(b, `,"overage_left":`...)
+	if n == MaxQuantity {
+		return append(b, `"unlimited"`...)
+	}
+	return AppendQuantity(b, n, precision)
 }
 
 func (a *AllowanceUse) appendJSON(b []byte, precision int) []byte {

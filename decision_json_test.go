@@ -21,7 +21,7 @@ func TestDecisionJSON(t *testing.T) {
 		"as in the contract": {
 			Decision{Allowed: true, Reason: WithinLimit, Customer: "acme", Feature: "api_calls", Kind: Metered, Counted: true,
 				Limit: 100000, Used: 42, Remaining: 99958, Window: &Window{day(1), day(30)}, Plan: Ref{"pro", 1}, Revision: 17},
-			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","limit":100000,"used":42,` +
+			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","precision":0,"limit":100000,"used":42,` +
 				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",` +
 				`"end":"2026-03-30T00:00:00Z"},"plan":"pro@1","revision":17}`,
 		},
@@ -41,7 +41,7 @@ func TestDecisionJSON(t *testing.T) {
 		},
 		"decimal": {
 			Decision{Allowed: true, Reason: Granted, Kind: Config, Type: TypeDecimal, Precision: 2, Value: &Value{Int: 5}},
-			`{"allowed":true,"reason":"granted","customer":"","feature":"","kind":"config","value":"0.05","revision":0}`,
+			`{"allowed":true,"reason":"granted","customer":"","feature":"","kind":"config","precision":2,"value":"0.05","revision":0}`,
 		},
 		"enum": {
 			Decision{Allowed: true, Reason: Granted, Kind: Config, Type: TypeEnum, Value: &Value{Int: 1, Text: "email"}},
@@ -52,7 +52,10 @@ func TestDecisionJSON(t *testing.T) {
 			`{"allowed":true,"reason":"granted","customer":"","feature":"","kind":"config","value":[],"revision":0}`,
 		},
 		"a take with everything": {
-			Decision{Allowed: true, Reason: ReasonOverage, Customer: "a", Feature: "c", Kind: Credits, Precision: 3, Counted: true,
+			Decision{Allowed: true, Reason: ReasonOverage, Customer: "a", Feature: "c", Kind: Credits, Title: "Runs", Unit: "run", Precision: 3,
+				Counted: true, Mode: Warn, Fail: FailOpen, OveragePermitted: true, OverageLeft: 2, ValidUntil: day(4),
+				Credits: &CreditsUse{Feature: "pool", PerUnit: "0.5", Precision: 4, Rate: 5, Remaining: 7, OveragePermitted: true,
+					OverageLeft: MaxQuantity},
 				Limit: 1500, Used: 2005, Reserved: 1, Overage: 5, Excess: 500, Window: &Window{End: day(2)}, Rule: CombineSum,
 				Sources: []string{"plan:p@1"},
 				Allowances: []AllowanceUse{
@@ -65,9 +68,10 @@ func TestDecisionJSON(t *testing.T) {
 				Taken: true, Consumed: 1250, Deductions: []Deduction{{Allowance: "plan:p@1", Amount: 1250},
 					{Allowance: "grant:g", Feature: "pool", Precision: 1, Amount: 3}},
 				Replayed: true, Degraded: true, AsOf: day(3).Add(1500 * time.Microsecond), Revision: 9},
-			`{"allowed":true,"reason":"overage","customer":"a","feature":"c","kind":"credits","limit":"1.500","used":"2.005","reserved":"0.001",` +
-				`"remaining":"0.000","unlimited":false,"overage":"0.005","excess":"0.500","window":{"end":"2026-03-02T00:00:00Z"},"rule":"sum",` +
-				`"sources":["plan:p@1"],` +
+			`{"allowed":true,"reason":"overage","customer":"a","feature":"c","kind":"credits","title":"Runs","unit":"run","precision":3,"limit":"1.500","used":"2.005","reserved":"0.001",` +
+				`"remaining":"0.000","unlimited":false,"overage":"0.005","excess":"0.500","overage_left":"0.002","window":{"end":"2026-03-02T00:00:00Z"},` +
+				`"credits":{"feature":"pool","per_unit":"0.5","precision":4,"held":"0.0000","remaining":"0.0007","overage_left":"unlimited"},"rule":"sum",` +
+				`"sources":["plan:p@1"],"mode":"warn","fail":"open",` +
 				`"allowances":[{"allowance":"plan:p@1","sources":["plan:p@1","addon:x@1"],"limit":"1.500","used":"2.005","reserved":"0.001",` +
 				`"remaining":"0.000","overage":"0.005","excess":"0.500","window":{"start":"2026-03-01T00:00:00Z","end":"2026-03-02T00:00:00Z"}},` +
 				`{"allowance":"grant:g","used":"0.000","reserved":"0.000","unlimited":true,"overage":"0.000"}],` +
@@ -75,16 +79,16 @@ func TestDecisionJSON(t *testing.T) {
 				`"window":{"start":"2026-03-01T00:00:00Z"}},{"cap":"plan:p@1","per":{"every":6,"unit":"hour"},"limit":"0.000","used":"0.000",` +
 				`"remaining":"0.000"}],` +
 				`"consumed":"1.250","deductions":[{"allowance":"plan:p@1","amount":"1.250"},{"allowance":"grant:g","feature":"pool",` +
-				`"amount":"0.3"}],"replayed":true,"degraded":true,"as_of":"2026-03-03T00:00:00.0015Z","revision":9}`,
+				`"amount":"0.3"}],"replayed":true,"degraded":true,"as_of":"2026-03-03T00:00:00.0015Z","valid_until":"2026-03-04T00:00:00Z","revision":9}`,
 		},
 		"a refused take": {
 			Decision{Reason: NotEntitled, Customer: "a", Feature: "b", Kind: Metered, Counted: true, Taken: true},
-			`{"allowed":false,"reason":"not_entitled","customer":"a","feature":"b","kind":"metered","limit":0,"used":0,"reserved":0,` +
+			`{"allowed":false,"reason":"not_entitled","customer":"a","feature":"b","kind":"metered","precision":0,"limit":0,"used":0,"reserved":0,` +
 				`"remaining":0,"unlimited":false,"overage":0,"consumed":0,"deductions":[],"revision":0}`,
 		},
 		"unlimited": {
 			Decision{Allowed: true, Reason: ReasonUnlimited, Kind: Seats, Counted: true, Unlimited: true, Used: 3, Window: &Window{}},
-			`{"allowed":true,"reason":"unlimited","customer":"","feature":"","kind":"seats","used":3,"reserved":0,"unlimited":true,"overage":0,` +
+			`{"allowed":true,"reason":"unlimited","customer":"","feature":"","kind":"seats","precision":0,"used":3,"reserved":0,"unlimited":true,"overage":0,` +
 				`"revision":0}`,
 		},
 	} {
@@ -125,6 +129,9 @@ func TestDecisionJSONRefusesOther(t *testing.T) {
 	for _, text := range []string{
 		`{}`, `null`, `[]`, `{"allowed":null,"reason":"granted"}`, `{"allowed":true}`, `{"allowed":"yes","reason":"granted"}`,
 		`{"allowed":true,"reason":"within_limit","used":1e3}`, `{"allowed":true,"reason":"within_limit","used":9223372036854775808}`,
+		`{"allowed":true,"reason":"within_limit","used":1,"precision":10}`,
+		`{"allowed":true,"reason":"within_limit","used":1,"credits":{"feature":"c","per_unit":"0.001","remaining":1}}`,
+		`{"allowed":true,"reason":"within_limit","used":1,"credits":{"feature":"c","per_unit":"0","remaining":1}}`,
 		`{"allowed":true,"reason":"granted","value":1.5}`, `{"allowed":true,"reason":"granted","plan":"Pro"}`,
 	} {
 		var d Decision
@@ -138,15 +145,15 @@ func TestExplanationJSON(t *testing.T) {
 	t.Parallel()
 	e := Explanation{
 		Decision: Decision{Reason: LimitReached, Customer: "a", Feature: "f", Kind: Metered, Counted: true, Limit: 1, Used: 1,
-			Plan: Ref{"pro", 1}, Revision: 4},
+			Plan: Ref{"pro", 1}, Mode: Enforce, Revision: 4},
 		Considered: []SourceTrace{{"plan:pro@1", "1 per month", true, ""}, {"grant:g", "5", false, "expired"}},
-		Combined:   CombineSum, Mode: Enforce,
+		Combined:   CombineSum,
 		Allowances: []AllowanceUse{{ID: "plan:pro@1", Limit: 1, Used: 1}},
 		Changes:    []WhatWouldChange{{"the window ends", "2026-04-01T00:00:00Z"}, {"a grant", ""}},
 	}
-	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","limit":1,"used":1,"reserved":0,` +
-		`"remaining":0,"unlimited":false,"overage":0,"plan":"pro@1","rule":"sum",` +
-		`"allowances":[{"allowance":"plan:pro@1","limit":1,"used":1,"reserved":0,"remaining":0,"overage":0}],"revision":4,"mode":"enforce",` +
+	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","precision":0,"limit":1,"used":1,"reserved":0,` +
+		`"remaining":0,"unlimited":false,"overage":0,"plan":"pro@1","rule":"sum","mode":"enforce",` +
+		`"allowances":[{"allowance":"plan:pro@1","limit":1,"used":1,"reserved":0,"remaining":0,"overage":0}],"revision":4,` +
 		`"considered":[{"id":"plan:pro@1","gives":"1 per ` +
 		`month","used":true},{"id":"grant:g","gives":"5","used":false,"why":"expired"}],"would_change":[{"what":"the window ` +
 		`ends","at":"2026-04-01T00:00:00Z"},{"what":"a grant"}]}`

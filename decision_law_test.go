@@ -56,6 +56,7 @@ func every(t *testing.T) usher.Decision {
 			list[i].Precision = 3
 		}
 	}
+	d.Credits.PerUnit, d.Credits.Precision, d.Credits.Rate, d.Credits.Unlimited = "1.5", 3, 15, false
 	d.Reservation.State = usher.ReservationSettled // else Settled means nothing
 	d.Unlimited, d.Allowances[0].Unlimited, d.Allowances[1].Unlimited = false, false, false
 	d.Type, d.Value = usher.TypeString, &usher.Value{Text: "priority"}
@@ -67,6 +68,7 @@ func every(t *testing.T) usher.Decision {
 func variants(t *testing.T) map[string]usher.Decision {
 	unlimited := every(t)
 	unlimited.Unlimited, unlimited.Limit, unlimited.Remaining = true, 0, 0
+	unlimited.Credits.Unlimited, unlimited.Credits.Remaining = true, 0
 	for i := range unlimited.Allowances {
 		a := &unlimited.Allowances[i]
 		a.Unlimited, a.Limit, a.Remaining = true, 0, 0

@@ -9,8 +9,8 @@ import (
 
 // UnmarshalJSON reads what AppendJSON wrote. Members that it does not know are
 // ignored; an object without allowed and reason is not a decision and is
-// refused. Two things that JSON does not say are guessed: Precision, from the
-// digits after the point, and Type, which is TypeString for every text.
+// refused. What JSON does not say is guessed: Type is TypeString for every text, and
+// the Precision of deductions comes from the digits after the point.
 func (d *Decision) UnmarshalJSON(b []byte) error {
 	read := reflect.New(readDecision)
 	if err := json.Unmarshal(b, read.Interface()); err != nil {
@@ -28,8 +28,14 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	}
 	*d = Decision{}
 	fill(reflect.ValueOf(d).Elem(), read.Elem())
-	d.Counted = read.Elem().FieldByName("Used").Interface().(readQuantity).there
-	d.Taken = read.Elem().FieldByName("Consumed").Interface().(readQuantity).there
+	if d.Precision < 0 || d.Precision > MaxPrecision {
+		return Errorf(Invalid, "precision must be from 0 to %d, got %d", MaxPrecision, d.Precision)
+	}
+	if c := d.Credits; c != nil {
+		if err := c.setRate(d.Precision); err != nil {
+			return err
+		}
+	}
 	for i := range d.Deductions {
 		d.Deductions[i].ownPrecision()
 	}
@@ -58,6 +64,18 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(value, &d.Value.Int)
 }
 
+// setRate computes the rate of credits from the text that JSON has. precision is
+// that of the feature that draws: the catalogue sees to it that the rate is whole.
+func (c *CreditsUse) setRate(precision int) (err error) {
+	if c.Precision < precision || c.Precision > MaxPrecision {
+		return Errorf(Invalid, "credits.precision must be from %d to %d, got %d", precision, MaxPrecision, c.Precision)
+	}
+	if c.Rate, err = c.PerUnit.Units(c.Precision - precision); err == nil && c.Rate == 0 {
+		err = Errorf(Invalid, "credits.per_unit must be above 0, got %s", c.PerUnit)
+	}
+	return err
+}
+
 // ownPrecision forgets the precision of what belongs to the decision's feature.
 func (x *Deduction) ownPrecision() {
 	if x.Feature == "" {
@@ -75,7 +93,7 @@ func (e *Explanation) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &t); err != nil {
 		return err
 	}
-	*e = Explanation{Decision: d, Considered: t.Considered, Combined: d.Rule, Mode: t.Mode,
+	*e = Explanation{Decision: d, Considered: t.Considered, Combined: d.Rule,
 		Allowances: d.Allowances, Caps: d.Caps, Changes: t.Changes, Access: t.Access}
 	return nil
 }
@@ -101,8 +119,13 @@ type readQuantity struct {
 	there     bool
 }
 
-// UnmarshalJSON reads a number or a decimal string.
+// UnmarshalJSON reads a number or a decimal string, or "unlimited" as the largest
+// quantity.
 func (q *readQuantity) UnmarshalJSON(b []byte) error {
+	if string(b) == `"unlimited"` {
+		q.units, q.there = MaxQuantity, true
+		return nil
+	}
 	var n Number
 	if err := n.UnmarshalJSON(b); err != nil {
 		return err
@@ -184,7 +207,12 @@ func fill(to, read reflect.Value) {
 			}
 			fill(to.FieldByName(f.Name), v)
 		}
-		if p := to.FieldByName("Precision"); p.IsValid() {
+		for f, v := range to.Fields() {
+			if name := f.Tag.Get("there"); name != "" {
+				v.SetBool(read.FieldByName(name).Interface().(readQuantity).there)
+			}
+		}
+		if p := to.FieldByName("Precision"); p.IsValid() && digits > 0 {
 			p.SetInt(int64(digits))
 		}
 	case to.Kind() == reflect.Int64:

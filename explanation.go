@@ -13,7 +13,6 @@ type Explanation struct {
 	Decision   Decision
 	Considered []SourceTrace     `json:"considered"`
 	Combined   Combine           `json:"rule,omitempty"`
-	Mode       Mode              `json:"mode,omitempty"`
 	Allowances []AllowanceUse    `json:"allowances,omitempty"`
 	Caps       []CapUse          `json:"caps,omitempty"`
 	Changes    []WhatWouldChange `json:"would_change"`
@@ -22,18 +21,17 @@ type Explanation struct {
 
 // trace is what an explanation has beside its decision.
 type trace struct {
-	Mode       Mode              `json:"mode,omitempty"`
 	Considered []SourceTrace     `json:"considered"`
 	Changes    []WhatWouldChange `json:"would_change"`
 	Access     *AccessTrace      `json:"access,omitempty"`
 }
 
 // MarshalJSON writes the decision's object with every allowance and cap listed,
-// and with mode, considered, would_change and access as further members.
+// and with considered, would_change and access as further members.
 func (e Explanation) MarshalJSON() ([]byte, error) {
 	d := e.Decision
 	d.Allowances, d.Caps, d.Rule = e.Allowances, e.Caps, e.Combined
-	t := trace{Mode: e.Mode, Considered: e.Considered, Changes: e.Changes, Access: e.Access}
+	t := trace{Considered: e.Considered, Changes: e.Changes, Access: e.Access}
 	if t.Considered == nil {
 		t.Considered = []SourceTrace{}
 	}

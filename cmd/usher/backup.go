@@ -247,7 +247,7 @@ func sameAnswers(ctx context.Context, from, to string, n int) (asked int, err er
 		for _, customer := range customers {
 			var answers [2]string
 			for i := range sides {
-				all, err := sides[i].Entitlements(ctx, env, customer, at)
+				all, err := sides[i].Entitlements(ctx, env, customer, "", at)
 				if err != nil {
 					return asked, err
 				}

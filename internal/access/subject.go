@@ -180,6 +180,54 @@ const (
 	open
 )
 
+// ValidUntil returns the next instant at which time alone may change the answer to a
+// question; zero means that it never does. If a condition that may matter reads the
+// time, this is the instant of the question itself.
+func (s *Subject) ValidUntil(q *Question) (until time.Time) {
+	i, known := s.roles.book.bit[q.Permission]
+	at := q.At.UnixMicro()
+	if !s.Active() || !known || at >= s.since && s.always.has(i) {
+		return until
+	}
+	soonest := int64(math.MaxInt64)
+	add := func(t int64) {
+		if t > at {
+			soonest = min(soonest, t)
+		}
+	}
+	look := func(list []grant) {
+		for j := range list {
+			g := &list[j]
+			if !g.bits.has(i) || g.until <= at {
+				continue
+			}
+			add(g.from)
+			add(g.until)
+			for _, seat := range s.Seats {
+				if !seat.Expires.IsZero() && slices.Contains(g.seats, seat.Feature) {
+					add(seat.Expires.UnixMicro())
+				}
+			}
+			if slices.ContainsFunc(g.when, func(text string) bool { return strings.Contains(text, "now") }) {
+				soonest = at
+			}
+		}
+	}
+	if s.ever.has(i) {
+		look(s.grants)
+	}
+	if q.ResourceType != "" && s.partly.has(i) {
+		look(s.scoped[scope{q.ResourceType, ""}])
+		if q.ResourceID != "" {
+			look(s.scoped[scope{q.ResourceType, q.ResourceID}])
+		}
+	}
+	if soonest == math.MaxInt64 {
+		return until
+	}
+	return time.UnixMicro(soonest).UTC()
+}
+
 // try looks among some grants for a better way than the best so far.
 func (s *Subject) try(q *Question, list []grant, i int, at int64, best int, a *Answer) int {
 	for j := range list {

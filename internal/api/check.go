@@ -1,6 +1,8 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -44,7 +46,8 @@ type batchOut struct {
 }
 
 type entitlementsOut struct {
-	Data []usher.Decision `json:"data"`
+	Data     []usher.Decision `json:"data"`
+	Revision int64            `json:"revision" doc:"The revision of the environment that answered"`
 }
 
 // maxChecks is how many checks one batch may hold.
@@ -80,15 +83,20 @@ func (a *api) checkRoutes(d *door.Door) {
 			"considered":[],"would_change":[{"what":"subscribe to a plan that includes sso"}]}`}, a.explain)
 	d.Handle(door.Route{Pattern: "GET /v1/customers/{id}/entitlements", Perm: auth.PermDecide,
 		ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", Response: entitlementsOut{},
+		Text: "Each for the amount 1. The ETag changes if anything in the answer does: with If-None-Match, an answer that the caller has is a 304. " +
+			"Until a decision's valid_until, and while nothing is used or changed, the answer stays as it is.",
+		Cached: true, Sends: []door.Sent{{Name: "ETag", Description: "Changes if anything in the answer does; weak"}},
 		Params: []*huma.Param{
 			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "at", In: "query", Description: "The instant to answer for; default now", Schema: &huma.Schema{Type: huma.TypeString,
 				Format: "date-time"}},
+			{Name: "member", In: "query", Description: "The member who asks; default the customer itself",
+				Schema: &huma.Schema{Type: huma.TypeString}},
 		},
 		Answer: `{"data":[{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered",
 			"limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
 			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","revision":17},{"allowed":true,"reason":"granted","customer":"acme",
-			"feature":"sso","kind":"switch","plan":"pro@1","revision":17}]}`}, a.entitlements)
+			"feature":"sso","kind":"switch","plan":"pro@1","revision":17}],"revision":17}`}, a.entitlements)
 }
 
 func (a *api) check(w http.ResponseWriter, r *http.Request, c *door.Call) {
@@ -179,26 +187,39 @@ func (a *api) entitlements(w http.ResponseWriter, r *http.Request, c *door.Call)
 		c.Fail(w, door.Invalid("path.id", "%s", strings.TrimSpace(err.Error())))
 		return
 	}
-	query, err := door.Parameters(r, "at")
+	query, err := door.Parameters(r, "at", "member")
 	var when time.Time
 	if text, ok := query["at"]; ok && err == nil {
 		when, err = usher.ParseTime(text)
 		err = door.At("query.at", err)
 	}
+	member := query["member"]
+	if member != "" && err == nil {
+		err = door.At("query.member", usher.CheckID("", member))
+	}
 	if err != nil {
 		c.Fail(w, err)
 		return
 	}
-	list, err := a.Decide.Entitlements(r.Context(), c.Env, id, when)
+	list, err := a.Decide.Entitlements(r.Context(), c.Env, id, member, when)
 	if err != nil {
 		c.Fail(w, err)
 		return
 	}
 	s := door.Borrow()
 	defer s.GiveBack()
+	var revision int64
+	for i := range list {
+		revision = max(revision, list[i].Revision)
+	}
 	s.Out = appendDecisions(c, append(s.Out[:0], `{"data":[`...), list)
-	s.Out = append(s.Out, ']', '}')
-	c.Write(w, s.Out)
+	s.Out = append(strconv.AppendInt(append(s.Out, `],"revision":`...), revision, 10), '}')
+	// The answer has the revision, all use, and every instant at which time alone may
+	// change it, so its hash is the tag of all of them.
+	sum := sha256.Sum256(s.Out)
+	if !c.Unchanged(w, r, `W/"`+base64.RawURLEncoding.EncodeToString(sum[:16])+`"`) {
+		c.Write(w, s.Out)
+	}
 }
 
 func appendDecisions(c *door.Call, b []byte, list []usher.Decision) []byte {

@@ -5,6 +5,8 @@ package decide
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -80,13 +82,12 @@ func (s *Service) Batch(ctx context.Context, env usher.Environment, qs []CheckQu
 }
 
 // Entitlements answers for every feature of the catalogue, in the order of keys, each
-// for the amount 1.
-func (s *Service) Entitlements(ctx context.Context, env usher.Environment, customer string, at time.Time) ([]usher.Decision, error) {
-	features := s.live.Book(env).Features
-	w := engine.NewWorld(engine.Facts{Book: s.live.Book(env)})
-	qs := make([]CheckQuery, 0, len(features))
-	for _, f := range w.Features() {
-		qs = append(qs, CheckQuery{Customer: customer, Feature: f, At: at})
+// for the amount 1. member is who asks; "" is the customer itself.
+func (s *Service) Entitlements(ctx context.Context, env usher.Environment, customer, member string, at time.Time) ([]usher.Decision, error) {
+	keys := slices.Sorted(maps.Keys(s.live.Book(env).Features))
+	qs := make([]CheckQuery, len(keys))
+	for i, key := range keys {
+		qs[i] = CheckQuery{Customer: customer, Member: member, Feature: key, At: at}
 	}
 	return s.Batch(ctx, env, qs, 0)
 }
@@ -182,7 +183,8 @@ func (s *Service) unanswered(env usher.Environment, q CheckQuery, err error) (us
 	}
 	return usher.Decision{
 		Allowed: f.Fail == usher.FailOpen, Reason: usher.ReasonUnavailable, Customer: q.Customer, Feature: q.Feature,
-		Kind: f.Kind, Precision: f.Precision, Type: f.Type, Degraded: true, Revision: s.live.Revision(env),
+		Kind: f.Kind, Title: f.Title, Unit: f.Unit, Precision: f.Precision, Type: f.Type, Fail: f.Fail, Degraded: true,
+		Revision: s.live.Revision(env),
 	}, nil
 }
 

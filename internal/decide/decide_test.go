@@ -88,7 +88,7 @@ func TestBatchAndEntitlements(t *testing.T) {
 			t.Errorf("%d: %+v, want %s at %d", i, ds[i], want, rev)
 		}
 	}
-	ds, err = s.Entitlements(t.Context(), usher.Sandbox, "acme", time.Time{})
+	ds, err = s.Entitlements(t.Context(), usher.Sandbox, "acme", "", time.Time{})
 	if err != nil || len(ds) != 2 || ds[0].Feature != "docs" || ds[0].Remaining != 150 || ds[1].Feature != "sso" {
 		t.Errorf("%+v, %v", ds, err)
 	}

@@ -85,8 +85,10 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	var reason usher.Reason
 	var features []string
 	any := false
+	var until time.Time // when time alone may change a part of the answer
 	if q.Permission != "" {
 		answer := a.subject.Decide(&a.question)
+		until = a.subject.ValidUntil(&a.question)
 		legs.Role, legs.Condition, legs.Seat, reason, a.perm = answer.Role, answer.Condition, answer.Seat, answer.Reason, answer.Permission
 		if a.perm != nil {
 			features, any = a.perm.Features, a.perm.Any
@@ -107,17 +109,19 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 			return d, a, err
 		}
 		note(legs, &d)
+		until = sooner(until, d.ValidUntil)
 	}
 	if len(features) > 0 && (d.Allowed || !any) {
 		linked, err := s.linked(env, q, a, legs, buf)
 		if err != nil {
 			return d, a, err
 		}
+		until = sooner(until, linked.ValidUntil)
 		if q.Feature == "" || !linked.Allowed && (d.Allowed || isLimit(d.Reason) && !isLimit(linked.Reason)) {
 			d = linked
 		}
 	}
-	d.Customer, d.Member, d.Permission, d.Legs = q.Customer, q.Member, q.Permission, legs
+	d.Customer, d.Member, d.Permission, d.Legs, d.ValidUntil = q.Customer, q.Member, q.Permission, legs, until
 	switch {
 	case !a.snap.World.Known():
 		reason = usher.UnknownCustomer
@@ -131,6 +135,14 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 		d.Allowed, d.Reason = false, reason
 	}
 	return d, a, nil
+}
+
+// sooner returns the earlier of two instants; zero is never.
+func sooner(x, y time.Time) time.Time {
+	if x.IsZero() || !y.IsZero() && y.Before(x) {
+		return y
+	}
+	return x
 }
 
 // linked answers for the features that a permission is linked with. If all are needed,
@@ -149,6 +161,7 @@ func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *us
 	}
 	var best usher.Decision
 	var bestLegs usher.Legs
+	var until time.Time
 	for i, f := range a.features {
 		d, err := s.part(env, q, a, f, nil)
 		if err != nil {
@@ -156,9 +169,11 @@ func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *us
 		}
 		var l usher.Legs
 		note(&l, &d)
+		until = sooner(until, d.ValidUntil)
 		if a.any {
 			if d.Allowed {
 				merge(legs, l)
+				d.ValidUntil = until
 				return d, nil
 			}
 			if i == 0 || bestLegs.Plan == usher.LegFail && l.Plan == usher.LegPass {
@@ -176,6 +191,7 @@ func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *us
 	} else if best.Allowed { // all allow: no single feature's numbers are those of the answer
 		best = usher.Decision{Allowed: true, Reason: usher.Granted}
 	}
+	best.ValidUntil = until
 	return best, nil
 }
 

@@ -304,5 +304,22 @@ func (c *Call) Write(w http.ResponseWriter, body []byte) {
 	w.Write(body)
 }
 
+// Unchanged sends an ETag and reports whether the caller has that answer already. If
+// so, it has answered 304, and the handler must write nothing.
+func (c *Call) Unchanged(w http.ResponseWriter, r *http.Request, etag string) bool {
+	w.Header()["Etag"] = []string{etag}
+	for _, line := range r.Header["If-None-Match"] {
+		for item := range strings.SplitSeq(line, ",") {
+			item = strings.TrimSpace(item) // the comparison is weak (RFC 9110 13.1.2)
+			if item == "*" || strings.TrimPrefix(item, "W/") == strings.TrimPrefix(etag, "W/") {
+				c.Status = http.StatusNotModified
+				w.WriteHeader(c.Status)
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Decided counts a decision for /metrics.
 func (c *Call) Decided(d *usher.Decision) { c.Route.door.metrics.decided(d) }

@@ -78,9 +78,12 @@ func Parameters(r *http.Request, known ...string) (map[string]string, error) {
 			got[name] = list[0]
 		}
 	}
+	message := "unknown parameter; known parameters: " + strings.Join(known, ", ")
+	if len(known) == 0 {
+		message = "unknown parameter; this call takes none"
+	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		wrong = append(wrong, usher.Problem{Location: "query." + ClipName(name),
-			Message: "unknown parameter; known parameters: " + strings.Join(known, ", ")})
+		wrong = append(wrong, usher.Problem{Location: "query." + ClipName(name), Message: message})
 	}
 	if len(wrong) > 0 {
 		return nil, Invalids(wrong)

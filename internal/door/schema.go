@@ -29,6 +29,7 @@ func schemas() huma.Registry {
 	alias[usher.Environment, enum[usher.Environment]](r)
 	alias[usher.Combine, enum[usher.Combine]](r)
 	alias[usher.Mode, enum[usher.Mode]](r)
+	alias[usher.Fail, enum[usher.Fail]](r)
 	alias[usher.Leg, enum[usher.Leg]](r)
 	alias[usher.Status, enum[usher.Status]](r)
 	alias[usher.ReservationState, enum[usher.ReservationState]](r)
@@ -49,7 +50,7 @@ func schemaName(t reflect.Type, hint string) string {
 	switch t {
 	case reflect.TypeFor[usher.Problem]():
 		return "ProblemItem" // Problem is the whole error
-	case reflect.TypeFor[usher.AllowanceUse](), reflect.TypeFor[usher.CapUse]():
+	case reflect.TypeFor[usher.AllowanceUse](), reflect.TypeFor[usher.CapUse](), reflect.TypeFor[usher.CreditsUse]():
 		return strings.TrimSuffix(t.Name(), "Use")
 	}
 	name := strings.TrimSuffix(huma.DefaultSchemaNamer(t, hint), "Doc")
@@ -142,6 +143,8 @@ var enums = map[reflect.Type]struct {
 		texts(usher.CombineMax, usher.CombineMin, usher.CombineSum, usher.CombineUnion, usher.CombineOverride)},
 	reflect.TypeFor[usher.Mode](): {"Mode", "Whether a feature's limit is enforced, or only reported",
 		texts(usher.Enforce, usher.Warn, usher.Shadow)},
+	reflect.TypeFor[usher.Fail](): {"Fail", "What to assume about a feature while the server cannot be asked",
+		texts(usher.FailClosed, usher.FailOpen)},
 	reflect.TypeFor[usher.Leg](): {"Leg", "The answer of one part of a decision about a member; none: it was not asked",
 		texts(usher.LegPass, usher.LegFail, usher.LegNone)},
 	reflect.TypeFor[usher.Status](): {"Status", "The status of a subscription",
@@ -198,10 +201,18 @@ func showQuantities(r huma.Registry) {
 		}
 		for _, f := range reflect.VisibleFields(t) {
 			member, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-			if p := s.Properties[member]; f.Tag.Get("quantity") != "" && p != nil {
+			p := s.Properties[member]
+			if p == nil {
+				continue
+			}
+			switch f.Tag.Get("quantity") {
+			case "true":
 				q := quantity(r)
 				q.Description = p.Description
 				s.Properties[member] = q
+			case "unlimited":
+				s.Properties[member] = &huma.Schema{Description: p.Description,
+					OneOf: []*huma.Schema{quantity(r), {Type: huma.TypeString, Enum: []any{"unlimited"}}}}
 			}
 		}
 	}

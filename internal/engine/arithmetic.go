@@ -92,9 +92,9 @@ func fits(buf *Buf, amount int64) bool {
 
 // drawFits reports whether the pool and the count of what it paid for can take
 // the draw (S24, S25). drawn is in units of the feature, the pool's figures are
-// in credits. drawn*rate does not overflow: judgePool divided the pool's own
-// int64 figures by rate to get drawn.
-func (s *Snapshot) drawFits(f *feature, buf *Buf, v verdict) bool {
+// in credits. drawn*rate does not overflow: divide divided the pool's own int64
+// figures by rate to get drawn.
+func (s *Snapshot) drawFits(f *feature, buf *Buf, v division) bool {
 	drawn := v.pool + v.poolOver
 	if drawn == 0 {
 		return true

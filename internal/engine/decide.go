@@ -26,13 +26,26 @@ type Buf struct {
 	Deductions []usher.Deduction
 	Legs       usher.Legs // not used here: room for a caller that asks about members
 	window     usher.Window
+	credits    usher.CreditsUse
 	rows       []figures
 	pool       []figures
 	caps       []capFigures
+	draw       draw
 }
 
-// capFigures are what a cap has counted and what it still lets through.
-type capFigures struct{ used, left int64 }
+// capFigures are what a cap has counted and what it still lets through, and when a
+// sliding cap counts less by itself (maxMicro: it counts nothing, or does not slide).
+type capFigures struct{ used, left, falls int64 }
+
+// draw is what a feature's pool still gives, in credits, behind the pool's caps.
+type draw struct {
+	frame          *frame // the pool's; nil: the feature draws nothing, because it has no pool or is unlimited by itself
+	held           int64  // what the pool has counted, used and reserved
+	included, room int64  // what is left of the limits, and of the permitted overage
+	unlimited      bool   // there is no limit; included is what int64 can still count
+	endless        bool   // there is no limit of the overage
+	falls          int64  // when a sliding cap of the pool counts less by itself
+}
 
 // Decide answers q at an instant. The same arguments give the same answer,
 // anywhere and at any time (S01-S05, S09, S10, S20, S34, S37). q.Amount must not
@@ -41,11 +54,8 @@ func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
 	if q.Amount < 0 {
 		panic("engine: Decide: Query.Amount must not be negative")
 	}
-	d := usher.Decision{Customer: q.Customer, Feature: q.Feature, Revision: s.Revision}
 	f := s.World.features[q.Feature]
-	if f != nil {
-		d.Kind, d.Precision, d.Type = f.def.Kind, f.def.Precision, f.def.Type
-	}
+	d := s.begin(q.Customer, q.Feature, f)
 	if s.World.customer == nil {
 		d.Reason = usher.UnknownCustomer
 		return d
@@ -65,14 +75,24 @@ func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
 		buf = new(Buf)
 	}
 	s.figures(f, fr, buf, now)
-	v := s.judge(f, fr, buf, q.Amount, now)
-	s.answer(&d, f, fr, buf, now, v)
+	s.answer(&d, f, fr, buf, now)
+	d.Allowed, d.Reason, _ = d.Judge(q.Amount)
+	return d
+}
+
+// begin returns a decision that says who was asked about and what the feature is; f
+// is nil if it is unknown.
+func (s *Snapshot) begin(customer, feature string, f *feature) usher.Decision {
+	d := usher.Decision{Customer: customer, Feature: feature, Revision: s.Revision}
+	if f != nil {
+		d.Kind, d.Title, d.Unit, d.Precision, d.Type = f.def.Kind, f.def.Title, f.def.Unit, f.def.Precision, f.def.Type
+	}
 	return d
 }
 
 // answerPlain fills in a switch's or config's answer.
 func answerPlain(d *usher.Decision, fr *frame) {
-	d.Plan, d.Sources, d.Value = fr.plan, fr.sources, fr.value
+	d.Plan, d.Sources, d.Value, d.Fail, d.ValidUntil = fr.plan, fr.sources, fr.value, fr.fail, instant(fr.lasts)
 	if fr.sources != nil {
 		d.Rule = fr.rule
 	}
@@ -83,17 +103,58 @@ func answerPlain(d *usher.Decision, fr *frame) {
 	d.Allowed, d.Reason = true, usher.Granted
 }
 
-// figures computes the figures of a frame's rows and caps.
+// figures computes the figures of a frame's rows and caps, and of what it draws on.
 func (s *Snapshot) figures(f *feature, fr *frame, buf *Buf, at int64) {
 	list := s.use[f.def.Key]
 	buf.rows = s.resolve(buf.rows[:0], list, f, fr, at)
 	buf.caps = buf.caps[:0]
 	for i := range fr.caps {
-		used, left := s.capUse(list, &fr.caps[i], at)
-		buf.caps = append(buf.caps, capFigures{used, left})
+		buf.caps = append(buf.caps, s.capUse(list, &fr.caps[i], at))
 	}
 	if f.def.Kind == usher.Seats {
 		s.seatRows(f, fr, buf.rows, list, at)
+	}
+	buf.draw = draw{}
+	if f.pool != nil && fr.dead == "" {
+		s.figuresOfPool(f.pool, buf, at)
+	}
+}
+
+// figuresOfPool computes what the pool still gives (S25), unless own allowances are
+// unlimited, so that nothing is drawn.
+func (s *Snapshot) figuresOfPool(pool *feature, buf *Buf, at int64) {
+	for i := range buf.rows {
+		if buf.rows[i].unlimited {
+			return
+		}
+	}
+	d := &buf.draw
+	d.frame, d.falls = s.World.frameAt(pool, at), maxMicro
+	buf.pool = buf.pool[:0]
+	if d.frame.dead != "" {
+		return
+	}
+	list := s.use[pool.def.Key]
+	buf.pool = s.resolve(buf.pool, list, pool, d.frame, at)
+	d.included, d.room, d.unlimited = sums(buf.pool)
+	for i := range buf.pool {
+		d.held = satAdd(d.held, satAdd(buf.pool[i].used, buf.pool[i].reserved))
+		d.endless = d.endless || d.frame.rows[i].overage.Unlimited
+	}
+	if d.unlimited { // as far as int64 can count (S24)
+		d.included, d.room, d.endless = math.MaxInt64, 0, false
+		for i := range buf.pool {
+			if n := &buf.pool[i]; n.unlimited {
+				d.included = min(d.included, math.MaxInt64-satAdd(n.used, n.reserved))
+			}
+		}
+	}
+	for i := range d.frame.caps {
+		c := s.capUse(list, &d.frame.caps[i], at)
+		d.included = min(d.included, c.left)
+		d.room = min(d.room, c.left-d.included)
+		d.falls = min(d.falls, c.falls)
+		d.unlimited, d.endless = false, false
 	}
 }
 
@@ -198,80 +259,44 @@ func highest(list *shelf, keys []BucketKey) (n int64) {
 	return n
 }
 
-// verdict says whether an amount may be taken, and how it would divide.
-type verdict struct {
-	allowed bool
-	reason  usher.Reason
-	would   usher.Reason // what denies before the mode softens it; "" if nothing does
-	// own, pool, over, poolOver and beyond add up to the amount, all in units of the
-	// feature: included in own allowances, included in the pool, own overage, the
-	// pool's overage, and what nothing permits.
+// division says how a take divides an amount. The fields add up to it, all in units
+// of the feature: included in own allowances, included in the pool, own overage, the
+// pool's overage, and what nothing permits.
+type division struct {
 	own, pool, over, poolOver, beyond int64
-	poolHeld                          int64 // what is included in the pool, in credits
-	capped                            bool
-	poolFrame                         *frame
 }
 
-// judge decides an amount against the figures in buf and changes nothing. The
-// order is included amounts, credits, overage, the pool's overage (S15, S25); caps
-// must let all of it through. The mode softens a refusal that is due to amounts,
-// and never one that is due to a missing entitlement (S26).
-func (s *Snapshot) judge(f *feature, fr *frame, buf *Buf, amount, at int64) verdict {
-	v := verdict{reason: usher.WithinLimit}
-	included, room, unlimited := sums(buf.rows)
+// divide divides an amount over the figures in buf and changes nothing. The order is
+// included amounts, credits, overage, the pool's overage (S15, S25). The pool gives
+// whole units of the feature: credits are divided by the rate, rounded down.
+func divide(f *feature, fr *frame, buf *Buf, amount int64) (v division) {
 	if fr.dead != "" {
-		v.reason, v.would, v.beyond = fr.dead, fr.dead, amount
+		v.beyond = amount
 		return v
 	}
-	for i := range buf.caps {
-		v.capped = v.capped || amount > buf.caps[i].left
+	included, room, unlimited := sums(buf.rows)
+	if unlimited {
+		v.own = amount
+		return v
 	}
 	rest := amount // what no step below has placed yet
-	switch {
-	case unlimited:
-		v.own, rest, v.reason = rest, 0, usher.ReasonUnlimited
-		for i := range buf.rows { // unlimited, but only as far as int64 can count (S24)
-			if n := &buf.rows[i]; n.unlimited {
-				if n.used > math.MaxInt64-amount {
-					v.own, rest, v.reason = 0, amount, usher.LimitReached
-				}
-				break
-			}
-		}
-	default:
-		v.own = min(rest, included)
-		rest -= v.own
-		if f.pool != nil {
-			rest = s.judgePool(f, buf, &v, rest, at)
-		}
-		v.over = min(rest, room)
-		rest -= v.over
-		if f.pool != nil && rest > 0 {
-			v.poolOver = min(rest, v.poolOver)
-			rest -= v.poolOver
-		} else {
-			v.poolOver = 0 // judgePool left here what the pool could hold; none is needed
-		}
-		if v.over > 0 || v.poolOver > 0 {
-			v.reason = usher.ReasonOverage
-		}
+	v.own = min(rest, included)
+	rest -= v.own
+	d := &buf.draw
+	if d.frame != nil {
+		v.pool = min(rest, d.included/f.def.Draws.Rate)
+		rest -= v.pool
+	}
+	v.over = min(rest, room)
+	rest -= v.over
+	if d.frame != nil && rest > 0 {
+		// A unit may be paid partly from the last included credits and partly from the
+		// overage, so both are added up before they are divided.
+		rate := f.def.Draws.Rate
+		v.poolOver = min(rest, (satAdd(d.included, d.room)-v.pool*rate)/rate)
+		rest -= v.poolOver
 	}
 	v.beyond = rest
-	v.allowed = rest == 0 && !v.capped
-	if v.allowed {
-		return v
-	}
-	v.reason = f.refusal()
-	if v.capped {
-		v.reason = usher.CapReached
-	}
-	v.would = v.reason
-	switch fr.mode {
-	case usher.Warn:
-		v.allowed, v.reason = true, usher.Warned
-	case usher.Shadow:
-		v.allowed, v.reason = true, usher.Shadowed
-	}
 	return v
 }
 
@@ -286,70 +311,41 @@ func (f *feature) refusal() usher.Reason {
 	return usher.LimitReached
 }
 
-// judgePool takes from the pool what own allowances do not hold (S25), in whole
-// units of the feature: included credits are divided by the rate, rounded down. It
-// returns what is then left of rest. In v.poolOver it leaves what the pool's
-// overage could still hold; judge takes that after the feature's own overage.
-func (s *Snapshot) judgePool(f *feature, buf *Buf, v *verdict, rest, at int64) int64 {
-	pf := f.pool
-	v.poolFrame = s.World.frameAt(pf, at)
-	if v.poolFrame.dead != "" {
-		return rest
-	}
-	list := s.use[pf.def.Key]
-	buf.pool = s.resolve(buf.pool[:0], list, pf, v.poolFrame, at)
-	included, room, unlimited := sums(buf.pool)
-	rate := f.def.Draws.Rate
-	if unlimited { // as far as int64 can count (S24)
-		included, room = math.MaxInt64, 0
-		for i := range buf.pool {
-			if n := &buf.pool[i]; n.unlimited {
-				included = min(included, math.MaxInt64-satAdd(n.used, n.reserved))
-			}
-		}
-	}
-	for i := range v.poolFrame.caps {
-		_, left := s.capUse(list, &v.poolFrame.caps[i], at)
-		included = min(included, left)
-		room = min(room, left-included)
-	}
-	v.poolHeld = included
-	v.pool = min(rest, included/rate)
-	// A unit may be paid partly from the last included credits and partly from the
-	// overage, so both are added up before they are divided.
-	v.poolOver = (satAdd(included, room) - v.pool*rate) / rate
-	return rest - v.pool
-}
-
 // capUse returns what a cap has counted in its window and what it still lets
 // through, both not negative.
-func (s *Snapshot) capUse(list *shelf, c *capRow, at int64) (used, left int64) {
+func (s *Snapshot) capUse(list *shelf, c *capRow, at int64) (n capFigures) {
+	n.falls = maxMicro
 	if c.cap.Sliding {
-		used = s.slidingUse(list, c, at)
+		n.used, n.falls = s.slidingUse(list, c, at)
 	} else if b := list.find(c.key.Clock, c.key.Start); b >= 0 {
-		used = s.holds(&list.list[b], at)
+		n.used = s.holds(&list.list[b], at)
 	}
 	for _, o := range c.openings {
-		used = satAdd(used, s.opened(o, at))
+		n.used = satAdd(n.used, s.opened(o, at))
 	}
-	return used, max(0, c.cap.Limit-used)
+	n.left = max(0, c.cap.Limit-n.used)
+	return n
 }
 
-// answer writes the figures of a decision about amounts. Figures of several rows
-// are summed; the window is the one that ends soonest. Rows and caps are listed
-// only if the sums hide something: several rows, several caps, or a cap that
-// denies.
-func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at int64, v verdict) {
-	d.Allowed, d.Reason = v.allowed, v.reason
-	d.Plan, d.Sources = fr.plan, fr.sources
+// answer writes the figures of a decision about amounts, for Judge to compare with
+// one. Figures of several rows are summed; the window is the one that ends soonest.
+// Rows are listed only if there is more than one window: several rows, or a cap.
+func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at int64) {
+	d.Plan, d.Sources, d.Mode, d.Fail = fr.plan, fr.sources, fr.mode, fr.fail
+	d.ValidUntil = instant(s.lasts(f, fr, buf, at))
 	if fr.sources != nil {
 		d.Rule = fr.rule
 	}
+	d.Allowed, d.Reason = true, usher.WithinLimit
+	if fr.dead != "" {
+		d.Allowed, d.Reason = false, fr.dead
+	}
 	var sum figures
 	soonest, shown, first := int64(maxMicro), 0, -1
+	permitted, endless := false, false
 	for i := range buf.rows {
-		n := &buf.rows[i]
-		if fr.rows[i].shown(n) {
+		n, r := &buf.rows[i], &fr.rows[i]
+		if r.shown(n) {
 			shown++
 		}
 		sum.unlimited = sum.unlimited || n.unlimited
@@ -359,6 +355,9 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		sum.remaining = satAdd(sum.remaining, n.remaining)
 		sum.overage = satAdd(sum.overage, n.overage)
 		sum.excess = satAdd(sum.excess, n.excess)
+		sum.room = satAdd(sum.room, n.room)
+		permitted = permitted || r.overage != usher.Overage{}
+		endless = endless || r.overage.Unlimited
 		if n.window.end != 0 && n.window.end < soonest {
 			soonest, first = n.window.end, i
 		}
@@ -370,14 +369,25 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	d.Unlimited = sum.unlimited
 	d.Limit, d.Used, d.Reserved, d.Remaining = sum.limit, sum.used, sum.reserved, sum.remaining
 	d.Overage, d.Excess = sum.overage, sum.excess
-	if f.pool != nil && v.poolFrame != nil && v.poolFrame.dead == "" && !sum.unlimited {
-		included, _, unlimited := sums(buf.pool)
-		if unlimited {
+	if permitted && !sum.unlimited && fr.dead == "" {
+		d.OveragePermitted, d.OverageLeft = true, overageLeft(sum.room, endless)
+	}
+	if p := &buf.draw; p.frame != nil {
+		c := &buf.credits
+		*c = usher.CreditsUse{Feature: f.pool.def.Key, PerUnit: f.def.Draws.PerUnit, Precision: f.pool.def.Precision, Rate: f.def.Draws.Rate,
+			Held: p.held}
+		d.Credits = c
+		if c.Unlimited = p.unlimited; p.unlimited {
 			d.Unlimited = true
 		} else {
-			d.Remaining = satAdd(d.Remaining, included/f.def.Draws.Rate)
+			c.Remaining = p.included
+			d.Remaining = satAdd(d.Remaining, p.included/c.Rate)
+			if p.frame.overage() && p.frame.dead == "" {
+				c.OveragePermitted, c.OverageLeft = true, overageLeft(p.room, p.endless)
+			}
 		}
 	}
+	d.Window = nil
 	if first >= 0 {
 		r := &fr.rows[first]
 		buf.window = r.use.Window
@@ -386,10 +396,67 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		}
 		d.Window = &buf.window
 	}
-	if shown > 1 || len(fr.caps) > 1 || d.Reason == usher.CapReached {
-		buf.Allowances, buf.Caps = listRows(buf.Allowances[:0], fr, buf.rows), listCaps(buf.Caps[:0], fr, buf.caps)
-		d.Allowances, d.Caps = buf.Allowances, buf.Caps
+	if len(fr.caps) > 0 {
+		buf.Caps = listCaps(buf.Caps[:0], fr, buf.caps)
+		d.Caps = buf.Caps
 	}
+	if shown > 1 || len(fr.caps) > 0 {
+		buf.Allowances = listRows(buf.Allowances[:0], fr, buf.rows)
+		d.Allowances = buf.Allowances
+	}
+}
+
+// overage reports whether any row permits overage.
+func (fr *frame) overage() bool {
+	return slices.ContainsFunc(fr.rows, func(r row) bool { return r.overage != usher.Overage{} })
+}
+
+// overageLeft returns what an answer shows of the room for overage.
+func overageLeft(room int64, endless bool) int64 {
+	if endless {
+		return usher.MaxQuantity
+	}
+	return room
+}
+
+// lasts returns the next instant at which time alone may change the figures: the
+// frame ends, a window that began with its first use ends, a unit falls out of a
+// sliding cap, or a hold ends. maxMicro is never.
+func (s *Snapshot) lasts(f *feature, fr *frame, buf *Buf, at int64) int64 {
+	until := lastsRows(fr, buf.rows)
+	for i := range buf.caps {
+		until = min(until, buf.caps[i].falls)
+	}
+	d := &buf.draw
+	if d.frame != nil {
+		until = min(until, lastsRows(d.frame, buf.pool), d.falls)
+	}
+	for i := range s.lapses { // soonest first
+		l := &s.lapses[i]
+		if l.Expires > at && (l.Bucket.Feature == f.def.Key || d.frame != nil && l.Bucket.Feature == f.pool.def.Key) {
+			return min(until, l.Expires)
+		}
+	}
+	return until
+}
+
+// lastsRows returns until when a frame and the windows of its rows last.
+func lastsRows(fr *frame, rows []figures) int64 {
+	until := fr.lasts
+	for i := range rows {
+		if n := &rows[i]; fr.moving && fr.rows[i].firstUse && n.window.end != 0 {
+			until = min(until, n.window.end)
+		}
+	}
+	return until
+}
+
+// instant returns an instant as a time; maxMicro, which is never, is the zero time.
+func instant(at int64) time.Time {
+	if at == maxMicro {
+		return time.Time{}
+	}
+	return time.UnixMicro(at).UTC()
 }
 
 // listRows appends the rows that an answer shows.
@@ -412,6 +479,7 @@ func listRows(out []usher.AllowanceUse, fr *frame, rows []figures) []usher.Allow
 
 // listCaps appends the caps that an answer shows.
 func listCaps(out []usher.CapUse, fr *frame, caps []capFigures) []usher.CapUse {
+	out = slices.Grow(out, len(fr.caps))
 	for i := range fr.caps {
 		out = append(out, fr.caps[i].use)
 		c := &out[len(out)-1]

@@ -31,7 +31,6 @@ func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	x.Combined = fr.rule
 	buf := q.Buf
 	if f.def.Kind.Counts() {
-		x.Mode = fr.mode
 		x.Allowances, x.Caps = listRows(nil, fr, buf.rows), listCaps(nil, fr, buf.caps)
 	}
 	x.Changes = append(x.Changes, w.changesFor(s, f, fr, &x, q.Amount, now)...)

@@ -16,6 +16,7 @@ type frame struct {
 	rows    []row  // ordered by the first of their slots in burn order
 	burn    []part // every slot of every row, in burn order
 	caps    []capRow
+	lasts   int64    // until, without the steps of sliding caps, which change nothing if nothing falls out
 	none    bool     // the only row is for use that nothing entitles
 	moving  bool     // some row's window begins with its first use, so its end, and with it the order, depends on use
 	sources []string // as an answer shows them: nil if the plan alone says it
@@ -102,10 +103,10 @@ func (w *World) buildFrame(f *feature, at int64, tr *trace) *frame {
 	if s := fr.rules.sources; len(s) > 1 || len(s) == 1 && s[0] != "plan:"+fr.plan.String() {
 		fr.sources = s
 	}
-	if !f.def.Kind.Counts() {
-		return fr
+	fr.lasts = fr.until
+	if f.def.Kind.Counts() {
+		w.place(f, fr, at)
 	}
-	w.place(f, fr, at)
 	return fr
 }
 
@@ -113,7 +114,7 @@ func (w *World) buildFrame(f *feature, at int64, tr *trace) *frame {
 // narrows the frame to the span in which none of these windows ends.
 func (w *World) place(f *feature, fr *frame, at int64) {
 	narrow := func(s span) {
-		fr.from, fr.until = max(fr.from, s.start), min(fr.until, s.end)
+		fr.from, fr.until, fr.lasts = max(fr.from, s.start), min(fr.until, s.end), min(fr.lasts, s.end)
 	}
 	byClock := map[string]int{} // index of each clock's row
 	type placed struct {
@@ -205,7 +206,7 @@ func (w *World) place(f *feature, fr *frame, at int64) {
 			cr.key.Clock += "/sliding"
 			cr.key.Start = at - at%step
 			cr.window = span{cr.key.Start, cr.key.Start + step}
-			narrow(cr.window)
+			fr.from, fr.until = max(fr.from, cr.window.start), min(fr.until, cr.window.end)
 			fr.caps = append(fr.caps, cr)
 			continue
 		}

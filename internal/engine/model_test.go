@@ -3,6 +3,7 @@ package engine_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -601,12 +602,18 @@ func (m *model) agree(d usher.Decision, feature string, allowed bool, reason ush
 		}
 	}
 	if feature == "img" && dead == "" && !sum.unlimited {
-		pool, _, _, dead := m.ref.rows("pool", m.now, m.now)
+		pool, _, caps, dead := m.ref.rows("pool", m.now, m.now)
 		if dead == "" {
 			var left int64
 			for _, r := range pool {
 				left += r.remaining
 				sum.unlimited = sum.unlimited || r.unlimited
+			}
+			if sum.unlimited {
+				left = math.MaxInt64
+			}
+			for _, c := range caps { // credits that no cap lets through are not there to be drawn
+				left, sum.unlimited = min(left, m.ref.capLeft("pool", c, m.now, m.now)), false
 			}
 			sum.remaining += left / m.ref.rate
 		}

@@ -45,7 +45,7 @@ type rules struct {
 	caps        []capRule // all of them apply (S04)
 	draws       bool      // entitled by drawing on credits alone
 	mode        usher.Mode
-	fail        usher.Fail
+	fail        usher.Fail // "" if nothing says it
 }
 
 // capRule is a cap and the source that sets it.
@@ -218,7 +218,7 @@ func (w *World) traceOverrides(f *feature, x exception, at int64, tr *trace) {
 
 // ruleDenied sets the rules of a feature that an override denies.
 func (w *World) ruleDenied(f *feature, r *rules, live []given, x exception, tr *trace) {
-	r.dead = usher.Revoked
+	r.dead, r.mode, r.fail = usher.Revoked, cmp.Or(f.def.Mode, usher.Enforce), f.def.Fail
 	if tr == nil {
 		return
 	}
@@ -272,6 +272,7 @@ func (w *World) grantsAt(f *feature, r *rules, at int64, tr *trace) []*usher.Gra
 func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants []*usher.Grant, tr *trace) {
 	set, add := x.set, x.add
 	r.mode, r.fail = usher.Shadow, usher.FailOpen // the mildest; each source can only make them stricter
+	said := false                                 // something names a fail policy
 	strictest := func(m usher.Mode, fl usher.Fail) {
 		if m == "" {
 			m = f.def.Mode
@@ -284,6 +285,7 @@ func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants
 		} else if m == usher.Warn && r.mode == usher.Shadow {
 			r.mode = usher.Warn
 		}
+		said = said || fl != ""
 		if fl != usher.FailOpen {
 			r.fail = usher.FailClosed
 		}
@@ -303,6 +305,9 @@ func (w *World) ruleLive(f *feature, r *rules, live []given, x exception, grants
 	}
 	if set != nil && set.Set.Mode != "" {
 		r.mode = set.Set.Mode
+	}
+	if !said {
+		r.fail = ""
 	}
 	if set != nil && set.Set.Fail != "" {
 		r.fail = set.Set.Fail

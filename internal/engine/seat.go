@@ -35,10 +35,12 @@ func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at ti
 	now := at.UnixMicro()
 	fr := s.World.frameAt(f, now)
 	s.figures(f, fr, q.Buf, now)
-	v := s.judge(f, fr, q.Buf, amount, now)
-	e := Effect{Would: v.would}
-	if !v.allowed {
-		e.Decision = Decide(s, q, at)
+	e := Effect{Decision: s.begin(customer, feature, f)}
+	s.answer(&e.Decision, f, fr, q.Buf, now)
+	allowed, reason, would := e.Decision.Judge(amount)
+	e.Would = would
+	if !allowed {
+		e.Decision.Reason, e.Decision.Allowed = reason, false
 		return e
 	}
 	if was != nil {
@@ -48,7 +50,7 @@ func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at ti
 	s.bound(f, fr, q.Buf, now)
 	q.Amount = 0
 	e.Decision = Decide(s, q, at)
-	e.Decision.Reason = v.reason
+	e.Decision.Reason = reason
 	e.Seated = true
 	return e
 }

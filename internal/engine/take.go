@@ -83,30 +83,29 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	if op.Kind == Level {
 		return s.level(f, fr, buf, op, now)
 	}
-	v := s.judge(f, fr, buf, op.Amount, now)
-	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Type: f.def.Type,
-		Precision: f.def.Precision, Revision: s.Revision, Taken: op.Kind == Consume}}
-	e.Would = v.would
-	if (op.Kind == Consume || op.Kind == Reserve) && !v.allowed {
-		s.answer(&e.Decision, f, fr, buf, now, v)
-		return e
-	}
+	e := Effect{Decision: s.begin(op.Customer, op.Feature, f)}
+	d := &e.Decision
+	d.Taken = op.Kind == Consume
+	s.answer(d, f, fr, buf, now)
+	allowed, reason, would := d.Judge(op.Amount)
+	v := divide(f, fr, buf, op.Amount)
 	// Record is booked even if the plan denies it, so this is its only limit: what
 	// int64 can count.
-	if !fits(buf, op.Amount) || !s.drawFits(f, buf, v) {
-		e.Overflow = true
-		v.allowed, v.reason = false, f.refusal()
-		e.Would = v.reason
-		s.answer(&e.Decision, f, fr, buf, now, v)
+	denied := (op.Kind == Consume || op.Kind == Reserve) && !allowed
+	if !denied && (!fits(buf, op.Amount) || !s.drawFits(f, buf, v)) {
+		e.Overflow, allowed, reason = true, false, f.refusal()
+		would = reason
+	}
+	e.Would = would
+	if denied || e.Overflow {
+		d.Allowed, d.Reason = allowed, reason
 		return e
 	}
 	// The decision shows the figures after the take, so they are computed again.
 	s.book(f, fr, buf, v, op, now, &e)
 	s.figures(f, fr, buf, now)
-	if v.poolFrame != nil && v.poolFrame.dead == "" {
-		buf.pool = s.resolve(buf.pool[:0], s.use[f.pool.def.Key], f.pool, v.poolFrame, now)
-	}
-	s.answer(&e.Decision, f, fr, buf, now, v)
+	s.answer(d, f, fr, buf, now)
+	d.Allowed, d.Reason = allowed, reason
 	if op.Kind == Reserve {
 		h := Hold{ID: op.Hold, At: at, Expires: op.Until, Entries: e.Entries}
 		s.remember(h.Lapses()...)
@@ -117,16 +116,16 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	return e
 }
 
-// book takes the amount as the verdict divides it: from the own rows, from the
+// book takes the amount as it was divided: from the own rows, from the
 // pool, and as excess to the bookkeeper's row. Caps count all of it once more.
-func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v verdict, op Op, at int64, e *Effect) {
+func (s *Snapshot) book(f *feature, fr *frame, buf *Buf, v division, op Op, at int64, e *Effect) {
 	hold := op.Kind == Reserve
 	s.burn(f, fr, buf.rows, v.own, v.over, at, hold, e)
 	if drawn := v.pool + v.poolOver; drawn > 0 {
 		rate := f.def.Draws.Rate
-		included := min(drawn*rate, v.poolHeld)
-		s.burn(f.pool, v.poolFrame, buf.pool, included, drawn*rate-included, at, hold, e)
-		s.count(v.poolFrame.caps, drawn*rate, hold, e)
+		included := min(drawn*rate, buf.draw.included)
+		s.burn(f.pool, buf.draw.frame, buf.pool, included, drawn*rate-included, at, hold, e)
+		s.count(buf.draw.frame.caps, drawn*rate, hold, e)
 		// The feature's own buckets do not have these units, so they are counted here:
 		// the feature's use must add up.
 		key := BucketKey{f.def.Key, ClockDrawn, 0}
@@ -288,8 +287,7 @@ func (s *Snapshot) write(b Bucket) {
 // level applies a gauge's value: last takes it, max takes it if it is higher, unique
 // adds it. A level is always booked, to the bookkeeper's row.
 func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effect {
-	e := Effect{Decision: usher.Decision{Customer: op.Customer, Feature: op.Feature, Kind: f.def.Kind, Precision: f.def.Precision,
-		Revision: s.Revision}}
+	e := Effect{Decision: s.begin(op.Customer, op.Feature, f)}
 	i := bookkeeper(fr)
 	r, n := &fr.rows[i], &buf.rows[i]
 	key := BucketKey{f.def.Key, r.key.Clock, n.start}

@@ -96,16 +96,20 @@ func slidingSpan(p usher.Period) (length, step int64) {
 }
 
 // slidingUse returns the use in all of a sliding cap's steps that reach into the
-// span that ends at at.
-func (s *Snapshot) slidingUse(list *shelf, c *capRow, at int64) (used int64) {
+// span that ends at at, and the instant at which the first of that use falls out;
+// maxMicro if there is no such use.
+func (s *Snapshot) slidingUse(list *shelf, c *capRow, at int64) (used, falls int64) {
 	length, step := slidingSpan(c.cap.Per)
+	falls = maxMicro
 	if list == nil {
-		return 0
+		return 0, falls
 	}
 	for i := range list.list {
 		if b := &list.list[i]; b.Clock == c.key.Clock && b.Start > at-length-step && b.Start <= at {
-			used = satAdd(used, s.holds(b, at))
+			if n := s.holds(b, at); n > 0 {
+				used, falls = satAdd(used, n), min(falls, b.Start+length+step)
+			}
 		}
 	}
-	return used
+	return used, falls
 }

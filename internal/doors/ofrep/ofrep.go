@@ -196,13 +196,9 @@ func (o *OFREP) bulk(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	}
 	sum := sha256.Sum256(s.Out)
 	etag := `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
-	w.Header()["Etag"] = []string{etag}
-	if matches(r.Header["If-None-Match"], etag) {
-		c.Status = http.StatusNotModified
-		w.WriteHeader(http.StatusNotModified)
-		return
+	if !c.Unchanged(w, r, etag) {
+		c.Write(w, s.Out)
 	}
-	c.Write(w, s.Out)
 }
 
 // appendBulk appends the answer with all flags. It contains no revisions, so that it
@@ -266,19 +262,6 @@ func (o *OFREP) catchUp(r *http.Request, env usher.Environment) {
 			}
 		}
 	}
-}
-
-// matches reports whether an If-None-Match header names etag, by the weak comparison
-// (RFC 9110 13.1.2).
-func matches(header []string, etag string) bool {
-	for _, line := range header {
-		for item := range strings.SplitSeq(line, ",") {
-			if item = strings.TrimSpace(item); item == "*" || strings.TrimPrefix(item, "W/") == etag {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // read reads the body. Unknown members of the context are ignored, as the protocol
