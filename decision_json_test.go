@@ -21,8 +21,9 @@ func TestDecisionJSON(t *testing.T) {
 		"as in the contract": {
 			Decision{Allowed: true, Reason: WithinLimit, Customer: "acme", Feature: "api_calls", Kind: Metered, Counted: true,
 				Limit: 100000, Used: 42, Remaining: 99958, Window: &Window{day(1), day(30)}, Plan: Ref{"pro", 1}, Revision: 17},
-			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","precision":0,"limit":100000,"used":42,` +
-				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",` +
+			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"api_calls","kind":"metered","precision":0,` +
+				`"limit":100000,` +
+				`"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",` +
 				`"end":"2026-03-30T00:00:00Z"},"plan":"pro@1","revision":17}`,
 		},
 		"unknown": {
@@ -32,7 +33,8 @@ func TestDecisionJSON(t *testing.T) {
 		"switch of several sources": {
 			Decision{Allowed: true, Reason: Granted, Customer: "a", Feature: "sso", Kind: Switch, Rule: CombineUnion,
 				Sources: []string{"plan:a@1", "addon:b@2"}, Revision: 1},
-			`{"allowed":true,"reason":"granted","customer":"a","feature":"sso","kind":"switch","rule":"union","sources":["plan:a@1","addon:b@2"],` +
+			`{"allowed":true,"reason":"granted","customer":"a","feature":"sso","kind":"switch","rule":"union",` +
+				`"sources":["plan:a@1","addon:b@2"],` +
 				`"revision":1}`,
 		},
 		"integer": {
@@ -68,27 +70,35 @@ func TestDecisionJSON(t *testing.T) {
 				Taken: true, Consumed: 1250, Deductions: []Deduction{{Allowance: "plan:p@1", Amount: 1250},
 					{Allowance: "grant:g", Feature: "pool", Precision: 1, Amount: 3}},
 				Replayed: true, Degraded: true, AsOf: day(3).Add(1500 * time.Microsecond), Revision: 9},
-			`{"allowed":true,"reason":"overage","customer":"a","feature":"c","kind":"credits","title":"Runs","unit":"run","precision":3,"limit":"1.500","used":"2.005","reserved":"0.001",` +
-				`"remaining":"0.000","unlimited":false,"overage":"0.005","excess":"0.500","overage_left":"0.002","window":{"end":"2026-03-02T00:00:00Z"},` +
-				`"credits":{"feature":"pool","per_unit":"0.5","precision":4,"held":"0.0000","remaining":"0.0007","overage_left":"unlimited"},"rule":"sum",` +
+			`{"allowed":true,"reason":"overage","customer":"a","feature":"c","kind":"credits","title":"Runs","unit":"run","precision":3,` +
+				`"limit":"1.500","used":"2.005","reserved":"0.001",` +
+				`"remaining":"0.000","unlimited":false,"overage":"0.005","excess":"0.500","overage_left":"0.002",` +
+				`"window":{"end":"2026-03-02T00:00:00Z"},"credits":{"feature":"pool","per_unit":"0.5","precision":4,"held":"0.0000",` +
+				`"remaining":"0.0007","overage_left":"unlimited"},"rule":"sum",` +
 				`"sources":["plan:p@1"],"mode":"warn","fail":"open",` +
-				`"allowances":[{"allowance":"plan:p@1","sources":["plan:p@1","addon:x@1"],"limit":"1.500","used":"2.005","reserved":"0.001",` +
-				`"remaining":"0.000","overage":"0.005","excess":"0.500","window":{"start":"2026-03-01T00:00:00Z","end":"2026-03-02T00:00:00Z"}},` +
+				`"allowances":[{"allowance":"plan:p@1","sources":["plan:p@1","addon:x@1"],"limit":"1.500","used":"2.005",` +
+				`"reserved":"0.001",` +
+				`"remaining":"0.000","overage":"0.005","excess":"0.500","window":{"start":"2026-03-01T00:00:00Z",` +
+				`"end":"2026-03-02T00:00:00Z"}},` +
 				`{"allowance":"grant:g","used":"0.000","reserved":"0.000","unlimited":true,"overage":"0.000"}],` +
 				`"caps":[{"cap":"plan:p@1","per":"minute","sliding":true,"limit":"0.010","used":"0.004","remaining":"0.006",` +
-				`"window":{"start":"2026-03-01T00:00:00Z"}},{"cap":"plan:p@1","per":{"every":6,"unit":"hour"},"limit":"0.000","used":"0.000",` +
+				`"window":{"start":"2026-03-01T00:00:00Z"}},{"cap":"plan:p@1","per":{"every":6,"unit":"hour"},` +
+				`"limit":"0.000","used":"0.000",` +
 				`"remaining":"0.000"}],` +
 				`"consumed":"1.250","deductions":[{"allowance":"plan:p@1","amount":"1.250"},{"allowance":"grant:g","feature":"pool",` +
-				`"amount":"0.3"}],"replayed":true,"degraded":true,"as_of":"2026-03-03T00:00:00.0015Z","valid_until":"2026-03-04T00:00:00Z","revision":9}`,
+				`"amount":"0.3"}],"replayed":true,"degraded":true,"as_of":"2026-03-03T00:00:00.0015Z",` +
+				`"valid_until":"2026-03-04T00:00:00Z","revision":9}`,
 		},
 		"a refused take": {
 			Decision{Reason: NotEntitled, Customer: "a", Feature: "b", Kind: Metered, Counted: true, Taken: true},
-			`{"allowed":false,"reason":"not_entitled","customer":"a","feature":"b","kind":"metered","precision":0,"limit":0,"used":0,"reserved":0,` +
+			`{"allowed":false,"reason":"not_entitled","customer":"a","feature":"b","kind":"metered","precision":0,"limit":0,"used":0,` +
+				`"reserved":0,` +
 				`"remaining":0,"unlimited":false,"overage":0,"consumed":0,"deductions":[],"revision":0}`,
 		},
 		"unlimited": {
 			Decision{Allowed: true, Reason: ReasonUnlimited, Kind: Seats, Counted: true, Unlimited: true, Used: 3, Window: &Window{}},
-			`{"allowed":true,"reason":"unlimited","customer":"","feature":"","kind":"seats","precision":0,"used":3,"reserved":0,"unlimited":true,"overage":0,` +
+			`{"allowed":true,"reason":"unlimited","customer":"","feature":"","kind":"seats","precision":0,"used":3,` +
+				`"reserved":0,"unlimited":true,"overage":0,` +
 				`"revision":0}`,
 		},
 	} {
@@ -151,7 +161,8 @@ func TestExplanationJSON(t *testing.T) {
 		Allowances: []AllowanceUse{{ID: "plan:pro@1", Limit: 1, Used: 1}},
 		Changes:    []WhatWouldChange{{"the window ends", "2026-04-01T00:00:00Z"}, {"a grant", ""}},
 	}
-	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","precision":0,"limit":1,"used":1,"reserved":0,` +
+	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","precision":0,` +
+		`"limit":1,"used":1,"reserved":0,` +
 		`"remaining":0,"unlimited":false,"overage":0,"plan":"pro@1","rule":"sum","mode":"enforce",` +
 		`"allowances":[{"allowance":"plan:pro@1","limit":1,"used":1,"reserved":0,"remaining":0,"overage":0}],"revision":4,` +
 		`"considered":[{"id":"plan:pro@1","gives":"1 per ` +

@@ -250,9 +250,21 @@ func (a *app) showNumbers(d object) {
 			seat += " until " + end
 		}
 	}
+	mode, credits := d.text("mode"), ""
+	if mode == string(usher.Enforce) {
+		mode = "" // the usual one
+	}
+	if c := d.object("credits"); c != nil {
+		left := c.text("remaining")
+		if c.bool("unlimited") {
+			left = "unlimited"
+		}
+		credits = left + " of " + c.text("feature") + " left, " + c.text("per_unit") + " for each unit"
+	}
 	fields(a.out, "  ", "plan", d.text("plan"), "from", d.text("sources"), "limit", limit, "used", d.text("used"),
 		"reserved", notZero(d.text("reserved")), "overage", notZero(d.text("overage")), "excess", notZero(d.text("excess")),
-		"window", d.window(), "consumed", d.text("consumed"), "replayed", replayed,
+		"overage left", d.text("overage_left"), "credits", credits, "mode", mode, "fail", d.text("fail"), "window", d.window(),
+		"valid until", d.text("valid_until"), "consumed", d.text("consumed"), "replayed", replayed,
 		"reservation", reservation, "holds", holds, "seat", seat)
 	for _, u := range d.list("allowances") {
 		fmt.Fprintf(a.out, "  allowance %s: %s\n", u.text("allowance"), numbers(u))

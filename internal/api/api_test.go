@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,12 +180,19 @@ func (w *world) do(method, target, contentType, body string, headers ...string) 
 	return out
 }
 
+// want compares an answer. Its valid_until is compared only if body has one.
 func (w *world) want(got *httptest.ResponseRecorder, status int, body string) {
 	w.t.Helper()
-	if got.Code != status || got.Body.String() != body {
-		w.t.Errorf("got %d\n%s\nwant %d\n%s", got.Code, got.Body, status, body)
+	text := got.Body.String()
+	if !strings.Contains(body, "valid_until") {
+		text = validUntil.ReplaceAllString(text, "")
+	}
+	if got.Code != status || text != body {
+		w.t.Errorf("got %d\n%s\nwant %d\n%s", got.Code, text, status, body)
 	}
 }
+
+var validUntil = regexp.MustCompile(`"valid_until":"[^"]*",`)
 
 // bad is the body of a 400 with problems "location|message".
 func bad(problems ...string) string {
@@ -203,17 +211,18 @@ func bad(problems ...string) string {
 func TestS01_Check(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const window = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"}`
+	const end = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1","mode":"enforce",` +
+		`"valid_until":"2026-04-01T00:00:00Z","revision":3}`
 	for body, want := range map[string]string{
 		`{"customer":"acme","feature":"api_calls","amount":10}`: `{"allowed":true,"reason":"within_limit","custo` +
-			`mer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,"overage":0,` +
-			window + `,"plan":"pro@1","revision":3}`,
+			`mer":"acme","feature":"api_calls","kind":"metered","precision":0,"limit":100,"used":0,"reserved":0,"remaining":100,` +
+			`"unlimited":false,"overage":0,` + end,
 		`{"customer":"acme","feature":"api_calls","amount":"101.0"}`: `{"allowed":false,"reason":"limit_reached",` +
-			`"customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":0,"reserved":0,"remaining":100,"unlimited":false,` +
-			`"overage":0,` + window + `,"plan":"pro@1","revision":3}`,
+			`"customer":"acme","feature":"api_calls","kind":"metered","precision":0,"limit":100,"used":0,"reserved":0,"remaining":100,` +
+			`"unlimited":false,"overage":0,` + end,
 		`{"customer":"acme","feature":"credits","amount":"1.5"}`: `{"allowed":true,"reason":"within_limit","custo` +
-			`mer":"acme","feature":"credits","kind":"credits","limit":"5.000","used":"0.000","reserved":"0.000","remaining":"5.000",` +
-			`"unlimited":false,"overage":"0.000",` + window + `,"plan":"pro@1","revision":3}`,
+			`mer":"acme","feature":"credits","kind":"credits","precision":3,"limit":"5.000","used":"0.000","reserved":"0.000",` +
+			`"remaining":"5.000","unlimited":false,"overage":"0.000",` + end,
 		` { "feature" : "sso" , "customer" : "acme" , "at" : "2026-03-01T01:00:00+02:00" } `: `{"allowed":true,"reason":"granted","customer":` +
 			`"acme","feature":"sso","kind":"switch","plan":"pro@1","revision":3}`,
 		`{"customer":"acme","feature":"regions"}`: `{"allowed":true,"reason":"granted","customer":` +
@@ -231,13 +240,18 @@ func TestS01_Check(t *testing.T) {
 			"X-Content-Type-Options": "nosniff"})
 	}
 	no := func(feature, kind string) string {
+		if feature == "credits" {
+			kind += `","precision":3,"mode":"enforce`
+		} else if kind == "metered" {
+			kind += `","mode":"enforce`
+		}
 		return `{"allowed":false,"reason":"not_entitled","customer":"odd/näme ?&%","feature":"` + feature + `","kind":"` + kind +
-			`","revision":3}`
+			`","valid_until":"2026-01-01T00:00:00Z","revision":3}`
 	}
 	w.want(w.do("GET", "/v1/customers/odd%2Fn%C3%A4me%20%3F&%25/entitlements?at=2025-06-01T00:00:00Z", "", ""), 200, `{"data":[`+
 		strings.Join([]string{
 			no("api_calls", "metered"), no("credits", "credits"), no("regions", "config"), no("sso", "switch"), no("support", "config"),
-			no("tokens", "metered")}, ",")+`]}`)
+			no("tokens", "metered")}, ",")+`],"revision":3}`)
 	w.want(w.do("POST", "/v1/check/batch", "application/json", `{"checks":[{"customer":"nobody","feature":"sso"},{"customer":"acme",`+
 		`"feature":"sso","min_revision":3}],"min_revision":2}`), 200,
 		`{"decisions":[{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":3},`+
@@ -258,8 +272,9 @@ func wantHeaders(t *testing.T, h http.Header, want map[string]string) {
 func TestS13_Consume(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const head = `"customer":"acme","feature":"api_calls","kind":"metered","limit":100,"used":10,"reserved":0,"remaining":90,` +
-		`"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1",`
+	const head = `"customer":"acme","feature":"api_calls","kind":"metered","precision":0,"limit":100,"used":10,"reserved":0,` +
+		`"remaining":90,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},` +
+		`"plan":"pro@1","mode":"enforce",`
 	const took = `{"allowed":true,"reason":"within_limit",` + head + `"consumed":10,"deductions":[{"allowance":"plan:pro@1","amount":10}],`
 	consume := func(body string, headers ...string) *httptest.ResponseRecorder {
 		return w.do("POST", "/v1/consume", "application/json", body, headers...)

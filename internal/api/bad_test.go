@@ -217,7 +217,7 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 		"/v1/customers/acme/entitlements?at=2026-03-01": bad(`query.at|must be an RFC 3339 time with its zone,` +
 			` such as "2026-03-31T00:00:00Z", got "2026-03-01"`),
 		"/v1/customers/acme/entitlements?at=x&b=1&at=y&a=": bad("query.at|must be given once",
-			"query.a|unknown parameter; known parameters: at", "query.b|unknown parameter; known parameters: at"),
+			"query.a|unknown parameter; known parameters: at, member", "query.b|unknown parameter; known parameters: at, member"),
 		"/v1/customers/a%07/entitlements": bad("path.id|must not contain control characters (U+0007)"),
 		"/v1/usage?customer=acme&feature=tokens&window=day&from=2026-04-01": bad("query.to|is required",
 			`query.from|must be an RFC 3339 time with its zone, such as "2026-03-31T00:00:00Z", got "2026-04-01"`),

@@ -83,8 +83,8 @@ func (a *api) checkRoutes(d *door.Door) {
 			"considered":[],"would_change":[{"what":"subscribe to a plan that includes sso"}]}`}, a.explain)
 	d.Handle(door.Route{Pattern: "GET /v1/customers/{id}/entitlements", Perm: auth.PermDecide,
 		ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", Response: entitlementsOut{},
-		Text: "Each for the amount 1. The ETag changes if anything in the answer does: with If-None-Match, an answer that the caller has is a 304. " +
-			"Until a decision's valid_until, and while nothing is used or changed, the answer stays as it is.",
+		Text: "Each for the amount 1. The ETag changes if anything in the answer does; with If-None-Match, an answer that the caller " +
+			"has is a 304. Until a decision's valid_until, and while nothing is used or changed, the answer stays as it is.",
 		Cached: true, Sends: []door.Sent{{Name: "ETag", Description: "Changes if anything in the answer does; weak"}},
 		Params: []*huma.Param{
 			{Name: "id", In: "path", Required: true, Description: "The customer", Schema: &huma.Schema{Type: huma.TypeString}},

@@ -54,43 +54,54 @@ func TestContract(t *testing.T) {
 		if err := json.Unmarshal(sub, &s); err != nil || s.Plan != "pro@1" || s.ID[:4] != "sub_" {
 			t.Errorf("subscription: %s, %v", sub, err)
 		}
+		const calls = `"unit":"call","precision":0,"limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,` +
+			`"overage_left":10000,"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","mode":"enforce",` +
+			`"allowances":[{"allowance":"plan:pro@1","limit":100000,"used":42,"reserved":0,"remaining":99958,"overage":0,` +
+			`"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"}}],"caps":[{"cap":"plan:pro@1","per":"minute",` +
+			`"limit":600,"used":42,"remaining":558,"window":{"start":"2026-03-31T00:00:00Z","end":"2026-03-31T00:01:00Z"}}]`
 		want(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "api_calls", "amount": 42, "key": "k1"}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,`+
-				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z",`+
-				`"end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered",`+calls+`,`+
+				`"consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],`+
+				`"valid_until":"2026-03-31T00:01:00Z","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "api_calls", "amount": 10}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,`+
-				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z",`+
-				`"end":"2026-04-30T00:00:00Z"},"plan":"pro@1","revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered",`+calls+`,`+
+				`"valid_until":"2026-03-31T00:01:00Z","revision":6}`)
 		want(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "api_calls", "amount": "42.0", "key": "k1"}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered","limit":100000,"used":42,`+
-				`"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-31T00:00:00Z",`+
-				`"end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"replayed":true,`+
-				`"revision":6}`)
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"api_calls","kind":"metered",`+calls+`,`+
+				`"consumed":42,"deductions":[{"allowance":"plan:pro@1","amount":42}],"replayed":true,`+
+				`"valid_until":"2026-03-31T00:01:00Z","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "sso"}),
-			`{"allowed":true,"reason":"granted","customer":"globex","feature":"sso","kind":"switch","plan":"pro@1","revision":6}`)
+			`{"allowed":true,"reason":"granted","customer":"globex","feature":"sso","kind":"switch","title":"Single sign-on",`+
+				`"plan":"pro@1","valid_until":"2026-04-14T00:00:00Z","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "retention"}),
-			`{"allowed":true,"reason":"granted","customer":"globex","feature":"retention","kind":"config","value":90,"plan":"pro@1","revision":6}`)
+			`{"allowed":true,"reason":"granted","customer":"globex","feature":"retention","kind":"config","unit":"day","value":90,`+
+				`"plan":"pro@1","valid_until":"2026-04-14T00:00:00Z","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "nobody", "feature": "sso"}),
-			`{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","revision":6}`)
+			`{"allowed":false,"reason":"unknown_customer","customer":"nobody","feature":"sso","kind":"switch","title":"Single sign-on",`+
+				`"revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "nothing"}),
 			`{"allowed":false,"reason":"unknown_feature","customer":"globex","feature":"nothing","revision":6}`)
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "globex", "feature": "tokens", "amount": 250001}),
-			`{"allowed":false,"reason":"insufficient_credits","customer":"globex","feature":"tokens","kind":"metered","limit":0,"used":0,`+
-				`"reserved":0,"remaining":250000,"unlimited":false,"overage":0,"plan":"pro@1","revision":6}`)
+			`{"allowed":false,"reason":"insufficient_credits","customer":"globex","feature":"tokens","kind":"metered","unit":"token",`+
+				`"precision":0,"limit":0,"used":0,"reserved":0,"remaining":250000,"unlimited":false,"overage":0,`+
+				`"credits":{"feature":"ai_credits","per_unit":"0.002","precision":3,"held":"0.000","remaining":"500.000"},`+
+				`"plan":"pro@1","mode":"enforce","valid_until":"2026-04-14T00:00:00Z","revision":6}`)
 		want(a.call(200, "POST", "/v1/consume", map[string]any{"customer": "globex", "feature": "ai_credits", "amount": "0.125", "key": "k2"}),
-			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"ai_credits","kind":"credits","limit":"500.000",`+
+			`{"allowed":true,"reason":"within_limit","customer":"globex","feature":"ai_credits","kind":"credits",`+
+				`"unit":"credit","precision":3,`+
+				`"limit":"500.000",`+
 				`"used":"0.125","reserved":"0.000","remaining":"499.875","unlimited":false,"overage":"0.000",`+
-				`"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","consumed":"0.125",`+
-				`"deductions":[{"allowance":"plan:pro@1","amount":"0.125"}],"revision":6}`)
+				`"window":{"start":"2026-03-31T00:00:00Z","end":"2026-04-30T00:00:00Z"},"plan":"pro@1","mode":"enforce",`+
+				`"consumed":"0.125","deductions":[{"allowance":"plan:pro@1","amount":"0.125"}],`+
+				`"valid_until":"2026-04-14T00:00:00Z","revision":6}`)
 
 		// What is patched, overridden and granted is decided at once.
 		until := a.now.Add(time.Hour).Format(time.RFC3339)
 		a.call(201, "POST", "/v1/customers/acme/overrides", map[string]any{"feature": "sso", "value": true, "reason": "beta",
 			"expires_at": until})
 		want(a.call(200, "POST", "/v1/check", map[string]any{"customer": "acme", "feature": "sso"}),
-			`{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","rule":"override",`+
-				`"sources":["override:ovr_000002"],"revision":7}`)
+			`{"allowed":true,"reason":"granted","customer":"acme","feature":"sso","kind":"switch","title":"Single sign-on",`+
+				`"rule":"override","sources":["override:ovr_000002"],"valid_until":"2026-03-31T01:00:00Z","revision":7}`)
 		a.call(201, "POST", "/v1/customers/globex/grants", map[string]any{"feature": "api_calls", "amount": 5000, "priority": 50,
 			"reason": "sorry", "key": "g1"})
 		a.call(201, "POST", "/v1/customers/globex/grants", map[string]any{"feature": "api_calls", "amount": 5000, "priority": 50,

@@ -84,11 +84,11 @@ func problemWith(code usher.Code, detail string, problems ...string) string {
 	return string(b)
 }
 
-const march = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1",`
+const march = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:00Z"},"plan":"pro@1","mode":"enforce",`
 
 // calls is a decision about acme's calls, up to what the call adds.
 func calls(allowed, reason, used, reserved, remaining, rest string) string {
-	return `{"allowed":` + allowed + `,"reason":"` + reason + `","customer":"acme","feature":"calls","kind":"metered","limit":100,"used":` +
+	return `{"allowed":` + allowed + `,"reason":"` + reason + `","customer":"acme","feature":"calls","kind":"metered","precision":0,"limit":100,"used":` +
 		used +
 		`,"reserved":` + reserved + `,"remaining":` + remaining + `,"unlimited":false,"overage":0,` + rest
 }

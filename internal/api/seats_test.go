@@ -15,9 +15,11 @@ import (
 
 // members is a decision about acme's seats, of which there are 2.
 func members(allowed, reason, used, reserved, remaining, rest string) string {
-	return `{"allowed":` + allowed + `,"reason":"` + reason + `","customer":"acme","feature":"members","kind":"seats","limit":2,"used":` +
+	return `{"allowed":` + allowed + `,"reason":"` + reason + `","customer":"acme","feature":"members","kind":"seats",` +
+		`"precision":0,"limit":2,"used":` +
 		used +
-		`,"reserved":` + reserved + `,"remaining":` + remaining + `,"unlimited":false,"overage":0,"plan":"pro@1",` + rest + `"revision":3}`
+		`,"reserved":` + reserved + `,"remaining":` + remaining + `,"unlimited":false,"overage":0,"plan":"pro@1",` +
+		`"mode":"enforce",` + rest + `"revision":3}`
 }
 
 // TestS22_Seats: one per holder, never more than there are, freed at once.
@@ -29,7 +31,8 @@ func TestS22_Seats(t *testing.T) {
 		w.want(w.json("PUT", at+"/ann", ""), 200, members("true", "within_limit", "1", "0", "1", `"seat":{"holder":"ann","state":"active"`+
 			since+`},`))
 		w.pass(time.Second)
-		w.want(w.json("PUT", at+"/ann", "{}"), 200, members("true", "within_limit", "1", "0", "1", `"seat":{"holder":"ann","state":"active"`+
+		w.want(w.json("PUT", at+"/ann", "{}"), 200, members("true", "within_limit", "1", "0", "1", `"seat":{"holder":"ann",`+
+			`"state":"active"`+
 			since+`},`))
 		w.want(w.json("PUT", at+"/bob", `{"state":"pending","expires_at":"2026-03-10T13:00:00+00:30"}`), 200,
 			members("true", "within_limit", "1", "1", "0", `"seat":{"holder":"bob","state":"pending","since":"2026-03-10T12:00:01Z",`+
@@ -134,7 +137,8 @@ func TestBadSeats(t *testing.T) {
 		`{"ttl":"0s"}`:                          bad(`body.ttl|must be between 1s and 8760h, got "0s"`),
 		`{"ttl":"8761h"}`:                       bad(`body.ttl|must be between 1s and 8760h, got "8761h"`),
 		`{"ttl":"soon"}`:                        bad(`body.ttl|must be a span such as "60s", "5m" or "1h30m", got "soon"`),
-		`{"ttl":"60s","expires_at":"2026-04-01T00:00:00Z"}`: bad("body.ttl|must not be sent with expires_at: one of them says when the seat " +
+		`{"ttl":"60s",` +
+			`"expires_at":"2026-04-01T00:00:00Z"}`: bad("body.ttl|must not be sent with expires_at: one of them says when the seat " +
 			"ends"),
 		`null`: bad("body|must be an object, got null"),
 	} {

@@ -83,7 +83,8 @@ func (s *Service) Batch(ctx context.Context, env usher.Environment, qs []CheckQu
 
 // Entitlements answers for every feature of the catalogue, in the order of keys, each
 // for the amount 1. member is who asks; "" is the customer itself.
-func (s *Service) Entitlements(ctx context.Context, env usher.Environment, customer, member string, at time.Time) ([]usher.Decision, error) {
+func (s *Service) Entitlements(ctx context.Context, env usher.Environment, customer, member string, at time.Time) (
+	[]usher.Decision, error) {
 	keys := slices.Sorted(maps.Keys(s.live.Book(env).Features))
 	qs := make([]CheckQuery, len(keys))
 	for i, key := range keys {

@@ -111,7 +111,8 @@ func TestValidUntil_Holds(t *testing.T) {
 					}
 					span = d.ValidUntil.Sub(at)
 				}
-				for _, then := range []time.Time{at.Add(span - time.Microsecond), at.Add(span / time.Duration(rapid.IntRange(2, 100).Draw(t, "part")))} {
+				part := time.Duration(rapid.IntRange(2, 100).Draw(t, "part"))
+				for _, then := range []time.Time{at.Add(span - time.Microsecond), at.Add(span / part)} {
 					then = then.Truncate(time.Microsecond)
 					if x := engine.Decide(load(then), q, then); !reflect.DeepEqual(x, d) {
 						t.Fatalf("%s\nat   %v %s\nthen %v %s", feature, at, d.AppendJSON(nil), then, x.AppendJSON(nil))
