@@ -264,7 +264,7 @@ func (a *app) showNumbers(d object) {
 	fields(a.out, "  ", "plan", d.text("plan"), "from", d.text("sources"), "limit", limit, "used", d.text("used"),
 		"reserved", notZero(d.text("reserved")), "overage", notZero(d.text("overage")), "excess", notZero(d.text("excess")),
 		"overage left", d.text("overage_left"), "credits", credits, "mode", mode, "fail", d.text("fail"), "window", d.window(),
-		"valid until", d.text("valid_until"), "consumed", d.text("consumed"), "replayed", replayed,
+		"consumed", d.text("consumed"), "replayed", replayed,
 		"reservation", reservation, "holds", holds, "seat", seat)
 	for _, u := range d.list("allowances") {
 		fmt.Fprintf(a.out, "  allowance %s: %s\n", u.text("allowance"), numbers(u))
