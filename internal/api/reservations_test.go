@@ -89,7 +89,8 @@ const march = `"window":{"start":"2026-03-01T00:00:00Z","end":"2026-04-01T00:00:
 // calls is a decision about acme's calls, up to what the call adds.
 func calls(allowed, reason, used, reserved, remaining, rest string) string {
 	return `{"allowed":` + allowed + `,"reason":"` + reason + `","customer":"acme","feature":"calls","kind":"metered",` +
-		`"precision":0,"limit":100,"used":` + used + `,"reserved":` + reserved + `,"remaining":` + remaining + `,"unlimited":false,"overage":0,` + rest
+		`"precision":0,"limit":100,"used":` + used + `,"reserved":` + reserved + `,"remaining":` + remaining +
+		`,"unlimited":false,"overage":0,` + rest
 }
 
 // TestS23_Reservations holds, settles and releases, to the letter.
