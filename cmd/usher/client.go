@@ -18,15 +18,26 @@ import (
 
 // client talks to a server.
 type client struct {
-	base, key string
+	base, key string // key is "" for calls that need none
 	http      *http.Client
+}
+
+// server returns a client for --url, without a key.
+func (a *app) server() (*client, error) {
+	u, err := url.Parse(a.cli.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
+		return nil, wrong("--url (USHER_URL) must be an address such as http://127.0.0.1:8080, got %q", a.cli.URL)
+	}
+	return &client{base: strings.TrimRight(u.String(), "/"), http: &http.Client{Timeout: time.Minute,
+		// Following a redirect would turn a POST into a GET, so refusal names the new address.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // client returns a client for --url and --key.
 func (a *app) client() (*client, error) {
-	u, err := url.Parse(a.cli.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
-		return nil, wrong("--url (USHER_URL) must be an address such as http://127.0.0.1:8080, got %q", a.cli.URL)
+	c, err := a.server()
+	if err != nil {
+		return nil, err
 	}
 	if a.cli.Key == "" {
 		return nil, wrong("an API key is required: set USHER_KEY or give --key; `usher key create --db …` creates one")
@@ -39,9 +50,8 @@ func (a *app) client() (*client, error) {
 	} else if env != "" && !strings.HasPrefix(a.cli.Key, "usk_"+string(env)+"_") {
 		return nil, wrong("the API key does not belong to %s, which --environment (USHER_ENVIRONMENT) names", env)
 	}
-	return &client{base: strings.TrimRight(u.String(), "/"), key: a.cli.Key, http: &http.Client{Timeout: time.Minute,
-		// Following a redirect would turn a POST into a GET, so refusal names the new address.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+	c.key = a.cli.Key
+	return c, nil
 }
 
 // environment returns the environment of the key. A key contains it: usk_sandbox_….
@@ -65,7 +75,9 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.key)
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
 	req.Header.Set("User-Agent", "usher/"+versionText())
 	if body != nil {
 		req.Header.Set("Content-Type", contentType)

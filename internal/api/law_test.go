@@ -19,7 +19,8 @@ var keyless = []string{"GET /healthz", "GET /readyz", "GET /metrics", "GET /open
 
 // ofSessions is every route that asks for a session by itself, or makes one, and
 // what it answers to a caller with a key or with nothing.
-var ofSessions = map[string]int{"POST /v1/session/owner": 415, "POST /v1/session": 415, "GET /v1/session": 401, "DELETE /v1/session": 403,
+var ofSessions = map[string]int{"POST /v1/session/owner": 415, "POST /v1/session/invite": 415, "POST /v1/session": 415,
+	"GET /v1/session": 401, "DELETE /v1/session": 403,
 	"POST /v1/session/step-up":   403,
 	"GET /v1/session/oidc/start": 404, "GET /v1/session/oidc/callback": 401}
 

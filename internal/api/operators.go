@@ -134,6 +134,12 @@ func (a *api) operatorsRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "DELETE /v1/operators/{id}", Perm: auth.PermOperatorsWrite,
 		ID: "deleteOperator", Tag: "Operators", Summary: "Erase an operator", Status: http.StatusNoContent,
 		Text: "With name, address and roles; the audit log has only the id. The last owner stays: 422."}, a.deleteOperator)
+	door.Register(d, door.Route{Pattern: "POST /v1/operators/{id}/invite", Perm: auth.PermOperatorsWrite,
+		ID: "inviteOperator", Tag: "Operators", Summary: "Invite an operator to set a password", Status: http.StatusCreated, NoBody: true,
+		Text: "For operators without an identity provider: the link works once, for a day, and a newer one voids it. The operator has the " +
+			"roles that it was given. An operator who is not active is a 409, one without an email a 422, and one with more permissions " +
+			"than the caller a 403. Only this answer shows the token, so the call accepts no Idempotency-Key.",
+		Answer: `{"url":"https://usher.example.com/login#uso_…","token":"uso_…","expires_at":"2026-03-11T12:00:00Z"}`}, a.inviteOperator)
 	door.Register(d, door.Route{Pattern: "PUT /v1/operators/{id}/roles/{role}", Perm: auth.PermOperatorsWrite,
 		ID: "putOperatorRole", Tag: "Operators", Summary: "Give an operator a role",
 		Text: "It replaces what the operator was given of that role in that environment. Giving a role to oneself, with more permissions " +
@@ -230,6 +236,28 @@ func (a *api) patchOperator(ctx context.Context, c *door.Call, in *patchOperator
 
 func (a *api) deleteOperator(ctx context.Context, c *door.Call, in *door.PathID) (*nothingOut, error) {
 	return nil, a.Auth.DeleteOperator(ctx, &c.Identity, c.By(), in.ID)
+}
+
+type inviteOut struct {
+	Body struct {
+		URL       string    `json:"url" doc:"Where the operator sets the password; the token is behind the #"`
+		Token     string    `json:"token" doc:"Of the invitation, for POST /v1/session/invite"`
+		ExpiresAt time.Time `json:"expires_at"`
+	}
+}
+
+func (a *api) inviteOperator(ctx context.Context, c *door.Call, in *door.PathID) (*inviteOut, error) {
+	if c.Key != "" {
+		return nil, door.Invalid("header.Idempotency-Key",
+			"is not taken here: the answer would have to be stored, and the token with it. Leave it out: a new invitation voids a lost one")
+	}
+	token, expires, err := a.Auth.Invite(ctx, &c.Identity, c.By(), in.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := &inviteOut{}
+	out.Body.URL, out.Body.Token, out.Body.ExpiresAt = a.Auth.InviteURL(token), token, expires
+	return out, nil
 }
 
 func (a *api) putRole(ctx context.Context, c *door.Call, in *putRoleIn) (*operatorOut, error) {

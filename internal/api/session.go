@@ -63,6 +63,11 @@ type ownerIn struct {
 	Password string `json:"password" doc:"12 characters to 1,024 bytes"`
 }
 
+type inviteIn struct {
+	Token    string `json:"token" doc:"Of the invitation; it works once"`
+	Password string `json:"password" doc:"12 characters to 1,024 bytes"`
+}
+
 type loginIn struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
@@ -125,7 +130,7 @@ var sendsCookie = []door.Sent{{Name: "Set-Cookie", Description: "The cookie of t
 var redirects = append([]door.Sent{{Name: "Location", Description: "The address at which the browser goes on"}}, sendsCookie...)
 
 // sessionRoutes registers how operators log in: the first owner with a one-time
-// token, others with a password or through the identity provider. A session
+// token, others with an invitation, a password or through the identity provider. A session
 // lives in a cookie that scripts and other sites cannot use; it ends after 30
 // minutes without a call and 12 hours at the latest. High-risk actions ask for
 // a proof from the last ten minutes, which a step-up gives.
@@ -133,13 +138,23 @@ func (a *api) sessionRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/session/owner", Headers: noPermissions, Sends: sendsCookie,
 		ID: "makeOwner", Tag: "Sessions", Summary: "Become an owner with a one-time token, and log in", Status: http.StatusCreated,
 		Request: ownerIn{}, Response: sessionOut{},
-		Text:    "`usher operator token` makes the token. Everybody else comes through the identity provider.",
+		Text:    "`usher operator token` makes the token. Others come through the identity provider or by an invitation.",
 		Example: `{"token":"uso_…","email":"ada@example.com","name":"Ada","password":"four small words here"}`,
 		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
 			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
 			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
 			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
 			"ends_at":"2026-03-11T00:00:00Z"}`}, a.makeOwner)
+	d.Handle(door.Route{Pattern: "POST /v1/session/invite", Headers: noPermissions, Sends: sendsCookie,
+		ID: "acceptInvite", Tag: "Sessions", Summary: "Set a password with an invitation, and log in", Status: http.StatusCreated,
+		Request: inviteIn{}, Response: sessionOut{},
+		Text:    "POST /v1/operators/{id}/invite makes the token. The operator keeps its roles; its other sessions end.",
+		Example: `{"token":"uso_…","password":"four small words here"}`,
+		Answer: `{"id":"ses_0pgp1uae8h79durfnu3fda0re4","operator":{"id":"opr_0pgp1ueh6c0q7k2njpc55dit58","name":"Ada",
+			"email":"ada@example.com"},"method":"password","roles":{"production":["support"],"sandbox":["support"]},
+			"permissions":{"production":["customers.read"],"sandbox":["customers.read"]},"step_up":{"production":[],
+			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
+			"ends_at":"2026-03-11T00:00:00Z"}`}, a.acceptInvite)
 	d.Handle(door.Route{Pattern: "POST /v1/session", Headers: noPermissions, Sends: sendsCookie,
 		ID: "login", Tag: "Sessions", Summary: "Log in by email and password", Status: http.StatusCreated, Request: loginIn{},
 		Response: sessionOut{},
@@ -248,6 +263,25 @@ func (a *api) makeOwner(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var s *usher.Session
 	if err == nil {
 		cookie, s, err = a.Auth.Owner(r.Context(), c.Visit(r), in.Token, auth.NewOperator{Name: in.Name, Email: in.Email}, in.Password)
+	}
+	if err != nil {
+		c.Fail(w, err)
+		return
+	}
+	c.Status = http.StatusCreated
+	a.answerSession(w, r, c, cookie, s)
+}
+
+func (a *api) acceptInvite(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	var in inviteIn
+	err := c.SameSite(r)
+	if err == nil {
+		err = body(r, c, &in)
+	}
+	var cookie string
+	var s *usher.Session
+	if err == nil {
+		cookie, s, err = a.Auth.AcceptInvite(r.Context(), c.Visit(r), in.Token, in.Password)
 	}
 	if err != nil {
 		c.Fail(w, err)

@@ -8,26 +8,36 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// A token for the first owner is "uso_<secret><checksum>", 256 random bits.
+// A one-time token, for the first owner or of an invitation, is
+// "uso_<secret><checksum>", 256 random bits.
 const tokenPrefix = "uso_"
 
-// TokenFor is how long an owner token can be used.
+// TokenFor is how long a one-time token can be used.
 const TokenFor = 24 * time.Hour
 
 // OwnerToken makes a one-time token that makes its holder an owner, and returns
 // it once: only its hash is stored. A person who can open the database may make
 // one.
 func (s *Service) OwnerToken(ctx context.Context, by usher.By) (token string, expires time.Time, err error) {
-	raw, err := s.random(secretBytes)
+	token, h, err := s.token()
 	if err != nil {
 		return "", expires, err
 	}
-	token = tokenPrefix + text32.EncodeToString(raw)
-	token += string(checksum(nil, token))
 	now := s.now()
 	expires = now.Add(TokenFor)
+	return token, expires, s.c.DB.AddOwnerToken(ctx, h, expires, by, now)
+}
+
+// token makes a one-time token and its hash.
+func (s *Service) token() (token string, hash []byte, err error) {
+	raw, err := s.random(secretBytes)
+	if err != nil {
+		return "", nil, err
+	}
+	token = tokenPrefix + text32.EncodeToString(raw)
+	token += string(checksum(nil, token))
 	h := sha256.Sum256([]byte(token))
-	return token, expires, s.c.DB.AddOwnerToken(ctx, h[:], expires, by, now)
+	return token, h[:], nil
 }
 
 // RedeemOwnerToken makes an operator who is a permanent owner, and uses the token

@@ -16,8 +16,8 @@ import (
 	"github.com/usher-sh/usher"
 )
 
-// Passwords are for owners who were made by a token; other operators log in with
-// the identity provider. The rules are those of NIST SP 800-63B: a minimum length
+// Passwords are for owners who were made by a token and for operators who were
+// invited; others log in with the identity provider. The rules are those of NIST SP 800-63B: a minimum length
 // and no common password, but no rules of composition.
 const (
 	minPassword = 12   // characters

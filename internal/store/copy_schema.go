@@ -20,6 +20,7 @@ var leftOut = map[string]string{
 	"audit_key":        "the audit log's private key is kept apart from all copies",
 	"session":          "people log in again: a session that was ended after a backup would live again",
 	"owner_token":      "a token that was used after a backup would work again",
+	"operator_invite":  "an invitation that was used after a backup would work again",
 	"job":              "which server does what, and when: the target's servers begin anew",
 	"usage_batch":      "what servers told each other about use: they start from what is stored",
 }

@@ -274,6 +274,11 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u usher.OperatorUpd
 		if len(after.Changed) == 0 && after.Active == before.Active {
 			return nil
 		}
+		if !o.Active {
+			if _, err := exec(ctx, tx, `DELETE FROM operator_invite WHERE operator = $1`, id); err != nil {
+				return err
+			}
+		}
 		if _, err := exec(ctx, tx, `UPDATE operator SET name = $2, email = $3, active = $4 WHERE id = $1`, id, o.Name, o.Email,
 			bit(o.Active)); err != nil {
 			return emailTaken(err)
@@ -282,7 +287,7 @@ func (db *DB) UpdateOperator(ctx context.Context, id string, u usher.OperatorUpd
 	})
 }
 
-// DeleteOperator erases an operator with its roles, sessions, password and
+// DeleteOperator erases an operator with its roles, sessions, password, invitation and
 // account at the identity provider, if may allows it. It returns NotFound if
 // there is none, and Refused for the last owner.
 func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.By, at time.Time) (err error) {
@@ -297,7 +302,7 @@ func (db *DB) DeleteOperator(ctx context.Context, id string, may May, by usher.B
 		}
 		for _, text := range []string{`DELETE FROM operator WHERE id = $1`, `DELETE FROM operator_role WHERE operator = $1`,
 			`DELETE FROM operator_password WHERE operator = $1`, `DELETE FROM operator_subject WHERE operator = $1`,
-			`DELETE FROM session WHERE operator = $1`} {
+			`DELETE FROM operator_invite WHERE operator = $1`, `DELETE FROM session WHERE operator = $1`} {
 			if _, err := exec(ctx, tx, text, id); err != nil {
 				return err
 			}

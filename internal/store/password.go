@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"strings"
+	"time"
 )
 
 // SetPassword stores the hash of an operator's password in place of the one
@@ -11,15 +12,20 @@ import (
 func (db *DB) SetPassword(ctx context.Context, operator, hash string, note Note) (err error) {
 	defer wrap(&err, "set password")
 	return db.tx(ctx, func(tx *sql.Tx) error {
-		if _, err := exec(ctx, tx, `INSERT INTO operator_password (operator, hash, set_at) VALUES ($1, $2, $3)
-			ON CONFLICT (operator) DO UPDATE SET hash = excluded.hash, set_at = excluded.set_at`, operator, hash, micros(note.At)); err != nil {
-			return err
-		}
-		if _, err := endSessions(ctx, tx, operator, note.At); err != nil {
+		if err := setPassword(ctx, tx, operator, hash, note.At); err != nil {
 			return err
 		}
 		return db.audit(ctx, tx, AuditEntry{Note: note})
 	})
+}
+
+func setPassword(ctx context.Context, tx *sql.Tx, operator, hash string, at time.Time) error {
+	if _, err := exec(ctx, tx, `INSERT INTO operator_password (operator, hash, set_at) VALUES ($1, $2, $3)
+		ON CONFLICT (operator) DO UPDATE SET hash = excluded.hash, set_at = excluded.set_at`, operator, hash, micros(at)); err != nil {
+		return err
+	}
+	_, err := endSessions(ctx, tx, operator, at)
+	return err
 }
 
 // Password reads the hash of an operator's password; "" if there is none.
