@@ -107,14 +107,14 @@ func TestDocsCommandLine(t *testing.T) {
 	}
 	for _, f := range flagWord.FindAllStringSubmatch(page, -1) {
 		if !known[f[1]] {
-			t.Errorf("cli.md names %s, which is no flag", f[1])
+			t.Errorf("cli.md names %s, which is not a flag", f[1])
 		}
 	}
 	for _, name := range docsPages(t) { // what any page tells to type exists
 		call := regexp.MustCompile("(?:`|\\$ |bin/)usher ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 		for _, m := range call.FindAllStringSubmatch(documentation(t, name), -1) {
 			if want[m[1]] == nil && want[m[1]+" "+m[2]] == nil && !(m[2] == "" && strings.Contains(help, "\n  "+m[1]+" ")) {
-				t.Errorf("%s names `usher %s %s`, which is no command", name, m[1], m[2])
+				t.Errorf("%s names `usher %s %s`, which is not a command", name, m[1], m[2])
 			}
 		}
 	}

@@ -189,5 +189,5 @@ func (c *memberDeleteCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.remove(path+c.query(), map[string]any{"member": c.Member}, "removed: "+c.Member+" is no member of "+c.Customer)
+	return a.remove(path+c.query(), map[string]any{"member": c.Member}, "removed: "+c.Member+" is not a member of "+c.Customer)
 }

@@ -17,8 +17,8 @@ type assignIn struct {
 		Member       string     `json:"member,omitempty" doc:"Who holds it; or a group"`
 		Group        string     `json:"group,omitempty"`
 		Role         string     `json:"role"`
-		ResourceType string     `json:"resource_type,omitempty" doc:"Only there; absent is everywhere"`
-		ResourceID   string     `json:"resource_id,omitempty" doc:"Absent is every resource of the type"`
+		ResourceType string     `json:"resource_type,omitempty" doc:"Only on resources of this type; absent: everywhere"`
+		ResourceID   string     `json:"resource_id,omitempty" doc:"Only on this resource; absent: on every resource of the type"`
 		From         *time.Time `json:"from,omitempty" doc:"Default now"`
 		Until        *time.Time `json:"until,omitempty" doc:"The first instant after; absent: no end"`
 		Reason       string     `json:"reason,omitempty" maxLength:"500"`
@@ -38,7 +38,7 @@ type assignmentDoc struct {
 	Source       string     `json:"source" enum:"manual,scim,sso,request,break_glass"`
 	GrantedBy    string     `json:"granted_by,omitempty"`
 	Reason       string     `json:"reason,omitempty"`
-	Revision     int64      `json:"revision,omitempty" doc:"That has the change"`
+	Revision     int64      `json:"revision,omitempty" doc:"The revision that contains the change"`
 }
 
 func showAssignment(x *usher.Assignment) assignmentDoc {
@@ -68,7 +68,7 @@ func (a *api) assignmentsRoutes(d *door.Door) {
 		Answer: `{"id":"asg_ggggs8ddk3gllql159bjdgge","member":"ann","role":"viewer","from":"2026-03-10T12:00:00Z","source":"manual",
 			"granted_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","reason":"joined the team","revision":18}`}, a.assign)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/assignments", Perm: auth.PermMembersRead,
-		ID: "listAssignments", Tag: "Members", Summary: "Who holds which role, by id, those that are over included",
+		ID: "listAssignments", Tag: "Members", Summary: "Who holds which role, by id, ended assignments included",
 		Answer: `{"data":[{"id":"asg_ggggs8ddk3gllql159bjdgge","member":"ann","role":"viewer","from":"2026-03-10T12:00:00Z",
 			"source":"manual","granted_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","reason":"joined the team"}]}`}, a.listAssignments)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/assignments/{assignment}", Perm: auth.PermMembersWrite,

@@ -11,8 +11,8 @@ import (
 )
 
 type auditIn struct {
-	Actor    string `query:"actor" doc:"Who did it, as rows say it: key:…, operator:…, system, cli"`
-	Action   string `query:"action" doc:"What was done: exactly, or all that begin so where it ends in a dot (grant.)"`
+	Actor    string `query:"actor" doc:"The actor: key:…, operator:…, system or cli"`
+	Action   string `query:"action" doc:"The action; if it ends in a dot (grant.), all actions that begin with it"`
 	Customer string `query:"customer"`
 	Object   string `query:"object" doc:"The id or key of what was changed"`
 	From     string `query:"from" format:"date-time" doc:"At or after, by the server's time"`
@@ -30,7 +30,7 @@ type checkpointOut struct {
 
 type auditKeyOut struct {
 	Body struct {
-		Key string `json:"key" doc:"The public key that signs checkpoints and exports; empty while the log is"`
+		Key string `json:"key" doc:"The public key for checkpoints and exports; empty while the log is empty"`
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 type catalogIn struct {
-	DryRun  bool   `query:"dry_run" doc:"Say what would happen, and change nothing"`
+	DryRun  bool   `query:"dry_run" doc:"Show what would change, and change nothing"`
 	Migrate string `query:"migrate" doc:"A plan's key, or all: subscriptions on older versions move to the newest at once"`
 	IfMatch string `header:"If-Match" doc:"The ETag of the catalogue that this one replaces"`
 	RawBody []byte `contentType:"application/yaml"`
@@ -31,7 +31,7 @@ type catalogResultOut struct {
 // Customers keep the plan version that they bought unless ?migrate moves them.
 func (a *api) catalogRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/catalog", Perm: auth.PermCatalogWrite,
-		ID: "applyCatalog", Tag: "Catalogue", Summary: "Put a catalogue file in force", Raw: true, MaxBody: catalogfile.MaxSize,
+		ID: "applyCatalog", Tag: "Catalogue", Summary: "Apply a catalogue file", Raw: true, MaxBody: catalogfile.MaxSize,
 		Accept: []string{"application/yaml", "application/x-yaml", "text/yaml", "application/json"},
 		Text: "All or nothing. A file that says the same as the one in force makes no revision. A new version is made only of the plans and " +
 			"add-ons that changed; subscriptions stay on theirs unless migrated.",

@@ -20,12 +20,12 @@ import (
 
 type checkIn struct {
 	Customer    string         `json:"customer" minLength:"1" maxLength:"255"`
-	Feature     string         `json:"feature,omitempty" minLength:"1" maxLength:"255" doc:"Needed without a permission"`
+	Feature     string         `json:"feature,omitempty" minLength:"1" maxLength:"255" doc:"Required if permission is absent"`
 	Amount      usher.Number   `json:"amount,omitempty" doc:"Default 1 for metered, credits and seats"`
-	Member      string         `json:"member,omitempty" doc:"Who of the customer asks: registered and active, or the answer is no"`
-	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do. The plan is asked for the features that it is linked with"`
-	Resource    *resourceIn    `json:"resource,omitempty" doc:"What it is done to"`
-	Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+	Member      string         `json:"member,omitempty" doc:"The member who asks; it must be registered and active, or the answer is no"`
+	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do. The plan must give the features that it is linked with"`
+	Resource    *resourceIn    `json:"resource,omitempty" doc:"The resource that the member acts on"`
+	Context     map[string]any `json:"context,omitempty" doc:"More values that conditions can read"`
 	At          *time.Time     `json:"at,omitempty" doc:"The instant to answer for; default now"`
 	MinRevision int64          `json:"min_revision,omitempty" doc:"Answer from this revision or a newer one"`
 }
@@ -33,7 +33,7 @@ type checkIn struct {
 type resourceIn struct {
 	Type       string         `json:"type" minLength:"1" maxLength:"255"`
 	ID         string         `json:"id" minLength:"1" maxLength:"255"`
-	Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
+	Properties map[string]any `json:"properties,omitempty" doc:"For conditions; each property overrides the registered one of the same name"`
 }
 
 type batchIn struct {
@@ -75,7 +75,7 @@ func (a *api) checkRoutes(d *door.Door) {
 			"limit":100000,"used":42,"reserved":0,"remaining":99958,"unlimited":false,"overage":0,"window":{"start":"2026-03-01T00:00:00Z",
 			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","revision":17}]}`}, a.checkBatch)
 	d.Handle(door.Route{Pattern: "POST /v1/explain", Perm: auth.PermDecide,
-		ID: "explain", Tag: "Decisions", Summary: "A check, and why it is answered so",
+		ID: "explain", Tag: "Decisions", Summary: "A check, with the reasons for its answer",
 		Text: "The decision, each source that was considered, the rule that combined them, each allowance and cap with its numbers, and what " +
 			"would change the answer.", Request: checkIn{}, Response: explanationDoc{},
 		Example: `{"customer":"acme","feature":"sso"}`,

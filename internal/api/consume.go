@@ -16,10 +16,10 @@ type consumeIn struct {
 	Feature     string         `json:"feature" minLength:"1" maxLength:"255"`
 	Amount      usher.Number   `json:"amount,omitempty" doc:"Default 1"`
 	Key         string         `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
-	Member      string         `json:"member,omitempty" doc:"Who of the customer uses it: registered and active, or the answer is no"`
+	Member      string         `json:"member,omitempty" doc:"The member who uses it; it must be registered and active, or the answer is no"`
 	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do: all its legs must pass too"`
-	Resource    *resourceIn    `json:"resource,omitempty" doc:"What it is done to"`
-	Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+	Resource    *resourceIn    `json:"resource,omitempty" doc:"The resource that the member acts on"`
+	Context     map[string]any `json:"context,omitempty" doc:"More values that conditions can read"`
 	MinRevision int64          `json:"min_revision,omitempty"`
 }
 
@@ -29,7 +29,7 @@ type consumeIn struct {
 // stored answer, also if it was a no.
 func (a *api) consumeRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/consume", Perm: auth.PermConsume,
-		ID: "consume", Keyed: true, Tag: "Use", Summary: "Decide and take in one step",
+		ID: "consume", Keyed: true, Tag: "Use", Summary: "Check and take an amount in one step",
 		Text: "Takes the amount if the decision allows it. The same key and body again answers as the first time, with `replayed`. A decision " +
 			"that says no is a 200 and takes nothing.", Request: consumeIn{}, Response: usher.Decision{},
 		Example: `{"customer":"acme","feature":"api_calls","amount":10,"key":"order-4711"}`,

@@ -14,7 +14,7 @@ import (
 
 type correctIn struct {
 	Ref     usher.UseRef `json:"ref" doc:"What to correct"`
-	Feature string       `json:"feature,omitempty" doc:"Of an event that counted for several"`
+	Feature string       `json:"feature,omitempty" doc:"The feature to correct, for an event that counted for several"`
 	Amount  usher.Number `json:"amount" doc:"Units to give back, more than 0"`
 	Reason  string       `json:"reason" maxLength:"1000"`
 	Key     string       `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
@@ -26,9 +26,9 @@ type denialDoc struct {
 	Outcome  string       `json:"outcome" enum:"denied,warned,shadowed,excess"`
 	Reason   usher.Reason `json:"reason"`
 	Count    int64        `json:"count"`
-	Amount   int64        `json:"amount" quantity:"true" doc:"What was asked for, together"`
-	First    time.Time    `json:"first" doc:"Start of the first hour with one"`
-	Last     time.Time    `json:"last" doc:"Start of the last"`
+	Amount   int64        `json:"amount" quantity:"true" doc:"The sum of the amounts asked for"`
+	First    time.Time    `json:"first" doc:"Start of the first hour with such a denial"`
+	Last     time.Time    `json:"last" doc:"Start of the last hour with such a denial"`
 }
 
 type denialsOut struct {

@@ -16,7 +16,7 @@ import (
 
 // madeOut is the answer of a call that takes an idempotency key.
 type madeOut[T any] struct {
-	Replayed string `header:"Idempotent-Replayed" doc:"true: the answer that was given first"`
+	Replayed string `header:"Idempotent-Replayed" doc:"true: this is the stored answer to the first call"`
 	Body     T
 }
 
@@ -67,7 +67,7 @@ func (m maybeTime) MarshalJSON() ([]byte, error) {
 }
 
 type customerIn struct {
-	ID   string `path:"id" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	ID   string `path:"id" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Body struct {
 		Name     string            `json:"name,omitempty" doc:"Up to 200 bytes"`
 		Timezone string            `json:"timezone,omitempty" doc:"An IANA name such as Europe/Berlin; absent is the environment's"`
@@ -90,7 +90,7 @@ type customerOut struct {
 func (a *api) customersRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "PUT /v1/customers/{id}", Perm: auth.PermCustomersWrite, IfMatch: true,
 		ID: "putCustomer", Tag: "Customers", Also: http.StatusCreated, Summary: "Create or replace a customer",
-		Text: "201 where it was not there. Name, time zone and metadata replace what was there, also where they are absent; an absent anchor " +
+		Text: "201 if the customer is new. Name, time zone and metadata are replaced, even if they are absent; an absent anchor " +
 			"leaves the anchor. A deleted customer is revived with its anchor and use.",
 		Example: `{"name":"Acme","timezone":"America/New_York","metadata":{"crm":"42"}}`,
 		Answer: `{"id":"acme","name":"Acme","timezone":"America/New_York","anchor":"2026-01-31T00:00:00Z","metadata":{

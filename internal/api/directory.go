@@ -17,7 +17,7 @@ import (
 func (a *api) directoryRoutes(d *door.Door) {
 	door.Register(d, door.Route{Pattern: "POST /v1/customers/{id}/directory", Perm: auth.PermMembersWrite,
 		ID: "changeDirectory", Tag: "Members", Summary: "Many changes of a directory at once: all or none",
-		Text: "At most 10,000 things. What is dropped and was not there does not matter.", MaxBody: 16 << 20,
+		Text: "At most 10,000 changes. To remove something that does not exist is not an error.", MaxBody: 16 << 20,
 		Example: `{"members":[{"id":"ann"}],"groups":[{"id":"staff"}],"join":[{"group":"staff","member":"ann"}],"assignments":[{
 			"group":"staff","role":"viewer"}]}`,
 		Answer: `{"revision":18}`}, a.changeDirectory)
@@ -51,7 +51,7 @@ type ByQuery struct {
 
 type revisionOut struct {
 	Body struct {
-		Revision int64 `json:"revision" doc:"That has the change"`
+		Revision int64 `json:"revision" doc:"The revision that contains the change"`
 	}
 }
 
@@ -80,7 +80,7 @@ type directoryGroup struct {
 }
 
 type directoryJoin struct {
-	Group  string `json:"group" doc:"That it is put into, or taken out of"`
+	Group  string `json:"group" doc:"The group that it is put into or taken out of"`
 	Member string `json:"member,omitempty"`
 	Inner  string `json:"inner,omitempty" doc:"A group, instead of a member"`
 }
@@ -110,7 +110,7 @@ type directoryResource struct {
 }
 
 type changeDirectoryBody struct {
-	Members       []directoryMember     `json:"members,omitempty" doc:"Replace what was known of each"`
+	Members       []directoryMember     `json:"members,omitempty" doc:"Each replaces the stored member with its id"`
 	Groups        []directoryGroup      `json:"groups,omitempty"`
 	Join          []directoryJoin       `json:"join,omitempty"`
 	Roles         []directoryRole       `json:"roles,omitempty"`

@@ -507,7 +507,7 @@ func TestIDsThatNothingHas(t *testing.T) {
 }
 
 // TestSeatsGoWithTheRolesThatTookThem and with nothing else: not one that was
-// given by hand, and also where the role asks for none any more.
+// given by hand, even if the role no longer asks for a seat.
 func TestSeatsGoWithTheRolesThatTookThem(t *testing.T) {
 	peopleOnBoth(t, func(t *testing.T, w *world) {
 		w.ask(t, 201, "POST", "/v1/customers/firm/subscriptions", `{"plan":"pro"}`)

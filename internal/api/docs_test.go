@@ -47,12 +47,12 @@ func TestDocsRoutes(t *testing.T) {
 	}
 	for pattern := range listed {
 		if !slices.Contains(table, pattern) {
-			t.Errorf("http.md lists `%s`, which is no route", pattern)
+			t.Errorf("http.md lists `%s`, which is not a route", pattern)
 		}
 	}
 	for pattern := range documented {
 		if !slices.Contains(table, pattern) {
-			t.Errorf("the OpenAPI document has %s, which is no route", pattern)
+			t.Errorf("the OpenAPI document has %s, which is not a route", pattern)
 		}
 	}
 }

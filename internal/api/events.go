@@ -26,9 +26,9 @@ const (
 type eventIn struct {
 	_           struct{}       `additionalProperties:"true"` // extension attributes of CloudEvents
 	SpecVersion string         `json:"specversion" enum:"1.0"`
-	ID          string         `json:"id" doc:"With source, the name of the event, which never means another one"`
+	ID          string         `json:"id" doc:"Identifies the event together with source; never used for another event"`
 	Source      string         `json:"source"`
-	Type        string         `json:"type" doc:"What meters select by"`
+	Type        string         `json:"type" doc:"The type of event, which meters select by"`
 	Subject     string         `json:"subject" doc:"The customer"`
 	Time        string         `json:"time,omitempty" format:"date-time" doc:"When it happened; default now"`
 	Data        map[string]any `json:"data,omitempty"`
@@ -98,7 +98,7 @@ type eventBatch struct {
 }
 
 // readEvents reads a request in any of the three modes. What is not JSON at all
-// fails it; an event that is no good one is rejected on its own.
+// fails it; an invalid event is rejected on its own.
 func readEvents(r *http.Request, c *door.Call) (b eventBatch, rejected []usher.Rejection, err error) {
 	rejected = []usher.Rejection{}
 	binary := len(r.Header["Ce-Specversion"]) > 0 || len(r.Header["Ce-Id"]) > 0

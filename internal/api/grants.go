@@ -38,7 +38,7 @@ func (a *api) grantsRoutes(d *door.Door) {
 			"priority":50,"effective_at":"2026-03-10T12:00:00Z","expires_at":"2026-06-01T00:00:00Z","reason":"outage of 9 March",
 			"created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z","revision":18}`}, a.addGrant)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/grants", Perm: auth.PermCustomersRead,
-		ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, those that are over included",
+		ID: "listGrants", Tag: "Grants", Summary: "A customer's grants, ended ones included",
 		Answer: `{"data":[{"id":"gr_0pgp1k3vr2d8ktu5hb5mf1g8no","customer":"acme","feature":"api_calls","amount":5000,"kind":"compensation",
 			"priority":50,"effective_at":"2026-03-10T12:00:00Z","expires_at":"2026-06-01T00:00:00Z","reason":"outage of 9 March",
 			"created_by":"key:key_0pgp1jbeml64gssk02rrp3n4to","created_at":"2026-03-10T12:00:00Z","revision":18}]}`}, a.listGrants)

@@ -13,12 +13,12 @@ import (
 
 type groupPath struct {
 	ID    string `path:"id" doc:"The customer"`
-	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Group string `path:"group" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 }
 
 type groupIn struct {
 	ID    string `path:"id" doc:"The customer"`
-	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Group string `path:"group" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Body  struct {
 		Title      string         `json:"title,omitempty" doc:"Up to 1,000 bytes"`
 		Properties map[string]any `json:"properties,omitempty"`
@@ -31,8 +31,8 @@ type groupIn struct {
 
 type groupView struct {
 	usher.Group
-	Groups   []string `json:"groups,omitempty" doc:"That it is directly in"`
-	Revision int64    `json:"revision,omitempty" doc:"That has the change"`
+	Groups   []string `json:"groups,omitempty" doc:"The groups that it is directly in"`
+	Revision int64    `json:"revision,omitempty" doc:"The revision that contains the change"`
 }
 
 type groupOut struct {
@@ -103,7 +103,7 @@ func (a *api) listGroups(ctx context.Context, c *door.Call, in *door.ListIn) (*d
 
 type deleteGroupIn struct {
 	ID    string `path:"id" doc:"The customer"`
-	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Group string `path:"group" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	ByQuery
 }
 
@@ -118,7 +118,7 @@ func (a *api) deleteGroup(ctx context.Context, c *door.Call, in *deleteGroupIn) 
 
 type holdersIn struct {
 	ID     string `path:"id" doc:"The customer"`
-	Group  string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Group  string `path:"group" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor string `query:"cursor" doc:"The next_cursor of the page before"`
 }
@@ -153,14 +153,14 @@ func (a *api) listHolders(ctx context.Context, c *door.Call, in *holdersIn) (*do
 
 type joinIn struct {
 	ID     string `path:"id" doc:"The customer"`
-	Group  string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Group  string `path:"group" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Member string `path:"member"`
 	ByQuery
 }
 
 type nestIn struct {
 	ID    string `path:"id" doc:"The customer"`
-	Group string `path:"group" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Group string `path:"group" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Inner string `path:"inner" doc:"The group that is put into it"`
 	ByQuery
 }

@@ -15,15 +15,15 @@ type keyBody struct {
 	Environment usher.Environment `json:"environment"`
 	Name        string            `json:"name,omitempty"`
 	Role        string            `json:"role"`
-	Customer    string            `json:"customer,omitempty" doc:"The key's own: of AuthZEN calls that name none, and the only one that SCIM serves"`
-	Properties  bool              `json:"properties" doc:"Whether what a request says about members and resources may override what is stored"`
+	Customer    string            `json:"customer,omitempty" doc:"The customer of the key: of AuthZEN calls that name none, and the only one that SCIM serves"`
+	Properties  bool              `json:"properties" doc:"Whether properties in requests may override stored ones"`
 	Rate        *usher.RateLimit  `json:"rate,omitempty" doc:"The key's own limit of calls; absent: the server's"`
-	Rotates     string            `json:"rotates,omitempty" doc:"The first key of the line that this one is in"`
+	Rotates     string            `json:"rotates,omitempty" doc:"The first key of the rotations that this key comes from"`
 	CreatedAt   time.Time         `json:"created_at"`
 	ExpiresAt   *time.Time        `json:"expires_at,omitempty"`
 	RevokedAt   *time.Time        `json:"revoked_at,omitempty"`
 	LastUsedAt  *time.Time        `json:"last_used_at,omitempty" doc:"To the minute; absent: never"`
-	Key         string            `json:"key,omitempty" doc:"The key itself: in the answer that makes it, and never again"`
+	Key         string            `json:"key,omitempty" doc:"The key itself, only in the answer that creates it"`
 }
 
 func keyOf(k usher.APIKey, key string) keyBody {
@@ -47,7 +47,7 @@ type keyOut struct{ Body keyBody }
 
 type createKeyIn struct {
 	Body struct {
-		Name       string  `json:"name,omitempty" maxLength:"255" doc:"What it is for"`
+		Name       string  `json:"name,omitempty" maxLength:"255" doc:"What the key is for, for people to read"`
 		Role       string  `json:"role"`
 		ExpiresAt  string  `json:"expires_at,omitempty" format:"date-time" doc:"Default never"`
 		Customer   string  `json:"customer,omitempty" doc:"The role scim needs one"`
@@ -64,7 +64,7 @@ type rateIn struct {
 type rotateKeyIn struct {
 	ID   string `path:"id"`
 	Body struct {
-		Grace     string `json:"grace,omitempty" doc:"How long the old key goes on, such as \"24h\", the default; at most \"2160h\"; \"0s\" ends it now"`
+		Grace     string `json:"grace,omitempty" doc:"How long the old key stays valid, such as \"24h\", the default; at most \"2160h\"; \"0s\" ends it now"`
 		ExpiresAt string `json:"expires_at,omitempty" format:"date-time" doc:"Of the new key; default: when the old one would have ended"`
 	}
 }
@@ -90,7 +90,7 @@ func (a *api) keysRoutes(d *door.Door) {
 			"rate":{"per_second":50,"burst":100},"created_at":"2026-03-10T12:00:00Z",
 			"key":"usk_production_key_0pgp1uf2lvq1reftlujnf98jak_…"}`}, a.createKey)
 	door.Register(d, door.Route{Pattern: "POST /v1/keys/{id}/rotate", Perm: auth.PermKeysWrite,
-		ID: "rotateKey", Tag: "Keys", Summary: "Make a key like another, which then ends", Status: http.StatusCreated,
+		ID: "rotateKey", Tag: "Keys", Summary: "Replace a key by a new one; the old one then ends", Status: http.StatusCreated,
 		Text: "Same name, role, customer and limit, and the same end unless `expires_at` sets another. Both live until the old one's " +
 			"grace is over. Two live keys of one line at most: 409.",
 		Example: `{"grace":"24h"}`,

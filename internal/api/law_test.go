@@ -41,7 +41,7 @@ func TestLaw_EveryRouteHasAPermission(t *testing.T) {
 			t.Errorf("%s has permission %q: a route has one, or is in the keyless list", rt.Pattern, rt.Perm)
 		}
 		if rt.Perm != "" && !slices.Contains(auth.Permissions, rt.Perm) {
-			t.Errorf("%s asks for %q, which is no permission", rt.Pattern, rt.Perm)
+			t.Errorf("%s asks for %q, which is not a permission", rt.Pattern, rt.Perm)
 		}
 		if rt.ID == "" || rt.Summary == "" || rt.Tag == "" {
 			t.Errorf("%s is not documented: it needs an id, a summary and a tag", rt.Pattern)

@@ -12,12 +12,12 @@ import (
 
 type memberPath struct {
 	ID     string `path:"id" doc:"The customer"`
-	Member string `path:"member" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Member string `path:"member" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 }
 
 type memberIn struct {
 	ID     string `path:"id" doc:"The customer"`
-	Member string `path:"member" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Member string `path:"member" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	Body   struct {
 		Type       string         `json:"type,omitempty" maxLength:"255" doc:"What AuthZEN calls the subject's type; default user"`
 		Active     *bool          `json:"active,omitempty"`
@@ -29,9 +29,9 @@ type memberIn struct {
 
 type memberView struct {
 	usher.Member
-	Groups      []string        `json:"groups,omitempty" doc:"That it is directly in"`
-	Assignments []assignmentDoc `json:"assignments,omitempty" doc:"Its own, not its groups'"`
-	Revision    int64           `json:"revision,omitempty" doc:"That has the change"`
+	Groups      []string        `json:"groups,omitempty" doc:"The groups that it is directly in"`
+	Assignments []assignmentDoc `json:"assignments,omitempty" doc:"Roles that the member holds itself, not through groups"`
+	Revision    int64           `json:"revision,omitempty" doc:"The revision that contains the change"`
 }
 
 type memberOut struct {
@@ -109,7 +109,7 @@ func (a *api) listMembers(ctx context.Context, c *door.Call, in *door.ListIn) (*
 
 type deleteMemberIn struct {
 	ID     string `path:"id" doc:"The customer"`
-	Member string `path:"member" doc:"Yours: any UTF-8 of up to 255 bytes, percent-encoded"`
+	Member string `path:"member" doc:"An id that you choose: any UTF-8 of up to 255 bytes, percent-encoded"`
 	ByQuery
 }
 

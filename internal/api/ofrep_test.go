@@ -240,7 +240,7 @@ func TestOFREP_BulkAndETag(t *testing.T) {
 	}
 	first := ask()
 	flags := bulk(t, first)
-	if len(flags) != 13+10 { // a yes or no of each that is no switch, but for one whose key is taken
+	if len(flags) != 13+10 { // a yes or no of each that is not a switch, but for one whose key is taken
 		t.Errorf("got %d flags: %s", len(flags), first.Body)
 	}
 	if flags["credits.allowed"]["value"] != "mine" || flags["regions.allowed"]["value"] != true || flags["sso.allowed"] != nil {

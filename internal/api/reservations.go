@@ -19,15 +19,15 @@ type reserveIn struct {
 	Amount      usher.Number   `json:"amount,omitempty" doc:"Default 1"`
 	TTL         string         `json:"ttl,omitempty" doc:"How long it is held, such as 60s, 5m or 1h30m; from 1s to 168h, default 5m"`
 	Key         string         `json:"key,omitempty" doc:"The idempotency key; here or in the Idempotency-Key header"`
-	Member      string         `json:"member,omitempty" doc:"Who of the customer uses it: registered and active, or the answer is no"`
+	Member      string         `json:"member,omitempty" doc:"The member who uses it; it must be registered and active, or the answer is no"`
 	Permission  string         `json:"permission,omitempty" doc:"What the member wants to do: all its legs must pass too"`
-	Resource    *resourceIn    `json:"resource,omitempty" doc:"What it is done to"`
-	Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+	Resource    *resourceIn    `json:"resource,omitempty" doc:"The resource that the member acts on"`
+	Context     map[string]any `json:"context,omitempty" doc:"More values that conditions can read"`
 	MinRevision int64          `json:"min_revision,omitempty"`
 }
 
 type settleIn struct {
-	Amount usher.Number `json:"amount,omitempty" doc:"The true amount; default what is held"`
+	Amount usher.Number `json:"amount,omitempty" doc:"The amount actually used; default all that is held"`
 }
 
 // heldReservationDoc is a reservation by itself.
@@ -53,7 +53,7 @@ var (
 func (a *api) reservationsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "POST /v1/reservations", Perm: auth.PermConsume,
 		ID: "reserve", Keyed: true, Tag: "Use", Summary: "Hold an amount until it is settled, released or expires",
-		Text: "201 with `reservation` where it is held. A decision that says no is a 200 and holds nothing. The same key and body again " +
+		Text: "201 with `reservation` if the amount is held. A decision that says no is a 200 and holds nothing. The same key and body again " +
 			"answers as the first time, with `replayed`.",
 		Status: http.StatusCreated, Also: http.StatusOK, Request: reserveIn{}, Response: usher.Decision{},
 		Example: `{"customer":"acme","feature":"api_calls","amount":60,"ttl":"60s","key":"job-7"}`,
@@ -62,12 +62,12 @@ func (a *api) reservationsRoutes(d *door.Door) {
 			"end":"2026-04-01T00:00:00Z"},"plan":"pro@1","reservation":{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","amount":60,
 			"expires_at":"2026-03-10T12:01:00Z"},"revision":17}`}, a.reserve)
 	d.Handle(door.Route{Pattern: "GET /v1/reservations/{id}", Perm: auth.PermUsageRead,
-		ID: "getReservation", Tag: "Use", Summary: "A reservation as it stands", Response: heldReservationDoc{},
+		ID: "getReservation", Tag: "Use", Summary: "A reservation and its state", Response: heldReservationDoc{},
 		Params: []*huma.Param{theReservation},
 		Answer: `{"id":"rsv_0pgp1uvhptbsbekugbj2fb9o20","customer":"acme","feature":"api_calls","amount":60,"state":"open",
 			"expires_at":"2026-03-10T12:01:00Z"}`}, a.getReservation)
 	d.Handle(door.Route{Pattern: "POST /v1/reservations/{id}/settle", Perm: auth.PermConsume,
-		ID: "settle", Tag: "Use", Summary: "End a reservation with the true amount",
+		ID: "settle", Tag: "Use", Summary: "End a reservation with the amount actually used",
 		Text: "Never refused for lack of allowance: what exceeds the allowances is counted as excess. A settlement after the reservation " +
 			"expired is counted too, with `late`. The same settlement again answers as the first time; another one is a 409.",
 		Request: settleIn{}, Optional: true, Response: usher.Decision{}, Params: []*huma.Param{theReservation},

@@ -28,7 +28,7 @@ type putResourceIn struct {
 
 type resourceView struct {
 	usher.Resource
-	Revision int64 `json:"revision,omitempty" doc:"That has the change"`
+	Revision int64 `json:"revision,omitempty" doc:"The revision that contains the change"`
 }
 
 type resourceOut struct {
@@ -52,7 +52,8 @@ func (a *api) resourcesRoutes(d *door.Door) {
 		ID: "listResources", Tag: "Members", Summary: "The registered resources of a type, by id",
 		Answer: `{"data":[{"type":"report","id":"q1","properties":{"owner":"ann"},"created_at":"2026-03-10T12:00:00Z"}]}`}, a.listResources)
 	door.Register(d, door.Route{Pattern: "DELETE /v1/customers/{id}/resources/{type}/{resource}", Perm: auth.PermMembersWrite,
-		ID: "deleteResource", Tag: "Members", Summary: "Forget a resource, and its properties in the past too", Status: http.StatusNoContent},
+		ID: "deleteResource", Tag: "Members", Summary: "Delete a resource, and erase its properties from the past too",
+		Status: http.StatusNoContent},
 		a.deleteResource)
 }
 

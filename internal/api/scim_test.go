@@ -108,7 +108,7 @@ func (w *world) scim(method, target, body string, headers ...string) *httptest.R
 		var e scim.ErrorResponse
 		if err := json.Unmarshal(got.Body.Bytes(), &e); err != nil || e.Status != fmt.Sprint(got.Code) || e.Detail == "" ||
 			!slices.Equal(e.Schemas, []string{scim.ErrorURN}) {
-			w.t.Errorf("%s %s: %d with %s, which is no error of SCIM", method, target, got.Code, got.Body)
+			w.t.Errorf("%s %s: %d with %s, which is not an error of SCIM", method, target, got.Code, got.Body)
 		}
 	}
 	return got

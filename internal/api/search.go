@@ -18,7 +18,7 @@ type (
 	searchMembersIn struct {
 		SearchQuestion
 		Permission string      `json:"permission" minLength:"1" maxLength:"255"`
-		Resource   *resourceIn `json:"resource,omitempty" doc:"What it is done to"`
+		Resource   *resourceIn `json:"resource,omitempty" doc:"The resource that the member acts on"`
 		Type       string      `json:"type,omitempty" doc:"Only members of this type"`
 	}
 	searchResourcesIn struct {
@@ -30,14 +30,14 @@ type (
 	searchPermissionsIn struct {
 		SearchQuestion
 		Member   string      `json:"member" minLength:"1" maxLength:"255"`
-		Resource *resourceIn `json:"resource,omitempty" doc:"Only what is done to its type, and allowed on it"`
-		Type     string      `json:"type,omitempty" doc:"Instead of a resource: only what is done to this type, and allowed on all of it"`
+		Resource *resourceIn `json:"resource,omitempty" doc:"Only permissions on resources of its type, and allowed on it"`
+		Type     string      `json:"type,omitempty" doc:"Instead of a resource: only permissions on this type that are allowed on all its resources"`
 	}
 	// SearchQuestion is what every search has. The document reads only exported
 	// types where one is embedded.
 	SearchQuestion struct {
 		Customer    string         `json:"customer" minLength:"1" maxLength:"255"`
-		Context     map[string]any `json:"context,omitempty" doc:"What else conditions read"`
+		Context     map[string]any `json:"context,omitempty" doc:"More values that conditions can read"`
 		At          *time.Time     `json:"at,omitempty" doc:"The instant to answer for; default now"`
 		Limit       int            `json:"limit,omitempty" minimum:"1" maximum:"1000" default:"100"`
 		Cursor      string         `json:"cursor,omitempty" doc:"The next_cursor of the page before"`

@@ -41,7 +41,7 @@ const maxSeatTTL = 365 * 24 * time.Hour
 // are shown as beyond the limit (S19).
 func (a *api) seatsRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "PUT /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
-		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the one it has",
+		ID: "putSeat", Tag: "Seats", Summary: "Give a holder a seat, or change the seat it has",
 		Text:    "The same call again changes nothing. A refused seat is a 200 with `allowed: false`. No holder ever loses a seat by this.",
 		Request: seatIn{}, Optional: true, Response: usher.Decision{}, Params: seatParams,
 		Example: `{"state":"active"}`,
@@ -50,7 +50,7 @@ func (a *api) seatsRoutes(d *door.Door) {
 			"state":"active","since":"2026-03-10T12:00:00Z"},"revision":17}`}, a.putSeat)
 	d.Handle(door.Route{Pattern: "DELETE /v1/customers/{id}/seats/{feature}/{holder}", Perm: auth.PermSeat,
 		ID: "deleteSeat", Tag: "Seats", Summary: "Free a seat at once",
-		Text: "Also where the holder has none: it is free either way.", Status: http.StatusNoContent, Params: seatParams}, a.deleteSeat)
+		Text: "204 even if the holder has none.", Status: http.StatusNoContent, Params: seatParams}, a.deleteSeat)
 	door.Register(d, door.Route{Pattern: "GET /v1/customers/{id}/seats/{feature}", Perm: auth.PermSeatsRead,
 		ID: "listSeats", Tag: "Seats", Summary: "The holders of seats, oldest first",
 		Answer: `{"data":[{"holder":"ann","state":"active","since":"2026-03-10T12:00:00Z"},{"holder":"bob","state":"pending",

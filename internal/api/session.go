@@ -57,7 +57,7 @@ func beginLogin(w http.ResponseWriter, r *http.Request, begun auth.LoginAtProvid
 }
 
 type ownerIn struct {
-	Token    string `json:"token" doc:"Of usher operator token; it works once"`
+	Token    string `json:"token" doc:"The token that usher operator token printed; it works once"`
 	Email    string `json:"email" doc:"The operator logs in with it"`
 	Name     string `json:"name,omitempty"`
 	Password string `json:"password" doc:"12 characters to 1,024 bytes"`
@@ -74,21 +74,21 @@ type loginIn struct {
 }
 
 type stepUpIn struct {
-	Password string `json:"password,omitempty" doc:"Absent: the proof is made at the identity provider"`
-	ReturnTo string `json:"return_to,omitempty" doc:"Where the browser goes on after that: a path of this server"`
+	Password string `json:"password,omitempty" doc:"Absent: the operator logs in again at the identity provider"`
+	ReturnTo string `json:"return_to,omitempty" doc:"The path of this server to which the browser then returns"`
 }
 
 type sessionOut struct {
 	ID          string                                  `json:"id" doc:"Of the session; opaque, not what the cookie holds"`
 	Operator    sessionOperator                         `json:"operator"`
 	Method      string                                  `json:"method" enum:"password,oidc" doc:"How the operator logged in"`
-	Roles       map[usher.Environment][]string          `json:"roles" doc:"In force now, by environment"`
-	Permissions map[usher.Environment][]auth.Permission `json:"permissions" doc:"What that gives, by environment"`
-	Risks       map[usher.Environment][]auth.Permission `json:"step_up" doc:"Which of these take a proof that is at most 10 minutes old"`
+	Roles       map[usher.Environment][]string          `json:"roles" doc:"Current roles, by environment"`
+	Permissions map[usher.Environment][]auth.Permission `json:"permissions" doc:"The permissions that these roles give, by environment"`
+	Risks       map[usher.Environment][]auth.Permission `json:"step_up" doc:"Which of these need a login or step-up from the last 10 minutes"`
 	CSRF        string                                  `json:"csrf" enum:"origin" doc:"origin: the browser's Sec-Fetch-Site and Origin are checked; no token is needed"`
-	ProvedUntil *time.Time                              `json:"proved_until,omitempty" doc:"Until when step_up is not asked again; absent: it is"`
-	IdleEndsAt  time.Time                               `json:"idle_ends_at" doc:"Unless a call comes before"`
-	EndsAt      time.Time                               `json:"ends_at" doc:"In any case"`
+	ProvedUntil *time.Time                              `json:"proved_until,omitempty" doc:"Until when no step-up is needed; absent: one is needed now"`
+	IdleEndsAt  time.Time                               `json:"idle_ends_at" doc:"When the session ends if no call comes before"`
+	EndsAt      time.Time                               `json:"ends_at" doc:"When the session ends in any case"`
 }
 
 type sessionOperator struct {
@@ -173,9 +173,10 @@ func (a *api) sessionRoutes(d *door.Door) {
 			"sandbox":[]},"csrf":"origin","proved_until":"2026-03-10T12:10:00Z","idle_ends_at":"2026-03-10T12:30:00Z",
 			"ends_at":"2026-03-11T00:00:00Z"}`}, a.getSession)
 	d.Handle(door.Route{Pattern: "DELETE /v1/session", Headers: noPermissions, Sends: sendsCookie,
-		ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 also where nobody is logged in."}, a.logout)
+		ID: "logout", Tag: "Sessions", Summary: "Log out", Status: http.StatusNoContent, Text: "204 even if nobody is logged in."}, a.logout)
 	d.Handle(door.Route{Pattern: "POST /v1/session/step-up", Session: true, Headers: noPermissions, Sends: sendsCookie,
-		ID: "stepUp", Tag: "Sessions", Summary: "Prove again who you are, for high-risk actions", Request: stepUpIn{}, Response: stepUpOut{},
+		ID: "stepUp", Tag: "Sessions", Summary: "Log in again within a session, for high-risk actions", Request: stepUpIn{},
+		Response: stepUpOut{},
 		Text: "With a password the session is proved at once and has a new cookie. A session that came from the identity provider is proved " +
 			"there: the browser goes to redirect.",
 		Example: `{"password":"four small words here"}`,

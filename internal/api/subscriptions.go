@@ -12,7 +12,7 @@ import (
 )
 
 type addonIn struct {
-	Addon    string `json:"addon" doc:"A key, or a version such as api-pack@1, which migration then leaves alone"`
+	Addon    string `json:"addon" doc:"A key, or a version such as api-pack@1, from which migrations do not move the subscription"`
 	Quantity int    `json:"quantity,omitempty" minimum:"1" maximum:"10000" doc:"Default 1"`
 }
 
@@ -27,7 +27,7 @@ func addonInputs(all []addonIn) []customers.AddonInput {
 type subscribeIn struct {
 	ID   string `path:"id"`
 	Body struct {
-		Plan        string    `json:"plan" doc:"A key, or a version such as pro@1, which migration then leaves alone"`
+		Plan        string    `json:"plan" doc:"A key, or a version such as pro@1, from which migrations do not move the subscription"`
 		StartsAt    string    `json:"starts_at,omitempty" format:"date-time" doc:"Default now; may lie in the past"`
 		EndsAt      string    `json:"ends_at,omitempty" format:"date-time"`
 		Anchor      string    `json:"anchor,omitempty" format:"date-time" doc:"Where the customer's windows are counted from"`
@@ -44,8 +44,8 @@ type patchIn struct {
 type subscriptionPatchIn struct {
 	Plan        string     `json:"plan,omitempty" minLength:"1" doc:"Of the same family"`
 	Addons      *[]addonIn `json:"addons,omitempty" nullable:"false" maxItems:"1000" doc:"Replaces the list"`
-	EndsAt      maybeTime  `json:"ends_at,omitempty" doc:"Null: open. Applies directly"`
-	TrialEndsAt maybeTime  `json:"trial_ends_at,omitempty" doc:"Null: none. Applies directly"`
+	EndsAt      maybeTime  `json:"ends_at,omitempty" doc:"Null: no end. Takes effect at once, whatever when says"`
+	TrialEndsAt maybeTime  `json:"trial_ends_at,omitempty" doc:"Null: no trial. Takes effect at once, whatever when says"`
 	Status      string     `json:"status,omitempty" enum:"active,past_due,suspended,canceled"`
 	When        string     `json:"when,omitempty" doc:"\"now\" (default), \"period_end\", or a time not before now"`
 }
@@ -98,7 +98,7 @@ func (a *api) subscriptionsRoutes(d *door.Door) {
 			"starts_at":"2026-03-01T00:00:00Z","addons":[{"addon":"api-pack@1","quantity":2}],"current_period":{"start":"2026-03-01T00:00:00Z",
 			"end":"2026-04-01T00:00:00Z"},"created_at":"2026-03-01T00:00:00Z","revision":17}`}, a.patchSubscription)
 	door.Register(d, door.Route{Pattern: "POST /v1/subscriptions/{id}/preview", Perm: auth.PermCustomersRead,
-		ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would come to, feature by feature",
+		ID: "previewSubscription", Tag: "Subscriptions", Summary: "What a change would do, feature by feature",
 		Text:    "Takes the body of the change, and changes nothing.",
 		Example: `{"plan":"free"}`,
 		Answer: `{"at":"2026-03-10T12:00:00Z","features":[{"feature":"sso","changed":true,"before":{"allowed":true,"reason":"granted",

@@ -213,8 +213,8 @@ type LoginAtProvider struct {
 
 // StartOIDC begins a login at the identity provider, or, where proof is true, a
 // fresh proof of who the operator is. A browser may have several at once, each
-// with a cookie of its own. NotFound where there is no provider, Invalid where
-// returnTo is no local path.
+// with a cookie of its own. It returns NotFound if there is no
+// provider, and Invalid if returnTo is not a local path.
 func (s *Service) StartOIDC(ctx context.Context, returnTo string, proof bool) (begun LoginAtProvider, err error) {
 	if returnTo == "" {
 		returnTo = "/"

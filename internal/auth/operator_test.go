@@ -246,7 +246,7 @@ func TestNobodyRaisesTheirOwnRights(t *testing.T) {
 	}
 }
 
-// TestTheLastOwnerStays: also where two go at once (A12).
+// TestTheLastOwnerStays: even if two leave at the same time (A12).
 func TestTheLastOwnerStays(t *testing.T) {
 	t.Parallel()
 	m := newTeam(t)

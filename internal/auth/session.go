@@ -199,7 +199,7 @@ func (s *Service) Owner(ctx context.Context, v Visit, token string, op NewOperat
 	s.addresses.failed(block(v.Address), addressTries, now) // counted as a failure until it succeeds
 	stored, err := s.passwords.hash(ctx, block(v.Address), password)
 	if err != nil {
-		s.addresses.uncount(block(v.Address)) // the password was not checked: this was no attempt
+		s.addresses.uncount(block(v.Address)) // the password was not checked: this attempt does not count
 		return "", nil, err
 	}
 	made, err := s.RedeemOwnerToken(ctx, token, op)
@@ -265,7 +265,7 @@ func (s *Service) try(ctx context.Context, v Visit, account, op, stored, passwor
 	}
 	s.addresses.failed(where, addressTries, now)
 	ok, err := s.passwords.matches(ctx, where, stored, password)
-	if err != nil { // nobody was told anything: that was no try
+	if err != nil { // the caller learnt nothing: this attempt does not count
 		if !locked {
 			s.accounts.uncount(account)
 		}

@@ -28,7 +28,7 @@ const (
 // in plans, then each plan, then add-ons, then who may do what. Equal catalogues
 // have no changes. A nil catalogue is an empty one. Plans and add-ons are
 // compared as the file says them; where a plan inherits a change, the text names
-// the plan. Of each role it says what it gains and loses in effect, also where
+// the plan. Of each role it says what it gains and loses in effect, even if
 // its own words are the same.
 func Diff(old, new *usher.Catalog) []Change {
 	if old == nil {

@@ -42,7 +42,7 @@ const statusGone = 499
 
 var titles = map[usher.Code]string{
 	usher.Invalid: "Invalid request", usher.Unauthenticated: "Not authenticated", usher.Forbidden: "Not allowed",
-	usher.StepUpRequired: "Prove again who you are",
+	usher.StepUpRequired: "A recent login is required",
 	usher.NotFound:       "Not found", usher.Conflict: "Conflict", usher.KeyReused: "Idempotency key used before",
 	usher.PreconditionFailed: "Precondition failed", usher.TooLarge: "Too large", usher.UnsupportedMedia: "Unsupported media type",
 	usher.Refused: "Refused by a rule", usher.InUse: "In use", usher.NotConsumable: "Not consumable",

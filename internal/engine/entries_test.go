@@ -211,7 +211,7 @@ func TestS36_ADeletedCustomersSettlementIsKept(t *testing.T) {
 	}
 }
 
-// What cannot be counted is not settled, also where nothing can be decided.
+// What cannot be counted is not settled, even if nothing can be decided.
 func TestS24_ADeletedCustomersSettlementCounts(t *testing.T) {
 	t.Parallel()
 	s := untouched(t, `{api: {kind: metered}}`, `{api: {limit: 8, per: month}}`)
@@ -238,7 +238,7 @@ func TestS14_AGrantPaysForNoExcessOfADeletedCustomer(t *testing.T) {
 	}
 }
 
-// One holder has one seat, however often it asks, also where there are more
+// One holder has one seat, however often it asks, even if there are more
 // holders than seats; a new one is refused then.
 func TestS22_OneHolderOneSeat(t *testing.T) {
 	t.Parallel()

@@ -281,7 +281,7 @@ func earlier(x, y *refSlot) int {
 }
 
 // rows are the buckets of a feature at t, in burn order, and all slots of them,
-// with what is known now. The last row that is no grant and nothing rolled over
+// with what is known now. The last row that is neither a grant nor rolled over
 // keeps the books of excess.
 func (m *ref) rows(feature string, t, now int64) (rows []*refRow, burn []*refSlot, caps []usher.Cap, dead usher.Reason) {
 	list, caps, dead := m.slots(feature, t)

@@ -573,7 +573,7 @@ func (r *stage) use(who string, l story.Line) {
 				Expires: op.Until, Entries: e.Entries}})
 			e.Decision.Reservation = &usher.Reservation{ID: op.Hold, Amount: op.Amount, ExpiresAt: op.Until, State: usher.ReservationOpen}
 			r.takes[op.Hold] = &taken{customer: who, feature: f.Key} // nothing, as yet
-			e.Entries = nil                                          // it is no use yet
+			e.Entries = nil                                          // it is not used yet
 		}
 		if l := r.used[who]; l != nil {
 			l.keep(c, e, at)

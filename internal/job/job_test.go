@@ -254,7 +254,7 @@ func TestBackOff(t *testing.T) {
 }
 
 // A server that stops in the middle of a run hands the work to another node at
-// once: that is no failure.
+// once: this is not a failure.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *store.DB) {

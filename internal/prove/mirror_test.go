@@ -359,7 +359,7 @@ func (m *mirror) take(n int, path, body string, b asked) (int, string) {
 		m.holds[op.Hold] = &held{Hold: engine.Hold{ID: op.Hold, Customer: b.Customer, Feature: b.Feature, Amount: op.Amount, At: m.now,
 			Expires: op.Until, Entries: e.Entries}}
 		e.Decision.Reservation = &usher.Reservation{ID: op.Hold, Amount: op.Amount, ExpiresAt: op.Until, State: usher.ReservationOpen}
-		e.Entries = nil // it is no use yet
+		e.Entries = nil // it is not used yet
 		k.hold = op.Hold
 	}
 	k.entries, k.first = e.Entries, len(e.Entries)

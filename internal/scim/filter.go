@@ -216,7 +216,7 @@ func (p *parser) term(within *attrPath) (*Filter, error) {
 		if err != nil {
 			return nil, err
 		}
-		// emails[type eq "work"].value eq "x" is no filter of the RFC, but sent.
+		// emails[type eq "work"].value eq "x" is not a filter of the RFC, but providers send it.
 		if p.tok.kind == 'w' && strings.HasPrefix(p.tok.text, ".") && p.s[p.tok.at-1] == ']' {
 			sub, err := p.name(p.tok.text[1:], &attr)
 			if err != nil {

@@ -77,7 +77,7 @@ func wrap(err *error, method string) {
 }
 
 // outside is an error of what the caller of a method handed in: a function, a
-// writer. It is no outage of the database, whatever it looks like.
+// writer. It is not an outage of the database, whatever it looks like.
 type outside struct{ error }
 
 func (o outside) Unwrap() error { return o.error }

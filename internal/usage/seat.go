@@ -85,7 +85,7 @@ func (u *Usage) PutSeat(ctx context.Context, env usher.Environment, op SeatOp) (
 	return u.take(ctx, t)
 }
 
-// DeleteSeat frees a holder's seat at once. It is no error if the holder has none.
+// DeleteSeat frees a holder's seat at once. It is not an error if the holder has none.
 func (u *Usage) DeleteSeat(ctx context.Context, env usher.Environment, customer, feature, holder string) (usher.Decision, error) {
 	if err := u.seats(env, customer, feature, holder); err != nil {
 		return usher.Decision{}, err

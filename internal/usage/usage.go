@@ -61,7 +61,7 @@ type failure struct {
 }
 
 // commitWithin is how long the writer tries to commit one batch. It is longer than
-// any wait of the store's own, so what takes longer is no outage that has a name.
+// any wait of the store's own, so what takes longer is not an outage that the store has named.
 const commitWithin = 20 * time.Second
 
 // Bounds of one batch, so that no caller waits for a batch that keeps growing.

@@ -27,25 +27,25 @@ type (
 		_          struct{}       `additionalProperties:"true"`
 		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The member's type. A member of another type is not the subject"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255" doc:"The member's id"`
-		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
+		Properties map[string]any `json:"properties,omitempty" doc:"For conditions; each property overrides the registered one of the same name"`
 	}
 	actionDoc struct {
 		_          struct{}       `additionalProperties:"true"`
-		Name       string         `json:"name" minLength:"1" doc:"What stands after the resource's type and a dot in the permission"`
+		Name       string         `json:"name" minLength:"1" doc:"The part of the permission after the resource's type and a dot"`
 		Properties map[string]any `json:"properties,omitempty"`
 	}
 	resourceDoc struct {
 		_          struct{}       `additionalProperties:"true"`
-		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"What stands before the action's name in the permission"`
+		Type       string         `json:"type" minLength:"1" maxLength:"255" doc:"The part of the permission before the action's name"`
 		ID         string         `json:"id" minLength:"1" maxLength:"255"`
-		Properties map[string]any `json:"properties,omitempty" doc:"Over those that are registered, key by key, in conditions"`
+		Properties map[string]any `json:"properties,omitempty" doc:"For conditions; each property overrides the registered one of the same name"`
 	}
 	inDoc struct {
 		_        struct{}       `additionalProperties:"true"`
 		Subject  subjectDoc     `json:"subject"`
 		Action   actionDoc      `json:"action"`
 		Resource resourceDoc    `json:"resource"`
-		Context  map[string]any `json:"context,omitempty" doc:"What else conditions read. customer says of which customer the subject is a member. Default: the key's own customer, or the only one that has the subject"`
+		Context  map[string]any `json:"context,omitempty" doc:"What else conditions read. customer names the customer whose member the subject is. Default: the key's own customer, or the only one that has the subject"`
 	}
 	outDoc struct {
 		Decision bool        `json:"decision"`
