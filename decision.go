@@ -13,6 +13,7 @@ const (
 	ReasonUnlimited     Reason = "unlimited"
 	Warned              Reason = "warned"
 	Shadowed            Reason = "shadowed"
+	AlreadyHeld         Reason = "already_held"
 	UnknownCustomer     Reason = "unknown_customer"
 	UnknownFeature      Reason = "unknown_feature"
 	Revoked             Reason = "revoked"
@@ -37,7 +38,7 @@ const (
 // the order of S37, with those about members where A01 puts them, then
 // unavailable, which can be either.
 var Reasons = []Reason{
-	Granted, WithinLimit, ReasonOverage, ReasonUnlimited, Warned, Shadowed,
+	Granted, WithinLimit, ReasonOverage, ReasonUnlimited, Warned, Shadowed, AlreadyHeld,
 	UnknownCustomer, UnknownMember, UnknownPermission, NoRole, ConditionFailed,
 	UnknownFeature, Revoked, ReasonSuspended, TrialEnded, SubscriptionEnded, NotStarted, NotEntitled,
 	NoSeat, CapReached, InsufficientCredits, SeatLimitReached, LimitReached, ReasonUnavailable,

@@ -30,7 +30,7 @@ func ParseQuantity(text string, precision int) (int64, error) {
 		if precision == 0 {
 			return 0, Errorf(Invalid, "must be a whole number, got %s", text)
 		}
-		return 0, Errorf(Invalid, "must have at most %d digits after the point, got %s", precision, text)
+		return 0, Errorf(Invalid, "must have at most %s after the point, got %s", CountOf(precision, "digit"), text)
 	}
 	n, err := strconv.ParseInt(whole+frac+strings.Repeat("0", precision-len(frac)), 10, 64)
 	if err != nil {
@@ -108,6 +108,18 @@ func (n Number) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(stri
 
 // Units reads n with ParseQuantity. A plain exponent such as 1e3 is refused.
 func (n Number) Units(precision int) (int64, error) { return ParseQuantity(string(n), precision) }
+
+// CountOf returns a whole number with its noun, which is given in the singular: "1 seat",
+// "2 seats", "0 entries". The plural has an s, or ies for a y after a consonant.
+func CountOf[N int | int64](n N, noun string) string {
+	if n != 1 {
+		if stem, ok := strings.CutSuffix(noun, "y"); ok && stem != "" && !strings.ContainsAny(stem[len(stem)-1:], "aeiou") {
+			noun = stem + "ie"
+		}
+		noun += "s"
+	}
+	return strconv.FormatInt(int64(n), 10) + " " + noun
+}
 
 func digits(s string) bool {
 	for i := 0; i < len(s); i++ {

@@ -181,7 +181,7 @@ func (c *auditExportCmd) Run(a *app) error {
 			return err
 		}
 		if c.Out != "" {
-			_, err = fmt.Fprintf(a.out, "%d rows in %s\n", n, c.Out)
+			_, err = fmt.Fprintf(a.out, "%s in %s\n", usher.CountOf(n, "row"), c.Out)
 		}
 		return err
 	})

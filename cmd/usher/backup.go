@@ -198,7 +198,8 @@ func (a *app) copied(r store.CopyReport, v verified, name, target, where string)
 			return err
 		}
 	} else {
-		fmt.Fprintf(a.out, "%d rows of %d tables are %s, and an audit log of %d rows\n", r.Rows, len(r.Tables), where, r.Head.Size)
+		fmt.Fprintf(a.out, "%s of %s are %s, and an audit log of %s\n", usher.CountOf(r.Rows, "row"), usher.CountOf(len(r.Tables), "table"),
+			where, usher.CountOf(r.Head.Size, "row"))
 		fmt.Fprintln(a.out, "not in it: the audit log's private key, secrets in files, and")
 		for _, table := range slices.Sorted(maps.Keys(r.LeftOut)) {
 			fmt.Fprintf(a.out, "  %-16s %s\n", table, r.LeftOut[table])
@@ -207,12 +208,12 @@ func (a *app) copied(r store.CopyReport, v verified, name, target, where string)
 			fmt.Fprintln(a.out, "the audit log goes on with a new key, which it announces: the earlier one is not here")
 		}
 		if v.Customers > 0 {
-			fmt.Fprintf(a.out, "%d customers have the same answers on both sides\n", v.Customers)
+			fmt.Fprintf(a.out, "the answers of %s are the same on both sides\n", usher.CountOf(v.Customers, "customer"))
 		}
 	}
 	if v.Differences+v.Faults > 0 {
-		fmt.Fprintf(a.err, "It is an exact copy, but fsck finds %d differences in it and audit verify %d faults: the source has them too.\n",
-			v.Differences, v.Faults)
+		fmt.Fprintf(a.err, "It is an exact copy, but fsck finds %s in it and audit verify %s: the source has them too.\n",
+			usher.CountOf(v.Differences, "difference"), usher.CountOf(v.Faults, "fault"))
 		return errNo
 	}
 	if !a.cli.JSON {

@@ -190,7 +190,7 @@ func TestCopyBetweenDatabases(t *testing.T) {
 	}
 	t.Logf("killed %d times", killed)
 	out := wantUsher(t, exitDone, "copy", "--from", middle, "--to", last)
-	for _, want := range []string{"3 customers have the same answers", "the audit log is whole", "session"} {
+	for _, want := range []string{"the answers of 3 customers are the same", "the audit log is whole", "session"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("copy says nothing of %q:\n%s", want, out)
 		}

@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/catalogfile"
 )
 
@@ -31,10 +33,10 @@ func (c *validateCmd) Run(a *app) error {
 	}
 	access := ""
 	if len(cat.Permissions)+len(cat.Roles) > 0 {
-		access = fmt.Sprintf(", %d permissions, %d roles", len(cat.Permissions), len(cat.Roles))
+		access = ", " + usher.CountOf(len(cat.Permissions), "permission") + ", " + usher.CountOf(len(cat.Roles), "role")
 	}
-	fmt.Fprintf(a.out, "%s is valid: %d features, %d plans, %d add-ons, %d meters%s\n",
-		c.File, len(cat.Features), len(cat.Plans), len(cat.Addons), len(cat.Meters), access)
+	fmt.Fprintf(a.out, "%s is valid: %s, %s, %s, %s%s\n", c.File, usher.CountOf(len(cat.Features), "feature"),
+		usher.CountOf(len(cat.Plans), "plan"), usher.CountOf(len(cat.Addons), "add-on"), usher.CountOf(len(cat.Meters), "meter"), access)
 	return nil
 }
 
@@ -81,9 +83,10 @@ func (a *app) showPlan(out io.Writer, o object) bool {
 	for _, i := range o.list("impact") {
 		fmt.Fprintln(out, "touches:", i.text("text"))
 	}
-	moved := o.text("migrated") != "" && o.text("migrated") != "0"
+	n, _ := strconv.Atoi(o.text("migrated"))
+	moved := n > 0
 	if moved {
-		fmt.Fprintf(out, "migrates: %s subscriptions\n", o.text("migrated"))
+		fmt.Fprintln(out, "migrates:", usher.CountOf(n, "subscription"))
 	}
 	if left := o.text("left_pinned"); left != "" {
 		fmt.Fprintln(out, "stay where they are pinned:", left)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/fsck"
 	"github.com/usher-sh/usher/internal/store"
 )
@@ -78,7 +79,7 @@ func printReport(out io.Writer, r *fsck.Report, seconds float64) error {
 		fmt.Fprintln(out, "rewritten:", d)
 	}
 	if r.Repaired > 0 {
-		fmt.Fprintf(out, "%d rows were rewritten from the ledger; checked again:\n", r.Repaired)
+		fmt.Fprintf(out, "rewritten from the ledger: %s; checked again:\n", usher.CountOf(r.Repaired, "row"))
 	}
 	for _, d := range r.Differences {
 		fmt.Fprintln(out, d)
@@ -86,9 +87,11 @@ func printReport(out io.Writer, r *fsck.Report, seconds float64) error {
 	if more := r.Total - int64(len(r.Differences)); more > 0 {
 		fmt.Fprintf(out, "… and %d more\n", more)
 	}
-	fmt.Fprintf(out, "ledger: %d takes, %d sums of older ones, %d events, %d corrections, %d reservations, %d seats held\n",
-		r.Takes, r.Folded, r.Events, r.Corrections, r.Holds, r.Seats)
-	fmt.Fprintf(out, "stored: %d buckets, %d rollups, %d seen values, %d hours of denials\n", r.Buckets, r.Rollups, r.Seen, r.Denials)
+	fmt.Fprintf(out, "ledger: %s, %s of older ones, %s, %s, %s, %s held\n", usher.CountOf(r.Takes, "take"), usher.CountOf(r.Folded, "sum"),
+		usher.CountOf(r.Events, "event"), usher.CountOf(r.Corrections, "correction"), usher.CountOf(r.Holds, "reservation"),
+		usher.CountOf(r.Seats, "seat"))
+	fmt.Fprintf(out, "stored: %s, %s, %s, %s of denials\n", usher.CountOf(r.Buckets, "bucket"), usher.CountOf(r.Rollups, "rollup"),
+		usher.CountOf(r.Seen, "seen value"), usher.CountOf(r.Denials, "hour"))
 	verdict := "they agree"
 	if r.Total > 0 {
 		derived := ""

@@ -83,7 +83,7 @@ func TestFsck(t *testing.T) {
 	}
 	server.Wait()
 	out = run(exitDone, "fsck", "--db", file, "--repair")
-	if !strings.Contains(out, "rewritten: bucket of production/acme") || !strings.Contains(out, "1 rows were rewritten") ||
+	if !strings.Contains(out, "rewritten: bucket of production/acme") || !strings.Contains(out, "rewritten from the ledger: 1 row;") ||
 		!strings.Contains(out, "they agree") {
 		t.Errorf("repaired: %s", out)
 	}

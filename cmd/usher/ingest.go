@@ -123,12 +123,12 @@ func (c *ingestCmd) Run(a *app) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(a.out, "%d accepted, %d duplicates, %d rejected\n", total.Accepted, total.Duplicates, total.Rejected)
+		fmt.Fprintf(a.out, "%d accepted, %s, %d rejected\n", total.Accepted, usher.CountOf(total.Duplicates, "duplicate"), total.Rejected)
 	}
 	if total.Rejected == 0 {
 		return nil
 	}
-	e := usher.Errorf(usher.Invalid, "%d events were rejected", total.Rejected)
+	e := usher.Errorf(usher.Invalid, "rejected: %s", usher.CountOf(total.Rejected, "event"))
 	for _, r := range total.First {
 		e.Problems = append(e.Problems, usher.Problem{Location: fmt.Sprintf("%s:%d", r.File, r.Line), Message: r.Code + ": " + r.Message})
 	}
@@ -425,7 +425,7 @@ func (p *progress) at(offset int64, events int) {
 	took := time.Since(p.began)
 	rate := float64(p.events) / max(took.Seconds(), 1e-3)
 	if p.bar != nil {
-		p.bar.Describe(fmt.Sprintf("%s: %d events, %.0f/s", p.name, p.events, rate))
+		p.bar.Describe(fmt.Sprintf("%s: %s, %.0f/s", p.name, usher.CountOf(p.events, "event"), rate))
 		p.bar.Set64(offset)
 		return
 	}
@@ -438,7 +438,7 @@ func (p *progress) at(offset int64, events int) {
 		d := time.Duration(float64(took) * float64(p.size-offset) / float64(offset-p.from))
 		left = fmt.Sprintf(", %d%%, %s left", offset*100/p.size, d.Round(time.Second))
 	}
-	fmt.Fprintf(p.a.err, "%s: %d events, %s/s%s\n", p.name, p.events, strconv.FormatFloat(rate, 'f', 0, 64), left)
+	fmt.Fprintf(p.a.err, "%s: %s, %s/s%s\n", p.name, usher.CountOf(p.events, "event"), strconv.FormatFloat(rate, 'f', 0, 64), left)
 }
 
 func (p *progress) end() {

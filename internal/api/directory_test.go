@@ -325,7 +325,7 @@ func TestCataloguesThatRolesForbid(t *testing.T) {
 	w.ask(t, 200, "PUT", "/v1/customers/firm/roles/mine", `{"permissions":["report.read"]}`)
 	for _, c := range []struct{ old, new, want string }{
 		{"  viewer: {permissions: [report.read]}\n  analyst: {includes: [viewer],", "  analyst: {",
-			"roles.viewer cannot be removed: it is assigned 1 times"},
+			"roles.viewer cannot be removed: it has 1 assignment; remove them first"},
 		{"  payer: {", "  mine: {permissions: [report.read]}\n  payer: {", "roles.mine is the key of roles that customers have made"},
 		{"roles: [payer, approver]", "roles: [payer, approver, editor]",
 			"separation.four-eyes member bob of customer firm holds editor and payer"},

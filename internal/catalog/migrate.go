@@ -299,13 +299,22 @@ func (p *plan) touches(ctx context.Context, ref usher.Ref, isDefault bool, what 
 	if ref.Version == 1 && !isDefault {
 		return nil // the first version: no subscription has an older one
 	}
+	var holders, moved int64 // subscriptions with an older version, and those of them that get this one now
 	im := Impact{Version: ref.String(), Subscriptions: map[string]int64{}, Default: isDefault}
 	err := p.holding(ctx, ref.Key, func(s *usher.Subscription) (bool, error) {
 		if refs := versionsFrom(s, p.now); !canceled(s, p.now) {
+			older := false
 			for k, r := range refs {
 				if r.Key == ref.Key && r != ref && !slices.Contains(refs[:k], r) {
 					im.Subscriptions[r.String()]++
+					older = true
 				}
+			}
+			if older {
+				holders++
+			}
+			if m, ok := p.moved[s.ID]; ok && !slices.Contains(refs, ref) && slices.Contains(versionsFrom(&m, p.now), ref) {
+				moved++
 			}
 		}
 		return true, nil
@@ -315,15 +324,20 @@ func (p *plan) touches(ctx context.Context, ref usher.Ref, isDefault bool, what 
 	}
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(im.Subscriptions)) {
-		words = append(words, fmt.Sprintf("%d on %s", im.Subscriptions[name], name))
+		words = append(words, usher.CountOf(im.Subscriptions[name], "subscription")+" on "+name)
 	}
+	im.Text = what + ": " + strings.Join(words, ", ")
 	switch {
 	case len(words) == 0:
 		im.Text = what + ": no subscription has an older version"
-	case p.result.Migrated > 0:
-		im.Text = fmt.Sprintf("%s: subscriptions %s; %d migrate now", what, strings.Join(words, ", "), p.result.Migrated)
+	case moved == 1:
+		im.Text += "; 1 migrates now"
+	case moved > 0:
+		im.Text += fmt.Sprintf("; %d migrate now", moved)
+	case holders == 1:
+		im.Text += ", which stays there"
 	default:
-		im.Text = what + ": subscriptions " + strings.Join(words, ", ") + "; they stay on it"
+		im.Text += ", which stay there"
 	}
 	if isDefault {
 		im.Text += "; customers on the default plan follow " + ref.String() + " at once"

@@ -254,13 +254,15 @@ func (r *refusal) words(feature string) (why []string) {
 	u := r.use[feature]
 	count := func(n int64, what string) {
 		if n > 0 {
-			why = append(why, fmt.Sprintf("%d %s", n, what))
+			why = append(why, usher.CountOf(n, what))
 		}
 	}
-	count(u.Overrides, "live overrides")
-	count(u.Grants, "live grants")
-	count(u.Buckets, "open windows with use")
-	count(u.Holds, "open reservations")
+	count(u.Overrides, "live override")
+	count(u.Grants, "live grant")
+	if u.Buckets > 0 {
+		why = append(why, usher.CountOf(u.Buckets, "open window")+" with use")
+	}
+	count(u.Holds, "open reservation")
 	if len(why) > 0 {
 		why[len(why)-1] += " (for example of customer " + u.Example + ")"
 	}

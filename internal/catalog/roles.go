@@ -27,7 +27,7 @@ func (p *plan) roles(ctx context.Context, add func(location, format string, args
 	}
 	for _, key := range slices.Sorted(maps.Keys(old.Roles)) {
 		if n := held[key]; p.next.Roles[key] == nil && n > 0 {
-			add("roles."+key, "cannot be removed: it is assigned %d times; remove the assignments first", n)
+			add("roles."+key, "cannot be removed: it has %s; remove them first", usher.CountOf(n, "assignment"))
 		}
 	}
 	custom, err := p.db.CustomRoleKeys(ctx, p.env)

@@ -171,10 +171,20 @@ func TestS29_VersionsOfWhatChanged(t *testing.T) {
 	}
 	want := `[{"version":"free@2","subscriptions":{},"default":true,` +
 		`"text":"plan free: no subscription has an older version; customers on the default plan follow free@2 at once"},` +
-		`{"version":"pro@2","subscriptions":{"pro@1":2},"text":"plan pro: subscriptions 2 on pro@1; they stay on it"},` +
-		`{"version":"pack@2","subscriptions":{"pack@1":1},"text":"add-on pack: subscriptions 1 on pack@1; they stay on it"}]`
+		`{"version":"pro@2","subscriptions":{"pro@1":2},"text":"plan pro: 2 subscriptions on pro@1, which stay there"},` +
+		`{"version":"pack@2","subscriptions":{"pack@1":1},"text":"add-on pack: 1 subscription on pack@1, which stays there"}]`
 	if got := js(dry.Impact); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	// Each text counts the subscriptions of its own plan or add-on.
+	for _, x := range []struct{ migrate, plan, pack string }{
+		{"pro", "plan pro: 2 subscriptions on pro@1; 1 migrates now", "add-on pack: 1 subscription on pack@1, which stays there"},
+		{"all", "plan pro: 2 subscriptions on pro@1; 1 migrates now", "add-on pack: 1 subscription on pack@1; 1 migrates now"},
+	} {
+		dry := w.apply(more, Options{DryRun: true, Migrate: x.migrate})
+		if dry.Migrated != 1 || dry.Impact[1].Text != x.plan || dry.Impact[2].Text != x.pack {
+			t.Errorf("migrate %s: got %s", x.migrate, js(dry))
+		}
 	}
 	r = w.apply(more, Options{})
 	if r.Revision != before+1 || r.Migrated != 0 {

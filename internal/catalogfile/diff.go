@@ -404,7 +404,7 @@ func extraFacets(f *usher.Feature, a usher.Allowance) []facet {
 	if r := a.Rollover; r != nil {
 		all[1].text = "up to " + usher.FormatQuantity(r.Max, f.Precision)
 		if r.Windows > 1 {
-			all[1].text += fmt.Sprintf(" for %d windows", r.Windows)
+			all[1].text += " for " + usher.CountOf(r.Windows, "window")
 		}
 	}
 	if a.Priority != usher.DefaultPriority {

@@ -83,7 +83,7 @@ func TestS03_ParseOverride(t *testing.T) {
 			`value.limit: must be a number or unlimited, got -1 (for no limit write unlimited, for none at all 0)
 value.per: must be minute, hour, day, week, month, quarter, year or lifetime, got "months" (did you mean "month"?)
 value.priority: must be a whole number from 0 to 255, got 300`},
-		{"calls", `{"limit":0.25}`, `value.limit: must have at most 1 digits after the point, got 0.25`},
+		{"calls", `{"limit":0.25}`, `value.limit: must have at most 1 digit after the point, got 0.25`},
 		{"calls", `{"limit":1e3}`, `value.limit: must be in plain digits such as 1000 (no +, _, exponent, leading zero or other base), got 1e3`},
 		{"calls", `{"limit":5,"limit":6}`, `value: the name "limit" occurs twice in one object, first at line 1, column 2`},
 		{"calls", `{"limt":5}`, `value: unknown field "limt"; did you mean "limit"?`},

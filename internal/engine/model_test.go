@@ -464,6 +464,9 @@ func (m *model) sit() {
 	}
 	m.ledger.keep(c, e, minuteTime(m.now))
 	m.bounds(c)
+	if n == 0 && reason == usher.WithinLimit && e.Decision.Excess > 0 { // bounds has compared the excess
+		reason = usher.AlreadyHeld
+	}
 	m.agree(e.Decision, "members", allowed, reason)
 }
 

@@ -20,7 +20,7 @@ type Seat struct {
 
 // TakeSeat gives a holder a seat, or changes the seat that it has (S22). was is that
 // seat, nil without one. A new seat counts 1. A change counts 0, so that a holder may
-// always change its seat, even beyond the limit. If the seat is denied, nothing
+// always change its seat, even beyond the limit: AlreadyHeld says so. If the seat is denied, nothing
 // changes. Call Expire first.
 func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at time.Time) Effect {
 	amount := int64(1)
@@ -51,6 +51,9 @@ func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at ti
 	q.Amount = 0
 	e.Decision = Decide(s, q, at)
 	e.Decision.Reason = reason
+	if was != nil && reason == usher.WithinLimit && e.Decision.Excess > 0 {
+		e.Decision.Reason = usher.AlreadyHeld
+	}
 	e.Seated = true
 	return e
 }

@@ -295,8 +295,9 @@ func (v *auditVerifier) usage(now time.Time) error {
 	for _, k := range sums.keys() {
 		if _, ok := v.hours[k]; !ok {
 			h := sums.hour(k)
-			v.Add(audit.UsageHour, "%s, hour of %s: the ledger has %d takes, %d events and %d corrections, and the log has no row for them",
-				k.env, k.object(), h.Takes.Rows, h.Events.Rows, h.Corrections.Rows)
+			v.Add(audit.UsageHour, "%s, hour of %s: the ledger has %s, %s and %s, and the log has no row for them",
+				k.env, k.object(), usher.CountOf(h.Takes.Rows, "take"), usher.CountOf(h.Events.Rows, "event"),
+				usher.CountOf(h.Corrections.Rows, "correction"))
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(v.hours), func(a, b hourKey) int { return cmp.Compare(v.at[a], v.at[b]) }) {
@@ -304,8 +305,8 @@ func (v *auditVerifier) usage(now time.Time) error {
 		v.Hours++
 		same := func(what string, got, want audit.Rows) {
 			if got != want {
-				v.Add(audit.UsageHour, "%s, hour of %s: its %s have changed since leaf %d: %d rows then, %d now", k.env, k.object(),
-					what, v.at[k], want.Rows, got.Rows)
+				v.Add(audit.UsageHour, "%s, hour of %s: its %s have changed since leaf %d: %s then, %d now", k.env, k.object(),
+					what, v.at[k], usher.CountOf(want.Rows, "row"), got.Rows)
 			}
 		}
 		// Takes may be folded once they are older than keepTakes by both the server's

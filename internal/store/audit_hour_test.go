@@ -69,9 +69,9 @@ func TestAudit_HoursOfUse(t *testing.T) {
 		write(t, db, `UPDATE op SET amount = 1 WHERE key = 'a'`)
 		faults()
 		write(t, db, `DELETE FROM event`)
-		faults(hour + ": its events have changed since leaf 2: 1 rows then, 0 now")
+		faults(hour + ": its events have changed since leaf 2: 1 row then, 0 now")
 		take("forged", start.Add(time.Hour), usher.Production)
-		faults("the ledger has 1 takes, 0 events and 0 corrections, and the log has no row for them", "its events have changed")
+		faults("the ledger has 1 take, 0 events and 0 corrections, and the log has no row for them", "its events have changed")
 		// What is as old as folding is not asked for takes any more.
 		write(t, db, `DELETE FROM op WHERE env = 'production'`)
 		db.now = func() time.Time { return time.Now().Add(63 * 24 * time.Hour) }

@@ -200,7 +200,8 @@ func (v *auditVerifier) head(h *usher.AuditHead, root []byte) {
 		if err := v.tx.QueryRowContext(v.ctx, `SELECT coalesce(max(revision), 0) FROM operators`).Scan(&changes); err != nil {
 			v.Add(audit.Form, "the changes of operators cannot be counted: %s", err)
 		} else if changes > 0 {
-			v.Add(audit.Missing, "there is no row at all, but operators were changed %d times, each of which left one", changes)
+			v.Add(audit.Missing, "there is no row at all, but operators have had %s, each of which left one",
+				usher.CountOf(changes, "change"))
 		}
 		return
 	}

@@ -316,7 +316,7 @@ func (c *copier) rows(ctx context.Context, notes map[string]copyNote) error {
 				return err
 			}
 			if got != want {
-				return fmt.Errorf("the table %s has %d rows in the target and %d in the source", t.name, got, want)
+				return fmt.Errorf("the table %s has %s in the target and %d in the source", t.name, usher.CountOf(got, "row"), want)
 			}
 		}
 		if c.report.Head.Note != "" {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/audit"
 )
 
@@ -131,7 +132,7 @@ func (db *DB) Warnings(ctx context.Context) (all []string, err error) {
 	}
 	rows, _, err := one(ctx, db, scanInt, `SELECT count(*) FROM audit`)
 	if err == nil && rows < signed.Size {
-		all = append(all, fmt.Sprintf("the audit log has %d rows, and its signed head says %d", rows, signed.Size))
+		all = append(all, fmt.Sprintf("the audit log has %s, and its signed head says %d", usher.CountOf(rows, "row"), signed.Size))
 	}
 	return all, err
 }
