@@ -47,6 +47,8 @@ func zoned(clocks []usher.Clock, from time.Time, zone string, used bool) []usher
 // after it. If clock i began earlier, it is split, so that it changes from then on
 // only.
 func placed(clocks []usher.Clock, i int, from time.Time, used bool, set func(*usher.Clock)) []usher.Clock {
+	// The first clock is kept even if it began at from: use was counted in its windows, and
+	// the engine carries that use over only if it knows them.
 	if clocks[i].From.Before(from) || i == 0 && used {
 		c := clocks[i]
 		c.From = from

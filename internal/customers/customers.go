@@ -83,6 +83,8 @@ func (s *Service) tryRead(ctx context.Context, env usher.Environment, customer s
 	if err != nil {
 		return nil, err
 	}
+	// The customer was read from the database, the catalogue from memory. Both must be of
+	// one revision, because references of the one are looked up in the other.
 	if s.cfg.Live.CatalogRevision(env) < st.CatalogRevision {
 		if err := s.cfg.Live.Refresh(ctx, env); err != nil {
 			return nil, err
@@ -94,6 +96,8 @@ func (s *Service) tryRead(ctx context.Context, env usher.Environment, customer s
 	if before != st.CatalogRevision || s.cfg.Live.CatalogRevision(env) != before {
 		return nil, store.ErrStale
 	}
+	// The clock of a sandbox as the same transaction read it, so that time and state belong
+	// together.
 	if !st.Clock.IsZero() {
 		h.now = st.Clock
 	}
@@ -154,6 +158,8 @@ func change[T any](ctx context.Context, s *Service, env usher.Environment, by us
 			return err
 		}
 		if guard.answer != nil {
+			// The answer contains the revision, which only the transaction knows: the store
+			// calls BodyAt in it.
 			a := *guard.answer
 			a.Customer, a.At = customer, h.now
 			a.BodyAt = func(revision int64) ([]byte, error) { return encode(made(revision)) }

@@ -62,6 +62,7 @@ func (c *Call) hash() ([]byte, error) {
 		return nil, err
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
+	// A float64 would make different large numbers equal.
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err != nil {

@@ -171,6 +171,7 @@ func (h *held) plan(p *problems, name string) *usher.HeldPlan {
 		p.add("plan", "there is no plan %q; %s", ref.Key, choice("plans", h.catalog.Plans))
 		return nil
 	}
+	// A key without a version follows migrations; a version that was named is pinned.
 	if ref.Version == 0 {
 		return &usher.HeldPlan{Ref: newest.Ref()}
 	}
@@ -235,6 +236,8 @@ func (h *held) addons(p *problems, asked []AddonInput) []usher.HeldAddon {
 			p.add(at+".quantity", "add-on %s would be held %d times in all; the limit is %d", ref, all[k].Quantity, usher.MaxAddonQuantity)
 		}
 	}
+	// The engine multiplies limit and quantity. Refused here, the product can never overflow
+	// there.
 	for _, a := range all {
 		v, _ := h.book.Addon(a.Addon)
 		for feature, e := range v.Entitlements {
@@ -346,6 +349,8 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 		}
 	}
 	if over.Status == usher.Ended || over.Status == usher.Canceled {
+		// What is over stays over, so that a late message of a billing system does not revive
+		// it by accident.
 		if in.Status != usher.Active {
 			return next, at, usher.Errorf(usher.Conflict, `the subscription is %s: only "status": "active" revives it`, over.Status)
 		}
@@ -357,6 +362,8 @@ func (h *held) patch(id string, in SubscriptionPatch) (next usher.Subscription, 
 		return next, at, usher.Errorf(usher.Refused,
 			"the subscription has changed %d times already, which is the limit: create a new subscription in its place", maxPhases)
 	}
+	// Only these two can make the subscription overlap another of its family; a change of
+	// plan stays within its span.
 	if in.EndsAt.Given || in.Status == usher.Active {
 		if err := h.clash(&next); err != nil {
 			return next, at, err
@@ -478,6 +485,8 @@ func (h *held) show(sub *usher.Subscription, revision int64) Subscription {
 	if !st.Since.IsZero() {
 		v.StatusSince = &st.Since
 	}
+	// Before its start a subscription has no trial yet: show the one that it will begin
+	// with.
 	begun := st
 	if st.Status == usher.Scheduled {
 		begun = h.state(sub, sub.StartsAt)

@@ -122,6 +122,8 @@ func (s *Service) check(ctx context.Context, env usher.Environment, q CheckQuery
 	present := q.present || q.At.IsZero()
 	if err != nil {
 		if usher.ErrorCode(err) == usher.Unavailable && present {
+			// Only a question about the present: what is remembered is the newest state, which
+			// says nothing about an earlier instant.
 			snap, asOf = s.live.Remembered(env, q.Customer)
 		}
 		// The snapshot in memory may be older than a change that the caller knows of.

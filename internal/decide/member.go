@@ -34,6 +34,7 @@ func (s *Service) member(ctx context.Context, env usher.Environment, q CheckQuer
 		return s.silent(env, q, err)
 	}
 	if !a.asOf.IsZero() {
+		// An answer from memory may be older than the revision that was read.
 		revision = min(revision, a.snap.Revision)
 	}
 	if buf == nil {
@@ -57,6 +58,8 @@ func (s *Service) ask(ctx context.Context, env usher.Environment, q CheckQuery) 
 		return a, err
 	}
 	a.question = access.Question{Permission: q.Permission, ResourceType: q.Resource.Type, ResourceID: q.Resource.ID, At: a.at, Said: q.Said}
+	// The properties of a resource may take a query, so they are read only if a condition of
+	// the member can use them.
 	if a.subject.Conditional() && q.Resource.ID != "" {
 		if a.question.Stored, err = s.live.Properties(ctx, env, q.Customer, q.Resource.Type, q.Resource.ID, a.at); err != nil {
 			return a, err
@@ -96,6 +99,8 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 	} else if !a.subject.Active() {
 		legs.Role, reason = usher.LegFail, usher.UnknownMember
 	}
+	// The take decides about its own feature against rows that it has locked. An answer
+	// about it here could already be wrong.
 	if q.Taking && slices.Contains(features, q.Feature) {
 		if features = slices.DeleteFunc(slices.Clone(features), func(f string) bool { return f == q.Feature }); any {
 			features = nil // the taken feature may be the one that is enough
@@ -111,18 +116,24 @@ func (s *Service) judge(env usher.Environment, q *CheckQuery, a asked, buf *engi
 		note(legs, &d)
 		until = sooner(until, d.ValidUntil)
 	}
+	// A linked feature cannot undo a no. If all are needed, they are asked even after a no,
+	// so that the legs show everything that is missing.
 	if len(features) > 0 && (d.Allowed || !any) {
 		linked, err := s.linked(env, q, a, legs, buf)
 		if err != nil {
 			return d, a, err
 		}
 		until = sooner(until, linked.ValidUntil)
+		// A missing entitlement comes before a limit that is reached: more allowance would not
+		// help.
 		if q.Feature == "" || !linked.Allowed && (d.Allowed || isLimit(d.Reason) && !isLimit(linked.Reason)) {
 			d = linked
 		}
 	}
 	d.Customer, d.Member, d.Permission, d.Legs, d.ValidUntil = q.Customer, q.Member, q.Permission, legs, until
 	switch {
+	// The first part that denies gives the reason. Role and condition come before the plan,
+	// so that nobody is told to buy what an administrator would still deny.
 	case !a.snap.World.Known():
 		reason = usher.UnknownCustomer
 	case reason != "": // the member, its role or a condition denies already, which comes first
@@ -176,6 +187,7 @@ func (s *Service) linked(env usher.Environment, q *CheckQuery, a asked, legs *us
 				d.ValidUntil = until
 				return d, nil
 			}
+			// Nearest to a yes is a feature that the plan has and of which nothing is left.
 			if i == 0 || bestLegs.Plan == usher.LegFail && l.Plan == usher.LegPass {
 				best, bestLegs = d, l
 			}

@@ -69,6 +69,7 @@ func (s *Service) SearchMembers(ctx context.Context, env usher.Environment, q Se
 			}
 		}
 		if err == nil && !s.live.Past(env, q.At) {
+			// One query for the whole chunk instead of one for each check.
 			err = s.live.Preload(ctx, env, q.Customer, ids)
 		}
 		return all, err
@@ -174,11 +175,15 @@ func (s *Service) page(ctx context.Context, env usher.Environment, q SearchQuery
 			if err != nil {
 				return p, err
 			}
+			// A page must not leave out what could not be decided: the caller would take it for
+			// a no.
 			if d.Reason == usher.ReasonUnavailable {
 				return p, usher.Errorf(usher.Unavailable, "the directory cannot be read now; try again")
 			}
 			if d.Allowed {
 				if p.Found = append(p.Found, c.found); len(p.Found) == q.Limit {
+					// The page is full. A next one exists only if a candidate may follow; a chunk
+					// that is not full was the last.
 					if i < len(list)-1 || len(list) == chunk {
 						p.Next = after
 					}

@@ -45,6 +45,8 @@ func (s *Service) takeAs(ctx context.Context, env usher.Environment, u *usage.Us
 	q.Customer, q.Feature, q.Amount, q.MinRevision, q.Taking = op.Customer, op.Feature, op.Amount, op.MinRevision, true
 	asked, err := s.Check(ctx, env, q, nil)
 	if err != nil || !asked.Allowed {
+		// A key that has an answer gets that answer again. If the key cannot be looked up, the
+		// call fails: a denial could contradict a take that was made.
 		known, unread := u.Known(ctx, env, op.Key)
 		if err = cmp.Or(err, unread); unread != nil || err != nil && !known {
 			return asked, false, err

@@ -108,6 +108,8 @@ func (s *Service) attempt(ctx context.Context, env usher.Environment, by usher.B
 	if w, err = s.work(ctx, env, by, customer, &c, basis); err != nil {
 		return nil, 0, err
 	}
+	// A change that may take or free seats runs in the writer of use, because seats are
+	// counted there (A08).
 	if w.seats {
 		revision, err = s.cfg.Direct(ctx, &w.change, w.wanted)
 	} else {

@@ -58,6 +58,8 @@ func (w *work) checkGiving(actor usher.Actor) error {
 	if !giver.Active() {
 		return usher.Errorf(usher.Refused, "the member %q, on whose behalf this is done, is unknown or not active", w.c.By)
 	}
+	// What the giver holds is computed before the change: it cannot use what it gives itself
+	// in the same change.
 	w.has, w.own = giver.Holds(w.now), map[string]span{}
 	facts, err := w.before.Facts(w.ctx, []string{w.c.By}, w.now, 0)
 	if err != nil {

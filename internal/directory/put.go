@@ -185,6 +185,8 @@ func (w *work) mergeGroup(in *GroupInput) error {
 	if in.Members == nil && in.Groups == nil {
 		return nil
 	}
+	// The input says who will be in the group. It becomes joins and leaves, so that only
+	// what differs is written and checked.
 	held, err := w.before.In(w.ctx, in.ID, nil, 1<<30)
 	if err != nil {
 		return err

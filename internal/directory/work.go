@@ -40,6 +40,8 @@ func (s *Service) work(ctx context.Context, env usher.Environment, by usher.By, 
 	catalog := s.cfg.Live.CatalogRevision(env) // read before the book: if it is older, the change is stale and runs again
 	w := &work{ctx: ctx, s: s, env: env, c: c, now: s.cfg.Live.Now(env), book: s.cfg.Live.Access(env),
 		before: s.cfg.DB.Directory(env, customer)}
+	// Everything below is computed from this revision. The transaction refuses the change if
+	// the directory has another one by then (store.ErrStale), and Apply begins again.
 	basis, err := w.before.Revision(ctx)
 	if err != nil {
 		return nil, err
@@ -86,6 +88,7 @@ func (w *work) check(d store.Directory) error {
 		if !m.Holder.Group {
 			continue
 		}
+		// The joins are written already: a group that is above itself now is a circle.
 		above, err := d.Above(w.ctx, m.Holder.ID)
 		if err != nil {
 			return err
@@ -117,6 +120,8 @@ func (w *work) check(d store.Directory) error {
 	if err != nil {
 		return err
 	}
+	// Members that were affected before the change lose something, those after it gain
+	// something.
 	members = sorted(append(members, w.members...))
 	facts, err := d.Facts(w.ctx, members, w.now, 0)
 	if err != nil {

@@ -119,6 +119,8 @@ func (c *checker) bucket(h store.Holder, b engine.Bucket) error {
 	c.stored(&c.r.Buckets)
 	k := c.key(ofBucket, h, b.Feature, b.Clock, "", b.Start)
 	v, ties, _ := c.take(k)
+	// right is the stored row with the figures that follow from the ledger. The others, such
+	// as the limit, stay as they are.
 	right := b
 	right.Reserved = v.reserved
 	if !slices.Contains(ties, b.Used) {
@@ -138,11 +140,15 @@ func (c *checker) bucket(h store.Holder, b engine.Bucket) error {
 	if !wrong {
 		return nil
 	}
+	// More was given back than taken: the ledger itself is wrong, and the schema would
+	// refuse such a row.
 	if right.Used < 0 || right.Reserved < 0 {
 		d.Derived = false
 	}
 	return c.differ(d, func(tx *store.UsageTx) error {
 		if !right.Unlimited {
+			// Overage that was permitted stays permitted, as far as the use still needs it. The
+			// rest is excess, as the schema demands (I1).
 			right.Overage = min(right.Overage, beyond(right))
 			right.Excess = beyond(right) - right.Overage
 		} else {

@@ -82,6 +82,8 @@ func (c *checker) add(k sumKey, how usher.Aggregation, used, reserved, at int64)
 		case !ok || at > v.at:
 			v.used, v.at = used, at
 			delete(c.ties, k)
+		// The writer kept whichever came to it last, which the ledger does not say: each of
+		// these values is right.
 		case at == v.at && used != v.used && !slices.Contains(c.ties[k], used):
 			c.ties[k] = append(c.ties[k], used)
 		}
@@ -135,6 +137,7 @@ func (c *checker) deny(h store.Holder, feature, outcome string, reason usher.Rea
 	k := c.key(ofDenial, h, feature, outcome, string(reason), store.Hour.Start(instant))
 	v := c.sums[k]
 	v.used++
+	// The sum stops at the greatest number, as in the row.
 	v.reserved = min(amount, math.MaxInt64-v.reserved) + v.reserved
 	c.sums[k] = v
 }
@@ -162,6 +165,7 @@ func (c *checker) op(o *store.Op) error {
 	switch o.Route {
 	case ledger.Reserve:
 		if d.Reservation != nil {
+			// No figures: only whether the reservation has a row is compared.
 			c.sums[c.key(ofHold, h, o.Feature, "", d.Reservation.ID, 0)] = sum{}
 		}
 	case ledger.Settle:
@@ -237,6 +241,8 @@ func (c *checker) event(e *store.EventRow) error {
 			c.entries(h, r.Entries, at)
 			c.deny(h, r.Feature, r.Outcome, r.Reason, r.Amount, e.ReceivedAt.UnixMicro())
 		default:
+			// Values of max, last and unique do not add up: they are merged as the writer merges
+			// them into the row.
 			how := r.Aggregation
 			for _, en := range r.Entries {
 				if c.mine(h, en.Bucket.Feature) {

@@ -113,6 +113,7 @@ func Run(ctx context.Context, db *store.DB, o Options) (Report, error) {
 			second = first
 			return err
 		}
+		// The second check shows what the repair left, and that it broke nothing.
 		o.Repair = false
 		second, err = check(ctx, db, o)
 		second.Repaired = first.Repaired
@@ -208,6 +209,9 @@ func (c *checker) run() error {
 		c.r.Passes++
 		c.places, c.placeList, c.names, c.nameList = map[placeOf]uint32{}, nil, map[string]uint32{}, nil
 		c.sums, c.ties = map[sumKey]sum{}, map[sumKey][]int64{}
+		// The order matters. Takes come before the corrections and reservations that they
+		// made. The whole ledger is added up before stored rows are read, because each row is
+		// compared with its complete sum and removes it; sums that are left have no row.
 		for _, step := range []struct {
 			name string
 			do   func() error
@@ -249,6 +253,7 @@ func (c *checker) row(n *int64) error {
 			return err
 		}
 	}
+	// The first part stands for all: a hash spreads the features evenly over the parts.
 	if c.part == 0 && len(c.sums) > c.o.Keys && c.parts < maxParts {
 		return errFull
 	}
@@ -263,6 +268,7 @@ func (c *checker) mine(h store.Holder, feature string) bool {
 	f := fnv.New32a()
 	for _, s := range []string{string(h.Env), h.Customer, feature} {
 		f.Write([]byte(s))
+		// Ends each text, so that "a", "bc" and "ab", "c" have different hashes.
 		f.Write([]byte{0})
 	}
 	return f.Sum32()%c.parts == c.part

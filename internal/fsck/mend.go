@@ -81,6 +81,7 @@ func (c *checker) mend(enough int) error {
 				return err
 			}
 		}
+		// Nodes that hold these customers in memory must read their buckets again.
 		return tx.Tell(usher.NewID("fsck_", time.Now(), nil), time.Now().UTC(), slices.Collect(maps.Keys(holders)))
 	})
 	if err != nil {
