@@ -11,6 +11,9 @@ type whoCanCmd struct {
 }
 
 func (c *whoCanCmd) Run(a *app) error {
+	if err := a.ahead().read(asked{flag: "--at", text: &c.At}); err != nil {
+		return err
+	}
 	in := body("customer", c.Customer, "permission", c.Permission, "type", c.Type, "at", c.At)
 	if err := about(in, c.Resource); err != nil {
 		return err
@@ -28,6 +31,9 @@ type whatCanCmd struct {
 }
 
 func (c *whatCanCmd) Run(a *app) error {
+	if err := a.ahead().read(asked{flag: "--at", text: &c.At}); err != nil {
+		return err
+	}
 	in := body("customer", c.Customer, "member", c.Member, "permission", c.Permission, "type", c.Type, "at", c.At)
 	if c.Permission != "" {
 		if c.Resource != "" {

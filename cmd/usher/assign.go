@@ -17,13 +17,16 @@ type assignCmd struct {
 	ResourceType string `xor:"resource" help:"Only on resources of this type." placeholder:"T"`
 	ResourceID   string `name:"resource-id" help:"Id of the only resource, with --resource-type." placeholder:"ID"`
 	From         string `help:"Start (default now)." placeholder:"T"`
-	Until        string `help:"End (default never)." placeholder:"T"`
+	Until        string `help:"End (default never)." placeholder:"T|period-end"`
 	Reason       string `help:"Reason, which is recorded."`
 	By           string `help:"Member on whose behalf the role is given; it must hold everything that the role gives, for as long, and cannot give itself a role." placeholder:"M"`
 }
 
 func (c *assignCmd) Run(a *app) error {
 	path, err := within(c.Customer)
+	if err == nil {
+		err = a.until(c.Customer).read(asked{flag: "--from", text: &c.From}, asked{flag: "--until", text: &c.Until})
+	}
 	if err != nil {
 		return err
 	}

@@ -52,8 +52,8 @@ type auditFilter struct {
 	Action   string `help:"Only this action, or all actions that begin with it if it ends in a dot."`
 	Customer string `help:"Only this customer."`
 	Object   string `help:"Only changes of the object with this id or key."`
-	From     string `help:"Only at or after this time." placeholder:"T"`
-	To       string `help:"Only before this time." placeholder:"T"`
+	From     string `help:"Only at or after this time; a span is back from now." placeholder:"T"`
+	To       string `help:"Only before this time; a span is back from now." placeholder:"T"`
 }
 
 // query returns the query of the filter. environment is --environment, or - for rows of
@@ -77,8 +77,8 @@ func (f *auditFilter) query(environment string) (q usher.AuditQuery, err error) 
 		if t.text == "" {
 			continue
 		}
-		if *t.to, err = usher.ParseTime(t.text); err != nil {
-			return q, wrong("%s: %s", t.flag, err)
+		if *t.to, err = machine(true).time(t.flag, t.text); err != nil {
+			return q, err
 		}
 	}
 	return q, nil
@@ -188,20 +188,24 @@ func (c *auditExportCmd) Run(a *app) error {
 }
 
 type auditShowCmd struct {
-	keyDB
+	serverOrDB
 	auditFilter
 	Limit int `help:"Largest number of rows (default ${default})." default:"20"`
 }
 
 func (c *auditShowCmd) Run(a *app) error {
+	if c.Limit < 1 || c.Limit > 10_000 {
+		return wrong("--limit must be from 1 to 10000, got %d", c.Limit)
+	}
+	db, ok := c.itself()
+	if !ok {
+		return c.ask(a)
+	}
 	q, err := c.query(a.cli.Environment)
 	if err != nil {
 		return err
 	}
-	if c.Limit < 1 || c.Limit > 10_000 {
-		return wrong("--limit must be from 1 to 10000, got %d", c.Limit)
-	}
-	return c.opened(a, func(db *store.DB) error {
+	return db.opened(a, func(db *store.DB) error {
 		all, err := db.Audit(a, q, c.Limit)
 		if err != nil {
 			return err
@@ -216,8 +220,39 @@ func (c *auditShowCmd) Run(a *app) error {
 		for _, e := range all {
 			rows = append(rows, []string{fmt.Sprint(e.N), stamp(e.At), e.Env, e.Actor, e.Action, e.Customer, e.Object, shorten(e.Reason)})
 		}
-		return a.table("no rows", []string{"N", "AT", "ENV", "ACTOR", "ACTION", "CUSTOMER", "OBJECT", "REASON"}, rows)
+		return a.table("no rows", auditHeading, rows)
 	})
+}
+
+var auditHeading = []string{"N", "AT", "ENV", "ACTOR", "ACTION", "CUSTOMER", "OBJECT", "REASON"}
+
+// ask reads the log over HTTP: the rows that the key may see.
+func (c *auditShowCmd) ask(a *app) error {
+	if err := machine(true).read(asked{flag: "--from", text: &c.From}, asked{flag: "--to", text: &c.To}); err != nil {
+		return err
+	}
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	all, err := a.pages(cl, "/v1/audit", c.Limit, "actor", c.Actor, "action", c.Action, "customer", c.Customer, "object", c.Object,
+		"from", c.From, "to", c.To)
+	if err != nil {
+		return err
+	}
+	if a.cli.JSON {
+		return a.printJSON(map[string]any{"data": all})
+	}
+	var rows [][]string
+	for _, e := range all {
+		at, err := usher.ParseTime(e.text("at"))
+		if err != nil {
+			return err
+		}
+		rows = append(rows, []string{e.text("n"), stamp(at), e.text("env"), e.text("actor"), e.text("action"), e.text("customer"),
+			e.text("object"), shorten(e.text("reason"))})
+	}
+	return a.table("no rows", auditHeading, rows)
 }
 
 // shorten cuts a text that is too long for a table.
@@ -228,10 +263,15 @@ func shorten(s string) string {
 	return s
 }
 
-type auditCheckpointCmd struct{ keyDB }
+type auditCheckpointCmd struct{ serverOrDB }
 
 func (c *auditCheckpointCmd) Run(a *app) error {
-	return c.opened(a, func(db *store.DB) error {
+	db, ok := c.itself()
+	if !ok {
+		_, err := a.ask("GET", "/v1/audit/checkpoint", nil, func(o object) { fmt.Fprint(a.out, o.text("checkpoint")) })
+		return err
+	}
+	return db.opened(a, func(db *store.DB) error {
 		head, err := db.AuditHead(a)
 		if err != nil {
 			return err
@@ -248,7 +288,7 @@ func (c *auditCheckpointCmd) Run(a *app) error {
 }
 
 type auditKeyCmd struct {
-	DB  string `name:"db" help:"Print the public key of this SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
+	DB  string `name:"db" help:"SQLite file or postgres:// address to open instead of calling a server." placeholder:"FILE|postgres://…"`
 	New string `help:"Create a key, write its private half to this file and print its public half." type:"path" placeholder:"FILE"`
 }
 
@@ -269,7 +309,8 @@ func (c *auditKeyCmd) Run(a *app) error {
 		return c.print(a, s.Public())
 	}
 	if c.DB == "" {
-		return wrong("give --db to print the public key of a database, or --new to create a key")
+		_, err := a.ask("GET", "/v1/audit/key", nil, func(o object) { fmt.Fprintln(a.out, o.text("key")) })
+		return err
 	}
 	return keyDB{DB: c.DB}.opened(a, func(db *store.DB) error {
 		head, err := db.AuditHead(a)

@@ -12,7 +12,7 @@ type checkCmd struct {
 	Customer     string   `arg:"" help:"Id of the customer."`
 	Feature      string   `arg:"" optional:"" help:"Key of the feature; optional with --permission."`
 	Amount       string   `help:"Amount (default 1)." placeholder:"N"`
-	At           string   `help:"Time to answer for, such as 2026-03-31T00:00:00Z (default now)." placeholder:"T"`
+	At           string   `help:"Time to answer for, such as 2026-03-31 (default now)." placeholder:"T"`
 	Member       string   `help:"Member who asks." placeholder:"M"`
 	Permission   string   `help:"Permission that the member needs; the plan must give the features that it is linked with." placeholder:"P"`
 	Resource     string   `xor:"resource" help:"Resource that the member acts on; its id begins after the first slash." placeholder:"TYPE/ID"`
@@ -22,7 +22,10 @@ type checkCmd struct {
 	Context      []string `sep:"none" help:"Value that conditions read as context.K; may be repeated." placeholder:"K=V"`
 }
 
-func (c *checkCmd) body() (map[string]any, error) {
+func (c *checkCmd) body(a *app) (map[string]any, error) {
+	if err := a.ahead().read(asked{flag: "--at", text: &c.At}); err != nil {
+		return nil, err
+	}
 	in := body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "at", c.At, "member", c.Member, "permission", c.Permission)
 	switch {
 	case c.Feature == "" && c.Permission == "":
@@ -54,7 +57,7 @@ func (c *checkCmd) body() (map[string]any, error) {
 }
 
 func (c *checkCmd) Run(a *app) error {
-	in, err := c.body()
+	in, err := c.body(a)
 	if err != nil {
 		return err
 	}
@@ -65,7 +68,7 @@ func (c *checkCmd) Run(a *app) error {
 type explainCmd struct{ checkCmd }
 
 func (c *explainCmd) Run(a *app) error {
-	in, err := c.body()
+	in, err := c.body(a)
 	if err != nil {
 		return err
 	}

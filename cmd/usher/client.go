@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -87,12 +88,12 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, c.unreachable(ctx, err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, c.unreachable(ctx, err)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
 		return b, nil
@@ -101,7 +102,10 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 }
 
 // unreachable returns the error for a server that cannot be reached.
-func (c *client) unreachable(err error) error {
+func (c *client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return &usher.Error{Code: usher.Unavailable, Detail: "stopped while it waited for an answer of " + c.base}
+	}
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err
@@ -190,14 +194,28 @@ func (a *app) all(path string, filter ...string) ([]object, error) {
 	if err != nil {
 		return nil, err
 	}
+	list, err := a.pages(c, path, most, filter...)
+	if err == nil && a.cli.JSON {
+		err = a.printJSON(map[string]any{"data": list})
+	}
+	return list, err
+}
+
+// most is the limit of pages that reads everything.
+const most = math.MaxInt
+
+// pages reads a list, page by page, until its end or until it has limit elements. It is
+// never nil if there is no error. filter is as of all.
+func (a *app) pages(c *client, path string, limit int, filter ...string) ([]object, error) {
 	list := []object{}
-	q := url.Values{"limit": {"1000"}}
+	q := url.Values{}
 	for i := 0; i+1 < len(filter); i += 2 {
 		if filter[i+1] != "" {
 			q.Set(filter[i], filter[i+1])
 		}
 	}
-	for {
+	for len(list) < limit {
+		q.Set("limit", strconv.Itoa(min(limit-len(list), 1000)))
 		_, page, err := c.call(a, "GET", path+"?"+q.Encode(), nil)
 		if err != nil {
 			return nil, err
@@ -208,9 +226,6 @@ func (a *app) all(path string, filter ...string) ([]object, error) {
 			break
 		}
 		q.Set("cursor", next)
-	}
-	if a.cli.JSON {
-		return list, a.printJSON(map[string]any{"data": list})
 	}
 	return list, nil
 }

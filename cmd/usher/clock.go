@@ -15,10 +15,13 @@ func (clockGetCmd) Run(a *app) error {
 }
 
 type clockSetCmd struct {
-	Now string `arg:"" name:"T" help:"Time, such as 2026-03-31T00:00:00Z."`
+	Now string `arg:"" name:"T" help:"Time, such as 2026-03-31, or a span forward, such as 14d."`
 }
 
 func (c *clockSetCmd) Run(a *app) error {
+	if err := a.ahead().read(asked{flag: "T", text: &c.Now}); err != nil {
+		return err
+	}
 	_, err := a.ask("PUT", "/v1/clock", body("now", c.Now), a.showClock)
 	return err
 }

@@ -6,8 +6,8 @@ type denialsCmd struct {
 	Customer string `help:"Only this customer." placeholder:"C"`
 	Feature  string `help:"Only this feature." placeholder:"F"`
 	Outcome  string `help:"Only this outcome: denied, warned, shadowed, or excess (reported beyond every limit)." placeholder:"O"`
-	From     string `help:"From the hour of this time on (default 30 days before --to)." placeholder:"T"`
-	To       string `help:"End, exclusive (default the end of the environment's current minute)." placeholder:"T"`
+	From     string `help:"From the hour of this time on; a span is back from now (default 30 days before --to)." placeholder:"T"`
+	To       string `help:"End, exclusive; a span is back from now (default the end of the environment's current minute)." placeholder:"T"`
 }
 
 func (c *denialsCmd) Run(a *app) error {

@@ -17,6 +17,15 @@ type keyCmd struct {
 	Revoke keyRevokeCmd `cmd:"" help:"Revoke a key."`
 }
 
+// serverOrDB is for commands that call a server, or with --db open the database itself.
+type serverOrDB struct {
+	DB       string `name:"db" help:"SQLite file or postgres:// address to open instead of calling a server." placeholder:"FILE|postgres://…"`
+	AuditKey string `help:"With --db, file of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
+}
+
+// itself returns the database to open, or false if a server is to be called.
+func (s serverOrDB) itself() (keyDB, bool) { return keyDB(s), s.DB != "" }
+
 type keyDB struct {
 	DB       string `name:"db" required:"" help:"SQLite file or postgres:// address." placeholder:"FILE|postgres://…"`
 	AuditKey string `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
@@ -48,10 +57,10 @@ func (k keyDB) with(a *app, do func(s *auth.Service) error) (err error) {
 }
 
 type keyCreateCmd struct {
-	keyDB
+	serverOrDB
 	Role    string `help:"admin, app, read, authzen, ofrep, scim, or a role of operators except owner (default ${default})." default:"admin"`
 	Name    string `help:"Name for people to read."`
-	Expires string `help:"End: an RFC 3339 time or a span from now such as 720h (default never)." placeholder:"T|SPAN"`
+	Expires string `help:"End (default never)." placeholder:"T"`
 
 	Customer     string `help:"Customer of the key: for AuthZEN calls that name none, and the only one that SCIM serves."`
 	NoProperties bool   `help:"Ignore properties of members and resources that its calls send."`
@@ -59,21 +68,15 @@ type keyCreateCmd struct {
 	Burst        int64  `help:"Calls in one burst (default the server's limit)." placeholder:"N"`
 }
 
-// expiry reads --expires; "" is the zero time.
-func expiry(text string) (t time.Time, err error) {
-	if text == "" {
-		return t, nil
-	}
-	if span, bad := time.ParseDuration(text); bad == nil {
-		return time.Now().Add(span), nil
-	}
-	if t, err = time.Parse(time.RFC3339, text); err != nil {
-		err = wrong("--expires must be a time such as 2027-01-31T00:00:00Z or a span such as 720h, got %q", text)
-	}
-	return t, err
-}
-
 func (c *keyCreateCmd) Run(a *app) error {
+	expires, err := expiry("--expires", c.Expires)
+	if err != nil {
+		return err
+	}
+	db, ok := c.itself()
+	if !ok {
+		return c.ask(a, expires)
+	}
 	env, err := a.environment("")
 	if err != nil {
 		return err
@@ -81,13 +84,9 @@ func (c *keyCreateCmd) Run(a *app) error {
 	if env == "" {
 		return wrong("a key belongs to one environment: give --environment production or --environment sandbox (or USHER_ENVIRONMENT)")
 	}
-	expires, err := expiry(c.Expires)
-	if err != nil {
-		return err
-	}
 	n := auth.NewKey{Name: c.Name, Role: c.Role, ExpiresAt: expires, Customer: c.Customer, NoProperties: c.NoProperties,
 		Rate: usher.RateLimit{PerSecond: c.Rate, Burst: c.Burst}}
-	return c.with(a, func(s *auth.Service) error {
+	return db.with(a, func(s *auth.Service) error {
 		if err := s.CustomerThere(a, env, c.Customer); err != nil {
 			return err
 		}
@@ -95,6 +94,28 @@ func (c *keyCreateCmd) Run(a *app) error {
 		return a.newKey(key, k, err)
 	})
 }
+
+// ask makes the key over HTTP. It is of the environment of the key that asks.
+func (c *keyCreateCmd) ask(a *app, expires time.Time) error {
+	in := body("role", c.Role, "name", c.Name, "customer", c.Customer, "expires_at", stamp(expires))
+	if c.NoProperties {
+		in["properties"] = false
+	}
+	rate := map[string]any{}
+	if c.Rate != 0 {
+		rate["per_second"] = c.Rate
+	}
+	if c.Burst != 0 {
+		rate["burst"] = c.Burst
+	}
+	if len(rate) > 0 {
+		in["rate"] = rate
+	}
+	_, err := a.ask("POST", "/v1/keys", in, a.showKey)
+	return err
+}
+
+func (a *app) showKey(o object) { fmt.Fprintln(a.out, o.text("key")) }
 
 // newKey prints a new key. It is shown only this once.
 func (a *app) newKey(key string, k usher.APIKey, err error) error {
@@ -110,18 +131,27 @@ func (a *app) newKey(key string, k usher.APIKey, err error) error {
 }
 
 type keyRotateCmd struct {
-	keyDB
+	serverOrDB
 	ID      string        `arg:"" help:"Id of the old key, as usher key list shows it."`
 	Grace   time.Duration `help:"Time that the old key still works; 0s ends it now (default ${default})." default:"24h"`
-	Expires string        `help:"End of the new key: an RFC 3339 time or a span from now such as 720h (default the end of the old one)." placeholder:"T|SPAN"`
+	Expires string        `help:"End of the new key (default the end of the old one)." placeholder:"T"`
 }
 
 func (c *keyRotateCmd) Run(a *app) error {
-	expires, err := expiry(c.Expires)
+	expires, err := expiry("--expires", c.Expires)
 	if err != nil {
 		return err
 	}
-	return c.with(a, func(s *auth.Service) error {
+	db, ok := c.itself()
+	if !ok {
+		path, err := segment(keyID(c.ID), "ID must not be empty: give the id that key list shows")
+		if err != nil {
+			return err
+		}
+		_, err = a.ask("POST", "/v1/keys/"+path+"/rotate", body("grace", c.Grace.String(), "expires_at", stamp(expires)), a.showKey)
+		return err
+	}
+	return db.with(a, func(s *auth.Service) error {
 		id := keyID(c.ID)
 		env, err := s.EnvOf(a, id)
 		if err == nil {
@@ -143,17 +173,30 @@ func keyID(id string) string {
 	return id
 }
 
-type keyListCmd struct{ keyDB }
+type keyListCmd struct{ serverOrDB }
 
 func (c *keyListCmd) Run(a *app) error {
+	heading := []string{"ID", "ENV", "ROLE", "NAME", "CUSTOMER", "CREATED", "LAST USED", "EXPIRES", "REVOKED"}
+	db, ok := c.itself()
+	if !ok {
+		all, err := a.all("/v1/keys")
+		if err != nil || a.cli.JSON {
+			return err
+		}
+		var rows [][]string
+		for _, k := range all {
+			rows = append(rows, []string{k.text("id"), k.text("environment"), k.text("role"), k.text("name"), k.text("customer"),
+				k.text("created_at"), k.text("last_used_at"), k.text("expires_at"), k.text("revoked_at")})
+		}
+		return a.table("no keys", heading, rows)
+	}
 	envs := usher.Environments
 	if one, err := a.environment(""); err != nil {
 		return err
 	} else if one != "" {
 		envs = []usher.Environment{one}
 	}
-	return c.with(a, func(s *auth.Service) error {
-		heading := []string{"ID", "ENV", "ROLE", "NAME", "CUSTOMER", "CREATED", "LAST USED", "EXPIRES", "REVOKED"}
+	return db.with(a, func(s *auth.Service) error {
 		names := []string{"id", "env", "role", "name", "customer", "created_at", "last_used_at", "expires_at", "revoked_at"}
 		var rows [][]string
 		for _, env := range envs {
@@ -183,12 +226,20 @@ func (c *keyListCmd) Run(a *app) error {
 }
 
 type keyRevokeCmd struct {
-	keyDB
+	serverOrDB
 	ID string `arg:"" help:"Id of the key, as usher key list shows it."`
 }
 
 func (c *keyRevokeCmd) Run(a *app) error {
-	return c.with(a, func(s *auth.Service) error {
+	db, ok := c.itself()
+	if !ok {
+		path, err := segment(keyID(c.ID), "ID must not be empty: give the id that key list shows")
+		if err != nil {
+			return err
+		}
+		return a.remove("/v1/keys/"+path, map[string]any{"revoked": keyID(c.ID)}, "revoked "+keyID(c.ID)+revokedText)
+	}
+	return db.with(a, func(s *auth.Service) error {
 		id := keyID(c.ID)
 		env, err := s.EnvOf(a, id)
 		if err == nil {
@@ -203,10 +254,12 @@ func (c *keyRevokeCmd) Run(a *app) error {
 		if a.cli.JSON {
 			return a.printJSON(map[string]string{"revoked": id})
 		}
-		fmt.Fprintf(a.out, "revoked %s; all servers refuse it within a second\n", id)
+		fmt.Fprintln(a.out, "revoked "+id+revokedText)
 		return nil
 	})
 }
+
+const revokedText = "; all servers refuse it within a second"
 
 // stamp formats a time in UTC, cut to the second; "" if it is zero.
 func stamp(t time.Time) string {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,8 @@ const (
 	exitNo    = 1 // a decision that says no
 	exitUsage = 2 // wrong usage or input
 	exitFault = 3 // could not reach the server, or it could not answer
+
+	exitStopped = 130 // stopped with Ctrl-C, as shells count it
 )
 
 // errNo is a decision that says no and has been printed.
@@ -36,30 +39,38 @@ type cli struct {
 	URL         string `env:"USHER_URL" help:"Address of the server (default ${default})." default:"http://127.0.0.1:8080" placeholder:"URL"`
 	Key         string `env:"USHER_KEY" help:"API key; prefer the variable USHER_KEY." placeholder:"usk_…"`
 	Environment string `env:"USHER_ENVIRONMENT" aliases:"env" help:"production or sandbox; a key of the other one is refused." placeholder:"ENV"`
-	JSON        bool   `name:"json" help:"Print JSON instead of text for people."`
+	JSON        bool   `name:"json" help:"Print JSON instead of text for people, errors too."`
+
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 
 	Demo     demoCmd     `cmd:"" group:"Server" help:"Serve a demo company and print what to try."`
+	Dev      devCmd      `cmd:"" group:"Server" help:"Serve an empty sandbox on a temporary database and print how to reach it."`
 	Init     initCmd     `cmd:"" group:"Server" help:"Create the schema and print an admin key for each environment and a token for an owner."`
 	Serve    serveCmd    `cmd:"" group:"Server" help:"Start the server; on an empty database, do what init does first."`
-	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"Manage API keys in the database, with or without a running server."`
+	APIKey   keyCmd      `cmd:"" name:"key" group:"Server" help:"Manage API keys, of a server or with --db in the database itself."`
 	Operator operatorCmd `cmd:"" name:"operator" group:"Server" help:"Manage operators in the database, with or without a running server."`
 	Fsck     fsckCmd     `cmd:"" group:"Server" help:"Check that ledger, buckets and reports agree; exit code 1 means that they differ."`
 	Backup   backupCmd   `cmd:"" group:"Server" help:"Write a checked backup to one file, with or without a running server."`
 	Restore  restoreCmd  `cmd:"" group:"Server" help:"Create a database from a backup, with a new epoch; run it again to resume an interrupted restore."`
 	Copy     copyCmd     `cmd:"" group:"Server" help:"Copy everything between SQLite and PostgreSQL; run it again to resume an interrupted copy."`
 	Audit    auditCmd    `cmd:"" group:"Server" help:"Read the audit log and prove that nobody changed it."`
-	Version  versionCmd  `cmd:"" group:"Server" help:"Print the version."`
+
+	Help       helpCmd       `cmd:"" group:"Server" help:"Show what a command does and takes."`
+	Version    versionCmd    `cmd:"" group:"Server" help:"Print the version."`
+	Completion completionCmd `cmd:"" group:"Server" help:"Print what makes a shell complete commands and flags."`
 
 	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file without a server."`
 	Plan     planCmd     `cmd:"" group:"Catalogue" help:"Show what a catalogue file would change, and which customers it affects."`
 	Apply    applyCmd    `cmd:"" group:"Catalogue" help:"Apply a catalogue file, which replaces the current one."`
 	Pull     pullCmd     `cmd:"" group:"Catalogue" help:"Print the current catalogue."`
 
-	Customer  customerCmd  `cmd:"" group:"Customers" help:"Manage customers."`
-	Subscribe subscribeCmd `cmd:"" group:"Customers" help:"Subscribe a customer to a plan."`
-	Override  overrideCmd  `cmd:"" group:"Customers" help:"Make an exception for one customer."`
-	Grant     grantCmd     `cmd:"" group:"Customers" help:"Give a customer a one-off amount."`
-	Seat      seatCmd      `cmd:"" group:"Customers" help:"Manage who holds a customer's seats."`
+	Customer     customerCmd     `cmd:"" group:"Customers" help:"Manage customers."`
+	Subscribe    subscribeCmd    `cmd:"" group:"Customers" help:"Subscribe a customer to a plan."`
+	Subscription subscriptionCmd `cmd:"" group:"Customers" help:"Manage a customer's subscriptions."`
+	Entitlements entitlementsCmd `cmd:"" group:"Customers" help:"List what a customer may use, and how much is left."`
+	Override     overrideCmd     `cmd:"" group:"Customers" help:"Make an exception for one customer, and manage them."`
+	Grant        grantCmd        `cmd:"" group:"Customers" help:"Give a customer a one-off amount, and manage them."`
+	Seat         seatCmd         `cmd:"" group:"Customers" help:"Manage who holds a customer's seats."`
 
 	Member      memberCmd      `cmd:"" group:"Members" help:"Manage a customer's people and programs."`
 	Group       groupCmd       `cmd:"" group:"Members" help:"Manage groups of members."`
@@ -90,8 +101,9 @@ type cli struct {
 const description = `May this customer use this feature, this much, now?
 
 Each flag of a command that opens the database itself has an environment variable: --poll-interval is USHER_POLL_INTERVAL. ` +
-	`Commands that call a server read USHER_URL, USHER_KEY and USHER_ENVIRONMENT only. Exit codes: 0 yes or done, ` +
-	`1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer.`
+	`Commands that call a server read USHER_URL, USHER_KEY and USHER_ENVIRONMENT only. A time T is 2027-01-31T00:00:00Z, ` +
+	`a date, which begins in UTC, or a span from now such as 14d; a SPAN is 90s, 24h, 14d or 2w. Exit codes: 0 yes or done, ` +
+	`1 a decision that says no, 2 wrong usage or input, 3 could not reach the server or it could not answer, 130 stopped with Ctrl-C.`
 
 // app is what every command gets: the flags, the standard streams and a context.
 type app struct {
@@ -101,6 +113,8 @@ type app struct {
 	err io.Writer
 	cli *cli
 	tty terminals
+
+	kong *kong.Kong
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -124,14 +138,20 @@ func run(args []string) (code int) {
 	}()
 	k, err := kong.New(a.cli, kong.Name("usher"),
 		kong.Description(description),
-		kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)), kong.Writers(a.out, a.err),
+		kong.PostBuild(nameVariables), kong.NamedMapper("path", kong.MapperFunc(readPath)), spans,
+		kong.Vars{"version": "usher " + versionText()}, kong.Writers(a.out, a.err),
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Bind(a))
 	if err != nil {
 		return a.fail(err)
 	}
+	a.kong = k
 	c, err := k.Parse(args)
 	if err != nil {
+		if slices.Contains(args, "--json") {
+			a.cli.JSON = true
+			return a.fail(wrong("%s", err))
+		}
 		fmt.Fprintf(a.err, "usher: %s\n", err)
 		fmt.Fprintln(a.err, "`usher --help` lists the commands, `usher COMMAND --help` the flags of one.")
 		return exitUsage
@@ -140,9 +160,20 @@ func run(args []string) (code int) {
 		return a.fail(err)
 	}
 	if err := c.Run(); err != nil {
-		return a.fail(err)
+		return a.fail(alone(err))
 	}
 	return exitDone
+}
+
+// alone takes a single error out of what joins it: kong joins the error of every command.
+func alone(err error) error {
+	for {
+		joined, ok := err.(interface{ Unwrap() []error })
+		if !ok || len(joined.Unwrap()) != 1 {
+			return err
+		}
+		err = joined.Unwrap()[0]
+	}
 }
 
 // nameVariables gives each flag of a command that opens the database itself an
@@ -193,13 +224,49 @@ func (a *app) fail(err error) int {
 	if errors.Is(err, errNo) {
 		return exitNo
 	}
+	code := exitCode(err)
+	if a.Err() != nil && code == exitFault {
+		code = exitStopped
+	}
+	if a.cli.JSON {
+		e := json.NewEncoder(a.err)
+		e.SetEscapeHTML(false)
+		e.Encode(problemOf(err, code))
+		return code
+	}
 	fmt.Fprintf(a.err, "usher: %s\n", message(err))
-	return exitCode(err)
+	return code
+}
+
+// jsonError is an error as --json prints it, in the form of the server's errors.
+type jsonError struct {
+	Code   usher.Code      `json:"code"`
+	Detail string          `json:"detail"`
+	Errors []usher.Problem `json:"errors,omitempty"`
+}
+
+func problemOf(err error, code int) jsonError {
+	var e *usher.Error
+	if errors.As(err, &e) && err == error(e) {
+		return jsonError{e.Code, e.Detail, e.Problems}
+	}
+	p := jsonError{Code: usher.Internal, Detail: message(err)}
+	if code == exitUsage {
+		p.Code = usher.Invalid
+	}
+	return p
 }
 
 func exitCode(err error) int {
 	var e *usher.Error
 	var path *fs.PathError
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		code := exitUsage
+		for _, err := range joined.Unwrap() {
+			code = max(code, exitCode(err))
+		}
+		return code
+	}
 	switch {
 	case errors.As(err, &e):
 		switch e.Code {
@@ -258,6 +325,15 @@ func versionText() string {
 		}
 	}
 	return "devel"
+}
+
+type helpCmd struct {
+	Command []string `arg:"" optional:"" help:"Command, such as customer get (default all of them)."`
+}
+
+func (c *helpCmd) Run(a *app) error {
+	_, err := a.kong.Parse(append(slices.Clone(c.Command), "--help")) // it prints and ends the program
+	return wrong("%s: `usher --help` lists the commands", err)
 }
 
 type versionCmd struct{}

@@ -19,7 +19,7 @@ type operatorCmd struct {
 	Token  operatorTokenCmd  `cmd:"" help:"Create a token that makes its holder an owner; it works once, within a day."`
 	List   operatorListCmd   `cmd:"" help:"List operators and their roles."`
 	Invite operatorInviteCmd `cmd:"" help:"Create a link with which an operator sets a password; it works once, within a day, and voids the one before."`
-	Accept operatorAcceptCmd `cmd:"" help:"Accept an invitation: set your password. Needs no key."`
+	Accept operatorAcceptCmd `cmd:"" help:"Accept an invitation and set your password; a key is not needed."`
 }
 
 type operatorInviteCmd struct {

@@ -18,6 +18,9 @@ type reserveCmd struct {
 }
 
 func (c *reserveCmd) Run(a *app) error {
+	if err := readSpan("--ttl", &c.TTL); err != nil {
+		return err
+	}
 	key := keyOr(c.IdempotencyKey)
 	in := body("customer", c.Customer, "feature", c.Feature, "amount", c.Amount, "ttl", c.TTL, "key", key)
 	d, err := a.ask("POST", "/v1/reservations", in, a.showDecision)

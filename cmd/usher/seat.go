@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 type seatCmd struct {
 	Take seatTakeCmd `cmd:"" help:"Give a holder a seat, or change the seat that it has; exit code 1 means that no seat is free."`
@@ -42,12 +45,16 @@ type seatTakeCmd struct {
 	seatOf
 	Pending   bool   `help:"Mark the seat as pending: the holder is invited, and the seat counts."`
 	TTL       string `name:"ttl" xor:"end" help:"Time after which the seat frees itself unless taken again, such as 2m." placeholder:"SPAN"`
-	ExpiresAt string `xor:"end" help:"Time at which the seat frees itself." placeholder:"T"`
+	ExpiresAt string `xor:"end" help:"Time at which the seat frees itself." placeholder:"T|period-end"`
 }
 
 func (c *seatTakeCmd) Run(a *app) error {
 	path, err := c.path()
 	if err != nil {
+		return err
+	}
+	err = a.until(c.Customer).read(asked{flag: "--expires-at", text: &c.ExpiresAt})
+	if err = errors.Join(err, readSpan("--ttl", &c.TTL)); err != nil {
 		return err
 	}
 	in := body("ttl", c.TTL, "expires_at", c.ExpiresAt)

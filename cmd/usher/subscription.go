@@ -13,6 +13,11 @@ type subscribeCmd struct {
 }
 
 func (c *subscribeCmd) Run(a *app) error {
+	err := a.ahead().read(asked{flag: "--starts-at", text: &c.StartsAt}, asked{flag: "--ends-at", text: &c.EndsAt},
+		asked{flag: "--trial-ends-at", text: &c.TrialEndsAt, word: "none"}, asked{flag: "--anchor", text: &c.Anchor})
+	if err != nil {
+		return err
+	}
 	in := body("plan", c.Plan, "starts_at", c.StartsAt, "ends_at", c.EndsAt, "trial_ends_at", c.TrialEndsAt, "anchor", c.Anchor)
 	if c.TrialEndsAt == "none" {
 		in["trial_ends_at"] = nil

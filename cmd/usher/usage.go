@@ -11,8 +11,8 @@ import (
 type usageCmd struct {
 	Customer string `arg:"" help:"Id of the customer."`
 	Feature  string `arg:"" help:"Key of a metered feature."`
-	From     string `help:"Start (default 30 days before --to)." placeholder:"T"`
-	To       string `help:"End, exclusive (default the end of the environment's current minute)." placeholder:"T"`
+	From     string `help:"Start; a span is back from now (default 30 days before --to)." placeholder:"T"`
+	To       string `help:"End, exclusive; a span is back from now (default the end of the environment's current minute)." placeholder:"T"`
 	Window   string `help:"Window, one of ${enum} (default ${default})." default:"day" enum:"minute,hour,day,month"`
 	GroupBy  string `help:"Dimension of the feature's meter, such as data.model." placeholder:"PATH"`
 }
@@ -49,6 +49,9 @@ func (c *usageCmd) Run(a *app) error {
 // span fills in --from and --to: by default the 30 days that end with the
 // environment's present minute.
 func (a *app) span(from, to string) (string, string, error) {
+	if err := a.ago().read(asked{flag: "--from", text: &from}, asked{flag: "--to", text: &to}); err != nil {
+		return "", "", err
+	}
 	if to == "" {
 		now, err := a.present()
 		if err != nil {
@@ -59,7 +62,7 @@ func (a *app) span(from, to string) (string, string, error) {
 	if from == "" {
 		t, err := time.Parse(time.RFC3339, to)
 		if err != nil {
-			return "", "", wrong("--to must be a time such as 2026-03-31T00:00:00Z, got %q", to)
+			return "", "", err
 		}
 		from = t.AddDate(0, 0, -30).UTC().Format(time.RFC3339)
 	}
