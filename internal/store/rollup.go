@@ -140,6 +140,13 @@ func useByClock(ctx context.Context, r reader, env usher.Environment, customer, 
 	return sums, err
 }
 
+func scanRollup(row *sql.Rows, r *RollupRow) error {
+	var start, at int64
+	err := row.Scan(&start, &r.Value, &r.Clock, &r.Used, &at)
+	r.Start, r.At = fromMicros(start), fromMicros(at)
+	return err
+}
+
 // Rollups reads spans, by start: per clock if dimension is "", else per value of
 // that dimension.
 func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feature, dimension string,
@@ -154,12 +161,27 @@ func (db *DB) Rollups(ctx context.Context, env usher.Environment, customer, feat
 			columns, table, more = `start_at, value, '' AS clock, used, at`, `rollup_dim`, ` AND dimension = $4`
 		}
 		text, args := bySpan(columns, table, more, part, args)
-		rows, err := list(ctx, db, func(row *sql.Rows, r *RollupRow) error {
-			var start, at int64
-			err := row.Scan(&start, &r.Value, &r.Clock, &r.Used, &at)
-			r.Start, r.At = fromMicros(start), fromMicros(at)
-			return err
-		}, text+` ORDER BY 1, 3, 2`, args...)
+		rows, err := list(ctx, db, scanRollup, text+` ORDER BY 1, 3, 2`, args...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
+	}
+	return all, nil
+}
+
+// Groups reads spans by start: those of each value of a dimension, as Rollups does, and
+// those of each clock, which are all of the use, also without a value. Both are of one
+// state of the database in each span.
+func (db *DB) Groups(ctx context.Context, env usher.Environment, customer, feature, dimension string, spans []Span) (
+	_ []RollupRow, err error) {
+	defer wrap(&err, "read groups")
+	var all []RollupRow
+	for part := range slices.Chunk(spans, spansAtOnce) {
+		groups, args := bySpan(`start_at, value, '' AS clock, used, at`, `rollup_dim`, ` AND dimension = $4`, part,
+			[]any{customer, string(env), feature, dimension})
+		total, args := bySpan(`start_at, '' AS value, clock, used, at`, `rollup`, ``, part, args)
+		rows, err := list(ctx, db, scanRollup, groups+` UNION ALL `+total+` ORDER BY 1, 3, 2`, args...)
 		if err != nil {
 			return nil, err
 		}

@@ -106,7 +106,14 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 		}
 		t = end
 	}
-	rows, err := u.cfg.DB.Rollups(ctx, env, q.Customer, q.Feature, q.GroupBy, store.JoinSpans(spans))
+	// Only events have a dimension's values. What else was used, by consumes and
+	// settlements, is in the group "", so that the groups add up to the total.
+	read := u.cfg.DB.Rollups
+	rest := q.GroupBy != "" && aggregation.Adds()
+	if rest {
+		read = u.cfg.DB.Groups
+	}
+	rows, err := read(ctx, env, q.Customer, q.Feature, q.GroupBy, store.JoinSpans(spans))
 	if err != nil {
 		return nil, err
 	}
@@ -122,14 +129,25 @@ func (u *Usage) Query(ctx context.Context, env usher.Environment, q UsageQuery) 
 			w = windowOf(r.Start)
 		}
 		k := key{w.Start.UnixMicro(), r.Value}
-		p := points[k]
-		if p == nil {
-			p = &usher.UsagePoint{Start: w.Start, End: w.End, Precision: f.Precision}
-			if q.GroupBy != "" {
-				p.Group = map[string]string{q.GroupBy: r.Value}
+		point := func(k key) *usher.UsagePoint {
+			p := points[k]
+			if p == nil {
+				p = &usher.UsagePoint{Start: w.Start, End: w.End, Precision: f.Precision}
+				if q.GroupBy != "" {
+					p.Group = map[string]string{q.GroupBy: k.value}
+				}
+				points[k] = p
 			}
-			points[k] = p
+			return p
 		}
+		if rest && r.Clock == "" {
+			if r.Value != "" {
+				point(k).Value += r.Used
+				point(key{k.start, ""}).Value -= r.Used
+			}
+			continue // events without a value are in the total as well
+		}
+		p := point(k)
 		switch aggregation {
 		case usher.Max:
 			p.Value = max(p.Value, r.Used)
