@@ -386,7 +386,24 @@ func TestSCIM_Traps(t *testing.T) {
 		ok(400, w.scim("GET", "/scim/v2/Users?count=1.5", ""))
 		ok(404, w.scim("GET", "/scim/v2/Me", ""))
 		ok(404, w.scim("POST", "/scim/v2/Bulk", `{}`))
-		ok(404, w.scim("GET", "/scim/v2/Users/", ""))
+		ok(404, w.scim("GET", "/scim/v2/Users/", "")) // an empty id names no user
+		// The display of a group's members is neither kept nor advertised, and found by no filter.
+		if got := w.scim("GET", "/scim/v2/Schemas/"+scim.GroupURN, ""); got.Code != 200 || strings.Contains(got.Body.String(), `"display"`) {
+			t.Errorf("the schema of groups has display: %s", got.Body)
+		}
+		for _, filter := range []string{`members.display eq "Bob"`, `members[display eq "Bob"]`} {
+			ok(200, w.scim("GET", "/scim/v2/Groups?filter="+filter, ""), `"totalResults":0`)
+		}
+		// A base URL that ends with a slash, or begins with one too many.
+		for _, base := range []string{"/scim/v2", "/scim/v2/", "//scim/v2", "/scim//v2//"} {
+			ok(200, w.scim("GET", base, ""), "ServiceProviderConfig")
+			ok(200, w.scim("GET", base+"/Users?count=1", ""), `"totalResults"`)
+			ok(200, w.scim("GET", base+"/Users/00u-bob-000000001", ""), `"00u-bob-000000001"`)
+			ok(404, w.scim("GET", base+"/Users//00u-bob-000000001", ""))
+			ok(404, w.scim("DELETE", base+"/Users/", ""))
+			ok(404, w.scim("GET", base+"/./Users", ""))
+		}
+		ok(404, w.scim("GET", "/scim/v2x/Users", ""))
 		ok(405, w.scim("POST", "/scim/v2/Users/.search", `{}`))
 		ok(401, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer x"))
 		ok(403, w.scim("GET", "/scim/v2/Users", "", "Authorization", "Bearer "+w.keys[auth.RoleRead]))

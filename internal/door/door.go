@@ -56,6 +56,7 @@ type Door struct {
 	pending   *Route                      // the route that is being registered
 	direct    map[string]http.HandlerFunc // hand-written POST routes without parameters, by path
 	fallbacks []fallback
+	slashes   []string // AnySlashes
 	metrics   *metrics
 	document  func() *huma.OpenAPI
 	openapi   func() ([]byte, error)
@@ -98,6 +99,40 @@ func New(c Config) *Door {
 
 // Below sets the form of errors for paths below prefix that no route has.
 func (d *Door) Below(prefix string, f Fail) { d.fallbacks = append(d.fallbacks, fallback{prefix, f}) }
+
+// AnySlashes finds paths below prefix also with more slashes before, in and after prefix,
+// as they come from a base URL that ends with one. What follows must be clean, as
+// everywhere: an empty id names nothing.
+func (d *Door) AnySlashes(prefix string) { d.slashes = append(d.slashes, prefix) }
+
+// tidied returns a request without the slashes that AnySlashes lets it have too many;
+// r itself, if it has none of these.
+func (d *Door) tidied(r *http.Request) *http.Request {
+	for _, prefix := range d.slashes {
+		rest, ok := r.URL.EscapedPath(), true
+		for segment := range strings.SplitSeq(prefix[1:], "/") {
+			if rest, ok = strings.CutPrefix("/"+strings.TrimLeft(rest, "/"), "/"+segment); !ok {
+				break
+			}
+		}
+		if !ok || rest != "" && rest[0] != '/' {
+			continue
+		}
+		raw := prefix
+		if rest = strings.TrimLeft(rest, "/"); rest != "" {
+			raw += "/" + rest
+		}
+		path, err := url.PathUnescape(raw)
+		if err != nil {
+			return r
+		}
+		tidy, u := *r, *r.URL
+		u.Path, u.RawPath = path, raw
+		tidy.URL = &u
+		return &tidy
+	}
+	return r
+}
 
 // failBelow returns the form of errors for a path that no route has; nil: a problem.
 func (d *Door) failBelow(path string) Fail {
@@ -146,6 +181,9 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// The mux would redirect such a path to a clean one, which names another
 	// resource: an empty customer's grants are not the customer "grants".
+	if unclean(r.URL) {
+		r = d.tidied(r)
+	}
 	if unclean(r.URL) {
 		d.lost(w, r)
 		return

@@ -460,9 +460,9 @@ func part(v any, op, name string, value any) {
 	doc[key] = value
 }
 
-// filtered changes those values of a list that the filter is true of. Where it
-// is true of none, one that it is true of is made: Entra sets a work address so
-// that was never there.
+// filtered changes those values of a list that the filter is true of. If it is true
+// of none, a replace fails (RFC 7644, 3.5.2.3), and an add makes one that it is true of:
+// Entra adds a work address so that was never there.
 func (w *patcher) filtered(home Document, key string, o Operation, p path) error {
 	list, ok := home[key].([]any)
 	if !ok && home[key] != nil {
@@ -534,6 +534,9 @@ func (w *patcher) filtered(home Document, key string, o Operation, p path) error
 	if found {
 		home[key] = list
 		return nil
+	}
+	if o.op == "replace" {
+		return errorf(NoTarget, "%s matches nothing that could be replaced: add it, or read the resource again", p.text)
 	}
 	made := Document{}
 	if !p.filter.fill(made) {

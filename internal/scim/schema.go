@@ -130,7 +130,7 @@ var groupSchema = &Schema{ID: GroupURN, Name: "Group", Description: "A set of us
 	attr("displayName", "string", "The name", required),
 	attr("members", "complex", "Who is directly in it", many, with(
 		attr("value", "string", "The id of a user or a group", exact), attr("$ref", "reference", "Where it is", refersTo("User", "Group")),
-		attr("type", "string", "User or Group", oneOf("User", "Group")), attr("display", "string", "Its name"))),
+		attr("type", "string", "User or Group", oneOf("User", "Group")))),
 }}
 
 // counted returns what a role and an entitlement have.

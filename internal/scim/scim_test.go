@@ -148,9 +148,15 @@ func TestPatch(t *testing.T) {
 		"Entra sets an address": {User, user, `[{"op":"Replace","path":"emails[type eq \"work\"].value","value":"x"}]`,
 			`{"userName":"ann","active":true,"name":{"familyName":"Lee"},"emails":[{"value":"x","type":"work","primary":true}]}`},
 		"a value filter creates": {User, `{"userName":"ann"}`,
-			`[{"op":"Add","path":"emails[type eq \"work\"].value","value":"x"},{"op":"Replace","path":"phoneNumbers[type eq \"mobile\" and ` +
+			`[{"op":"Add","path":"emails[type eq \"work\"].value","value":"x"},{"op":"Add","path":"phoneNumbers[type eq \"mobile\" and ` +
 				`primary eq \"True\"].value","value":"1"}]`,
 			`{"userName":"ann","emails":[{"value":"x","type":"work"}],"phoneNumbers":[{"value":"1","type":"mobile","primary":true}]}`},
+		"a replace creates nothing": {User, `{"userName":"ann"}`,
+			`[{"op":"Replace","path":"emails[type eq \"work\"].value","value":"x"}]`, "noTarget"},
+		"a replace in a value": {User, user, `[{"op":"replace","value":{"emails[type eq \"home\"].value":"h"}}]`,
+			"noTarget"},
+		"a replace of nobody": {Group, group, `[{"op":"replace","path":"members[value eq \"z\"]","value":{"value":"c"}}]`,
+			"noTarget"},
 		"a filter that cannot create": {User, user, `[{"op":"replace","path":"emails[type ne \"work\"].value","value":"x"}]`, "noTarget"},
 		"paths as names in a value": {User, user, `[{"op":"Add","value":{"name.givenName":"Ann","emails[type eq \"home\"].value":"h","` +
 			enterprise + `:department":"Sales","TITLE":"T"}}]`,

@@ -74,6 +74,7 @@ var examples = map[string]struct{ request, answer string }{
 		"display":"Seats",
 		"type":"seats","supported":true,"contains":[],"containedBy":[],"limitedAssignmentsPermitted":true,
 		"totalAssignmentsPermitted":10,"totalAssignmentsUsed":2}`},
+	"scimBase": {answer: `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"],"patch":{"supported":true}}`},
 	"scimConfig": {answer: `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"],"patch":{"supported":true},"bulk":{
 		"supported":false,"maxOperations":0,"maxPayloadSize":0},"filter":{"supported":true,"maxResults":1000},
 		"changePassword":{"supported":false},"sort":{"supported":false},"etag":{"supported":true}}`},

@@ -131,6 +131,7 @@ type service struct {
 func Register(d *door.Door, c Config) {
 	s := &service{Config: c}
 	d.Below(root, fail)
+	d.AnySlashes(root)
 	about := door.Route{Perm: auth.PermSCIM, Tag: "SCIM", MaxBody: maxBody, Produces: mediaType[0], Fail: fail,
 		Errors: map[string]any{mediaType[0]: scim.ErrorResponse{}}, Response: map[string]any{}}
 	projection := []*huma.Param{door.QueryParam("attributes", "Which attributes to answer with, separated by commas", false),
@@ -201,9 +202,10 @@ func Register(d *door.Door, c Config) {
 	row("GET /scim/v2/Entitlements", listed, "scimListEntitlements", "The switches and seats of the customer's plan, with counts", "",
 		(*call).listEntitlements)
 	row("GET /scim/v2/Entitlements/{id}", about, "scimGetEntitlement", "An entitlement", "", (*call).getEntitlement)
-	row("GET /scim/v2/ServiceProviderConfig", about, "scimConfig", "What is supported", "", func(s *call) (*answer, error) {
-		return &answer{body: scim.ServiceProviderConfig(s.base, maxPage)}, nil
-	})
+	config := func(s *call) (*answer, error) { return &answer{body: scim.ServiceProviderConfig(s.base, maxPage)}, nil }
+	row("GET /scim/v2", about, "scimBase", "What is supported",
+		"The same as ServiceProviderConfig, for clients that try the base URL. A base URL may end with a slash.", config)
+	row("GET /scim/v2/ServiceProviderConfig", about, "scimConfig", "What is supported", "", config)
 	about.Response = listDoc{}
 	row("GET /scim/v2/ResourceTypes", about, "scimListResourceTypes", "The types of resources", "",
 		func(s *call) (*answer, error) { return everything(scim.ResourceTypes(s.base)), nil })
