@@ -562,9 +562,11 @@ func TestAuthZEN_Pages(t *testing.T) {
 	if a := ask(question, `{"limit":5000}`); len(a.Results) != 11 {
 		t.Errorf("a large limit: got %d", len(a.Results))
 	}
-	none := ask(question, `{"limit":0}`)
-	if len(none.Results) != 0 || *none.Page.NextToken == "" {
-		t.Errorf("limit 0: got %+v, want nothing and more to come", none)
+	if a := ask(question, `{"limit":0}`); len(a.Results) != 11 || *a.Page.NextToken != "" {
+		t.Errorf("limit 0: got %+v, want the default", a)
+	}
+	if a := ask(question, `{"token":"`+tokens[0]+`","limit":0}`); !slices.Equal(a.Results, whole.Results[3:6]) {
+		t.Errorf("limit 0 on the next page: got %+v, want what the first page had", a)
 	}
 
 	changed := func(what, path, question, page string) {

@@ -198,6 +198,24 @@ func TestOFREP_Errors(t *testing.T) {
 	if got := w.do("POST", flagsPath, "application/json; charset=utf-8", `{"context":{"targetingKey":"acme"}}`); got.Code != 200 {
 		t.Errorf("with a charset: got %d %s", got.Code, got.Body)
 	}
+	// What is wrong is said once.
+	w.want(w.flag("sso", `{"context":}`), 400, `{"key":"sso","errorCode":"PARSE_ERROR",`+
+		`"errorDetails":"body: invalid JSON at line 1, column 12: expected a value, got `+"`}`"+`"}`)
+	// A key in X-API-Key, which other routes do not take.
+	key := w.keys[auth.RoleApp]
+	if got := w.flag("sso", `{"context":{"targetingKey":"acme"}}`, "Authorization", "", "X-API-Key", key); got.Code != 200 {
+		t.Errorf("X-API-Key: got %d %s", got.Code, got.Body)
+	}
+	if got := w.flag("sso", `{}`, "Authorization", "", "X-API-Key", key+"x"); got.Code != 401 {
+		t.Errorf("a wrong X-API-Key: got %d %s", got.Code, got.Body)
+	}
+	if got := w.flag("sso", `{"context":{"targetingKey":"acme"}}`, "X-API-Key", "x"); got.Code != 200 {
+		t.Errorf("both: got %d %s, want Authorization to win", got.Code, got.Body)
+	}
+	if got := w.do("POST", "/v1/check", "application/json", `{"customer":"acme","feature":"sso"}`, "Authorization", "",
+		"X-API-Key", key); got.Code != 401 {
+		t.Errorf("another route: got %d %s", got.Code, got.Body)
+	}
 	// Who calls is told as everywhere.
 	if got := w.flag("sso", `{}`, "Authorization", ""); got.Code != 401 || got.Header().Get("WWW-Authenticate") != "Bearer" {
 		t.Errorf("without a key: got %d %s", got.Code, got.Body)

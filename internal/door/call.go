@@ -26,7 +26,9 @@ import (
 // Call is one request: who makes it, to which route, and how it was answered.
 type Call struct {
 	auth.Identity
-	RequestID string
+	RequestID string // at most maxRequestID bytes
+	// Credentials is how a key was sent, as auth.Authenticate reads it; "": no key was.
+	Credentials string
 	// Key is the Idempotency-Key header, already checked; "": the request has none.
 	Key string
 	// IfMatch is the If-Match header of a route with a typed handler; "": the request
@@ -118,7 +120,7 @@ func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 		c := &Call{Route: rt, Status: http.StatusOK, request: r}
 		header := w.Header()
 		if given := r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
-			c.RequestID = given[0]
+			c.RequestID = given[0][:min(len(given[0]), maxRequestID)]
 			header["X-Request-Id"] = given
 		} else {
 			c.id[0] = usher.NewID("req_", began, nil)
@@ -165,13 +167,17 @@ func (c *Call) panicked(w http.ResponseWriter, p any) {
 	c.Fail(w, NewProblem(usher.Internal, "internal error", nil))
 }
 
+// maxRequestID is how much of a caller's X-Request-ID logs, problems and the audit log
+// show, in bytes. The answer's header has all of it.
+const maxRequestID = 128
+
 func saneID(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if s[i] < 0x20 || s[i] > 0x7e {
 			return false
 		}
 	}
-	return len(s) > 0 && len(s) <= 128
+	return len(s) > 0
 }
 
 // IsText reports whether both databases accept s as text: PostgreSQL fails on U+0000

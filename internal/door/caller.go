@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -33,11 +34,17 @@ func (c *Call) enter(w http.ResponseWriter, r *http.Request) bool {
 	return c.identify(w, r)
 }
 
-// identify finds out who is calling, by the Authorization header or else by the cookie
-// of a session, and whether the caller has the route's permission.
+// identify finds out who is calling, by the Authorization header, or else by X-API-Key
+// where the route takes that, or else by the cookie of a session, and whether the caller has the route's permission.
 func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 	var header, cookie string
 	list := r.Header["Authorization"]
+	if bare := r.Header["X-Api-Key"]; c.Route.BareKey && len(bare) > 0 && strings.Join(list, "") == "" {
+		list = make([]string, len(bare))
+		for i, key := range bare {
+			list[i] = "Bearer " + key
+		}
+	}
 	if len(list) == 1 {
 		header = list[0]
 	} else if len(list) == 0 && len(r.Header["Cookie"]) > 0 {
@@ -47,6 +54,7 @@ func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 	if cookie != "" {
 		err = c.identifySession(r, cookie)
 	} else {
+		c.Credentials = header
 		c.Identity, err = c.Route.door.Auth.Authenticate(r.Context(), header)
 	}
 	if err != nil {

@@ -69,7 +69,8 @@ var (
 // parameters are headers that many operations take: they refer to these.
 var parameters = map[string]*huma.Param{
 	"RequestIDHeader": {Name: "X-Request-ID", In: "header", Schema: text(),
-		Description: "An id of the caller's for this request, for the logs of both sides. The server makes one if it is absent or invalid"},
+		Description: "An id of the caller's for this request, for the logs of both sides. The answer has it in full, and logs have its " +
+			"first 128 bytes. The server makes one if it is absent or has other characters than printable ASCII"},
 	"EnvironmentHeader": {Name: "Usher-Environment", In: "header", Schema: &huma.Schema{Type: huma.TypeString,
 		Enum: texts(usher.Environments...)},
 		Description: "With a session: the environment that the call is about. Default: production. A key has its own"},

@@ -69,7 +69,7 @@ func (d *Door) preflight(w http.ResponseWriter, r *http.Request, c *Call) {
 		return
 	}
 	h.Set("Access-Control-Allow-Methods", "GET, POST")
-	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-ID")
+	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-API-Key, X-Request-ID")
 	h.Set("Access-Control-Max-Age", "3600")
 	c.Status = http.StatusNoContent
 	w.WriteHeader(c.Status)

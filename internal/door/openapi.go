@@ -19,6 +19,8 @@ func openAPIConfig(version string) huma.Config {
 				Schemas: schemas(),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"key": {Type: "http", Scheme: "bearer", Description: "An API key: usk_…"},
+					"bareKey": {Type: "apiKey", In: "header", Name: "X-API-Key",
+						Description: "An API key: usk_…, without a word before it. Authorization wins if both are sent"},
 					"session": {Type: "apiKey", In: "cookie", Name: SessionCookie, Description: "The session of an operator's browser. " +
 						"Calls are about production unless the header Usher-Environment is sandbox. Calls other than GET must come from a " +
 						"page of this server."},

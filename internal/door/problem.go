@@ -23,7 +23,7 @@ type Problem struct {
 	Status    int             `json:"status" doc:"The HTTP status"`
 	Code      usher.Code      `json:"code" doc:"The kind of problem, for programs"`
 	Detail    string          `json:"detail" doc:"What is wrong here, and what would be right"`
-	RequestID string          `json:"request_id" doc:"The request's X-Request-ID; the server's log has it too"`
+	RequestID string          `json:"request_id" doc:"The request's X-Request-ID, at most 128 bytes of it; the server's log has the same"`
 	Errors    []usher.Problem `json:"errors,omitempty" doc:"Each thing that is wrong, and where"`
 
 	retryAfter time.Duration

@@ -22,6 +22,9 @@ type Route struct {
 	// Ticket lets a request with the query parameter "ticket" in without a key. The
 	// handler must redeem the ticket.
 	Ticket bool
+	// BareKey takes a key also from the header X-API-Key, for protocols whose clients send
+	// it so.
+	BareKey bool
 
 	ID      string // operationId: "putCustomer"
 	Summary string // one line
@@ -156,6 +159,9 @@ func (d *Door) operation(rt *Route) *huma.Operation {
 	}
 	if rt.Perm != "" {
 		op.Security = []map[string][]string{{"key": {}}}
+		if rt.BareKey {
+			op.Security = append(op.Security, map[string][]string{"bareKey": {}})
+		}
 		if rt.Perm != auth.PermSCIM { // SCIM needs the key of one customer; a session has no customer
 			op.Security = append(op.Security, map[string][]string{"session": {}})
 		}

@@ -13,7 +13,7 @@ type (
 	pageInDoc struct {
 		_     struct{} `additionalProperties:"true"`
 		Token string   `json:"token,omitempty" doc:"The next_token of the page before. The rest of the request must be the same"`
-		Limit *int     `json:"limit,omitempty" minimum:"0" doc:"The most results on one page, up to 1,000; default 100"`
+		Limit *int     `json:"limit,omitempty" minimum:"0" doc:"The most results on one page, up to 1,000; default 100, which 0 means too"`
 	}
 	pageDoc struct {
 		NextToken string `json:"next_token" doc:"Empty on the last page"`
@@ -80,7 +80,9 @@ func (p *paging) read(r *door.Reader) {
 		case "token":
 			p.Token = r.MaybeEmpty("page.token")
 		case "limit":
-			p.Limit = int(min(r.Whole("page.limit"), door.MaxFound))
+			if p.Limit = int(min(r.Whole("page.limit"), door.MaxFound)); p.Limit == 0 {
+				p.Limit = -1 // as if it were left out
+			}
 		default:
 			r.Skip()
 		}
@@ -203,9 +205,6 @@ func (a *service) found(ctx context.Context, c *door.Call, of decide.Sought, e *
 		if another, err := a.another(ctx, c, q.Customer, &e.subject); another || err != nil {
 			return none, err
 		}
-	}
-	if q.Limit == 0 { // no results are wanted, so the next page begins where this one does
-		return decide.Page{Next: door.Seal(question, 0, q.After)}, nil
 	}
 	page, err := a.Decide.Search(ctx, c.Env, of, q)
 	if page.Next != "" {

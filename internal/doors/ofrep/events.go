@@ -70,8 +70,8 @@ func (s *streams) enter(key string) (ending <-chan struct{}, leave func(), err e
 // eventsRoutes registers the stream that tells a client when flags may have
 // changed, so that it asks again then and need not poll.
 func (o *OFREP) eventsRoutes(d *door.Door) {
-	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, Ticket: true, Headers: crossOrigin, Origins: o.Origins,
-		Errors: failures, ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
+	d.Handle(door.Route{Pattern: "GET /ofrep/v1/events", Perm: auth.PermFlags, BareKey: true, Ticket: true, Headers: crossOrigin,
+		Origins: o.Origins, Errors: failures, ID: "ofrepEvents", Tag: "OpenFeature", Summary: "Tells when to ask for the flags again",
 		Text: "Server-sent events `{\"type\":\"refetchEvaluation\",\"etag\":…,\"lastModified\":…}` when a flag changes for the customer: " +
 			"its value, its limit, or whether it is allowed. Use alone sends no event. The address in `eventStreams` of the bulk answer " +
 			"has a ticket and needs no key.",
@@ -281,7 +281,7 @@ func (o *OFREP) listener(r *http.Request, c *door.Call) (l listener, err error) 
 				return l, door.Invalid("query."+name, "%s", strings.TrimSpace(err.Error()))
 			}
 		}
-		header := r.Header.Get("Authorization")
+		header := c.Credentials
 		l.still = func(ctx context.Context) error {
 			_, err := o.Auth.Authenticate(ctx, header)
 			return err

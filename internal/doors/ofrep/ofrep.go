@@ -120,16 +120,16 @@ func Register(d *door.Door, c Config) *OFREP {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
-		Errors: failures, ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags/{key}", Perm: auth.PermFlags, BareKey: true, Headers: crossOrigin,
+		Origins: o.Origins, Errors: failures, ID: "ofrepEvaluate", Tag: "OpenFeature", Summary: "One flag for one customer",
 		Text: about + "404 with FLAG_NOT_FOUND if the feature does not exist.", Request: inDoc{}, Response: flagDoc{},
 		Params: []*huma.Param{{Name: "key", In: "path", Required: true, Description: "A feature, or `<feature>.allowed`",
 			Schema: &huma.Schema{Type: huma.TypeString}}},
 		Example: `{"context":{"targetingKey":"acme"}}`,
 		Answer: `{"key":"sso","value":true,"reason":"TARGETING_MATCH","variant":"on","metadata":{"reason":"granted",
 			"allowed":true,"kind":"switch","plan":"pro@1","revision":17}}`}, o.flag)
-	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, Headers: crossOrigin, Origins: o.Origins,
-		Errors: failures, ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
+	d.Handle(door.Route{Pattern: "POST /ofrep/v1/evaluate/flags", Perm: auth.PermFlags, BareKey: true, Headers: crossOrigin,
+		Origins: o.Origins, Errors: failures, ID: "ofrepEvaluateAll", Tag: "OpenFeature", Summary: "Every flag for one customer",
 		Text: about, Request: inDoc{}, Response: bulkDoc{}, Cached: true,
 		Sends: []door.Sent{{Name: "ETag", Description: "Changes when a flag of the customer changes"}},
 		Params: []*huma.Param{
@@ -318,7 +318,7 @@ func read(r *http.Request, c *door.Call, s *door.Scratch) (ask asker, err error)
 		})
 	})
 	if err := rd.Err(); err != nil {
-		return ask, &failure{code: "PARSE_ERROR", detail: err.Error()}
+		return ask, &failure{code: "PARSE_ERROR", detail: c.Problem(err).Detail}
 	}
 	switch {
 	case wrong != nil:
