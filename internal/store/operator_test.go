@@ -222,6 +222,58 @@ func TestElevations(t *testing.T) {
 	})
 }
 
+// TestInvitations: one for each operator, for one use, until its end.
+func TestInvitations(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		by, a, b := usher.By{Actor: usher.Actor{Kind: "cli"}}, []byte("a"), []byte("b")
+		note := func(at time.Time) Note { return Note{By: by, Action: "session.invite", Object: "ann", At: at} }
+		for _, o := range []usher.Operator{{ID: "ann", Email: "ann@example.com", Active: true}, {ID: "nameless", Active: true},
+			{ID: "away", Email: "away@example.com"}} {
+			o.CreatedAt = day(1)
+			if err := db.CreateOperator(ctx, o, usher.SSOSubject{}, by, day(1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantCode(t, db.Invite(ctx, "nobody", a, day(3), nil, by, day(2)), usher.NotFound)
+		wantCode(t, db.Invite(ctx, "nameless", a, day(3), nil, by, day(2)), usher.Refused)
+		wantCode(t, db.Invite(ctx, "away", a, day(3), nil, by, day(2)), usher.Conflict)
+		for _, hash := range [][]byte{a, b} { // the second voids the first
+			if err := db.Invite(ctx, "ann", hash, day(3), nil, by, day(2)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := db.Invited(ctx, a, day(2))
+		wantCode(t, err, usher.Unauthenticated)
+		wantCode(t, db.AcceptInvite(ctx, "ann", a, "hash", note(day(2))), usher.Unauthenticated)
+		if o, err := db.Invited(ctx, b, day(2)); err != nil || o.ID != "ann" || o.Email != "ann@example.com" {
+			t.Errorf("got %+v, %v", o, err)
+		}
+		_, err = db.Invited(ctx, b, day(3))
+		wantCode(t, err, usher.Unauthenticated)
+		wantCode(t, db.AcceptInvite(ctx, "ann", b, "hash", note(day(3))), usher.Unauthenticated)
+		wantCode(t, db.AcceptInvite(ctx, "away", b, "hash", note(day(2))), usher.Unauthenticated)
+		errs := make([]error, 4)
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() { errs[i] = db.AcceptInvite(ctx, "ann", b, "hash", note(day(2))) })
+		}
+		wg.Wait()
+		done := 0
+		for _, err := range errs {
+			if err == nil {
+				done++
+			} else {
+				wantCode(t, err, usher.Unauthenticated)
+			}
+		}
+		if hash, err := db.Password(ctx, "ann"); done != 1 || hash != "hash" || err != nil {
+			t.Errorf("accepted %d times, the password is %q, %v", done, hash, err)
+		}
+	})
+}
+
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, db *DB) {
