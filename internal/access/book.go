@@ -44,6 +44,7 @@ type term struct {
 // bits is a set of permissions, by their index in the book.
 type bits []uint64
 
+// A word holds 64 permissions: i>>6 is the word, i&63 the bit in it.
 func (b bits) has(i int) bool { return b[i>>6]&(1<<(i&63)) != 0 }
 func (b bits) set(i int)      { b[i>>6] |= 1 << (i & 63) }
 
@@ -158,6 +159,8 @@ func (b *Book) fill(r *role, included func(string) *role) {
 				r.all = append(r.all, n)
 			}
 		}
+		// What the role needs for its own permissions it needs for included ones too:
+		// otherwise including a role would be a way around the condition.
 		for _, t := range in.terms {
 			r.terms = addTerm(r.terms, term{t.bits, union(t.when, when), union(t.seats, seats)})
 		}
@@ -169,6 +172,7 @@ func (b *Book) fill(r *role, included func(string) *role) {
 func addTerm(all []term, t term) []term {
 	for i := range all {
 		if slices.Equal(all[i].when, t.when) && slices.Equal(all[i].seats, t.seats) {
+			// A copy, because an included role shares its bits with this term.
 			both := slices.Clone(all[i].bits)
 			both.or(t.bits)
 			all[i].bits = both
@@ -241,6 +245,8 @@ func (b *Book) Customer(custom []usher.Role) *Roles {
 			return nil
 		}
 		bare := *def
+		// A custom role has no condition or seat of its own; the needs come from the roles
+		// that it includes and from the ceiling.
 		bare.When, bare.Seat = "", ""
 		r := &role{def: def, custom: true}
 		whole := &role{def: &bare}
@@ -248,6 +254,7 @@ func (b *Book) Customer(custom []usher.Role) *Roles {
 		r.all = whole.all
 		if b.roles[key] == nil && b.ceiling != nil {
 			for _, t := range whole.terms {
+				// Each permission keeps the needs under which the ceiling gives it.
 				for _, c := range b.ceiling.terms {
 					if both, some := t.bits.and(c.bits); some {
 						r.terms = addTerm(r.terms, term{both, union(t.when, c.when), union(t.seats, c.seats)})

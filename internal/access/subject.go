@@ -81,6 +81,9 @@ func (rs *Roles) Subject(f Facts, at time.Time) *Subject {
 				s.partly.or(g.bits)
 				continue
 			}
+			// A grant without end, conditions and seats becomes one bit test in Decide, from
+			// since on. One that begins after at stays out, because it would delay since, and
+			// with it that test, for all others.
 			if g.until == math.MaxInt64 && g.from <= at.UnixMicro() && len(g.when) == 0 && len(g.seats) == 0 {
 				s.always.or(g.bits)
 				s.since = max(s.since, g.from)
@@ -158,6 +161,8 @@ func (s *Subject) Decide(q *Question) Answer {
 	if s.ever.has(i) {
 		best = s.try(q, s.grants, i, at, shut, &a)
 	}
+	// Scoped assignments are looked at last: a question about no resource never asks them,
+	// and most permissions are given everywhere.
 	if best < open && q.ResourceType != "" && s.partly.has(i) {
 		if best = s.try(q, s.scoped[scope{q.ResourceType, ""}], i, at, best, &a); best < open && q.ResourceID != "" {
 			best = s.try(q, s.scoped[scope{q.ResourceType, q.ResourceID}], i, at, best, &a)
@@ -208,6 +213,7 @@ func (s *Subject) ValidUntil(q *Question) (until time.Time) {
 					add(seat.Expires.UnixMicro())
 				}
 			}
+			// A text search is enough: at worst an answer is called short-lived that is not.
 			if slices.ContainsFunc(g.when, func(text string) bool { return strings.Contains(text, "now") }) {
 				soonest = at
 			}
@@ -242,6 +248,8 @@ func (s *Subject) try(q *Question, list []grant, i int, at int64, best int, a *A
 			}
 		}
 		if len(g.when) > 0 {
+			// A condition is expensive: it is evaluated only if this way would be better than
+			// the best so far.
 			if condition = usher.LegPass; rank > best && !s.holds(q, g.when) {
 				condition, rank = usher.LegFail, doubtful
 			}
@@ -338,6 +346,7 @@ func (s *Subject) Holds(at time.Time) map[string]time.Time {
 			end = time.UnixMicro(g.until).UTC()
 		}
 		for _, key := range s.roles.book.names(g.bits) {
+			// Of several assignments that give it, the one that ends last counts.
 			if was, there := all[key]; !there || !was.IsZero() && (end.IsZero() || end.After(was)) {
 				all[key] = end
 			}

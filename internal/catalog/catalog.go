@@ -160,6 +160,8 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, by usher.By, 
 	if !st.Clock.IsZero() {
 		p.now = st.Clock
 	}
+	// Everything below is read at this revision or later. The change carries it as its
+	// basis, and the store refuses it (ErrStale) if another change was committed meanwhile.
 	row := &store.CatalogRow{}
 	if st.CatalogRevision > 0 {
 		if row, err = db.CatalogAt(ctx, env, st.CatalogRevision); err != nil {
@@ -191,6 +193,8 @@ func (s *Service) plan(ctx context.Context, env usher.Environment, by usher.By, 
 	if p.result.Changes == nil {
 		p.result.Changes = []catalogfile.Change{}
 	}
+	// The order matters: migrate moves subscriptions to the versions that are made here,
+	// and refuse looks at what they hold afterwards.
 	if err := p.versions(); err != nil {
 		return nil, err
 	}

@@ -149,6 +149,7 @@ func (p *plan) move(s *usher.Subscription, what string) (next usher.Subscription
 	switch {
 	case now.Plan == nil && now.Addons == nil:
 		return next, changed, pinned, nil
+	// Two phases at one instant would leave it to their order which of them counts.
 	case i > 0 && next.Phases[i-1].At.Equal(at):
 		if now.Plan != nil {
 			next.Phases[i-1].Plan = now.Plan

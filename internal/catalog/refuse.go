@@ -118,6 +118,7 @@ func (r *refusal) returned(ctx context.Context, key string) error {
 	if used, err := p.db.HasUsage(ctx, p.env, key); err != nil || !used {
 		return err
 	}
+	// Newest first: the last definition before the removal is the one that recorded use has.
 	for before := int64(0); ; {
 		rows, err := p.db.CatalogRevisions(ctx, p.env, before, 50)
 		if err != nil {
@@ -180,6 +181,8 @@ func (r *refusal) findHolders(ctx context.Context, removed []string) error {
 			if err != nil || !slices.Contains(refs, ref) {
 				return true, err
 			}
+			// The list of users is bounded. Once every need of this version has enough, the walk
+			// over its subscriptions ends.
 			more := false
 			for _, n := range needs {
 				if len(r.users[n]) < maxListed {

@@ -257,11 +257,14 @@ func ReadBody(r *http.Request, accept []string, most int64, into []byte) ([]byte
 	if n > most {
 		return into, tooLarge()
 	}
+	// One byte more than the declared length, so that the end is seen without growing once
+	// more. Without a length (-1), begin with 512.
 	into = slices.Grow(into[:0], int(max(n, 511))+1)
 	for {
 		k, err := r.Body.Read(into[len(into):cap(into)])
 		into = into[:len(into)+k]
 		switch {
+		// Checked while reading: a chunked body has no length that could be checked before.
 		case int64(len(into)) > most:
 			return into, tooLarge()
 		case err == io.EOF:

@@ -54,6 +54,7 @@ func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 	if cookie != "" {
 		err = c.identifySession(r, cookie)
 	} else {
+		// Two Authorization headers count as none: header is empty.
 		c.Credentials = header
 		c.Identity, err = c.Route.door.Auth.Authenticate(r.Context(), header)
 	}
@@ -61,6 +62,8 @@ func (c *Call) identify(w http.ResponseWriter, r *http.Request) bool {
 		c.Refuse(w, r, err, header != "" || cookie != "")
 		return false
 	}
+	// Counted before the permission is checked, so that calls that are refused cost their
+	// key something, too.
 	if !c.limited(w) {
 		return false
 	}

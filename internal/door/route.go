@@ -110,6 +110,8 @@ func (d *Door) add(rt *Route, h Handler) {
 	})
 	d.on(rt.Pattern, wrapped)
 	method, path, _ := strings.Cut(rt.Pattern, " ")
+	// The hot routes (check, consume) are found by one map look-up instead of the mux
+	// (ServeHTTP). huma registers its own while pending is set.
 	if method == http.MethodPost && rt != d.pending && !strings.Contains(path, "{") {
 		d.direct[path] = wrapped
 	}

@@ -252,6 +252,8 @@ func (c *CustomerChange) check() error {
 // All changes take locks in this order, so that they cannot deadlock: environment,
 // customer, key, audit log.
 func (db *DB) changeCustomer(ctx context.Context, tx *sql.Tx, c *CustomerChange) (int64, error) {
+	// Raising the revision locks the environment's row, so all changes of one environment
+	// come one after another, and revisions become visible in their order (S06).
 	revision, env, err := raise(ctx, tx, c.Env)
 	if err != nil {
 		return 0, err

@@ -47,6 +47,8 @@ func (db *DB) txOn(callers context.Context, pool *sql.DB, fn func(tx *sql.Tx) er
 	defer cancel()
 	for i := 1; ; i++ {
 		err := db.once(ctx, pool, fn)
+		// Our own deadline has passed, not the caller's: the database is too slow, which is an
+		// outage.
 		if err != nil && ctx.Err() != nil && callers.Err() == nil {
 			return fmt.Errorf("%w (%w)", usher.Errorf(usher.Unavailable, saysSlow), err)
 		}
@@ -56,6 +58,7 @@ func (db *DB) txOn(callers context.Context, pool *sql.DB, fn func(tx *sql.Tx) er
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		// A growing pause: 2 ms, 4 ms, … up to 14 ms.
 		case <-time.After(time.Duration(i) * 2 * time.Millisecond):
 		}
 	}
@@ -112,6 +115,7 @@ func (db *DB) query(ctx context.Context, text string, args ...any) (*sql.Rows, e
 		if err != nil {
 			return nil, err
 		}
+		// Another goroutine prepared the same text first: keep its statement.
 		if stmt, ok = db.stmts.LoadOrStore(text, s); ok {
 			s.Close()
 		}

@@ -135,6 +135,9 @@ func (u *UsageTx) LockFree(holders []Holder, known map[usher.Environment]int64) 
 }
 
 func (u *UsageTx) lock(holders []Holder, known map[usher.Environment]int64, how string) (_ map[Holder]Head, err error) {
+	// One process owns the file, so the snapshots in memory are right unless a change has
+	// raised a revision. That is one small read for each batch instead of one row for each
+	// customer.
 	if u.db.dialect == SQLite && known != nil {
 		changed := false
 		rows, err := u.prepared("revisions", 1, func() string { return `SELECT env, revision FROM environment` }).query(nil)
@@ -154,6 +157,7 @@ func (u *UsageTx) lock(holders []Holder, known map[usher.Environment]int64, how 
 			return nil, err
 		}
 	}
+	// The order of locks is the same on all nodes.
 	holders = slices.Clone(holders)
 	slices.SortFunc(holders, func(x, y Holder) int {
 		if c := strings.Compare(string(x.Env), string(y.Env)); c != 0 {
@@ -475,6 +479,8 @@ func (u *UsageTx) PutRollups(m Merge, rollups map[RollupKey]RollupValue) (err er
 	for k := range rollups {
 		keys = append(keys, k)
 	}
+	// Sorted, so that nodes that write the same rows lock them in the same order and cannot
+	// deadlock. Those by clock, which have no dimension, come first.
 	slices.SortFunc(keys, func(x, y RollupKey) int {
 		return cmp.Or(strings.Compare(x.Dimension, y.Dimension), strings.Compare(x.Customer, y.Customer),
 			strings.Compare(string(x.Env), string(y.Env)),
