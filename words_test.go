@@ -47,7 +47,7 @@ var riddles = []struct{ phrase, instead string }{
 	{`where nobody (else )?says`, `"by default"`},
 	{`do (much|great) harm`, `"high-risk actions"`},
 	{`for want of`, `"for lack of"`},
-	{`permissions are members'`, `"is required when \"permission\" is set"`},
+	{`permissions are members`, `"is required when \"permission\" is set"`},
 	{`who sits`, `"holds the seat"`},
 	{`as ever`, `"as always", or nothing`},
 	{`may stand within each other`, `"may be nested"`},

@@ -53,7 +53,7 @@ func TestBadChecks(t *testing.T) {
 		`[]`:                   bad("body|must be an object, got an array"),
 		`null`:                 bad("body|must be an object, got null"),
 		`{}`: bad("body.customer|must not be empty",
-			"body.feature|must be given, or a member and a permission"),
+			`body.feature|is required, unless "member" and "permission" are set`),
 		`{"customer":"acme","feature":"sso"} x`: bad(broken + "37: expected nothing after the end of the value, got `x`"),
 		`{"customer":"acme","customer":"b","feature":"sso"}`: bad(broken +
 			`30: the name "customer" occurs twice in one object, first at line 1, column 2`),
@@ -122,8 +122,8 @@ func TestBadBatches(t *testing.T) {
 		`{}`:                         bad("body.checks|is required: an array of checks"),
 		`{"checks":null}`:            bad("body.checks|must be an array, got null"),
 		`{"checks":[` + one + `,5]}`: bad("body.checks[1]|must be an object, got a number"),
-		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`: bad("body.checks[1].feature|must be given, or a "+
-			"member and a permission", "body.x|unknown field; known fields: checks, min_revision"),
+		`{"checks":[` + one + `,{"customer":"a"}],"x":0}`: bad(`body.checks[1].feature|is required, unless "member" and "permission" are set`,
+			"body.x|unknown field; known fields: checks, min_revision"),
 		`{"checks":[` + one + `,{"customer":"acme","feature":"tokens","amount":1.5}]}`: bad("body.checks[1].amount|must be a whole number," +
 			" got 1.5"),
 		`{"checks":[` + strings.Repeat(one+",", 1000) + one + `]}`: bad("body.checks|must hold at most 1000 checks"),

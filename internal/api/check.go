@@ -285,11 +285,11 @@ func readQuery(r *door.Reader, location string) (q decide.CheckQuery) {
 		}
 		switch {
 		case q.Permission == "" && !featured:
-			r.Note(place(location, "feature"), "must be given, or a member and a permission")
+			r.Note(place(location, "feature"), "is required, unless \"member\" and \"permission\" are set")
 		case q.Permission != "" && q.Member == "":
-			r.Note(place(location, "member"), "must be given with a permission: permissions are members'")
+			r.Note(place(location, "member"), "is required when \"permission\" is set")
 		case q.Permission == "" && (there || q.Said != nil):
-			r.Note(place(location, "permission"), "must be given with a resource or a context: only permissions ask about them")
+			r.Note(place(location, "permission"), "is required when \"resource\" or \"context\" is set")
 		}
 	}
 	return q

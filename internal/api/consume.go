@@ -92,9 +92,9 @@ func about(r *door.Reader, name []byte, q *decide.CheckQuery) bool {
 func asked(r *door.Reader, q *decide.CheckQuery, op *usage.ConsumeOp) {
 	switch {
 	case q.Permission != "" && q.Member == "":
-		r.Note("body.member", "must be given with a permission: permissions are members'")
+		r.Note("body.member", "is required when \"permission\" is set")
 	case q.Permission == "" && (q.Resource != decide.ResourceRef{} || q.Said != nil):
-		r.Note("body.permission", "must be given with a resource or a context: only permissions ask about them")
+		r.Note("body.permission", "is required when \"resource\" or \"context\" is set")
 	}
 	op.Member = q.Member
 	if q.Permission != "" {

@@ -121,6 +121,7 @@ func readEvents(r *http.Request, c *door.Call) (b eventBatch, rejected []usher.R
 	p.Reset(body)
 	p.Soft = true
 	add := func(e usher.Event, i int) {
+		// A soft reader goes on after a problem; what it notes belongs to this event alone.
 		if len(p.Problems) > 0 {
 			x := p.Problems[0]
 			rejected = append(rejected, usher.Rejection{Index: i, Code: usher.RejectInvalid,
@@ -153,6 +154,7 @@ func readEvents(r *http.Request, c *door.Call) (b eventBatch, rejected []usher.R
 		}
 		n := 0
 		p.Array("body", func(i int) {
+			// Read on to the end, so that the error can say how many there are.
 			if n++; n > usage.MaxEvents {
 				p.Skip()
 				p.Problems = clearUnlessBroken(p)

@@ -486,6 +486,8 @@ func (p *parser) checkClocks() {
 				m.Key, aggWord(m.Aggregation), use.feature, perPhrase(use.per, use.anchor), one.at.line, perPhrase(one.per, one.anchor))
 		}
 	}
+	// After all plans and add-ons were read: an unlimited allowance may come before the one
+	// that names the window.
 	for _, use := range p.bare {
 		if one, ok := first[use.feature]; ok {
 			use.e.Allowances[use.i].Per, use.e.Allowances[use.i].Anchor = one.per, one.anchor

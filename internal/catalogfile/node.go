@@ -150,6 +150,8 @@ func clip(s string) string {
 
 // nearest returns the candidate that a writer of word most likely meant, or "".
 func nearest[T ~string](word string, candidates []T) T {
+	// One mistake, and one more for each five letters, three at most: a longer distance
+	// suggests unrelated words.
 	limit := 1 + min(len(word)/5, 2)
 	var best T
 	for _, c := range candidates {
@@ -169,6 +171,8 @@ func distance(a, b string, limit int) int {
 	if len(a)-len(b) > limit || len(b)-len(a) > limit || len(a) > 80 || len(b) > 80 {
 		return limit + 1
 	}
+	// The optimal string alignment distance, in three rows instead of a table: this row, the
+	// one above, and the one above that for swaps.
 	var rows [3][81]int
 	two, one, row := &rows[0], &rows[1], &rows[2]
 	for j := range len(b) + 1 {
@@ -189,6 +193,7 @@ func distance(a, b string, limit int) int {
 			row[j+1] = d
 			least = min(least, d)
 		}
+		// Later rows cannot be smaller, so the distance exceeds the limit.
 		if least > limit {
 			return limit + 1
 		}

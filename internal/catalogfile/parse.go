@@ -57,6 +57,8 @@ func (p *parser) catalog(root *node) {
 	if n := root.get("timezone"); n != nil {
 		p.cat.Timezone = p.timezone(n)
 	}
+	// In this order, whatever the order of the file: what names another thing is read after
+	// it.
 	p.cat.Meters = section(p, root.get("meters"), "meter", MaxEntries, p.meter)
 	p.cat.Features = section(p, root.get("features"), "feature", MaxEntries, p.feature)
 	p.checkFeatures(root.get("features"))

@@ -451,6 +451,8 @@ func (a *service) evaluations(w http.ResponseWriter, r *http.Request, c *door.Ca
 		default:
 			b = append(b, `{"decision":false}`...)
 		}
+		// All items were decided, in one batch at one revision; the semantic only ends the
+		// list.
 		if yes := it.decision.Allowed; semantic == denyOnFirstDeny && !yes || semantic == permitOnFirstPermit && yes {
 			break
 		}

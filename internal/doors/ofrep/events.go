@@ -197,6 +197,8 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 			if !time.Now().Before(l.until) && !l.until.IsZero() {
 				return
 			}
+			// While the database is away the key cannot be looked up; the stream goes on with
+			// what was known.
 			if err := l.still(r.Context()); err != nil && usher.ErrorCode(err) != usher.Unavailable {
 				return
 			}

@@ -338,6 +338,8 @@ func (s *call) serve(h func(*call) (*answer, error)) (*answer, error) {
 	s.dir = s.Directory.Read(s.Env, s.Customer)
 	var out *answer
 	run := func() (err error) {
+		// Read first: apply refuses a change that was computed from an older directory than
+		// this.
 		if s.revision, err = s.dir.Revision(s.ctx); usher.ErrorCode(err) == usher.NotFound {
 			return usher.Errorf(usher.NotFound, "the customer of this key does not exist")
 		} else if err != nil {
@@ -384,6 +386,7 @@ func (s *call) precondition(doc scim.Document) error {
 func version(doc scim.Document) string {
 	b := make(scim.Document, len(doc))
 	for name, v := range doc {
+		// meta has the version itself, and times that change without a change of content.
 		if name != "meta" {
 			b[name] = v
 		}

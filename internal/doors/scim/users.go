@@ -195,6 +195,8 @@ func (s *call) listUsers() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Match with the attributes that the filter names; the page below gets those that the
+	// client wants.
 	var kept []usher.Member
 	for i := range found {
 		doc, err := s.userDoc(&found[i], q.filter.Names("groups"), q.filter.Names("roles"))
@@ -280,6 +282,8 @@ func (s *call) saveUser(action string, m usher.Member, view, doc scim.Document, 
 	if err != nil {
 		return err
 	}
+	// The directory lets two members have one name. SCIM does not, and a client creates a
+	// user only after a search by name.
 	for _, other := range same {
 		if other.ID != m.ID {
 			return &scim.Error{Kind: scim.Uniqueness, Detail: "there is a user with this userName already"}
@@ -320,6 +324,7 @@ func (s *call) saveUser(action string, m usher.Member, view, doc scim.Document, 
 // and SCIM does not show, and what keep names.
 func properties(before map[string]any, view, doc scim.Document, keep []string) map[string]any {
 	out := map[string]any{}
+	// What SCIM does not show stays: a client cannot mean to remove what it never saw.
 	for name, v := range before {
 		if _, shown := view[name]; !shown || slices.Contains(keep, name) || slices.Contains(derived, name) {
 			out[name] = v
