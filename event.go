@@ -21,7 +21,16 @@ type Event struct {
 type IngestResult struct {
 	Accepted   int         `json:"accepted"`
 	Duplicates int         `json:"duplicates"`
+	Unmatched  int         `json:"unmatched,omitempty" doc:"How many of the accepted are of types that no meter reads. Absent: none"`
 	Rejected   []Rejection `json:"rejected"`
+}
+
+// UnmatchedType is a type of events that were accepted although no meter read them.
+type UnmatchedType struct {
+	Type     string    `json:"type" doc:"The type of the events"`
+	Count    int64     `json:"count" doc:"How many came"`
+	LastSeen time.Time `json:"last_seen" doc:"When the newest came"`
+	Source   string    `json:"source" doc:"The source of the newest"`
 }
 
 // Rejection is one event that was not recorded, and why. Index is its place in

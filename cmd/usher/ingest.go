@@ -82,6 +82,7 @@ type rejected struct {
 type tally struct {
 	Accepted   int64      `json:"accepted"`
 	Duplicates int64      `json:"duplicates"`
+	Unmatched  int64      `json:"unmatched,omitempty"` // of the accepted, those of types that no meter reads
 	Rejected   int64      `json:"rejected"`
 	First      []rejected `json:"first_rejected,omitempty"`
 }
@@ -96,6 +97,7 @@ func (t *tally) reject(file string, line int64, code, message string) {
 func (t *tally) add(o tally) {
 	t.Accepted += o.Accepted
 	t.Duplicates += o.Duplicates
+	t.Unmatched += o.Unmatched
 	t.Rejected += o.Rejected
 	t.First = append(t.First, o.First...)
 	t.First = t.First[:min(len(t.First), maxListed)]
@@ -124,6 +126,10 @@ func (c *ingestCmd) Run(a *app) error {
 		}
 	} else {
 		fmt.Fprintf(a.out, "%d accepted, %s, %d rejected\n", total.Accepted, usher.CountOf(total.Duplicates, "duplicate"), total.Rejected)
+		if total.Unmatched > 0 {
+			fmt.Fprintf(a.out, "unmatched: no meter reads the type of %s that was accepted; GET /v1/events/unmatched lists the types\n",
+				usher.CountOf(total.Unmatched, "event"))
+		}
 	}
 	if total.Rejected == 0 {
 		return nil
@@ -272,6 +278,7 @@ func (c *ingestCmd) post(a *app, cl *client, name string, good []item, t *tally)
 	}
 	t.Accepted += int64(r.Accepted)
 	t.Duplicates += int64(r.Duplicates)
+	t.Unmatched += int64(r.Unmatched)
 	for _, x := range r.Rejected {
 		if x.Index >= 0 && x.Index < len(good) {
 			t.reject(name, good[x.Index].line, x.Code, x.Message)

@@ -17,10 +17,11 @@ import (
 
 // taker is a server that takes events and remembers their ids; answer may refuse.
 type taker struct {
-	mu     sync.Mutex
-	ids    []string
-	calls  int
-	answer func(call int, w http.ResponseWriter) bool // true: it has answered
+	mu        sync.Mutex
+	ids       []string
+	calls     int
+	answer    func(call int, w http.ResponseWriter) bool // true: it has answered
+	unmatched int                                        // of each batch, as it answers
 }
 
 func (s *taker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -39,7 +40,7 @@ func (s *taker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, e := range events {
 		s.ids = append(s.ids, e.ID)
 	}
-	fmt.Fprintf(w, `{"accepted":%d,"duplicates":0,"rejected":[]}`, len(events))
+	fmt.Fprintf(w, `{"accepted":%d,"duplicates":0,"unmatched":%d,"rejected":[]}`, len(events), s.unmatched)
 }
 
 // set begins anew with another answer.
@@ -214,9 +215,24 @@ func TestIngestFindsTheLine(t *testing.T) {
 	defer web.Close()
 	file := numbered(t, "e.ndjson", "", 100, `{"id":"N"}`+"\n")
 	out, errs, code := runUsher(t, []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}, "ingest", file)
-	if code != exitUsage || !strings.HasPrefix(out, "99 accepted, 0 duplicates, 1 rejected") ||
+	if code != exitUsage || out != "99 accepted, 0 duplicates, 1 rejected\n" ||
 		!strings.Contains(errs, "e.ndjson:77: invalid") {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+}
+
+// TestIngestSaysWhatNoMeterReads: events that were accepted and count nowhere are not
+// passed over in silence.
+func TestIngestSaysWhatNoMeterReads(t *testing.T) {
+	t.Parallel()
+	s := &taker{unmatched: 1}
+	web := httptest.NewServer(s)
+	defer web.Close()
+	file := numbered(t, "e.ndjson", "", 3, `{"id":"N"}`+"\n")
+	out, errs, code := runUsher(t, []string{"USHER_URL=" + web.URL, "USHER_KEY=usk_x"}, "ingest", file)
+	if want := "3 accepted, 0 duplicates, 0 rejected\n" +
+		"unmatched: no meter reads the type of 1 event that was accepted; GET /v1/events/unmatched lists the types\n"; code != 0 || out != want {
+		t.Errorf("exit code %d: got %q %s, want %q", code, out, errs, want)
 	}
 }
 

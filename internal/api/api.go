@@ -36,7 +36,8 @@ type api struct {
 // Register adds the routes of /v1 to a door.
 func Register(d *door.Door, c Config) {
 	a := &api{Config: c, received: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "usher_events_total",
-		Help: "Events received, by what became of them: accepted, duplicate, or the code of the rejection."}, []string{"result"})}
+		Help: "Events received, by what became of them: accepted (of these, unmatched: no meter reads the type), duplicate, " +
+			"or the code of the rejection."}, []string{"result"})}
 	d.Collect(a.received)
 	a.sessionRoutes(d)
 	a.checkRoutes(d)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -292,6 +293,19 @@ func TestS13_Consume(t *testing.T) {
 	if plain.Code != 422 || !strings.Contains(plain.Body.String(), `"code":"not_consumable"`) {
 		t.Errorf("consuming a switch: got %d %s, want 422 not_consumable", plain.Code, plain.Body)
 	}
+}
+
+func TestS17_UnmatchedEvents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const event = `{"specversion":"1.0","id":"%s","source":"gateway","type":"%s","subject":"acme"}`
+	batch := "[" + fmt.Sprintf(event, "1", "api.requets") + "," + fmt.Sprintf(event, "2", "api.request") + "," +
+		fmt.Sprintf(event, "3", "b") + "]"
+	w.want(w.do("POST", "/v1/events", eventsType, batch), 200, `{"accepted":3,"duplicates":0,"unmatched":2,"rejected":[]}`)
+	const seen = `"count":1,"last_seen":"2026-03-10T12:00:00Z","source":"gateway"}`
+	w.want(w.do("GET", "/v1/events/unmatched?limit=1", "", ""), 200,
+		`{"data":[{"type":"api.requets",`+seen+`],"next_cursor":"YXBpLnJlcXVldHM"}`+"\n")
+	w.want(w.do("GET", "/v1/events/unmatched?cursor=YXBpLnJlcXVldHM", "", ""), 200, `{"data":[{"type":"b",`+seen+`]}`+"\n")
 }
 
 func TestExplain(t *testing.T) {

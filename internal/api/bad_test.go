@@ -258,7 +258,7 @@ func TestS17_BadEvents(t *testing.T) {
 		{attributes(`"id":"ok-2","ext":{"any":["thing"]},"data":null`), "", ""},
 	}
 	var all []string
-	want := usher.IngestResult{Accepted: 2, Rejected: []usher.Rejection{}}
+	want := usher.IngestResult{Accepted: 2, Unmatched: 1, Rejected: []usher.Rejection{}}
 	for i, x := range items {
 		all = append(all, x.event)
 		if x.code != "" {
@@ -296,7 +296,8 @@ func TestEventsInBinaryMode(t *testing.T) {
 	}
 	const one = `{"accepted":1,"duplicates":0,"rejected":[]}`
 	w.want(send("application/json", `{"tokens":3}`, "ce-id", "1"), 200, one)
-	w.want(send("", ``, "ce-id", `"2"`, "ce-type", "other", "ce-time", "2026-03-09T00:00:00Z"), 200, one)
+	w.want(send("", ``, "ce-id", `"2"`, "ce-type", "other", "ce-time", "2026-03-09T00:00:00Z"), 200,
+		`{"accepted":1,"duplicates":0,"unmatched":1,"rejected":[]}`)
 	rejected := func(message string) string {
 		return `{"accepted":0,"duplicates":0,"rejected":[{"index":0,"code":"invalid","message":` + quote(message) + `}]}`
 	}

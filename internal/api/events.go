@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -49,7 +50,8 @@ func (a *api) eventsRoutes(d *door.Door) {
 		ID: "ingestEvents", Tag: "Use", Summary: "Record reported use: CloudEvents 1.0", MaxBody: 8 << 20,
 		Text: "One event as `application/cloudevents+json`, an array of at most 10,000 as `application/cloudevents-batch+json`, or one in " +
 			"binary mode: `ce-*` headers and the data as `application/json`. " +
-			"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. Answers after the commit.",
+			"`source` and `id` name an event: sent again, it is a duplicate. A bad event never fails its neighbours. An event of a type that no " +
+			"meter reads is accepted, and counted in `unmatched`. Answers after the commit.",
 		Accept: []string{eventType, eventsType, "application/json"}, Request: eventIn{}, Response: usher.IngestResult{},
 		Requests: map[string]any{eventsType: []eventIn{}, "application/json": new(any)},
 		Params: []*huma.Param{
@@ -59,6 +61,10 @@ func (a *api) eventsRoutes(d *door.Door) {
 		Example: `{"specversion":"1.0","id":"e1","source":"gateway","type":"api.request","subject":"acme","time":"2026-03-10T12:00:00Z",
 			"data":{"bytes":512}}`,
 		Answer: `{"accepted":1,"duplicates":0,"rejected":[]}`}, a.events)
+	door.Register(d, door.Route{Pattern: "GET /v1/events/unmatched", Perm: auth.PermUsageRead,
+		ID: "listUnmatchedEvents", Tag: "Use", Summary: "Types of events that were accepted although no meter read them",
+		Text:   "By type: the 1,000 that came last. Such an event counts for no feature, also after a meter reads its type.",
+		Answer: `{"data":[{"type":"api.requets","count":12,"last_seen":"2026-03-10T12:00:00Z","source":"gateway"}]}`}, a.unmatched)
 }
 
 func (a *api) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
@@ -79,6 +85,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	slices.SortFunc(rejected, func(x, y usher.Rejection) int { return cmp.Compare(x.Index, y.Index) })
 	result.Rejected = rejected
 	a.received.WithLabelValues("accepted").Add(float64(result.Accepted))
+	a.received.WithLabelValues("unmatched").Add(float64(result.Unmatched))
 	a.received.WithLabelValues("duplicate").Add(float64(result.Duplicates))
 	for _, x := range rejected {
 		a.received.WithLabelValues(x.Code).Inc()
@@ -89,6 +96,15 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		return
 	}
 	c.Write(w, body)
+}
+
+func (a *api) unmatched(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[usher.UnmatchedType], error) {
+	after, err := door.Cursor(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	data, next, err := a.Usage.Unmatched(ctx, c.Env, after, in.Limit)
+	return door.Listed(data, next), err
 }
 
 // eventBatch is events that are well formed, and where each stood.

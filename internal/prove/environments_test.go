@@ -327,6 +327,7 @@ func (s *side) export(own things) string {
 	}
 	get("/v1/customers/" + own.customer + "/groups/g1/members")
 	get("/v1/denials?" + strings.TrimPrefix(span, "&"))
+	get("/v1/events/unmatched")
 	get("/scim/v2/Users")
 	get("/scim/v2/Groups")
 	get("/v1/catalog")

@@ -204,7 +204,10 @@ type batchRun struct {
 	rollups map[store.Merge]map[store.RollupKey]store.RollupValue // not yet written
 	denials map[store.DenialKey]store.DenialCount
 	holds   map[usher.Environment][]engine.Hold // new reservations
-	known   map[store.OpKey]store.Op            // keys of the batch that had an answer before it
+	// unmatched has the types of events that no meter reads: at most
+	// store.MaxUnmatched of an environment, as many as are remembered.
+	unmatched map[store.UnmatchedKey]usher.UnmatchedType
+	known     map[store.OpKey]store.Op // keys of the batch that had an answer before it
 	// ended has the reservations and corrections that are over, so that an earlier
 	// attempt ended with errTaken to read their stored answers. If one comes up
 	// again, no answer was found: it was folded.
@@ -304,6 +307,7 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 	b.rollups = map[store.Merge]map[store.RollupKey]store.RollupValue{store.MergeAdd: {}, store.MergeMax: {}, store.MergeLast: {}}
 	b.denials = map[store.DenialKey]store.DenialCount{}
 	b.holds = map[usher.Environment][]engine.Hold{}
+	b.unmatched = map[store.UnmatchedKey]usher.UnmatchedType{}
 	clear(b.worlds)
 	holders := holdersOf(takes, bodies)
 	// The revisions are read before the snapshots, so that each snapshot is of its
@@ -437,6 +441,9 @@ func (b *batchRun) run(tx *store.UsageTx, takes []*take, bodies []*body) error {
 		if err := tx.Tell(b.u.cfg.Node, time.Now().UTC(), changed); err != nil {
 			return err
 		}
+	}
+	if len(b.unmatched) > 0 {
+		return tx.PutUnmatched(b.unmatched)
 	}
 	return nil
 }

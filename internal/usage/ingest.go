@@ -111,7 +111,8 @@ func (b *batchRun) record(e *body) error {
 			continue
 		}
 		book := w.next.World.Book()
-		readings, err := meter.Read(book.Reading(ev.Type), book.Meters, ev)
+		features := book.Reading(ev.Type)
+		readings, err := meter.Read(features, book.Meters, ev)
 		if err != nil {
 			reject(usher.RejectInvalidValue, "%s", err)
 			continue
@@ -128,6 +129,10 @@ func (b *batchRun) record(e *body) error {
 			ReceivedAt: w.now, Hash: hash, Data: string(ev.Data), Entries: ledger.EncodeReadings(done)})
 		stored[keys[i]] = hash
 		e.result.Accepted++
+		if len(features) == 0 {
+			e.result.Unmatched++
+			b.unread(e.env, ev, w.now)
+		}
 	}
 	if len(rows) == 0 {
 		return nil
@@ -140,6 +145,27 @@ func (b *batchRun) record(e *body) error {
 		return errTaken // another node stored some of them in the meantime: see which, and decide again
 	}
 	return nil
+}
+
+// unread counts an event that no meter reads.
+func (b *batchRun) unread(env usher.Environment, ev *usher.Event, now time.Time) {
+	k := store.UnmatchedKey{Env: env, Type: ev.Type}
+	t, ok := b.unmatched[k]
+	if !ok && len(b.unmatched) >= store.MaxUnmatched {
+		return // more types at once than are remembered
+	}
+	b.unmatched[k] = usher.UnmatchedType{Type: ev.Type, Count: t.Count + 1, LastSeen: now, Source: ev.Source}
+}
+
+// Unmatched lists up to limit types of events that were accepted although no meter read
+// them, by type, after a type, and returns the last one if there are more; "" after the
+// last page. An environment remembers the store.MaxUnmatched types that it saw last.
+func (u *Usage) Unmatched(ctx context.Context, env usher.Environment, after string, limit int) ([]usher.UnmatchedType, string, error) {
+	list, err := u.cfg.DB.Unmatched(ctx, env, after, limit+1)
+	if err != nil || len(list) <= limit {
+		return list, "", err
+	}
+	return list[:limit], list[limit-1].Type, nil
 }
 
 // errOverflow means that a total would exceed an int64.
