@@ -129,7 +129,7 @@ func readEvents(r *http.Request, c *door.Call) (b eventBatch, rejected []usher.R
 	// client goes away before the commit: no borrowed memory here.
 	var body []byte
 	if accept != nil {
-		if body, err = door.ReadBody(r, accept, c.Route.MaxBody, nil); err != nil {
+		if body, err = c.ReadBody(r, accept, nil); err != nil {
 			return b, nil, err
 		}
 	}

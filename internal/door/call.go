@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"mime"
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +40,9 @@ type Call struct {
 	// if the body names the customer; a path or a key that names it needs no help.
 	About string
 
-	fail    Fail // replaces the route's Fail; nil: it does not
+	held    int64   // bytes of budget
+	budget  *budget // that the body belongs to; nil: nothing is held
+	fail    Fail    // replaces the route's Fail; nil: it does not
 	id      [1]string
 	request *http.Request
 }
@@ -140,6 +140,7 @@ func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 		if len(rt.Origins) > 0 {
 			shareWith(rt.Origins, w, r)
 		}
+		defer c.release()
 		defer func() {
 			if p := recover(); p != nil {
 				c.panicked(w, p)
@@ -237,68 +238,6 @@ func (c *Call) admit(w http.ResponseWriter, r *http.Request) bool {
 	r.ContentLength = int64(len(body))
 	return true
 }
-
-// ReadAll reads a body of one of the route's content types, up to the route's size,
-// into the memory of into.
-func (c *Call) ReadAll(r *http.Request, into []byte) ([]byte, error) {
-	return ReadBody(r, c.Route.Accept, c.Route.MaxBody, into)
-}
-
-// ReadBody reads a body of one of the content types, of at most most bytes, into
-// the memory of into. It returns UnsupportedMedia, TooLarge or Invalid.
-func ReadBody(r *http.Request, accept []string, most int64, into []byte) ([]byte, error) {
-	if err := contentType(r, accept); err != nil {
-		return into, err
-	}
-	tooLarge := func() error {
-		return usher.Errorf(usher.TooLarge, "the body is larger than the %d bytes that this route accepts", most)
-	}
-	n := r.ContentLength
-	if n > most {
-		return into, tooLarge()
-	}
-	// One byte more than the declared length, so that the end is seen without growing once
-	// more. Without a length (-1), begin with 512.
-	into = slices.Grow(into[:0], int(max(n, 511))+1)
-	for {
-		k, err := r.Body.Read(into[len(into):cap(into)])
-		into = into[:len(into)+k]
-		switch {
-		// Checked while reading: a chunked body has no length that could be checked before.
-		case int64(len(into)) > most:
-			return into, tooLarge()
-		case err == io.EOF:
-			return into, nil
-		case err != nil:
-			return into, usher.Errorf(usher.Invalid, "the body could not be read to its end")
-		case len(into) == cap(into):
-			into = slices.Grow(into, len(into))
-		}
-	}
-}
-
-// contentType returns UnsupportedMedia unless the body is of one of the types.
-func contentType(r *http.Request, accept []string) error {
-	list := r.Header["Content-Type"]
-	if len(list) == 1 {
-		if slices.Contains(accept, list[0]) { // the usual case needs no parsing
-			return nil
-		}
-		t, params, err := mime.ParseMediaType(list[0])
-		charset := params["charset"]
-		if err == nil && slices.Contains(accept, t) && (charset == "" || strings.EqualFold(charset, "utf-8")) {
-			return nil
-		}
-	}
-	got := "none"
-	if len(list) > 0 {
-		got = Clip(strings.Join(list, ", "))
-	}
-	return usher.Errorf(usher.UnsupportedMedia, "the Content-Type must be %s, got %s", strings.Join(accept, " or "), got)
-}
-
-// IsType reports whether a body is of one content type.
-func IsType(r *http.Request, want string) bool { return contentType(r, []string{want}) == nil }
 
 // Write answers with JSON and c.Status.
 func (c *Call) Write(w http.ResponseWriter, body []byte) {

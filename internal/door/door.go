@@ -40,6 +40,9 @@ type Config struct {
 	// Proxies is the number of reverse proxies in front: the caller's address is
 	// that many from the right in X-Forwarded-For; 0 is the connection's.
 	Proxies int
+	// BodyBytes bounds the memory of all bodies that are being read or worked on, for
+	// callers with a key or a session; 0 is 128 MiB. Beyond it the answer is 503.
+	BodyBytes int64
 	// Metrics are more collectors for /metrics.
 	Metrics []prometheus.Collector
 }
@@ -58,6 +61,8 @@ type Door struct {
 	fallbacks []fallback
 	slashes   []string // AnySlashes
 	metrics   *metrics
+	bodies    budget // of callers with a key or a session
+	strangers budget // of others
 	document  func() *huma.OpenAPI
 	openapi   func() ([]byte, error)
 	ownSite   *http.CrossOriginProtection
@@ -77,7 +82,11 @@ func New(c Config) *Door {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.bodies.most, d.strangers.most = cmp.Or(c.BodyBytes, bodyBytes), strangerBytes
 	d.metrics = newMetrics(c.Metrics)
+	d.metrics.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_http_body_bytes", Help: "Memory of the request bodies that are being read or worked on.",
+	}, func() float64 { return float64(d.HeldBytes()) }))
 	d.ownSite = http.NewCrossOriginProtection()
 	if c.PublicURL != "" { // behind a proxy that changes Host, the server's own pages must not count as another site
 		if err := d.ownSite.AddTrustedOrigin(c.PublicURL); err != nil {
@@ -143,6 +152,10 @@ func (d *Door) failBelow(path string) Fail {
 	}
 	return nil
 }
+
+// HeldBytes returns the memory, in bytes, of all bodies that are being read or worked
+// on. The first 4 KiB of each do not count.
+func (d *Door) HeldBytes() int64 { return d.bodies.held.Load() + d.strangers.held.Load() }
 
 // Routes returns the route table in the order of registration. The rows must not be
 // changed.

@@ -32,7 +32,7 @@ type Route struct {
 	Tag     string
 	Status  int      // of success; 0 is 200
 	Also    int      // another status, with the same body unless it is 204; 0 is none
-	MaxBody int64    // bytes; 0 is 1 MiB
+	MaxBody int64    // bytes; 0 is 1 MiB, and 16 KiB of a route without a key
 	Accept  []string // content types of the body; nil is application/json
 	// Raw passes the body unparsed: the input has RawBody []byte.
 	Raw bool
@@ -84,14 +84,21 @@ type Fail func(w http.ResponseWriter, c *Call, err error)
 // Handler answers one request of a hand-written route.
 type Handler func(w http.ResponseWriter, r *http.Request, c *Call)
 
-// maxBody is the default of Route.MaxBody, in bytes.
-const maxBody = 1 << 20
+// The defaults of Route.MaxBody, in bytes: of a route that asks for a key, and of one
+// that anybody may call or that asks for a session.
+const (
+	maxBody      = 1 << 20
+	strangerBody = 16 << 10
+)
 
 // row adds a route to the table and fills in defaults.
 func (d *Door) row(rt Route) *Route {
 	rt.door = d
 	if rt.MaxBody == 0 {
 		rt.MaxBody = maxBody
+		if rt.Perm == "" {
+			rt.MaxBody = strangerBody
+		}
 	}
 	method, _, _ := strings.Cut(rt.Pattern, " ")
 	if rt.Accept == nil && !rt.NoBody && method != http.MethodGet && method != http.MethodDelete {
