@@ -294,6 +294,7 @@ func loops(e ast.Expr) int {
 	case ast.ComprehensionKind:
 		c := e.AsComprehension()
 		below(c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result())
+		// The range is evaluated once, before the loop, so it is not one level deeper.
 		deepest++
 		below(c.IterRange())
 	}

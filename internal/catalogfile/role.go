@@ -337,6 +337,8 @@ func (p *parser) visit(g *roleGraph, key string, at map[string]*node) {
 		if is == broken {
 			continue
 		}
+		// What a role includes it gives under its own condition and seat, in addition to those
+		// of the included role.
 		reach = append(append(reach, name), g.reach[name]...)
 		for _, w := range g.ways[name] {
 			ways = addWay(ways, way{joined(w.when, own.when), joined(w.seats, own.seats)})

@@ -45,6 +45,7 @@ func (h *held) copied() *held {
 		old.Customer = &c
 	}
 	old.Subscriptions, old.Overrides, old.Grants = slices.Clone(h.Subscriptions), slices.Clone(h.Overrides), slices.Clone(h.Grants)
+	// Changes replace phases in place, so these are copied too.
 	for i := range old.Subscriptions {
 		old.Subscriptions[i].Phases = slices.Clone(h.Subscriptions[i].Phases)
 	}

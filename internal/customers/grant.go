@@ -121,6 +121,7 @@ func (h *held) grantAmount(p *problems, g *usher.Grant, f *usher.Feature, amount
 		return
 	}
 	g.Amount = units
+	// Counts down what may be left, because adding up could overflow.
 	left := int64(math.MaxInt64) - units
 	for _, o := range h.Grants {
 		if o.Feature != f.Key || o.VoidedAt != nil || o.ExpiresAt != nil && !o.ExpiresAt.After(h.now) {

@@ -131,6 +131,7 @@ func (h *held) clocked(feature string) bool {
 			}
 		}
 	}
+	// A default plan counts only in a family that no subscription holds.
 	for key, p := range h.catalog.Plans {
 		if v, ok := h.book.Newest(key); ok && p.Default && !taken[p.Family] && has(v.Entitlements) {
 			return true

@@ -52,6 +52,7 @@ func (s *Service) Preview(ctx context.Context, env usher.Environment, id string,
 	p := Preview{At: at, Revision: h.EnvRevision}
 	for _, key := range before.World.Features() {
 		q := engine.Query{Customer: h.id, Feature: key, Amount: 1}
+		// One whole unit, in smallest units.
 		for range h.book.Features[key].Precision {
 			q.Amount *= 10
 		}

@@ -68,6 +68,8 @@ func (w *work) custom(old []usher.Role) error {
 			}
 		}
 	}
+	// Bounds are checked only if roles change: a customer beyond one must still be able to
+	// change everything else.
 	if patterns > MaxPatterns && len(w.change.Roles) > 0 {
 		p.add("roles", "may have at most %d permissions with a * together, these have %d", MaxPatterns, patterns)
 	}
@@ -89,12 +91,14 @@ func (w *work) custom(old []usher.Role) error {
 			return usher.Errorf(usher.Refused, "the roles include each other in a circle: %s", strings.Join(path, " → "))
 		}
 	}
+	// From here on w.roles is what members can hold after the change.
 	w.roles = w.book.Customer(all)
 	for i := range w.change.Roles {
 		r := &w.change.Roles[i]
 		if beyond := without(w.roles.Asked(r.Permissions, r.Includes), ceiling); len(beyond) > 0 {
 			return usher.Errorf(usher.Refused, "the role %q would give more than the ceiling of customers' own roles: %s", r.Key, few(beyond))
 		}
+		// No member could hold a role that includes two separated ones.
 		if rule, one, other := w.roles.Separated([]string{r.Key}); rule != nil {
 			return usher.Errorf(usher.Refused, "the role %q would join %q and %q, which the rule %q keeps apart", r.Key, one, other, rule.Key)
 		}

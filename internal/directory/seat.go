@@ -15,6 +15,9 @@ import (
 // them, and none are looked up.
 func (w *work) touched(old []usher.Role) (err error) {
 	w.splits = w.book.Separates()
+	// A member who is removed frees all its seats, also those that were given by hand. If
+	// the catalogue no longer has a role with a seat, seats that such roles took may still
+	// be held.
 	if w.seats = w.book.Seated() || len(w.change.DropMembers) > 0; !w.seats {
 		if w.seats, err = w.before.HasRoleSeats(w.ctx); err != nil {
 			return err
@@ -97,6 +100,8 @@ func (w *work) holdings(f *store.MemberFacts) (ends map[string]time.Time, held [
 	for i := range f.Assignments {
 		a := &f.Assignments[i]
 		held = append(held, a.Role)
+		// An inactive member keeps its roles, which separated duties count, and holds no
+		// seats.
 		if f.Member == nil || !f.Member.Active {
 			continue
 		}

@@ -186,6 +186,7 @@ func (w *work) mayGroup(d store.Directory, roles *access.Roles, id, act string) 
 	if err != nil {
 		return err
 	}
+	// Members of a group also get the roles of the groups that it is in.
 	for _, group := range append(above, id) {
 		held, err := d.Assignments(w.ctx, usher.AssignmentFilter{Holder: &usher.Holder{Group: true, ID: group}}, "", 1<<30)
 		if err != nil {
