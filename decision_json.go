@@ -189,13 +189,7 @@ func (a *AllowanceUse) appendJSON(b []byte, precision int) []byte {
 
 func (c *CapUse) appendJSON(b []byte, precision int) []byte {
 	b = appendString(append(b, `{"cap":`...), c.ID)
-	b = append(b, `,"per":`...)
-	if c.Per.Every == 1 {
-		b = appendString(b, string(c.Per.Unit))
-	} else {
-		b = strconv.AppendInt(append(b, `{"every":`...), int64(c.Per.Every), 10)
-		b = append(appendString(append(b, `,"unit":`...), string(c.Per.Unit)), '}')
-	}
+	b = appendPeriod(append(b, `,"per":`...), c.Per)
 	if c.Sliding {
 		b = append(b, `,"sliding":true`...)
 	}
@@ -203,6 +197,14 @@ func (c *CapUse) appendJSON(b []byte, precision int) []byte {
 	b = AppendQuantity(append(b, `,"used":`...), c.Used, precision)
 	b = AppendQuantity(append(b, `,"remaining":`...), c.Remaining, precision)
 	return append(c.Window.appendMember(b), '}')
+}
+
+func appendPeriod(b []byte, p Period) []byte {
+	if p.Every == 1 {
+		return appendString(b, string(p.Unit))
+	}
+	b = strconv.AppendInt(append(b, `{"every":`...), int64(p.Every), 10)
+	return append(appendString(append(b, `,"unit":`...), string(p.Unit)), '}')
 }
 
 func (d *Deduction) appendJSON(b []byte, precision int) []byte {

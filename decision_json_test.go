@@ -156,18 +156,24 @@ func TestExplanationJSON(t *testing.T) {
 	e := Explanation{
 		Decision: Decision{Reason: LimitReached, Customer: "a", Feature: "f", Kind: Metered, Counted: true, Limit: 1, Used: 1,
 			Plan: Ref{"pro", 1}, Mode: Enforce, Revision: 4},
-		Considered: []SourceTrace{{"plan:pro@1", "1 per month", true, ""}, {"grant:g", "5", false, "expired"}},
+		Considered: []SourceTrace{
+			{ID: "plan:pro@1", Kind: "plan", Ref: "pro@1", Gives: "1 per month", Used: true, Subscription: "sub_1", From: MinTime,
+				Amount: &Quantity{Units: 1}, Per: &Length{1, Month}},
+			{ID: "grant:g", Kind: "grant", Ref: "g", Gives: "5", Why: "expired", Until: MinTime, Amount: &Quantity{Units: 5, Precision: 1}}},
 		Combined:   CombineSum,
 		Allowances: []AllowanceUse{{ID: "plan:pro@1", Limit: 1, Used: 1}},
-		Changes:    []WhatWouldChange{{"the window ends", "2026-04-01T00:00:00Z"}, {"a grant", ""}},
+		Changes: []WhatWouldChange{{Kind: AdviceWait, What: "a new window begins", At: MinTime, Limit: &Quantity{Units: 1}},
+			{Kind: AdvicePlan, What: "move to the plan max", Target: "max", Unlimited: true}},
 	}
+	min := MinTime.Format(time.RFC3339)
 	want := `{"allowed":false,"reason":"limit_reached","customer":"a","feature":"f","kind":"metered","precision":0,` +
 		`"limit":1,"used":1,"reserved":0,` +
 		`"remaining":0,"unlimited":false,"overage":0,"plan":"pro@1","rule":"sum","mode":"enforce",` +
 		`"allowances":[{"allowance":"plan:pro@1","limit":1,"used":1,"reserved":0,"remaining":0,"overage":0}],"revision":4,` +
-		`"considered":[{"id":"plan:pro@1","gives":"1 per ` +
-		`month","used":true},{"id":"grant:g","gives":"5","used":false,"why":"expired"}],"would_change":[{"what":"the window ` +
-		`ends","at":"2026-04-01T00:00:00Z"},{"what":"a grant"}]}`
+		`"considered":[{"id":"plan:pro@1","kind":"plan","ref":"pro@1","gives":"1 per month","used":true,"subscription":"sub_1",` +
+		`"from":"` + min + `","amount":1,"per":"month"},{"id":"grant:g","kind":"grant","ref":"g","gives":"5","used":false,` +
+		`"why":"expired","until":"` + min + `","amount":"0.5"}],"would_change":[{"kind":"wait","what":"a new window begins","limit":1,` +
+		`"at":"` + min + `"},{"kind":"plan","what":"move to the plan max","target":"max","unlimited":true}]}`
 	got, err := json.Marshal(e)
 	if err != nil || string(got) != want {
 		t.Errorf("got %v\n%s\nwant\n%s", err, got, want)

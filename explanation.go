@@ -74,13 +74,50 @@ type AssignmentTrace struct {
 // SourceTrace is one source that an evaluation considered.
 type SourceTrace struct {
 	ID    string `json:"id"`    // "plan:pro@1", "override:ovr_…"
+	Kind  string `json:"kind"`  // plan, addon, override or grant
+	Ref   string `json:"ref"`   // "pro@1", "ovr_…"
 	Gives string `json:"gives"` // in words
 	Used  bool   `json:"used"`
 	Why   string `json:"why,omitempty"` // why it was not used, or the reason given with it
+
+	Subscription string    `json:"subscription,omitempty"` // that has the plan or the add-on; "": a default plan
+	Quantity     int64     `json:"quantity,omitempty"`     // of an add-on
+	From         time.Time `json:"from,omitzero"`
+	Until        time.Time `json:"until,omitzero"`   // when it ends, or stops being as it is; absent: never
+	Amount       *Quantity `json:"amount,omitempty"` // absent: unlimited, several amounts, or none
+	Per          *Length   `json:"per,omitempty"`    // absent: the amount never renews
 }
 
-// WhatWouldChange is one event or action that would change the answer.
+// WhatWouldChange is one event or action that would make the answer a yes.
 type WhatWouldChange struct {
-	What string `json:"what"`         // in words
-	At   string `json:"at,omitempty"` // RFC 3339, if it happens by itself
+	Kind   AdviceKind `json:"kind"`
+	What   string     `json:"what"`             // in words
+	Target string     `json:"target,omitempty"` // of a plan, an add-on, a role, a feature or a customer the key or id; of others their id
+	// Limit is what the limit would be; absent if there would be none, or if the feature
+	// has no amounts.
+	Limit     *Quantity `json:"limit,omitempty"`
+	Unlimited bool      `json:"unlimited,omitempty"`
+	At        time.Time `json:"at,omitzero"` // when it happens by itself; absent: a person must act
 }
+
+// AdviceKind says what would change an answer.
+type AdviceKind string
+
+// The kinds of advice.
+const (
+	AdviceWait      AdviceKind = "wait"      // time alone; At says until when
+	AdvicePlan      AdviceKind = "plan"      // move to, or subscribe to, the plan Target
+	AdviceAddon     AdviceKind = "addon"     // add the add-on Target to a subscription
+	AdviceGrant     AdviceKind = "grant"     // grant an amount of the feature Target
+	AdviceOverride  AdviceKind = "override"  // remove the override Target, or make one for the feature Target
+	AdviceRole      AdviceKind = "role"      // assign the role Target to the member
+	AdviceSeat      AdviceKind = "seat"      // free seats of the feature Target, or give the member one
+	AdviceStatus    AdviceKind = "status"    // set the status of the subscription Target to active
+	AdviceMember    AdviceKind = "member"    // register the member Target, or make it active
+	AdviceCustomer  AdviceKind = "customer"  // create the customer Target
+	AdviceCatalogue AdviceKind = "catalogue" // add Target to the catalogue
+)
+
+// AdviceKinds lists every kind of advice.
+var AdviceKinds = []AdviceKind{AdviceWait, AdvicePlan, AdviceAddon, AdviceGrant, AdviceOverride, AdviceRole, AdviceSeat,
+	AdviceStatus, AdviceMember, AdviceCustomer, AdviceCatalogue}

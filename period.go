@@ -44,6 +44,15 @@ func (p Period) String() string {
 	return strconv.Itoa(p.Every) + " " + string(p.Unit)
 }
 
+// Length is a Period as answers show it: "month", or {"every": 6, "unit": "hour"}.
+type Length Period
+
+// MarshalJSON writes the unit alone if it is one of it.
+func (l Length) MarshalJSON() ([]byte, error) { return appendPeriod(nil, Period(l)), nil }
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (l *Length) UnmarshalJSON(b []byte) error { return (*Period)(l).UnmarshalJSON(b) }
+
 // Anchor says from where windows are computed.
 type Anchor string
 

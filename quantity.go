@@ -79,6 +79,28 @@ func appendQuantity(b []byte, n int64, precision int) []byte {
 	return append(b, d[k:]...)
 }
 
+// Quantity is an amount with its precision. In JSON it is a number if Precision is 0,
+// otherwise a decimal string.
+type Quantity struct {
+	Units     int64 // smallest units
+	Precision int   // digits after the point, 0 to MaxPrecision
+}
+
+// MarshalJSON writes a number or a decimal string.
+func (q Quantity) MarshalJSON() ([]byte, error) {
+	return AppendQuantity(nil, q.Units, q.Precision), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (q *Quantity) UnmarshalJSON(b []byte) error {
+	var r readQuantity
+	if err := r.UnmarshalJSON(b); err != nil {
+		return err
+	}
+	q.Units, q.Precision = r.units, r.precision
+	return nil
+}
+
 // Number is a decimal number kept as its text until the feature's precision is
 // known, so that it is never a float (S24). In JSON it is read from a number or
 // from a string; null, booleans and everything else are refused. "" means

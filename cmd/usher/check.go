@@ -81,6 +81,9 @@ func (c *explainCmd) Run(a *app) error {
 			if s.bool("used") {
 				used = "used"
 			}
+			if end := s.text("until"); end != "" {
+				used += ", until " + end
+			}
 			line := fmt.Sprintf("  %s: %s (%s", s.text("id"), s.text("gives"), used)
 			if why := s.text("why"); why != "" {
 				line += ": " + why
@@ -94,6 +97,11 @@ func (c *explainCmd) Run(a *app) error {
 			fmt.Fprintln(a.out, "what would change it")
 			for _, w := range changes {
 				line := "  " + w.text("what")
+				if limit := w.text("limit"); limit != "" {
+					line += ": the limit is then " + limit
+				} else if w.bool("unlimited") {
+					line += ": there is no limit then"
+				}
 				if at := w.text("at"); at != "" {
 					line += " (" + at + ")"
 				}

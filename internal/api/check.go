@@ -80,7 +80,7 @@ func (a *api) checkRoutes(d *door.Door) {
 			"would change the answer.", Request: checkIn{}, Response: explanationDoc{},
 		Example: `{"customer":"acme","feature":"sso"}`,
 		Answer: `{"allowed":false,"reason":"not_entitled","customer":"acme","feature":"sso","kind":"switch","revision":17,
-			"considered":[],"would_change":[{"what":"subscribe to a plan that includes sso"}]}`}, a.explain)
+			"considered":[],"would_change":[{"kind":"plan","what":"subscribe to the plan pro","target":"pro"}]}`}, a.explain)
 	d.Handle(door.Route{Pattern: "GET /v1/customers/{id}/entitlements", Perm: auth.PermDecide,
 		ID: "listEntitlements", Tag: "Decisions", Summary: "The decision of every feature for one customer", Response: entitlementsOut{},
 		Text: "Each for the amount 1. The ETag changes if anything in the answer does; with If-None-Match, an answer that the caller " +

@@ -107,8 +107,34 @@ func (s *Service) Explain(ctx context.Context, env usher.Environment, q CheckQue
 		return usher.Explanation{}, err
 	}
 	x := engine.Explain(snap, query, at)
+	if err := s.advise(ctx, env, query, &x, at); err != nil {
+		return usher.Explanation{}, err
+	}
 	x.Decision.Revision = revision
 	return x, nil
+}
+
+// advise adds to an explanation what would change the answer. It reads the customer and
+// the use that each change would count from the database.
+func (s *Service) advise(ctx context.Context, env usher.Environment, q engine.Query, x *usher.Explanation, at time.Time) error {
+	if x.Decision.Allowed {
+		return nil
+	}
+	facts, err := s.live.Facts(ctx, env, q.Customer)
+	if err != nil {
+		return err
+	}
+	x.Changes = engine.Advise(facts, q, &x.Decision, at, func(w *engine.World, at time.Time) *engine.Snapshot {
+		var snap *engine.Snapshot
+		if err == nil {
+			snap, err = s.live.Imagine(ctx, env, q.Customer, w, q.Feature, at)
+		}
+		if err != nil {
+			return nil
+		}
+		return snap
+	})
+	return err
 }
 
 // check answers with the given revision. The caller must have read it before, because

@@ -296,6 +296,11 @@ func (s *Service) explainMember(ctx context.Context, env usher.Environment, q Ch
 			}
 		}
 		x = engine.Explain(a.snap, query, a.at)
+		if d.Legs == nil || !failsBesidePlan(d.Legs) && d.Reason != usher.UnknownMember {
+			if err := s.advise(ctx, env, query, &x, a.at); err != nil {
+				return x, err
+			}
+		}
 	}
 	d.Revision = revision
 	if !a.asOf.IsZero() {
@@ -303,8 +308,8 @@ func (s *Service) explainMember(ctx context.Context, env usher.Environment, q Ch
 	}
 	x.Decision = d
 	if q.Permission == "" {
-		if d.Reason == usher.UnknownMember {
-			x.Changes = append([]usher.WhatWouldChange{{What: "register the member, or make it active"}}, x.Changes...)
+		if d.Reason == usher.UnknownMember && d.Legs.Plan != usher.LegFail && d.Legs.Limit != usher.LegFail {
+			x.Changes = append(x.Changes, register(&d))
 		}
 		return x, nil
 	}
@@ -325,44 +330,100 @@ func (s *Service) explainMember(ctx context.Context, env usher.Environment, q Ch
 		t.Assignments = append(t.Assignments, x)
 	}
 	x.Access = t
-	x.Changes = append(accessChanges(&d, t), x.Changes...)
+	x.Changes = append(accessChanges(&a, &d, t), x.Changes...)
 	return x, nil
 }
 
-// accessChanges says what would change the answer about a member's permission.
-func accessChanges(d *usher.Decision, t *usher.AccessTrace) []usher.WhatWouldChange {
-	switch d.Reason {
-	case usher.UnknownMember:
-		return []usher.WhatWouldChange{{What: "register the member, or make it active"}}
-	case usher.UnknownPermission:
-		return []usher.WhatWouldChange{{What: "add the permission to the catalogue"}}
+// failsBesidePlan reports whether something other than the plan and its limit denies.
+// Then no change of the plan alone would make the answer a yes.
+func failsBesidePlan(l *usher.Legs) bool {
+	return l.Role == usher.LegFail || l.Condition == usher.LegFail || l.Seat == usher.LegFail
+}
+
+func register(d *usher.Decision) usher.WhatWouldChange {
+	return usher.WhatWouldChange{Kind: usher.AdviceMember, What: "register the member, or make it active", Target: d.Member}
+}
+
+// accessChanges says what would change the answer about a member's permission. As
+// Advise does, it decides again: with another role, with a seat, or later. Only if the
+// member is unknown it names the first step, whatever else is missing.
+func accessChanges(a *asked, d *usher.Decision, t *usher.AccessTrace) (all []usher.WhatWouldChange) {
+	switch {
+	case d.Allowed || d.Reason == usher.UnknownCustomer:
+		return nil
+	case d.Reason == usher.UnknownMember:
+		return []usher.WhatWouldChange{register(d)}
+	case d.Reason == usher.UnknownPermission:
+		return []usher.WhatWouldChange{{Kind: usher.AdviceCatalogue, What: "add the permission to the catalogue", Target: d.Permission}}
+	case d.Legs.Plan == usher.LegFail || d.Legs.Limit == usher.LegFail:
+		return nil // the plan denies too, so nothing about the member alone is enough
 	}
-	var all []usher.WhatWouldChange
-	for _, a := range t.Assignments {
-		switch access.Outcome(a.Outcome) {
-		case access.NotYet:
-			all = append(all, usher.WhatWouldChange{What: "the role " + a.Role + " begins", At: a.From.UTC().Format(time.RFC3339Nano)})
-		case access.Gives:
-			if a.Until != nil && d.Allowed {
-				all = append(all, usher.WhatWouldChange{What: "the role " + a.Role + " ends", At: a.Until.UTC().Format(time.RFC3339Nano)})
-			}
-		case access.SeatMissing:
-			if d.Legs.Seat == usher.LegFail {
-				for _, f := range a.Seats {
-					all = append(all, usher.WhatWouldChange{What: "give the member a seat of " + f})
-				}
-			}
-		case access.Untrue:
-			if d.Legs.Condition == usher.LegFail {
-				for _, c := range a.Conditions {
-					all = append(all, usher.WhatWouldChange{What: "make this true: " + c})
-				}
-			}
+	would := func(f access.Facts, at time.Time) bool {
+		q := a.question
+		q.At = at
+		x := a.subject.Roles().Subject(f, at).Decide(&q)
+		return x.Reason == "" && x.Seat != usher.LegFail
+	}
+	for at, n := a.subject.ValidUntil(&a.question), 0; !at.IsZero() && n < maxWaits; n++ {
+		if would(a.subject.Facts, at) {
+			all = append(all, usher.WhatWouldChange{Kind: usher.AdviceWait, What: "a role begins", At: at})
+			break
+		}
+		q := a.question
+		q.At = at
+		next := a.subject.ValidUntil(&q)
+		if !next.After(at) {
+			break
+		}
+		at = next
+	}
+	for _, f := range a.seatsMissing(t) {
+		facts := a.subject.Facts
+		facts.Seats = append(slices.Clip(facts.Seats), access.Seat{Feature: f})
+		if a.seatFree(d.Customer, f) && would(facts, a.at) {
+			all = append(all, usher.WhatWouldChange{Kind: usher.AdviceSeat, What: "give the member a seat of " + f, Target: f})
 		}
 	}
-	if d.Legs.Role == usher.LegFail {
-		for _, role := range t.Roles {
-			all = append(all, usher.WhatWouldChange{What: "assign the role " + role})
+	for _, role := range t.Roles {
+		facts := a.subject.Facts
+		facts.Seats = append(slices.Clip(facts.Seats), a.seatsFree(d)...) // a role takes the seats that it needs (A08)
+		facts.Assignments = append(slices.Clip(facts.Assignments), usher.Assignment{Role: role})
+		if d.Legs.Role == usher.LegFail && would(facts, a.at) {
+			all = append(all, usher.WhatWouldChange{Kind: usher.AdviceRole, What: "assign the role " + role, Target: role})
+		}
+	}
+	return all
+}
+
+func (a *asked) seatFree(customer, feature string) bool {
+	d := engine.Decide(a.snap, engine.Query{Customer: customer, Feature: feature, Amount: 1}, a.at)
+	return d.Allowed
+}
+
+// seatsFree returns a seat of each feature that has one to give.
+func (a *asked) seatsFree(d *usher.Decision) (all []access.Seat) {
+	for key, f := range a.snap.World.Book().Features {
+		if f.Kind == usher.Seats && a.seatFree(d.Customer, key) {
+			all = append(all, access.Seat{Feature: key})
+		}
+	}
+	return all
+}
+
+// maxWaits bounds how many instants to come are looked at.
+const maxWaits = 64
+
+// seatsMissing lists the features of which the member's roles need a seat that it does
+// not have.
+func (a *asked) seatsMissing(t *usher.AccessTrace) (all []string) {
+	for _, x := range t.Assignments {
+		if access.Outcome(x.Outcome) != access.SeatMissing {
+			continue
+		}
+		for _, f := range x.Seats {
+			if !slices.Contains(all, f) && !slices.ContainsFunc(a.subject.Seats, func(s access.Seat) bool { return s.Feature == f }) {
+				all = append(all, f)
+			}
 		}
 	}
 	return all

@@ -29,6 +29,9 @@ func schemas() huma.Registry {
 	alias[usher.Environment, enum[usher.Environment]](r)
 	alias[usher.Combine, enum[usher.Combine]](r)
 	alias[usher.Mode, enum[usher.Mode]](r)
+	alias[usher.Quantity, shownQuantity](r)
+	alias[usher.Length, period](r)
+	alias[usher.AdviceKind, enum[usher.AdviceKind]](r)
 	alias[usher.Fail, enum[usher.Fail]](r)
 	alias[usher.Leg, enum[usher.Leg]](r)
 	alias[usher.Status, enum[usher.Status]](r)
@@ -145,6 +148,7 @@ var enums = map[reflect.Type]struct {
 		texts(usher.Enforce, usher.Warn, usher.Shadow)},
 	reflect.TypeFor[usher.Fail](): {"Fail", "What to assume about a feature while the server cannot be asked",
 		texts(usher.FailClosed, usher.FailOpen)},
+	reflect.TypeFor[usher.AdviceKind](): {"AdviceKind", "What would change an answer", texts(usher.AdviceKinds...)},
 	reflect.TypeFor[usher.Leg](): {"Leg", "The answer of one part of a decision about a member; none: it was not asked",
 		texts(usher.LegPass, usher.LegFail, usher.LegNone)},
 	reflect.TypeFor[usher.Status](): {"Status", "The status of a subscription",
@@ -191,6 +195,12 @@ func quantity(r huma.Registry) *huma.Schema {
 			`such as "1.500". JavaScript and TypeScript read integers exactly up to 2^53 only.`,
 			OneOf: []*huma.Schema{{Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeString, Pattern: `^-?[0-9]+(\.[0-9]+)?$`}}})
 }
+
+// shownQuantity is the schema of a quantity that knows its precision.
+type shownQuantity struct{}
+
+// Schema names Quantity.
+func (shownQuantity) Schema(r huma.Registry) *huma.Schema { return quantity(r) }
 
 // showQuantities makes each field with a quantity tag a Quantity in the document.
 func showQuantities(r huma.Registry) {

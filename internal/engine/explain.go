@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -10,128 +9,121 @@ import (
 )
 
 // Explain answers q and says why. It evaluates the same rules as Decide, and records
-// every source that it considered (S04) and what would change the answer.
+// every source that it considered (S04). Advise says what would change the answer.
 func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	q.Buf = new(Buf)
 	x := usher.Explanation{Decision: Decide(s, q, at), Considered: []usher.SourceTrace{}, Changes: []usher.WhatWouldChange{}}
 	w := s.World
 	f := w.features[q.Feature]
 	if w.customer == nil || f == nil {
-		what := "create the customer"
-		if w.customer != nil {
-			what = "add the feature to the catalogue"
-		}
-		x.Changes = append(x.Changes, usher.WhatWouldChange{What: what})
 		return x
 	}
-	now := at.UnixMicro()
-	tr := &trace{}
-	fr := w.buildFrame(f, now, tr)
+	tr := &trace{at: at.UnixMicro()}
+	fr := w.buildFrame(f, tr.at, tr)
 	x.Considered = append(x.Considered, tr.considered...)
 	x.Combined = fr.rule
-	buf := q.Buf
 	if f.def.Kind.Counts() {
-		x.Allowances, x.Caps = listRows(nil, fr, buf.rows), listCaps(nil, fr, buf.caps)
+		x.Allowances, x.Caps = listRows(nil, fr, q.Buf.rows), listCaps(nil, fr, q.Buf.caps)
 	}
-	x.Changes = append(x.Changes, w.changesFor(s, f, fr, &x, q.Amount, now)...)
 	return x
 }
 
-// changesFor returns what would turn a "no" into a "yes" or a "yes" into a "no": first
-// what happens by itself, then what an operator could do.
-func (w *World) changesFor(s *Snapshot, f *feature, fr *frame, x *usher.Explanation, amount, at int64) []usher.WhatWouldChange {
-	var out []usher.WhatWouldChange
-	d := &x.Decision
-	when := func(t int64, format string, args ...any) {
-		out = append(out, usher.WhatWouldChange{What: fmt.Sprintf(format, args...), At: stamp(t)})
-	}
-	// What happens by itself: a source begins or ends, a window ends.
-	for _, t := range w.changesIn(at, maxMicro) {
-		if len(out) == 3 {
-			break
-		}
-		if then := w.deadAt(f, t); then != fr.dead {
-			if then == "" {
-				when(t, "the feature becomes available")
-			} else {
-				when(t, "the feature ends: %s", then)
-			}
-			break
-		}
-	}
-	if d.Counted && fr.dead == "" {
-		switch d.Reason {
-		case usher.CapReached:
-			for i := range x.Caps {
-				if c := &x.Caps[i]; c.Remaining < amount && !c.Window.End.IsZero() {
-					when(c.Window.End.UnixMicro(), "a new %s begins for the cap of %s", c.Per, w.amount(f, c.Limit))
-				}
-			}
-		case usher.LimitReached, usher.InsufficientCredits, usher.ReasonOverage, usher.Warned, usher.Shadowed:
-			if d.Window != nil {
-				when(d.Window.End.UnixMicro(), "a new window begins")
-			}
-		}
-		if !d.Allowed && d.Remaining > 0 && d.Remaining < amount {
-			out = append(out, usher.WhatWouldChange{What: "ask for at most " + w.amount(f, d.Remaining)})
-		}
-	}
-	if d.Allowed {
-		return out
-	}
-	// What an operator could do.
-	var plans, addons []string
-	for key, ref := range w.book.newest {
-		ent := w.book.plans[ref].Entitlements[f.def.Key]
-		if ent != nil && ref != fr.plan && w.better(f, ent, fr) {
-			plans = append(plans, key)
-		}
-	}
-	for key, ref := range w.book.newAddon {
-		if ent := w.book.addons[ref].Entitlements[f.def.Key]; ent != nil && (len(ent.Allowances) > 0 || ent.On || ent.Value != nil) {
-			addons = append(addons, key)
-		}
-	}
-	slices.Sort(plans)
-	slices.Sort(addons)
-	switch d.Reason {
-	case usher.Revoked:
-		out = append(out, usher.WhatWouldChange{What: "remove the override that denies it"})
-		return out
-	case usher.ReasonSuspended:
-		out = append(out, usher.WhatWouldChange{What: "set the subscription's status to active"})
-	case usher.TrialEnded:
-		out = append(out, usher.WhatWouldChange{What: "set the subscription's status to active, or move trial_ends_at"})
-	}
-	if len(plans) > 0 {
-		out = append(out, usher.WhatWouldChange{What: "a plan that gives more: " + strings.Join(plans, ", ")})
-	}
-	if len(addons) > 0 {
-		out = append(out, usher.WhatWouldChange{What: "an add-on that gives it: " + strings.Join(addons, ", ")})
-	}
-	return out
+// trace records every source that an evaluation looked at; nil records nothing.
+// It is the only difference between deciding and explaining, so an explanation
+// cannot give other reasons than those that decided.
+type trace struct {
+	at         int64 // the instant that is evaluated
+	considered []usher.SourceTrace
 }
 
-// better reports whether a plan's entitlement gives more than holds now.
-func (w *World) better(f *feature, ent *usher.Entitlement, fr *frame) bool {
-	if !f.def.Kind.Counts() {
-		return ent.On || ent.Value != nil
+// holding records a plan or an add-on, n times: what it gives, from when until when,
+// whether that is used, and why.
+func (t *trace) holding(w *World, f *feature, h *holding, ent *usher.Entitlement, n int64, used bool, why string) {
+	if t == nil {
+		return
 	}
-	var have int64
-	for i := range fr.rows {
-		have = satAdd(have, fr.rows[i].limit)
+	x := usher.SourceTrace{ID: h.id, Kind: "plan", Ref: h.ref.String(), Gives: w.describe(f, ent, n), Used: used, Why: why}
+	if h.kind == fromAddon {
+		x.Kind, x.Quantity = "addon", h.times
 	}
-	if fr.dead != "" {
-		have = -1
+	if h.began > 0 {
+		x.From = instant(h.began)
 	}
-	var give int64
-	for _, a := range ent.Allowances {
-		if a.Unlimited {
-			return true
+	if i := w.subscriptionOf(h, t.at); i >= 0 {
+		x.Subscription = w.subs[i][0].id
+		x.Until = instant(w.heldUntil(i, h, t.at))
+	}
+	if len(ent.Allowances) == 1 {
+		a := &ent.Allowances[0]
+		if !a.Unlimited {
+			x.Amount = &usher.Quantity{Units: satMul(a.Limit, n), Precision: f.def.Precision}
 		}
-		give = satAdd(give, a.Limit)
+		x.Per = length(a.Per)
 	}
-	return give > have
+	t.considered = append(t.considered, x)
+}
+
+// override records an override.
+func (t *trace) override(w *World, f *feature, o *usher.Override, used bool, why string) {
+	if t == nil {
+		return
+	}
+	x := usher.SourceTrace{ID: "override:" + o.ID, Kind: "override", Ref: o.ID, Gives: w.describeOverride(f, o), Used: used, Why: why,
+		From: o.CreatedAt.UTC()}
+	if o.ExpiresAt != nil {
+		x.Until = o.ExpiresAt.UTC()
+	}
+	switch {
+	case o.Add != nil:
+		x.Amount = &usher.Quantity{Units: *o.Add, Precision: f.def.Precision}
+	case o.Set != nil && o.Set.Limit != nil:
+		x.Amount = &usher.Quantity{Units: *o.Set.Limit, Precision: f.def.Precision}
+		if o.Set.Per != nil {
+			x.Per = length(*o.Set.Per)
+		}
+	}
+	t.considered = append(t.considered, x)
+}
+
+// grant records a grant.
+func (t *trace) grant(w *World, f *feature, g *usher.Grant, used bool, why string) {
+	if t == nil {
+		return
+	}
+	t.considered = append(t.considered, usher.SourceTrace{ID: "grant:" + g.ID, Kind: "grant", Ref: g.ID,
+		Gives: w.amount(f, g.Amount) + " once", Used: used, Why: why, From: g.EffectiveAt.UTC(), Until: instant(grantEnd(g)),
+		Amount: &usher.Quantity{Units: g.Amount, Precision: f.def.Precision}})
+}
+
+// length returns a window's length for an answer; nil if the amount never renews.
+func length(p usher.Period) *usher.Length {
+	if p.Unit == usher.Lifetime {
+		return nil
+	}
+	l := usher.Length(p)
+	return &l
+}
+
+// subscriptionOf returns the index of the subscription that has a holding at an
+// instant, -1 if it is a default plan.
+func (w *World) subscriptionOf(h *holding, at int64) int {
+	return slices.IndexFunc(w.subs, func(list []stay) bool {
+		return slices.ContainsFunc(stayAt(list, at).held, func(o holding) bool {
+			return o.id == h.id && o.began == h.began && o.dead == h.dead
+		})
+	})
+}
+
+// heldUntil returns when a subscription stops having what it has at an instant, or
+// having it in the same state; maxMicro is never.
+func (w *World) heldUntil(sub int, h *holding, at int64) int64 {
+	for _, s := range w.subs[sub] {
+		same := func(o holding) bool { return o.id == h.id && o.dead == h.dead && o.times == h.times }
+		if s.start > at && !slices.ContainsFunc(s.held, same) {
+			return s.start
+		}
+	}
+	return maxMicro
 }
 
 // amount writes a quantity with its unit: "1000 calls".

@@ -227,7 +227,8 @@ type holding struct {
 // state does not change.
 type stay struct {
 	span
-	order  int // of its subscription in World.subs
+	order  int    // of its subscription in World.subs
+	id     string // of its subscription; "": a default plan
 	family string
 	holds  bool      // keeps the family from falling to the default plan
 	held   []holding // its plan, then its add-ons
@@ -337,7 +338,7 @@ func (b *Book) stays(s *usher.Subscription, order int, bounds []int64, first tim
 	out := make([]stay, len(bounds))
 	for i, from := range bounds {
 		st := b.StateAt(s, time.UnixMicro(from).UTC(), first, loc)
-		out[i] = stay{span: span{from, maxMicro}, order: order, family: s.Family, holds: st.Holds}
+		out[i] = stay{span: span{from, maxMicro}, order: order, id: s.ID, family: s.Family, holds: st.Holds}
 		if i > 0 {
 			out[i-1].end = from
 		}
@@ -421,12 +422,7 @@ func (w *World) families() []familyLine {
 // family replaces. It reads every subscription.
 func (w *World) dead(e *era, at int64, see func(*holding)) {
 	for i := range w.subs {
-		list := w.subs[i]
-		n, found := slices.BinarySearchFunc(list, at, func(s stay, at int64) int { return cmp.Compare(s.start, at) })
-		if !found {
-			n--
-		}
-		s := &list[n]
+		s := stayAt(w.subs[i], at)
 		if s.holds && !slices.Contains(e.held, s) {
 			continue
 		}
@@ -436,4 +432,13 @@ func (w *World) dead(e *era, at int64, see func(*holding)) {
 			}
 		}
 	}
+}
+
+// stayAt returns which of a subscription's stays holds at an instant.
+func stayAt(list []stay, at int64) *stay {
+	n, found := slices.BinarySearchFunc(list, at, func(s stay, at int64) int { return cmp.Compare(s.start, at) })
+	if !found {
+		n--
+	}
+	return &list[n]
 }

@@ -206,7 +206,7 @@ func (x reference) rules(f *feature, at int64, tr *trace) (r rules) {
 			if dead == "" || order(h.dead) < order(dead) {
 				dead = h.dead
 			}
-			tr.source(h.id, x.w.describe(f, ent, h.times), false, "gives nothing: "+string(h.dead))
+			tr.holding(x.w, f, &h, ent, h.times, false, "gives nothing: "+string(h.dead))
 		}
 	}
 	slices.SortStableFunc(live, func(a, b given) int {

@@ -54,20 +54,6 @@ type capRule struct {
 	cap usher.Cap
 }
 
-// trace records every source that an evaluation looked at; nil records nothing.
-// It is the only difference between deciding and explaining, so an explanation
-// cannot give other reasons than those that decided.
-type trace struct {
-	considered []usher.SourceTrace
-}
-
-// source records one source: what it gives, whether that is used, and why.
-func (t *trace) source(id, gives string, used bool, why string) {
-	if t != nil {
-		t.considered = append(t.considered, usher.SourceTrace{ID: id, Gives: gives, Used: used, Why: why})
-	}
-}
-
 // given is one live source's entitlement.
 type given struct {
 	*holding
@@ -193,7 +179,7 @@ func (w *World) traceDead(f *feature, e *era, at int64, tr *trace) {
 	}
 	w.dead(e, at, func(h *holding) {
 		if ent := h.ents[f.def.Key]; ent != nil {
-			tr.source(h.id, w.describe(f, ent, h.times), false, "gives nothing: "+string(h.dead))
+			tr.holding(w, f, h, ent, h.times, false, "gives nothing: "+string(h.dead))
 		}
 	})
 }
@@ -206,12 +192,12 @@ func (w *World) traceOverrides(f *feature, x exception, at int64, tr *trace) {
 	}
 	for _, o := range f.overrides {
 		if at >= o.CreatedAt.UnixMicro() && at >= micro(o.ExpiresAt, maxMicro) {
-			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "expired")
+			tr.override(w, f, o, false, "expired")
 		}
 	}
 	for _, o := range f.overrides {
 		if at >= o.CreatedAt.UnixMicro() && at < micro(o.ExpiresAt, maxMicro) && o != x.set && o != x.add && o != x.deny {
-			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "a later override of the same form replaces it")
+			tr.override(w, f, o, false, "a later override of the same form replaces it")
 		}
 	}
 }
@@ -223,14 +209,14 @@ func (w *World) ruleDenied(f *feature, r *rules, live []given, x exception, tr *
 		return
 	}
 	for _, g := range live {
-		tr.source(g.id, w.describe(f, g.ent, g.times), false, "denied by override:"+x.deny.ID)
+		tr.holding(w, f, g.holding, g.ent, g.times, false, "denied by override:"+x.deny.ID)
 	}
 	for _, o := range []*usher.Override{x.set, x.add} {
 		if o != nil {
-			tr.source("override:"+o.ID, w.describeOverride(f, o), false, "denied by override:"+x.deny.ID)
+			tr.override(w, f, o, false, "denied by override:"+x.deny.ID)
 		}
 	}
-	tr.source("override:"+x.deny.ID, "deny", true, x.deny.Reason)
+	tr.override(w, f, x.deny, true, x.deny.Reason)
 }
 
 // grantsAt returns the grants in force, by id, and narrows r to the span in which
@@ -247,7 +233,7 @@ func (w *World) grantsAt(f *feature, r *rules, at int64, tr *trace) []*usher.Gra
 		case at < from && at < until:
 			narrow(minMicro, min(from, until))
 			if tr != nil {
-				tr.source("grant:"+g.ID, w.amount(f, g.Amount)+" once", false, "begins "+stamp(from))
+				tr.grant(w, f, g, false, "begins "+stamp(from))
 			}
 		case at >= until:
 			narrow(until, maxMicro)
@@ -256,7 +242,7 @@ func (w *World) grantsAt(f *feature, r *rules, at int64, tr *trace) []*usher.Gra
 				if g.VoidedAt != nil && g.VoidedAt.UnixMicro() == until {
 					why = "voided " + stamp(until)
 				}
-				tr.source("grant:"+g.ID, w.amount(f, g.Amount)+" once", false, why)
+				tr.grant(w, f, g, false, why)
 			}
 		default:
 			narrow(from, until)
@@ -328,9 +314,9 @@ func (w *World) ruleSwitch(f *feature, r *rules, live []given, set *usher.Overri
 	r.rule = usher.CombineMax // off is less than on
 	if set != nil && set.Set.On != nil {
 		for _, g := range live {
-			tr.source(g.id, w.describe(f, g.ent, 1), false, "override:"+set.ID+" decides")
+			tr.holding(w, f, g.holding, g.ent, 1, false, "override:"+set.ID+" decides")
 		}
-		tr.source("override:"+set.ID, w.describeOverride(f, set), true, set.Reason)
+		tr.override(w, f, set, true, set.Reason)
 		r.rule, r.sources, r.on = usher.CombineOverride, []string{"override:" + set.ID}, *set.Set.On
 		if !r.on {
 			r.dead = usher.Revoked
@@ -338,7 +324,7 @@ func (w *World) ruleSwitch(f *feature, r *rules, live []given, set *usher.Overri
 		return
 	}
 	for _, g := range live {
-		tr.source(g.id, w.describe(f, g.ent, 1), g.ent.On, "")
+		tr.holding(w, f, g.holding, g.ent, 1, g.ent.On, "")
 		if g.ent.On {
 			r.on = true
 			r.sources = append(r.sources, g.id)
@@ -357,9 +343,9 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 	var v *usher.Value
 	if set != nil && set.Set.Value != nil {
 		for _, g := range live {
-			tr.source(g.id, w.describe(f, g.ent, 1), false, "override:"+set.ID+" decides")
+			tr.holding(w, f, g.holding, g.ent, 1, false, "override:"+set.ID+" decides")
 		}
-		tr.source("override:"+set.ID, w.describeOverride(f, set), true, set.Reason)
+		tr.override(w, f, set, true, set.Reason)
 		r.rule, r.sources, v = usher.CombineOverride, []string{"override:" + set.ID}, set.Set.Value
 	} else {
 		for i, g := range live {
@@ -386,20 +372,20 @@ func (w *World) ruleConfig(f *feature, r *rules, live []given, set, add *usher.O
 			if used {
 				r.sources = append(r.sources, g.id)
 			}
-			tr.source(g.id, w.describe(f, g.ent, times), used, "")
+			tr.holding(w, f, g.holding, g.ent, times, used, "")
 		}
 	}
 	if v == nil {
 		r.dead = usher.NotEntitled
 		if add != nil {
-			tr.source("override:"+add.ID, w.describeOverride(f, add), false, "nothing live to add to")
+			tr.override(w, f, add, false, "nothing live to add to")
 		}
 		return
 	}
 	if add != nil && (f.def.Type == usher.TypeInteger || f.def.Type == usher.TypeDecimal) {
 		v = &usher.Value{Int: satAdd(v.Int, *add.Add)}
 		r.sources = append(slices.Clip(r.sources), "override:"+add.ID)
-		tr.source("override:"+add.ID, w.describeOverride(f, add), true, add.Reason)
+		tr.override(w, f, add, true, add.Reason)
 	}
 	r.value = v
 }
@@ -433,7 +419,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 			why = "its limit is replaced by override:" + set.ID
 		}
 		if tr != nil {
-			tr.source(g.id, w.describe(f, g.ent, g.times), !setLimit, why)
+			tr.holding(w, f, g.holding, g.ent, g.times, !setLimit, why)
 		}
 		for _, a := range g.ent.Allowances {
 			r.slots = append(r.slots, slot{
@@ -451,7 +437,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 		if entitled {
 			r.sources = append(r.sources, "override:"+set.ID)
 		}
-		tr.source("override:"+set.ID, w.describeOverride(f, set), entitled, set.Reason)
+		tr.override(w, f, set, entitled, set.Reason)
 	}
 	if add != nil {
 		used := applyAdd(r.slots, *add.Add)
@@ -461,7 +447,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 		} else {
 			r.sources = append(r.sources, "override:"+add.ID)
 		}
-		tr.source("override:"+add.ID, w.describeOverride(f, add), used, why)
+		tr.override(w, f, add, used, why)
 	}
 	r.slots, r.sources = slices.Grow(r.slots, len(grants)), slices.Grow(r.sources, len(grants))
 	for _, g := range grants {
@@ -469,7 +455,7 @@ func (w *World) ruleAmounts(f *feature, r *rules, live []given, set, add *usher.
 		id := "grant:" + g.ID
 		r.sources = append(r.sources, id)
 		if tr != nil {
-			tr.source(id, w.amount(f, g.Amount)+" once", true, g.Reason)
+			tr.grant(w, f, g, true, g.Reason)
 		}
 		r.slots = append(r.slots, slot{id: id, clock: id, kind: fromGrant, limit: g.Amount, priority: g.Priority,
 			paid: g.Kind == usher.Purchase, began: g.EffectiveAt.UnixMicro(), end: grantEnd(g)})

@@ -421,6 +421,12 @@ func (r *stage) world(id string) *engine.World {
 	if w := r.worlds[id]; w != nil {
 		return w
 	}
+	r.worlds[id] = engine.NewWorld(r.facts(id))
+	return r.worlds[id]
+}
+
+// facts are what the story has said about a customer.
+func (r *stage) facts(id string) engine.Facts {
 	f := engine.Facts{Book: r.book, Customer: r.customers[id], Subscriptions: r.subs[id]}
 	for _, o := range r.overrides {
 		if o.Customer == id {
@@ -432,19 +438,21 @@ func (r *stage) world(id string) *engine.World {
 			f.Grants = append(f.Grants, g)
 		}
 	}
-	r.worlds[id] = engine.NewWorld(f)
-	return r.worlds[id]
+	return f
 }
 
 // snapshot holds what Needs names, and nothing else.
 func (r *stage) snapshot(id, feature string, at time.Time) *engine.Snapshot {
-	w := r.world(id)
-	l := r.used[id]
+	return r.used[id].of(r.world(id), r.rev, feature, at)
+}
+
+// of joins a world with the use that Needs names; l may be nil.
+func (l *ledger) of(w *engine.World, revision int64, feature string, at time.Time) *engine.Snapshot {
 	if l == nil {
-		return engine.NewSnapshot(w, r.rev, nil, nil)
+		return engine.NewSnapshot(w, revision, nil, nil)
 	}
 	keys, openings := w.Needs(feature, at)
-	s := engine.NewSnapshot(w, r.rev, l.load(keys), l.sums(openings))
+	s := engine.NewSnapshot(w, revision, l.load(keys), l.sums(openings))
 	s.SetLapses(l.lapses)
 	return s
 }
@@ -549,6 +557,9 @@ func (r *stage) use(who string, l story.Line) {
 		r.compare(l, f, engine.Decide(r.snapshot(who, q.Feature, at), q, at))
 	case "explain":
 		x := engine.Explain(r.snapshot(who, q.Feature, at), q, at)
+		x.Changes = engine.Advise(r.facts(who), q, &x.Decision, at, func(w *engine.World, at time.Time) *engine.Snapshot {
+			return r.used[who].of(w, r.rev, q.Feature, at)
+		})
 		text, err := json.Marshal(x)
 		if err != nil {
 			r.fatal("%v", err)

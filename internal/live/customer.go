@@ -140,7 +140,7 @@ func (l *Live) present(ctx context.Context, e *environment, customer string, at 
 	var err error
 	if st.holds(e, us) { // only its use is old
 		span = *st
-		s, err = l.use(ctx, e.name, customer, st.snapshot.World, st.snapshot.Revision, at)
+		s, err = l.use(ctx, e.name, customer, st.snapshot.World, st.snapshot.Revision, "", at)
 	} else {
 		s, span, err = l.load(ctx, e, customer, at)
 	}
@@ -163,23 +163,12 @@ func (l *Live) present(ctx context.Context, e *environment, customer string, at 
 
 // load reads a customer from the database.
 func (l *Live) load(ctx context.Context, e *environment, customer string, at time.Time) (*engine.Snapshot, state, error) {
-	db := l.cfg.DB
-	st, err := db.LoadCustomer(ctx, e.name, customer, 0)
+	facts, revision, err := l.facts(ctx, e, customer)
 	if err != nil {
 		return nil, state{}, err
 	}
-	ed := e.book.Load()
-	if ed.revision != st.CatalogRevision { // the customer was read under a catalogue that is new to this node
-		if err := l.Refresh(ctx, e.name); err != nil {
-			return nil, state{}, err
-		}
-		if ed = e.book.Load(); ed.revision < st.CatalogRevision {
-			return nil, state{}, usher.Errorf(usher.Unavailable, "the catalogue is being replaced; try again")
-		}
-	}
-	w := engine.NewWorld(engine.Facts{Book: ed.book, Customer: st.Customer, Subscriptions: st.Subscriptions, Overrides: st.Overrides,
-		Grants: st.Grants})
-	s, err := l.use(ctx, e.name, customer, w, st.EnvRevision, at)
+	w := engine.NewWorld(facts)
+	s, err := l.use(ctx, e.name, customer, w, revision, "", at)
 	if err != nil {
 		return nil, state{}, err
 	}
@@ -191,10 +180,48 @@ func (l *Live) load(ctx context.Context, e *environment, customer string, at tim
 	return s, span, nil
 }
 
-// use reads the use that decisions at an instant need, and joins it with a world.
-func (l *Live) use(ctx context.Context, env usher.Environment, customer string, w *engine.World, revision int64,
+// facts reads what decides for a customer, without its use, and the revision.
+func (l *Live) facts(ctx context.Context, e *environment, customer string) (engine.Facts, int64, error) {
+	st, err := l.cfg.DB.LoadCustomer(ctx, e.name, customer, 0)
+	if err != nil {
+		return engine.Facts{}, 0, err
+	}
+	ed := e.book.Load()
+	if ed.revision != st.CatalogRevision { // the customer was read under a catalogue that is new to this node
+		if err := l.Refresh(ctx, e.name); err != nil {
+			return engine.Facts{}, 0, err
+		}
+		if ed = e.book.Load(); ed.revision < st.CatalogRevision {
+			return engine.Facts{}, 0, usher.Errorf(usher.Unavailable, "the catalogue is being replaced; try again")
+		}
+	}
+	return engine.Facts{Book: ed.book, Customer: st.Customer, Subscriptions: st.Subscriptions, Overrides: st.Overrides, Grants: st.Grants},
+		st.EnvRevision, nil
+}
+
+// Facts reads from the database what decides for a customer now, without its use. An
+// unknown customer has facts too.
+func (l *Live) Facts(ctx context.Context, env usher.Environment, customer string) (engine.Facts, error) {
+	f, _, err := l.facts(ctx, l.envs[env], customer)
+	return f, err
+}
+
+// Imagine joins a world, such as a customer's after a change that was not made, with
+// the use that decisions about one feature at an instant need. Memory stays as it is.
+func (l *Live) Imagine(ctx context.Context, env usher.Environment, customer string, w *engine.World, feature string,
 	at time.Time) (*engine.Snapshot, error) {
-	keys, openings := w.Needs("", at)
+	s, err := l.use(ctx, env, customer, w, 0, feature, at)
+	if now := l.Now(env); err == nil && at.Before(now) {
+		s.Expire(now) // as Snapshot does
+	}
+	return s, err
+}
+
+// use reads the use that decisions at an instant need, and joins it with a world.
+// feature is what they are about; "" is every feature.
+func (l *Live) use(ctx context.Context, env usher.Environment, customer string, w *engine.World, revision int64, feature string,
+	at time.Time) (*engine.Snapshot, error) {
+	keys, openings := w.Needs(feature, at)
 	buckets, err := l.cfg.DB.LoadBuckets(ctx, env, customer, keys)
 	if err != nil {
 		return nil, err
