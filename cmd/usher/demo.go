@@ -89,7 +89,8 @@ It is served here; Ctrl-C stops it. In another terminal:
   %[5]s usage acme api_calls --window day --group-by data.endpoint
 `
 
-// demoCustomer is one customer of the demo. Each shows something else.
+// demoCustomer is one customer of the demo. Each shows something else, with as little use
+// as that needs: the demo must start in seconds.
 type demoCustomer struct {
 	id, name, zone string
 	plan           string // "" is the default plan
@@ -108,17 +109,17 @@ var demoCustomers = []demoCustomer{
 		members: []string{"ann", "bob"}, invited: []string{"cleo"}},
 	{id: "trial-ends", name: "Tria: the trial ends in two days", plan: "pro", began: 12, trial: 2, calls: 600, pages: 60},
 	{id: "over-limit", name: "Overton: out of API calls", plan: "free", began: 20, zone: "Europe/Berlin", calls: 1300},
-	{id: "past-due", name: "Pastoria: past due, in grace", plan: "pro", began: 45, status: usher.PastDueSt, calls: 1500},
-	{id: "suspended", name: "Susan & Co: suspended", plan: "pro", began: 60, status: usher.Suspended, calls: 800},
+	{id: "past-due", name: "Pastoria: past due, in grace", plan: "pro", began: 45, status: usher.PastDueSt, calls: 400},
+	{id: "suspended", name: "Susan & Co: suspended", plan: "pro", began: 60, status: usher.Suspended, calls: 200},
 	{id: "canceled", name: "Cancello: canceled, with more members than it may have now", plan: "pro", began: 80, status: usher.Canceled,
-		calls: 900, members: []string{"carla", "carlo", "carmen"}},
-	{id: "exception", name: "Excepta: more retention by override", plan: "pro", began: 30, calls: 1200},
-	{id: "two-addons", name: "Addison: two call packs and the EU", plan: "pro", began: 50, calls: 2500,
+		calls: 200, members: []string{"carla", "carlo", "carmen"}},
+	{id: "exception", name: "Excepta: more retention by override", plan: "pro", began: 30, calls: 300},
+	{id: "two-addons", name: "Addison: two call packs and the EU", plan: "pro", began: 50, calls: 700,
 		addons: []customers.AddonInput{{Addon: "api-pack", Quantity: 2}, {Addon: "eu", Quantity: 1}}},
-	{id: "grant-ends", name: "Grantham: a grant that ends tomorrow", plan: "pro", began: 25, calls: 1800},
-	{id: "overage", name: "Overland: in overage", plan: "business", began: 29, calls: 9000, pages: 400},
-	{id: "downgrade", name: "Downing: goes down at the end of the period", plan: "business", began: 40, zone: "Asia/Tokyo", calls: 1500},
-	{id: "unlimited", name: "Unlimited Inc.: enterprise", plan: "enterprise", began: 200, calls: 3000, pages: 500},
+	{id: "grant-ends", name: "Grantham: a grant that ends tomorrow", plan: "pro", began: 25, calls: 500},
+	{id: "overage", name: "Overland: in overage", plan: "business", began: 29, calls: 8500, pages: 100},
+	{id: "downgrade", name: "Downing: goes down at the end of the period", plan: "business", began: 40, zone: "Asia/Tokyo", calls: 400},
+	{id: "unlimited", name: "Unlimited Inc.: enterprise", plan: "enterprise", began: 200, calls: 900, pages: 100},
 	{id: "brand-new", name: "Nova: came today, on the default plan"},
 }
 

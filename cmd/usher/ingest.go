@@ -166,12 +166,45 @@ func (c *ingestCmd) file(a *app, cl *client, name string, m *mapping) (t tally, 
 			}
 			t = side.Tally
 		}
-		if in == nil {
-			return c.stream(a, cl, name, f, nil, -1, m, t)
+		if in != nil {
+			t, err = c.stream(a, cl, name, in, side, size, m, t)
+			return t, a.stopped(err, name, side)
 		}
-		return c.stream(a, cl, name, in, side, size, m, t)
+		t, err = c.stream(a, cl, name, a.interruptible(f), nil, -1, m, t)
+		return t, a.stopped(err, name, nil)
 	}
-	return c.stream(a, cl, name, a.in, nil, size, m, t)
+	t, err = c.stream(a, cl, name, a.interruptible(a.in), nil, size, m, t)
+	return t, a.stopped(err, name, nil)
+}
+
+// stopped returns err, or after Ctrl-C an error that says how to go on. side may be nil.
+func (a *app) stopped(err error, name string, side *sidecar) error {
+	if err == nil || a.Err() == nil {
+		return err
+	}
+	e := &usher.Error{Code: usher.Unavailable}
+	switch {
+	case side != nil && side.Place.Offset > 0:
+		e.Detail = fmt.Sprintf("stopped after line %d of %s: the same command goes on from there, and nothing is counted twice",
+			side.Place.Line-1, name)
+	case name == "-":
+		e.Detail = "stopped: give the same command the same input from its start; nothing is counted twice"
+	default:
+		e.Detail = fmt.Sprintf("stopped: the same command sends %s from its start, and nothing is counted twice", name)
+	}
+	return e
+}
+
+// interruptible returns a reader of in, a pipe or a terminal, whose Read ends with Ctrl-C
+// even while nothing is written to in.
+func (a *app) interruptible(in io.Reader) io.Reader {
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, in)
+		w.CloseWithError(err) // nil is the end of the file
+	}()
+	context.AfterFunc(a, func() { w.CloseWithError(a.Err()) })
+	return r
 }
 
 func (c *ingestCmd) stream(a *app, cl *client, name string, in io.Reader, side *sidecar, size int64, m *mapping, t tally) (tally, error) {
@@ -331,7 +364,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return &usher.Error{Code: usher.Unavailable, Detail: "stopped; the same command goes on from here"}
+		return &usher.Error{Code: usher.Unavailable, Detail: "stopped while it waited for the server"}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -278,5 +280,56 @@ func TestMapping(t *testing.T) {
 				t.Errorf("got %s, %v; want %s", got, err, test.want)
 			}
 		})
+	}
+}
+
+// TestIngestStopped: Ctrl-C says how to go on, with the exit code that shells give it, also
+// while standard input has nothing to read.
+func TestIngestStopped(t *testing.T) {
+	t.Parallel()
+	for _, stdin := range []bool{false, true} {
+		calls := make(chan int, 10)
+		n := 0
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			n++
+			calls <- n
+			if n == 3 { // this batch is not answered
+				<-r.Context().Done()
+				return
+			}
+			fmt.Fprint(w, `{"accepted":1000,"duplicates":0,"rejected":[]}`)
+		}))
+		defer web.Close()
+		file, batches, want := numbered(t, "e.ndjson", "", 2500, `{"id":"N"}`+"\n"), 3, "stopped after line 2000 of "
+		c := exec.Command("usher", "ingest", file)
+		if stdin {
+			c = exec.Command("usher", "ingest", "-")
+			batches, want = 1, "give the same command the same input from its start"
+		}
+		c.Env = append(os.Environ(), "USHER_URL="+web.URL, "USHER_KEY=usk_x")
+		var errs bytes.Buffer
+		c.Stderr = &errs
+		in, err := c.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if stdin {
+			io.WriteString(in, strings.Repeat(`{"id":"x"}`+"\n", 1000))
+		}
+		for range batches {
+			<-calls
+		}
+		c.Process.Signal(os.Interrupt)
+		c.Wait()
+		if code := c.ProcessState.ExitCode(); code != exitStopped {
+			t.Errorf("exit code %d, want %d", code, exitStopped)
+		}
+		if got := errs.String(); !strings.Contains(got, want) || !strings.Contains(got, "nothing is counted twice") {
+			t.Errorf("%q: got %q", want, got)
+		}
 	}
 }

@@ -114,7 +114,8 @@ type app struct {
 	cli *cli
 	tty terminals
 
-	kong *kong.Kong
+	kong    *kong.Kong
+	keyMade string // an idempotency key with which the command can be repeated; --json errors have it
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -231,7 +232,9 @@ func (a *app) fail(err error) int {
 	if a.cli.JSON {
 		e := json.NewEncoder(a.err)
 		e.SetEscapeHTML(false)
-		e.Encode(problemOf(err, code))
+		problem := problemOf(err, code)
+		problem.Key = a.keyMade
+		e.Encode(problem)
 		return code
 	}
 	fmt.Fprintf(a.err, "usher: %s\n", message(err))
@@ -243,12 +246,13 @@ type jsonError struct {
 	Code   usher.Code      `json:"code"`
 	Detail string          `json:"detail"`
 	Errors []usher.Problem `json:"errors,omitempty"`
+	Key    string          `json:"idempotency_key,omitempty"` // with which the same command does nothing twice
 }
 
 func problemOf(err error, code int) jsonError {
 	var e *usher.Error
 	if errors.As(err, &e) && err == error(e) {
-		return jsonError{e.Code, e.Detail, e.Problems}
+		return jsonError{Code: e.Code, Detail: e.Detail, Errors: e.Problems}
 	}
 	p := jsonError{Code: usher.Internal, Detail: message(err)}
 	if code == exitUsage {

@@ -99,7 +99,10 @@ func keyOr(given string) string {
 // sayKey prints the idempotency key if it is not known whether the command did what
 // it does (takes, holds, gives back).
 func (a *app) sayKey(err error, key, does string) {
-	if err != nil && exitCode(err) == exitFault {
+	if err == nil || exitCode(err) != exitFault {
+		return
+	}
+	if a.keyMade = key; !a.cli.JSON {
 		fmt.Fprintf(a.err, "usher: the idempotency key was %s: the same command with --idempotency-key %s never %s twice\n", key, key, does)
 	}
 }
