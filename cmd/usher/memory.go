@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -16,10 +18,50 @@ const (
 	memoryPart = 70  // per cent of the machine's or the container's memory
 )
 
+// machineMemory returns the bytes that this process may use; 0 is unknown.
+func machineMemory() int64 {
+	return memory("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+}
+
+// cacheBytes returns --cache-bytes, by default a quarter of the memory; 0 if that is
+// unknown.
+func (c *serveCmd) cacheBytes() int64 {
+	if c.CacheBytes != 0 {
+		return int64(c.CacheBytes)
+	}
+	return machineMemory() / 4
+}
+
+// byteSize is a number of bytes, written with or without a unit: 1048576, 512MiB, 2GB.
+type byteSize int64
+
+// minCache is the least cache that holds the customers of a few requests at once.
+const minCache = 1 << 20
+
+// UnmarshalText reads a size of at least 1 MiB.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	s, unit := string(text), int64(1)
+	for _, u := range []struct {
+		suffix string
+		bytes  int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}} {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			s, unit = strings.TrimSpace(rest), u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/unit || n*unit < minCache {
+		return fmt.Errorf("must be a number of bytes of at least 1MiB, such as 512MiB or 2GiB, got %q", text)
+	}
+	*b = byteSize(n * unit)
+	return nil
+}
+
 // tuneCollector sets the garbage collector's target, unless the environment says it
 // (GOGC, GOMEMLIMIT). It sets nothing where the memory of the machine is not known.
 func tuneCollector() {
-	total := memory("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+	total := machineMemory()
 	if total == 0 || os.Getenv("GOGC") != "" {
 		return
 	}

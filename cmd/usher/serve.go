@@ -28,6 +28,7 @@ type serveCmd struct {
 	PublicURL    string        `name:"public-url" help:"Address that clients use (default http:// or https:// and the listen address)." placeholder:"URL"`
 	CORSOrigins  []string      `name:"cors-origin" help:"Origin of web pages that may ask for flags; may be repeated." placeholder:"ORIGIN"`
 	PollInterval time.Duration `help:"Interval at which the database is watched and other nodes' changes are read (default ${default})." default:"200ms"`
+	CacheBytes   byteSize      `help:"Memory for customers and members, such as 512MiB (default a quarter of the machine's or the container's)." placeholder:"BYTES"`
 	LogLevel     slog.Level    `help:"Log level: debug, info, warn or error (default ${default})." default:"info"`
 	AuditKey     string        `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
 	Proxies      int           `help:"Number of reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`
@@ -88,7 +89,8 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := open(a, c.AuditKey, server.Config{DB: c.DB, PollInterval: c.PollInterval, PublicURL: public, Origins: c.CORSOrigins,
+	s, err := open(a, c.AuditKey, server.Config{DB: c.DB, PollInterval: c.PollInterval,
+		CacheBytes: c.cacheBytes(), PublicURL: public, Origins: c.CORSOrigins,
 		OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies, Log: log})
 	if err != nil {
 		return err

@@ -365,7 +365,7 @@ func (a *adviser) grants() (out []change) {
 
 func (a *adviser) grant(f *usher.Feature, n int64) change {
 	c := change{facts: a.f, size: granted, WhatWouldChange: usher.WhatWouldChange{Kind: usher.AdviceGrant, Target: f.Key,
-		What: "grant " + a.w.amount(a.w.features[f.Key], n) + " of " + f.Key}}
+		What: "grant " + a.w.amount(a.w.feature(f.Key), n) + " of " + f.Key}}
 	c.facts.Grants = append(slices.Clip(a.f.Grants), usher.Grant{ID: "gr_new", Customer: a.q.Customer, Feature: f.Key, Amount: n,
 		Kind: usher.Promotion, Priority: usher.DefaultPriority, EffectiveAt: a.at, CreatedAt: a.at})
 	return c
@@ -375,7 +375,7 @@ func (a *adviser) grant(f *usher.Feature, n int64) change {
 // person knows which value is wanted.
 func (a *adviser) overrides() []change {
 	o := usher.Override{ID: "ovr_new", Customer: a.q.Customer, Feature: a.q.Feature, CreatedAt: a.at}
-	f := a.w.features[a.q.Feature]
+	f := a.w.feature(a.q.Feature)
 	what := ""
 	switch n := satAdd(a.short(), a.d.Excess); {
 	case a.def.Kind == usher.Switch:

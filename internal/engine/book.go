@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/usher-sh/usher"
@@ -22,6 +23,8 @@ type Book struct {
 	defaults []usher.Ref          // newest version of each family's default plan, by family
 	byEvent  map[string][]*usher.Feature
 	rolls    map[string]bool // by feature: some allowance of some version rolls over
+	keys     []string        // of all features, ascending
+	index    map[string]int  // by feature: its place in keys
 }
 
 // NewBook compiles a catalogue and its published versions. Plan finds versions that
@@ -33,6 +36,11 @@ func NewBook(c *usher.Catalog, plans []usher.PlanVersion, addons []usher.AddonVe
 		plans: map[usher.Ref]*usher.PlanVersion{}, addons: map[usher.Ref]*usher.AddonVersion{},
 		newest: map[string]usher.Ref{}, newAddon: map[string]usher.Ref{}, byEvent: map[string][]*usher.Feature{},
 		rolls: map[string]bool{},
+	}
+	b.keys = slices.Sorted(maps.Keys(c.Features))
+	b.index = make(map[string]int, len(b.keys))
+	for i, k := range b.keys {
+		b.index[k] = i
 	}
 	for i := range plans {
 		p := &plans[i]

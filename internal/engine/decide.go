@@ -54,7 +54,7 @@ func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
 	if q.Amount < 0 {
 		panic("engine: Decide: Query.Amount must not be negative")
 	}
-	f := s.World.features[q.Feature]
+	f := s.World.feature(q.Feature)
 	d := s.begin(q.Customer, q.Feature, f)
 	if s.World.customer == nil {
 		d.Reason = usher.UnknownCustomer

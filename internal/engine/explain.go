@@ -14,7 +14,7 @@ func Explain(s *Snapshot, q Query, at time.Time) usher.Explanation {
 	q.Buf = new(Buf)
 	x := usher.Explanation{Decision: Decide(s, q, at), Considered: []usher.SourceTrace{}, Changes: []usher.WhatWouldChange{}}
 	w := s.World
-	f := w.features[q.Feature]
+	f := w.feature(q.Feature)
 	if w.customer == nil || f == nil {
 		return x
 	}

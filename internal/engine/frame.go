@@ -93,8 +93,19 @@ func (w *World) frameAt(f *feature, at int64) *frame {
 		return fr
 	}
 	fr := w.buildFrame(f, at, nil)
-	f.frame.Store(fr)
+	size := fr.size()
+	if was := f.frame.Swap(fr); was != nil {
+		size -= was.size()
+	}
+	if !f.passing {
+		w.bytes.Add(size)
+	}
 	return fr
+}
+
+// size estimates the memory that the frame holds, in bytes.
+func (fr *frame) size() int64 {
+	return sizeFrame + sizeRow*int64(len(fr.rows)) + sizeCap*int64(len(fr.caps))
 }
 
 // buildFrame makes the feature's frame at an instant.

@@ -142,7 +142,7 @@ func (s *Snapshot) opened(o *Opening, at int64) int64 {
 // present windows open with. The sums were read from the database before, so they do
 // not have these entries yet (S34).
 func (s *Snapshot) reopen(feature string, entries []Entry, at, now time.Time) {
-	f := s.World.features[feature]
+	f := s.World.feature(feature)
 	if f == nil || !s.World.Known() {
 		return
 	}
@@ -300,7 +300,7 @@ func Settle(s *Snapshot, h *Hold, amount int64, now time.Time) Effect {
 		panic("engine: Settle: amount must not be negative")
 	}
 	var e Effect
-	f := s.World.features[h.Feature]
+	f := s.World.feature(h.Feature)
 	rest := amount
 	if now.Before(h.Expires) {
 		s.forget(h.ID, h.Feature, false)
@@ -340,7 +340,7 @@ func Settles(s *Snapshot, h *Hold, amount int64, now time.Time) bool {
 	if now.Before(h.Expires) {
 		rest = max(amount-h.Amount, 0)
 	}
-	if s.counts(s.World.features[h.Feature]) {
+	if s.counts(s.World.feature(h.Feature)) {
 		return Fits(s, h.Feature, rest, h.At)
 	}
 	b, _ := s.Bucket(h.Home())
@@ -433,7 +433,7 @@ func (e *Effect) deduct(s *Snapshot, feature string) {
 		d := usher.Deduction{Allowance: en.Allowance, Amount: en.Amount}
 		if en.Bucket.Feature != feature {
 			d.Feature = en.Bucket.Feature
-			if p := s.World.features[d.Feature]; p != nil {
+			if p := s.World.feature(d.Feature); p != nil {
 				d.Precision = p.def.Precision
 			}
 		}

@@ -340,7 +340,7 @@ func TestManySources(t *testing.T) {
 				continue
 			}
 			for _, key := range w.Features() {
-				f := w.features[key]
+				f := w.feature(key)
 				var gotTrace, wantTrace trace
 				got, want := w.rulesAt(f, at, &gotTrace), x.rules(f, at, &wantTrace)
 				from, until := max(got.from, at-int64(time.Hour/time.Microsecond)), min(got.until, at+int64(time.Hour/time.Microsecond))

@@ -28,7 +28,7 @@ func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at ti
 		amount = 0
 	}
 	q := Query{Customer: customer, Feature: feature, Amount: amount, Buf: new(Buf)}
-	f := s.World.features[feature]
+	f := s.World.feature(feature)
 	if f == nil || s.World.customer == nil || f.def.Kind != usher.Seats {
 		return Effect{Decision: Decide(s, q, at)}
 	}
@@ -61,7 +61,7 @@ func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at ti
 // FreeSeat frees a holder's seat at once. Call Expire first.
 func FreeSeat(s *Snapshot, customer, feature string, was Seat, at time.Time) Effect {
 	var e Effect
-	if f := s.World.features[feature]; f != nil {
+	if f := s.World.feature(feature); f != nil {
 		s.seat(f, was, -1)
 		if now := at.UnixMicro(); f.def.Kind.Counts() && s.World.customer != nil {
 			buf := new(Buf)

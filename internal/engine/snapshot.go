@@ -102,7 +102,7 @@ func (s *Snapshot) Prune(t time.Time) {
 			continue
 		}
 		keep := map[BucketKey]bool{}
-		if ft := s.World.features[f]; ft != nil {
+		if ft := s.World.feature(f); ft != nil {
 			for _, k := range s.World.needs(ft, at, nil) {
 				keep[k] = true
 			}
@@ -130,7 +130,7 @@ func (s *Snapshot) Prune(t time.Time) {
 func (w *World) Needs(feature string, t time.Time) (keys []BucketKey, openings []Opening) {
 	at := t.UnixMicro()
 	if feature != "" {
-		f := w.features[feature]
+		f := w.feature(feature)
 		if f == nil {
 			return nil, nil
 		}
@@ -140,8 +140,15 @@ func (w *World) Needs(feature string, t time.Time) (keys []BucketKey, openings [
 		}
 		return keys, openings
 	}
-	for _, k := range w.Features() {
-		keys = append(keys, w.needs(w.features[k], at, &openings)...)
+	// What is computed only to know what to read is not kept: most customers are
+	// asked about few of the features that they have.
+	for i, k := range w.book.keys {
+		f := w.features[i].Load()
+		if f == nil {
+			f = w.newFeature(w.book.Features[k])
+			f.passing = true
+		}
+		keys = append(keys, w.needs(f, at, &openings)...)
 	}
 	return keys, openings
 }

@@ -66,7 +66,7 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 		panic("engine: Take: Op.Amount must not be negative; Correct gives back")
 	}
 	q := Query{Customer: op.Customer, Feature: op.Feature, Amount: op.Amount, Buf: new(Buf)}
-	f := s.World.features[op.Feature]
+	f := s.World.feature(op.Feature)
 	if f == nil || s.World.customer == nil || !f.def.Kind.Counts() {
 		d := Decide(s, q, at)
 		d.Taken = op.Kind == Consume
@@ -331,7 +331,7 @@ func (r *row) entryName() string {
 // without passing int64, here or in the pool (S24). An unknown feature counts
 // nothing, so anything fits.
 func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
-	f := s.World.features[feature]
+	f := s.World.feature(feature)
 	if f == nil {
 		return true
 	}
@@ -348,7 +348,7 @@ func Fits(s *Snapshot, feature string, amount int64, at time.Time) bool {
 // GaugeWindow returns the window in which a gauge's value at an instant counts, in
 // microseconds since 1970 UTC. The feature must be known and count.
 func GaugeWindow(s *Snapshot, feature string, at time.Time) (from, until int64) {
-	f := s.World.features[feature]
+	f := s.World.feature(feature)
 	fr := s.World.frameAt(f, at.UnixMicro())
 	w := fr.rows[bookkeeper(fr)].window
 	return w.start, w.end

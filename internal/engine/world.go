@@ -25,9 +25,12 @@ type World struct {
 	anchorings []anchoring
 	timeline   []era
 	subs       [][]stay // by subscription, the one that began last first; each covers all of time
-	features   map[string]*feature
-	changes    []int64         // every instant at which any source changes, ascending
-	known      map[int64]int64 // by the instant of a change that is dated in the past: when it was made
+	// features are by place in Book.keys. One is nil until it is asked about, so
+	// that a customer is small who could use 200 features and uses 5.
+	features []atomic.Pointer[feature]
+	bytes    atomic.Int64    // that it holds, estimated
+	changes  []int64         // every instant at which any source changes, ascending
+	known    map[int64]int64 // by the instant of a change that is dated in the past: when it was made
 }
 
 // feature is what a world knows about one feature.
@@ -43,6 +46,7 @@ type feature struct {
 	granted   []turn         // when any of the grants is in force
 	granting  int64          // the last instant at which a grant begins
 	pool      *feature       // of Draws
+	passing   bool           // made for one question about all features, so its memory does not count
 	frame     atomic.Pointer[frame]
 	runs      atomic.Pointer[[]run]
 }
@@ -54,19 +58,8 @@ func NewWorld(f Facts) *World {
 	if f.Book == nil {
 		panic("engine: NewWorld: Facts.Book must be set")
 	}
-	w := &World{book: f.Book, customer: f.Customer, zone: time.UTC, features: make(map[string]*feature, len(f.Book.Features))}
-	for key, def := range f.Book.Features {
-		ft := &feature{def: def, rolls: f.Book.rolls[key], granting: minMicro}
-		if m := f.Book.Meters[def.Meter]; m != nil && !m.Aggregation.Adds() {
-			ft.gauge = m.Aggregation
-		}
-		w.features[key] = ft
-	}
-	for _, ft := range w.features {
-		if d := ft.def.Draws; d != nil {
-			ft.pool = w.features[d.Credits]
-		}
-	}
+	w := &World{book: f.Book, customer: f.Customer, zone: time.UTC, features: make([]atomic.Pointer[feature], len(f.Book.keys))}
+	w.bytes.Store(sizeOf(&f))
 	if f.Customer == nil {
 		w.timeline = []era{{from: minMicro, until: maxMicro}}
 		return w
@@ -100,19 +93,23 @@ func NewWorld(f Facts) *World {
 	overrides, grants := slices.Clone(f.Overrides), slices.Clone(f.Grants)
 	for i := range overrides {
 		o := &overrides[i]
-		if ft := w.features[o.Feature]; ft != nil {
+		if ft := w.feature(o.Feature); ft != nil {
 			ft.overrides = append(ft.overrides, o)
 			w.changes = append(w.changes, o.CreatedAt.UnixMicro(), micro(o.ExpiresAt, maxMicro))
 		}
 	}
 	for i := range grants {
 		g := &grants[i]
-		if ft := w.features[g.Feature]; ft != nil {
+		if ft := w.feature(g.Feature); ft != nil {
 			ft.grants = append(ft.grants, g)
 			w.changes = append(w.changes, g.EffectiveAt.UnixMicro(), grantEnd(g))
 		}
 	}
-	for _, ft := range w.features {
+	for i := range w.features {
+		ft := w.features[i].Load()
+		if ft == nil || len(ft.overrides)+len(ft.grants) == 0 {
+			continue
+		}
 		slices.SortStableFunc(ft.overrides, func(x, y *usher.Override) int {
 			if c := x.CreatedAt.Compare(y.CreatedAt); c != 0 {
 				return c
@@ -164,14 +161,80 @@ func (w *World) Known() bool { return w.customer != nil }
 // Book returns the catalogue that the world was compiled from.
 func (w *World) Book() *Book { return w.book }
 
-// Features returns the keys of all features, ascending.
-func (w *World) Features() []string {
-	keys := make([]string, 0, len(w.features))
-	for k := range w.features {
-		keys = append(keys, k)
+// Features returns the keys of all features, ascending. The caller must not change
+// them.
+func (w *World) Features() []string { return w.book.keys }
+
+// feature returns what the world knows about a feature, and keeps it; nil if the
+// catalogue does not have the feature.
+func (w *World) feature(key string) *feature {
+	i, ok := w.book.index[key]
+	if !ok {
+		return nil
 	}
-	slices.Sort(keys)
-	return keys
+	p := &w.features[i]
+	if f := p.Load(); f != nil {
+		return f
+	}
+	f := w.newFeature(w.book.Features[key])
+	if !p.CompareAndSwap(nil, f) { // another goroutine was first: its frames must not be lost
+		return p.Load()
+	}
+	w.bytes.Add(sizeFeature)
+	return f
+}
+
+// newFeature returns what a world knows about a feature for which the customer has no
+// override and no grant.
+func (w *World) newFeature(def *usher.Feature) *feature {
+	f := &feature{def: def, rolls: w.book.rolls[def.Key], granting: minMicro}
+	if m := w.book.Meters[def.Meter]; m != nil && !m.Aggregation.Adds() {
+		f.gauge = m.Aggregation
+	}
+	if d := def.Draws; d != nil {
+		f.pool = w.feature(d.Credits)
+	}
+	return f
+}
+
+// Estimates of what a world holds, in bytes of memory on a 64-bit machine, with what
+// the allocator adds. TestBytes compares them with the heap.
+const (
+	sizeWorld    = 900 // with a subscription's stays and eras
+	sizeFeature  = 320
+	sizeFrame    = 420 // without rows and caps
+	sizeRow      = 700 // with its slots and their parts in burn order
+	sizeCap      = 600
+	sizeOverride = 420 // with its turns
+	sizeGrant    = 380
+	sizeStay     = 420
+	sizeBucket   = 130
+)
+
+// sizeOf estimates what a world of these facts holds before anybody asks about it.
+func sizeOf(f *Facts) int64 {
+	n := sizeWorld + 8*len(f.Book.keys) + sizeOverride*len(f.Overrides) + sizeGrant*len(f.Grants) + sizeStay*len(f.Subscriptions)
+	if c := f.Customer; c != nil {
+		n += len(c.ID) + len(c.Name) + 80*len(c.Clocks)
+		for k, v := range c.Metadata {
+			n += 64 + len(k) + len(v)
+		}
+	}
+	return int64(n)
+}
+
+// Bytes estimates the memory that the world holds alone, in bytes. It grows as features
+// are asked about.
+func (w *World) Bytes() int64 { return w.bytes.Load() }
+
+// Bytes estimates the memory that the snapshot holds alone, in bytes: without its
+// book, which all customers share. It grows as features are asked about.
+func (s *Snapshot) Bytes() int64 {
+	n := s.World.bytes.Load()
+	for _, sh := range s.use {
+		n += 64 + sizeBucket*int64(len(sh.list))
+	}
+	return n + 96*int64(len(s.openings)) + 64*int64(len(s.lapses))
 }
 
 // Zone returns the customer's zone at t.

@@ -2,9 +2,12 @@ package live
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/engine"
@@ -21,6 +24,47 @@ type entry struct {
 	old        atomic.Pointer[memory] // the last snapshot that was dropped, for when the database is away
 	directory  atomic.Pointer[stamp]  // replaced when the customer's directory changes
 	seats      atomic.Pointer[stamp]  // replaced when a seat of the customer is taken or freed
+	weight     atomic.Int64           // bytes for which the cache counts it
+	world      atomic.Int64           // bytes of its world when it was counted
+}
+
+// emptyEntry is the weight of an entry without a snapshot, in bytes: the entry, its key
+// and its place in the cache.
+const emptyEntry = 400
+
+// bytes estimates the memory that an entry holds.
+func (en *entry) bytes() int64 {
+	n := int64(emptyEntry)
+	if st := en.state.Load(); st != nil {
+		n += st.snapshot.Bytes()
+	}
+	if m := en.old.Load(); m != nil {
+		n += m.snapshot.Bytes()
+	}
+	return n
+}
+
+func weighEntry(_ string, en *entry) uint32 {
+	n := min(en.bytes(), math.MaxUint32)
+	en.weight.Store(n)
+	if st := en.state.Load(); st != nil {
+		en.world.Store(st.snapshot.World.Bytes())
+	}
+	return uint32(n)
+}
+
+// weigh makes the cache count a customer's entry anew if it has grown since: a snapshot
+// was loaded, more features were asked about, or use was added.
+func (e *environment) weigh(customer string, en *entry) {
+	if n := en.bytes(); n <= en.weight.Load()*3/2 {
+		return
+	}
+	e.customers.ComputeIfPresent(customer, func(now *entry) (*entry, otter.ComputeOp) {
+		if now != en { // dropped and made again meanwhile
+			return now, otter.CancelOp
+		}
+		return now, otter.WriteOp
+	})
 }
 
 // memory is a snapshot that may be out of date.
@@ -123,6 +167,9 @@ func (l *Live) present(ctx context.Context, e *environment, customer string, at 
 	en, ok := e.customers.GetIfPresent(customer)
 	if ok {
 		if st := en.state.Load(); st.holds(e, us) && (old || st.stale == 0) {
+			if st.snapshot.World.Bytes() > 2*en.world.Load() { // many features were asked about since
+				e.weigh(customer, en)
+			}
 			return st.snapshot, nil
 		}
 	} else {
@@ -151,12 +198,25 @@ func (l *Live) present(ctx context.Context, e *environment, customer string, at 
 	// Keep it only if nothing changed while it was loaded. A change that comes
 	// between the two looks at generation either sees the new state and drops it, or
 	// is seen here.
+	//
+	// A customer that does not exist is not kept: callers can make up any number of
+	// them.
+	if !s.World.Known() {
+		e.customers.ComputeIfPresent(customer, func(now *entry) (*entry, otter.ComputeOp) {
+			if now != en || en.generation.Load() != generation {
+				return now, otter.CancelOp
+			}
+			return now, otter.InvalidateOp
+		})
+		return s, nil
+	}
 	if en.generation.Load() == generation {
 		en.state.Store(&span)
 		en.old.Store(nil)
 		if en.generation.Load() != generation {
 			en.state.CompareAndSwap(&span, nil)
 		}
+		e.weigh(customer, en)
 	}
 	return s, nil
 }
@@ -281,6 +341,7 @@ func (l *Live) Publish(env usher.Environment, customer string, base, next *engin
 	st := en.state.Load()
 	if st != nil && st.snapshot == base && next != nil {
 		if en.state.CompareAndSwap(st, &state{next, st.from, st.until, st.stale}) {
+			l.envs[env].weigh(customer, en)
 			return
 		}
 	}
@@ -289,6 +350,13 @@ func (l *Live) Publish(env usher.Environment, customer string, base, next *engin
 
 // Forget drops a customer's snapshot, so that it is read again.
 func (l *Live) Forget(env usher.Environment, customer string) { l.drop(l.envs[env], customer) }
+
+// CacheBytes returns about how many bytes the customers, members and resources in
+// memory hold.
+func (l *Live) CacheBytes(env usher.Environment) int64 {
+	e := l.envs[env]
+	return int64(e.customers.WeightedSize() + e.members.WeightedSize())
+}
 
 // Customers returns about how many customers are in memory.
 func (l *Live) Customers(env usher.Environment) int { return l.envs[env].customers.EstimatedSize() }

@@ -1,5 +1,5 @@
 // Package live is the loaded world: one immutable snapshot per customer, loaded
-// on demand, bounded in number, dropped when a newer revision touches it. It
+// on demand, bounded in bytes, dropped when a newer revision touches it. It
 // decides nothing and writes nothing itself; Change is the loop in which every
 // change to this world is made.
 package live
@@ -29,11 +29,10 @@ type Config struct {
 	// PollInterval is how often other nodes' changes are read, and how often it is
 	// found out whether the database may still be written; 0 is 200 ms.
 	PollInterval time.Duration
-	// MaxCustomers bounds the customers held in memory, of all environments
-	// together; 0 is 200,000.
-	MaxCustomers int
-	// MaxMembers bounds the members and resources held in memory; 0 is 500,000.
-	MaxMembers int
+	// CacheBytes bounds the memory for customers, members and resources, of all
+	// environments together, as the engine estimates it; 0 is 1 GiB. What was not
+	// asked about for long is dropped first, and read again when it is asked about.
+	CacheBytes int64
 	// Node is this process's name among the nodes of one database.
 	Node string
 }
@@ -86,11 +85,8 @@ func New(ctx context.Context, cfg Config) (*Live, error) {
 	if cfg.PollInterval <= 0 {
 		cfg.PollInterval = 200 * time.Millisecond
 	}
-	if cfg.MaxCustomers <= 0 {
-		cfg.MaxCustomers = 200_000
-	}
-	if cfg.MaxMembers <= 0 {
-		cfg.MaxMembers = 500_000
+	if cfg.CacheBytes <= 0 {
+		cfg.CacheBytes = 1 << 30
 	}
 	l := &Live{cfg: cfg, envs: map[usher.Environment]*environment{}, locks: locks{seed: maphash.MakeSeed()}, polled: cfg.Now()}
 	if cfg.DB.Dialect() == store.Postgres {
@@ -105,11 +101,13 @@ func New(ctx context.Context, cfg Config) (*Live, error) {
 		return nil, err
 	}
 	for name, st := range states {
-		cache, err := otter.New(&otter.Options[string, *entry]{MaximumSize: max(cfg.MaxCustomers/len(states), 1)})
+		// Customers get three quarters, members and resources the rest.
+		share := uint64(cfg.CacheBytes) / uint64(len(states)) / 4
+		cache, err := otter.New(&otter.Options[string, *entry]{MaximumWeight: 3 * share, Weigher: weighEntry})
 		if err != nil {
 			return nil, err
 		}
-		members, err := otter.New(&otter.Options[memberKey, *principal]{MaximumSize: max(cfg.MaxMembers/len(states), 1)})
+		members, err := otter.New(&otter.Options[memberKey, *principal]{MaximumWeight: share, Weigher: weighPrincipal})
 		if err != nil {
 			return nil, err
 		}

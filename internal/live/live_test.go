@@ -25,13 +25,14 @@ features: {sso: {kind: switch}}
 plans: {free: {default: true, entitlements: {sso: %v}}}
 `
 
-func open(t *testing.T, dsn string, max int) (*store.DB, *live.Live) {
+func open(t *testing.T, dsn string, cacheBytes int64) (*store.DB, *live.Live) {
 	t.Helper()
 	db, err := store.Open(t.Context(), store.Config{DSN: dsn})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := live.New(t.Context(), live.Config{DB: db, PollInterval: 10 * time.Millisecond, Node: fmt.Sprintf("%p", db), MaxCustomers: max})
+	l, err := live.New(t.Context(), live.Config{DB: db, PollInterval: 10 * time.Millisecond, Node: fmt.Sprintf("%p", db),
+		CacheBytes: cacheBytes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,27 +143,42 @@ func TestS06_WarmUntilARevisionTouchesIt(t *testing.T) {
 	}
 }
 
-// However many customers are asked about, memory holds no more than its bound.
+// However many customers are asked about, memory holds no more bytes than its bound,
+// and nothing about customers that do not exist.
 func TestCustomersInMemoryAreBounded(t *testing.T) {
 	t.Parallel()
-	db, l := open(t, filepath.Join(t.TempDir(), "u.db"), 20)
+	const bound = 128 << 10
+	db, l := open(t, filepath.Join(t.TempDir(), "u.db"), bound)
 	apply(t, db, 1, true)
 	create(t, db, "acme")
 	if err := l.Refresh(t.Context(), usher.Sandbox); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 500 {
-		allowed(t, l, fmt.Sprint("ghost", i))
-		if i%50 == 0 && !allowed(t, l, "acme") {
-			t.Fatal("acme lost its plan")
+	for i := range 100 {
+		if allowed(t, l, fmt.Sprint("ghost", i)) {
+			t.Fatal("an unknown customer is allowed")
+		}
+	}
+	if n := l.Customers(usher.Sandbox); n > 1 {
+		t.Errorf("%d customers in memory, of which one exists", n)
+	}
+	const customers = 300
+	for i := range customers {
+		id := fmt.Sprint("customer", i)
+		create(t, db, id)
+		if !allowed(t, l, id) || i%50 == 0 && !allowed(t, l, "acme") {
+			t.Fatalf("%s or acme lost its plan", id)
 		}
 	}
 	until := time.Now().Add(10 * time.Second)
-	for l.Customers(usher.Sandbox) > 20 {
+	for l.CacheBytes(usher.Sandbox) > bound {
 		if time.Now().After(until) {
-			t.Fatalf("%d customers in memory, want at most 20", l.Customers(usher.Sandbox))
+			t.Fatalf("%d bytes in memory, want at most %d", l.CacheBytes(usher.Sandbox), bound)
 		}
 		time.Sleep(time.Millisecond)
+	}
+	if n := l.Customers(usher.Sandbox); n < 10 || n >= customers {
+		t.Errorf("%d of %d customers in memory, want as many as have room", n, customers)
 	}
 }
 

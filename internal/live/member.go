@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/usher-sh/usher"
@@ -27,6 +28,24 @@ type principal struct {
 	// For CustomerOf: its answer, and the revision at which it was found.
 	customer string
 	revision int64
+}
+
+// weighPrincipal estimates the memory that a principal holds, in bytes.
+func weighPrincipal(k memberKey, p *principal) uint32 {
+	n := 400 + len(k.customer) + len(k.kind) + len(k.id)
+	properties := p.properties
+	if p.subject != nil {
+		n += p.subject.Bytes()
+	}
+	for name, v := range properties {
+		n += 64 + len(name)
+		if text, ok := v.(string); ok {
+			n += len(text)
+		} else {
+			n += 256 // a list or an object: requests bound their size
+		}
+	}
+	return uint32(min(n, math.MaxUint32))
 }
 
 // stamps returns the entry with the stamps that a customer's principals must have.

@@ -78,6 +78,9 @@ func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
 	})}
 	for _, env := range usher.Environments {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "usher_cache_bytes", Help: "Memory that customers, members and resources hold, estimated.",
+			ConstLabels: prometheus.Labels{"environment": string(env)},
+		}, func() float64 { return float64(l.CacheBytes(env)) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "usher_customers_loaded", Help: "Customers held in memory.", ConstLabels: prometheus.Labels{"environment": string(env)},
 		}, func() float64 { return float64(l.Customers(env)) }))
 	}

@@ -45,6 +45,8 @@ type Config struct {
 	// Node is the name of this process among the nodes of the database; "" makes
 	// one.
 	Node string
+	// CacheBytes bounds the memory for customers and members; see live.Config.
+	CacheBytes int64
 	// PollInterval is how often other nodes' changes are read; see live.Config.
 	PollInterval time.Duration
 	// Now is real time; nil is time.Now.
@@ -120,7 +122,7 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 			"`usher audit key --new FILE` and --audit-key FILE keep it outside")
 	}
 	node := cmp.Or(c.Node, usher.NewID("node_", c.Now(), nil))
-	l, err := live.New(ctx, live.Config{DB: db, Now: c.Now, PollInterval: c.PollInterval, Node: node})
+	l, err := live.New(ctx, live.Config{DB: db, Now: c.Now, PollInterval: c.PollInterval, CacheBytes: c.CacheBytes, Node: node})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
