@@ -125,6 +125,7 @@ func fingerprint(list []usher.Decision) string {
 	for i := range list {
 		d := list[i]
 		d.Used, d.Reserved, d.Remaining, d.Overage, d.Excess = 0, 0, 0, 0, 0
+		d.OverageLeft, d.Credits, d.ValidUntil = 0, nil, time.Time{}
 		d.Revision, d.AsOf, d.Degraded, d.Window, d.Allowances, d.Caps, d.Sources = 0, time.Time{}, false, nil, nil, nil, nil
 		b = d.AppendJSON(b[:0])
 		h.Write(append(b, '\n'))
@@ -217,9 +218,6 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		if err != nil {
 			continue // the event is sent once the flags can be answered
 		}
-		// Read after the answers: a node that is asked for this revision must know at
-		// least what they were made of.
-		revision := o.Live.Revision(c.Env)
 		now := fingerprint(list)
 		if now == l.seen || degraded(list) {
 			continue
@@ -229,7 +227,13 @@ func (o *OFREP) events(w http.ResponseWriter, r *http.Request, c *door.Call) {
 		if first {
 			continue // the first look: there is nothing to compare with
 		}
-		etag := now + "." + strconv.FormatInt(revision, 10)
+		// A node that is asked for the event's revision must know at least what the answers
+		// were made of. A customer who was loaded just now may be newer than the revision
+		// that this node has read, so it reads that again.
+		if err := o.Live.Refresh(r.Context(), c.Env); err != nil {
+			o.Log.Debug("the revision of an event could not be read; it may name an earlier one", "error", err)
+		}
+		etag := now + "." + strconv.FormatInt(o.Live.Revision(c.Env), 10)
 		if !send("id: " + etag + "\nevent: message\ndata: {\"type\":\"refetchEvaluation\",\"etag\":\"\\\"" + etag + "\\\"\",\"lastModified\":" +
 			strconv.FormatInt(o.Live.Now(c.Env).Unix(), 10) + "}\n\n") {
 			return

@@ -44,6 +44,26 @@ func TestOFREP_WithoutTheState(t *testing.T) {
 	}
 }
 
+// TestOFREP_UseAloneChangesNoFingerprint: nor does time alone, until an answer changes.
+func TestOFREP_UseAloneChangesNoFingerprint(t *testing.T) {
+	t.Parallel()
+	d := usher.Decision{Allowed: true, Reason: usher.WithinLimit, Feature: "exports", Kind: usher.Metered, Counted: true, Limit: 10,
+		OveragePermitted: true}
+	used := d
+	used.Used, used.Overage, used.OverageLeft = 12, 2, 3
+	used.Credits = &usher.CreditsUse{Feature: "credits", Remaining: 4}
+	used.ValidUntil = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	seen := func(d usher.Decision) string { return fingerprint([]usher.Decision{d}) }
+	if seen(d) != seen(used) {
+		t.Error("use changes the fingerprint")
+	}
+	more := d
+	more.Limit = 11
+	if seen(d) == seen(more) {
+		t.Error("another limit does not change the fingerprint")
+	}
+}
+
 func TestOFREP_StreamsAreBounded(t *testing.T) {
 	t.Parallel()
 	var s streams
