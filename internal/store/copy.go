@@ -208,6 +208,8 @@ func (c *copier) run(ctx context.Context) error {
 	}
 	if c.Kind == Move {
 		err := c.from.scan(ctx, func(s *Scan) error {
+			// A server of the source could have committed after the copy read its rows: those
+			// changes would be lost.
 			now, err := c.look(ctx, s, false)
 			if err == nil && now != identity {
 				err = usher.Errorf(usher.Conflict, "the source changed while it was copied: stop its servers and begin again with a new target")

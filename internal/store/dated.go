@@ -69,6 +69,8 @@ func replace(ctx context.Context, tx *sql.Tx, env usher.Environment, revision in
 			return err
 		}
 		_, err = exec(ctx, tx, `INSERT INTO `+table+` (`+columns+`) VALUES `+values(n, width, 1), adding...)
+		// The current rows of this customer were closed above, so the id that is still in the
+		// way is of another.
 		if duplicate(err) {
 			return usher.Errorf(usher.Conflict, "an id of these %s rows is in use already", table)
 		} else if err != nil {

@@ -85,6 +85,7 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 		return 0, err
 	}
 	w := directoryWriter{ctx: ctx, tx: tx, env: string(c.Env), customer: c.Customer, revision: revision}
+	// Removals come first: what one change both removes and adds is there afterwards.
 	w.drop(c)
 	w.put(c)
 	if w.err != nil {
@@ -104,6 +105,7 @@ func (db *DB) changeDirectory(ctx context.Context, tx *sql.Tx, c *DirectoryChang
 // change back.
 func (u *UsageTx) ChangeDirectory(c *DirectoryChange) (revision int64, undo func() error, err error) {
 	defer wrap(&err, "change directory")
+	// A batch has takes of other callers too: a change that is refused must not undo those.
 	if _, err := u.tx.ExecContext(u.ctx, `SAVEPOINT directory`); err != nil {
 		return 0, nil, err
 	}
