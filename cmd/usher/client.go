@@ -183,7 +183,7 @@ func (a *app) ask(method, path string, v any, show func(object)) (object, error)
 		_, err = a.out.Write(append(bytes.TrimRight(b, "\n"), '\n'))
 		return o, err
 	}
-	show(o)
+	show(o.in(time.UTC))
 	return o, nil
 }
 

@@ -42,6 +42,7 @@ func (c *customerPutCmd) Run(a *app) error {
 }
 
 func (a *app) showCustomer(o object) {
+	o = o.in(o.zone())
 	fmt.Fprintln(a.out, a.bold(o.text("id")))
 	pairs := []string{"name", o.text("name"), "timezone", o.text("timezone"), "anchor", o.text("anchor"), "created", o.text("created_at")}
 	if m := o.object("metadata"); len(m) > 0 {
@@ -83,8 +84,10 @@ func (c *customerGetCmd) Run(a *app) error {
 		o["subscriptions"], o["overrides"], o["grants"], o["entitlements"] = held["subscriptions"], overrides, grants, all["data"]
 		return a.printJSON(o)
 	}
+	zone := o.zone()
+	overrides, grants = allIn(overrides, zone), allIn(grants, zone)
 	a.showCustomer(o)
-	for _, s := range held["subscriptions"] {
+	for _, s := range allIn(held["subscriptions"], zone) {
 		a.showSubscription(s)
 	}
 	if len(overrides) > 0 {

@@ -98,7 +98,7 @@ func (c *seatListCmd) Run(a *app) error {
 		return err
 	}
 	var rows [][]string
-	for _, s := range seats {
+	for _, s := range allIn(seats, a.zoneOf(c.Customer)) {
 		limit, until := "within", s.text("expires_at")
 		if s.bool("excess") {
 			limit = "beyond"

@@ -28,10 +28,11 @@ func (c *usageCmd) Run(a *app) error {
 		q.Set("group_by", c.GroupBy)
 		heading = append(heading, strings.ToUpper(strings.TrimPrefix(c.GroupBy, "data.")))
 	}
+	zone := a.zoneOf(c.Customer)
 	var shown error
 	_, err = a.ask("GET", "/v1/usage?"+q.Encode(), nil, func(o object) {
 		var rows [][]string
-		for _, p := range o.list("data") {
+		for _, p := range o.in(zone).list("data") {
 			row := []string{p.text("start"), p.text("end"), p.text("value")}
 			if c.GroupBy != "" {
 				row = append(row, p.object("group").text(c.GroupBy))
