@@ -172,7 +172,13 @@ func (c *applyCmd) Run(a *app) error {
 	return nil
 }
 
+type schemaCmd struct{}
+
+func (c *schemaCmd) Run(a *app) error { return a.printText(catalogfile.Schema()) }
+
 type pullCmd struct {
+	Revision int64 `help:"Revision of the environment at which the catalogue was in force (default now)." placeholder:"N"`
+
 	Out string `short:"o" help:"File to write (default standard output)." type:"path" placeholder:"FILE"`
 }
 
@@ -185,7 +191,11 @@ func (c *pullCmd) Run(a *app) error {
 	if a.cli.JSON {
 		accept = "application/json"
 	}
-	b, err := cl.send(a, "GET", "/v1/catalog", "", nil, "Accept", accept)
+	path := "/v1/catalog"
+	if c.Revision != 0 {
+		path += "?revision=" + strconv.FormatInt(c.Revision, 10)
+	}
+	b, err := cl.send(a, "GET", path, "", nil, "Accept", accept)
 	if err != nil {
 		return err
 	}

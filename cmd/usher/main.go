@@ -62,7 +62,8 @@ type cli struct {
 	Validate validateCmd `cmd:"" group:"Catalogue" help:"Check a catalogue file without a server."`
 	Plan     planCmd     `cmd:"" group:"Catalogue" help:"Show what a catalogue file would change, and which customers it affects."`
 	Apply    applyCmd    `cmd:"" group:"Catalogue" help:"Apply a catalogue file, which replaces the current one."`
-	Pull     pullCmd     `cmd:"" group:"Catalogue" help:"Print the current catalogue."`
+	Pull     pullCmd     `cmd:"" group:"Catalogue" help:"Print the current catalogue, or an earlier one."`
+	Schema   schemaCmd   `cmd:"" group:"Catalogue" help:"Print the JSON Schema of the catalogue file, for editors."`
 
 	Customer     customerCmd     `cmd:"" group:"Customers" help:"Manage customers."`
 	Subscribe    subscribeCmd    `cmd:"" group:"Customers" help:"Subscribe a customer to a plan."`

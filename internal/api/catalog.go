@@ -5,6 +5,9 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
@@ -41,9 +44,19 @@ func (a *api) catalogRoutes(d *door.Door) {
 			"addons":{},"impact":[],"migrated":0,"left_pinned":[]}`}, a.putCatalog)
 	d.Handle(door.Route{Pattern: "GET /v1/catalog", Perm: auth.PermCatalogRead,
 		ID: "getCatalog", Tag: "Catalogue", Summary: "The catalogue file in force, as it was sent",
+		Text: "With Accept: application/json, the catalogue as JSON, in which each plan lists all that it gives.",
+		Params: []*huma.Param{
+			{Name: "revision", In: "query", Description: "The catalogue that was in force at this revision of the environment; default now",
+				Schema: &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(float64(1))}},
+			{Name: "Accept", In: "header", Description: "application/json, or application/yaml (default): as it was sent",
+				Schema: &huma.Schema{Type: huma.TypeString}},
+		},
 		Response: "", Produces: "application/yaml, application/json", Responses: map[string]any{"application/json": map[string]any{}},
 		Sends:  []door.Sent{{Name: "ETag", Description: "The hash of the catalogue, for If-Match"}},
 		Answer: "usher: 1\nfeatures:\n  sso: {kind: switch}\nplans:\n  pro: {entitlements: {sso: true}}\n"}, a.getCatalog)
+	d.Handle(door.Route{Pattern: "GET /v1/catalog/schema", Perm: auth.PermCatalogRead,
+		ID: "getCatalogSchema", Tag: "Catalogue", Summary: "The JSON Schema of the catalogue file, for editors",
+		Response: map[string]any{}}, a.getCatalogSchema)
 	door.Register(d, door.Route{Pattern: "GET /v1/catalog/revisions", Perm: auth.PermCatalogRead,
 		ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first",
 		Answer: `{"data":[{"revision":2,"hash":"sha256:b98521cf352048bf46c9d8761627bd652586d2b33a4dc9a9c23efc0e5662575c",
@@ -64,23 +77,43 @@ func (a *api) putCatalog(ctx context.Context, c *door.Call, in *catalogIn) (*cat
 }
 
 func (a *api) getCatalog(w http.ResponseWriter, r *http.Request, c *door.Call) {
-	if _, err := door.Parameters(r); err != nil {
+	query, err := door.Parameters(r, "revision")
+	var revision int64
+	if text, ok := query["revision"]; ok && err == nil {
+		if revision, err = strconv.ParseInt(text, 10, 64); err != nil || revision < 1 {
+			err = door.Invalid("query.revision", "must be a whole number from 1, got %s", door.Clip(text))
+		}
+	}
+	if err != nil {
 		c.Fail(w, err)
 		return
 	}
-	row, source, err := a.Catalog.Get(r.Context(), c.Env)
+	get, kind := a.Catalog.Get, "application/yaml"
+	if strings.Contains(r.Header.Get("Accept"), "application/json") {
+		get, kind = a.Catalog.Resolved, "application/json"
+	}
+	row, source, err := get(r.Context(), c.Env, revision)
 	if err != nil {
 		c.Fail(w, err)
 		return
 	}
 	h := w.Header()
-	h.Set("Content-Type", "application/yaml")
 	if bytes.HasPrefix(bytes.TrimSpace(source), []byte("{")) {
-		h.Set("Content-Type", "application/json")
+		kind = "application/json"
 	}
+	h.Set("Content-Type", kind)
+	h.Add("Vary", "Accept")
 	h.Set("ETag", strconv.Quote(row.Hash))
 	h.Set("Content-Length", strconv.Itoa(len(source)))
 	w.Write(source)
+}
+
+func (a *api) getCatalogSchema(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	if _, err := door.Parameters(r); err != nil {
+		c.Fail(w, err)
+		return
+	}
+	c.Write(w, catalogfile.Schema())
 }
 
 func (a *api) listCatalogRevisions(ctx context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[catalog.Applied], error) {

@@ -295,17 +295,47 @@ type Applied struct {
 	AppliedAt time.Time `json:"applied_at"`
 }
 
-// Get returns the catalogue in force and its file as the caller sent it; NotFound if
-// none was applied yet.
-func (s *Service) Get(ctx context.Context, env usher.Environment) (Applied, []byte, error) {
-	row, err := s.cfg.DB.Catalog(ctx, env)
+// Get returns the catalogue that was in force at a revision of the environment, and its
+// file as the caller sent it; 0 is the one in force now. It returns NotFound if none was
+// applied by then, or if there is no such revision yet.
+func (s *Service) Get(ctx context.Context, env usher.Environment, revision int64) (Applied, []byte, error) {
+	row, err := s.at(ctx, env, revision)
 	if err != nil {
 		return Applied{}, nil, err
 	}
-	if row == nil {
-		return Applied{}, nil, usher.Errorf(usher.NotFound, "no catalogue has been applied yet")
-	}
 	return applied(row), []byte(row.Source), nil
+}
+
+// Resolved is Get with the catalogue as JSON, in which each plan lists all that it gives.
+func (s *Service) Resolved(ctx context.Context, env usher.Environment, revision int64) (Applied, []byte, error) {
+	row, err := s.at(ctx, env, revision)
+	if err != nil {
+		return Applied{}, nil, err
+	}
+	c, err := catalogfile.Parse("stored catalogue", []byte(row.Canonical))
+	if err != nil {
+		return Applied{}, nil, err
+	}
+	text, err := catalogfile.ResolvedJSON(c)
+	return applied(row), text, err
+}
+
+func (s *Service) at(ctx context.Context, env usher.Environment, revision int64) (*store.CatalogRow, error) {
+	newest, err := s.cfg.DB.Environment(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	if revision > newest.Revision {
+		return nil, usher.Errorf(usher.NotFound, "there is no revision %d yet; the newest is %d", revision, newest.Revision)
+	}
+	if revision == 0 {
+		revision = newest.Revision
+	}
+	row, err := s.cfg.DB.CatalogAt(ctx, env, revision)
+	if err == nil && row == nil {
+		err = usher.Errorf(usher.NotFound, "no catalogue has been applied yet")
+	}
+	return row, err
 }
 
 func applied(row *store.CatalogRow) Applied {

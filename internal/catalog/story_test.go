@@ -384,7 +384,7 @@ func texts(changes []catalogfile.Change) string {
 func TestIfMatchAndHistory(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	if _, _, err := w.s.Get(t.Context(), env); usher.ErrorCode(err) != usher.NotFound {
+	if _, _, err := w.s.Get(t.Context(), env, 0); usher.ErrorCode(err) != usher.NotFound {
 		t.Errorf("got %v", err)
 	}
 	for _, tag := range []string{"*", `"sha256:x"`} {
@@ -398,7 +398,7 @@ func TestIfMatchAndHistory(t *testing.T) {
 	if _, err := w.try(base, Options{IfMatch: `"` + first.Hash + `"`}); usher.ErrorCode(err) != usher.PreconditionFailed {
 		t.Errorf("got %v", err)
 	}
-	row, source, err := w.s.Get(t.Context(), env)
+	row, source, err := w.s.Get(t.Context(), env, 0)
 	if err != nil || string(source) != next || row.Hash != second.Hash || row.Actor != "key:k1" {
 		t.Errorf("got %s %s %v", js(row), source, err)
 	}
