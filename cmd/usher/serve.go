@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -30,6 +31,8 @@ type serveCmd struct {
 	PollInterval time.Duration `help:"Interval at which the database is watched and other nodes' changes are read (default ${default})." default:"200ms"`
 	CacheBytes   byteSize      `help:"Memory for customers and members, such as 512MiB (default a quarter of the machine's or the container's)." placeholder:"BYTES"`
 	LogLevel     slog.Level    `help:"Log level: debug, info, warn or error (default ${default})." default:"info"`
+	LogFormat    string        `help:"Log format: ${enum} (default ${default})." default:"text" enum:"text,json"`
+	LogRequests  bool          `help:"Log each request at level info."`
 	AuditKey     string        `help:"File of the private key of the audit log (default DB.audit-key for a SQLite file, else in the database)." type:"path" placeholder:"FILE"`
 	Proxies      int           `help:"Number of reverse proxies in front that add to X-Forwarded-For (default ${default})." default:"0" placeholder:"N"`
 	RateLimit    float64       `help:"Calls per second for keys that have no limit of their own; 0 is unlimited (default ${default})." default:"0" placeholder:"N"`
@@ -60,6 +63,15 @@ func (f *oidcFlags) provider() (auth.OIDC, error) {
 	return p, p.Check()
 }
 
+// logger returns the log that the flags ask for: one line for each record, as text or JSON.
+func (c *serveCmd) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
 func (c *serveCmd) Run(a *app) error {
 	tuneCollector()
 	listener, err := listen(c.Listen)
@@ -67,7 +79,7 @@ func (c *serveCmd) Run(a *app) error {
 		return err
 	}
 	defer listener.Close()
-	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: c.LogLevel}))
+	log := c.logger(a.err)
 	scheme := "http"
 	if c.TLSCert != "" || c.TLSKey != "" {
 		if listener, err = listenTLS(listener, c.TLSCert, c.TLSKey, log); err != nil {
@@ -91,7 +103,7 @@ func (c *serveCmd) Run(a *app) error {
 	}
 	s, err := open(a, c.AuditKey, server.Config{DB: c.DB, PollInterval: c.PollInterval,
 		CacheBytes: c.cacheBytes(), PublicURL: public, Origins: c.CORSOrigins,
-		OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies, Log: log})
+		OIDC: provider, RateLimit: c.RateLimit, Proxies: c.Proxies, Log: log, LogRequests: c.LogRequests})
 	if err != nil {
 		return err
 	}

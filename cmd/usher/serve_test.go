@@ -209,3 +209,42 @@ func newCertificate(t *testing.T, name, certFile, keyFile string) {
 		}
 	}
 }
+
+// TestServeLogsJSON: with --log-format json each line of the log is a JSON object, and
+// with --log-requests each request has one.
+func TestServeLogsJSON(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	port := filepath.Join(dir, "port")
+	c := exec.Command("usher", "serve", "--db", filepath.Join(dir, "usher.db"), "--listen", "127.0.0.1:0", "--port-file", port,
+		"--log-format", "json", "--log-requests")
+	var log bytes.Buffer
+	c.Stderr = &log
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	url, err := await(port)
+	if err == nil {
+		var res *http.Response
+		if res, err = http.Get(url + "/healthz"); err == nil {
+			res.Body.Close()
+		}
+	}
+	c.Process.Signal(syscall.SIGTERM)
+	if waited := c.Wait(); err != nil || waited != nil {
+		t.Fatalf("%v, %v\n%s", err, waited, &log)
+	}
+	requests := 0
+	for line := range strings.Lines(log.String()) {
+		var record struct{ Level, Msg, Route string }
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level == "" {
+			t.Errorf("not a JSON record: %q, %v", line, err)
+		}
+		if record.Level == "INFO" && record.Msg == "request" && record.Route == "GET /healthz" {
+			requests++
+		}
+	}
+	if requests == 0 {
+		t.Errorf("no request is in the log:\n%s", &log)
+	}
+}

@@ -115,6 +115,10 @@ func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 	rt.door = d
 	m := d.metrics.route(rt.Pattern)
 	fixed := d.headersOf(rt)
+	level := slog.LevelDebug
+	if d.LogRequests {
+		level = slog.LevelInfo
+	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		c := &Call{Route: rt, Status: http.StatusOK, request: r}
@@ -147,8 +151,8 @@ func (d *Door) wrap(rt *Route, h Handler) http.HandlerFunc {
 			}
 			took := time.Since(began)
 			m.done(c.Status, took)
-			if d.log.Enabled(r.Context(), slog.LevelDebug) {
-				d.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("request_id", c.RequestID), slog.String("route", rt.Pattern),
+			if d.log.Enabled(r.Context(), level) {
+				d.log.LogAttrs(r.Context(), level, "request", slog.String("request_id", c.RequestID), slog.String("route", rt.Pattern),
 					slog.Int("status", c.Status), slog.Duration("took", took), slog.String("actor", c.Actor.String()), slog.String("env", string(c.Env)))
 			}
 		}()

@@ -32,6 +32,8 @@ type Config struct {
 	// Log gets one line for each request at debug level, and every failure of the
 	// server; nil is silent.
 	Log *slog.Logger
+	// LogRequests raises the line of each request to level info.
+	LogRequests bool
 	// Version is the program's, for the OpenAPI document.
 	Version string
 	// PublicURL is scheme and host of the address that clients use, without a

@@ -138,3 +138,33 @@ func TestAbout(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestsInTheLog: a request has a line at level info only if that was asked for.
+func TestRequestsInTheLog(t *testing.T) {
+	t.Parallel()
+	for _, on := range []bool{false, true} {
+		var log bytes.Buffer
+		d := New(Config{Log: slog.New(slog.NewJSONHandler(&log, nil)), LogRequests: on})
+		r := httptest.NewRequest("GET", "/healthz", nil)
+		r.Header.Set("X-Request-ID", "t7")
+		d.ServeHTTP(httptest.NewRecorder(), r)
+		if got := strings.Contains(log.String(), `"msg":"request","request_id":"t7","route":"GET /healthz","status":200`); got != on {
+			t.Errorf("LogRequests %v: the log is %q", on, log.String())
+		}
+	}
+}
+
+// TestMetricsAreShort: a route that nobody calls has no lines in /metrics.
+func TestMetricsAreShort(t *testing.T) {
+	t.Parallel()
+	d := New(Config{})
+	for i := range 200 {
+		d.wrap(&Route{Pattern: fmt.Sprintf("GET /test/%d", i)}, func(http.ResponseWriter, *http.Request, *Call) {})
+	}
+	d.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/healthz", nil))
+	got := httptest.NewRecorder()
+	d.ServeHTTP(got, httptest.NewRequest("GET", "/metrics", nil))
+	if got.Body.Len() > 40_000 || !strings.Contains(got.Body.String(), `usher_http_requests_total{code="200",route="GET /healthz"} 1`) {
+		t.Errorf("got %d %d bytes, want at most 40,000 with the route that was called", got.Code, got.Body.Len())
+	}
+}

@@ -53,20 +53,25 @@ func (m *metrics) decided(d *usher.Decision) {
 }
 
 // routeMetrics are the metrics of one route. The counters of common statuses are looked
-// up once, because every request needs one.
+// up once, because every request needs one; and not before the first request, because
+// a hundred routes that nobody calls would make /metrics 200 kB.
 type routeMetrics struct {
 	m       *metrics
 	pattern string
+	first   sync.Once
 	ok      prometheus.Counter
 	latency prometheus.Observer
 	others  sync.Map // status → prometheus.Counter
 }
 
 func (m *metrics) route(pattern string) *routeMetrics {
-	return &routeMetrics{m: m, pattern: pattern, ok: m.requests.WithLabelValues(pattern, "200"), latency: m.latency.WithLabelValues(pattern)}
+	return &routeMetrics{m: m, pattern: pattern}
 }
 
 func (r *routeMetrics) done(status int, took time.Duration) {
+	r.first.Do(func() {
+		r.ok, r.latency = r.m.requests.WithLabelValues(r.pattern, "200"), r.m.latency.WithLabelValues(r.pattern)
+	})
 	r.latency.Observe(took.Seconds())
 	if status == 200 {
 		r.ok.Inc()

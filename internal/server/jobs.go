@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,7 +62,7 @@ func (a *auditHours) note(ctx context.Context) error {
 }
 
 // gauges show how much waits to be written and how much is held in memory.
-func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
+func gauges(u *usage.Usage, l *live.Live, db *store.DB, version string, now func() time.Time) []prometheus.Collector {
 	all := []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "usher_usage_waiting", Help: "Requests that wait for the writer of usage.",
 	}, func() float64 { return float64(u.Waiting()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -76,6 +77,18 @@ func gauges(u *usage.Usage, l *live.Live, db *store.DB) []prometheus.Collector {
 		}
 		return float64(n)
 	})}
+	all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_build_info", Help: "Always 1; the labels say what runs on which database.",
+		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version(), "database": string(db.Dialect())},
+	}, func() float64 { return 1 }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "usher_poll_lag_seconds",
+		Help: "Time since the database was last read for other nodes' changes, if it cannot be read now; otherwise 0.",
+	}, func() float64 {
+		if t := l.AsOf(); !t.IsZero() {
+			return now().Sub(t).Seconds()
+		}
+		return 0
+	}))
 	for _, env := range usher.Environments {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "usher_cache_bytes", Help: "Memory that customers, members and resources hold, estimated.",

@@ -68,6 +68,8 @@ type Config struct {
 	Proxies int
 	// Log takes what operators should know; nil is silent.
 	Log *slog.Logger
+	// LogRequests logs each request at level info, and not only at level debug.
+	LogRequests bool
 }
 
 // Server is every room, wired, with its background jobs running. It is an
@@ -135,8 +137,9 @@ func Open(ctx context.Context, c Config) (*Server, error) {
 	s.Decide = decide.New(l)
 	s.Jobs = job.New(job.Config{DB: db, Node: node, Now: c.Now, Log: c.Log}, slices.Concat(l.Jobs(), s.Usage.Jobs(), jobs(db, l, c.Now))...)
 
-	s.Door = door.New(door.Config{Auth: s.Auth, Ready: s.ready, Log: c.Log, Version: c.Version, PublicURL: c.PublicURL, Proxies: c.Proxies,
-		Metrics: append(gauges(s.Usage, l, db), s.Jobs)})
+	s.Door = door.New(door.Config{Auth: s.Auth, Ready: s.ready, Log: c.Log, LogRequests: c.LogRequests,
+		Version: c.Version, PublicURL: c.PublicURL, Proxies: c.Proxies,
+		Metrics: append(gauges(s.Usage, l, db, c.Version, c.Now), s.Jobs)})
 	api.Register(s.Door, api.Config{Live: l, Decide: s.Decide, Usage: s.Usage, Auth: s.Auth, Customers: s.Customers,
 		Catalog: s.Catalog, Directory: s.Directory})
 	authzen.Register(s.Door, authzen.Config{Live: l, Decide: s.Decide, PublicURL: c.PublicURL})
