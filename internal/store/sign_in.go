@@ -39,7 +39,7 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 			in.Subject.Issuer, in.Subject.Subject).Scan(&operator, &active)
 		switch {
 		case err == sql.ErrNoRows && len(in.Roles) == 0:
-			return usher.Errorf(usher.Forbidden, "nothing that the identity provider says about you gives you a role here: ask an owner")
+			return usher.Errorf(usher.Forbidden, "your account at the identity provider gives you no role here: ask an owner")
 		case err == sql.ErrNoRows:
 			operator, made = in.NewID("opr_"), true
 			if err := makeOperator(ctx, tx, operator, in, at); err != nil {
@@ -66,7 +66,7 @@ func (db *DB) SignIn(ctx context.Context, in SignIn, requestID string, at time.T
 			return err
 		}
 		if roles == 0 { // the loss of the last role is committed all the same
-			forbidden = usher.Errorf(usher.Forbidden, "nothing that the identity provider says about you gives you a role here any more: "+
+			forbidden = usher.Errorf(usher.Forbidden, "your account at the identity provider gives you no role here any more: "+
 				"ask an owner")
 		}
 		if !made && !changed && !moved {
