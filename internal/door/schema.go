@@ -146,7 +146,7 @@ var enums = map[reflect.Type]struct {
 		texts(usher.CombineMax, usher.CombineMin, usher.CombineSum, usher.CombineUnion, usher.CombineOverride)},
 	reflect.TypeFor[usher.Mode](): {"Mode", "Whether a feature's limit is enforced, or only reported",
 		texts(usher.Enforce, usher.Warn, usher.Shadow)},
-	reflect.TypeFor[usher.Fail](): {"Fail", "What to assume about a feature while the server cannot be asked",
+	reflect.TypeFor[usher.Fail](): {"FailPolicy", "What to assume about a feature while the server cannot be asked",
 		texts(usher.FailClosed, usher.FailOpen)},
 	reflect.TypeFor[usher.AdviceKind](): {"AdviceKind", "What would change an answer", texts(usher.AdviceKinds...)},
 	reflect.TypeFor[usher.Leg](): {"Leg", "The answer of one part of a decision about a member; none: it was not asked",
