@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/usher-sh/usher"
 	"github.com/usher-sh/usher/internal/auth"
 	"github.com/usher-sh/usher/internal/catalog"
 	"github.com/usher-sh/usher/internal/catalogfile"
@@ -25,6 +26,24 @@ type catalogIn struct {
 type catalogResultOut struct {
 	ETag string `header:"ETag"`
 	Body catalog.Result
+}
+
+// catalogEntry is a plan, a feature or an add-on with the fields of the file.
+type catalogEntry map[string]any
+
+type entryIn struct {
+	Key string `path:"key"`
+}
+
+type entryOut struct{ Body catalogEntry }
+
+func (a *api) entries(c *door.Call, section string) ([]catalogEntry, error) {
+	list, err := a.Catalog.Entries(c.Env, section)
+	all := make([]catalogEntry, len(list))
+	for i := range list {
+		all[i] = list[i]
+	}
+	return all, err
 }
 
 // catalogRoutes registers the catalogue: the one file that says what is sold.
@@ -57,6 +76,36 @@ func (a *api) catalogRoutes(d *door.Door) {
 	d.Handle(door.Route{Pattern: "GET /v1/catalog/schema", Perm: auth.PermCatalogRead,
 		ID: "getCatalogSchema", Tag: "Catalogue", Summary: "The JSON Schema of the catalogue file, for editors",
 		Response: map[string]any{}}, a.getCatalogSchema)
+	for _, x := range []struct{ section, list, one, what, example string }{
+		{"plans", "listPlans", "getPlan", "plan", `"key":"pro","version":"pro@2","entitlements":{"sso":true}`},
+		{"features", "listFeatures", "getFeature", "feature", `"key":"sso","kind":"switch"`},
+		{"addons", "listAddons", "getAddon", "add-on", `"key":"sso-pack","version":"sso-pack@1","entitlements":{"sso":true}`},
+	} {
+		door.Register(d, door.Route{Pattern: "GET /v1/" + x.section, Perm: auth.PermCatalogRead,
+			ID: x.list, Tag: "Catalogue", Summary: "Each " + x.what + " of the catalogue in force, by key",
+			Answer: `{"data":[{` + x.example + `}]}`},
+			func(_ context.Context, c *door.Call, in *door.PageIn) (*door.ListOut[catalogEntry], error) {
+				all, err := a.entries(c, x.section)
+				if err != nil {
+					return nil, err
+				}
+				return door.Page(all, func(e catalogEntry) string { return e["key"].(string) }, in)
+			})
+		door.Register(d, door.Route{Pattern: "GET /v1/" + x.section + "/{key}", Perm: auth.PermCatalogRead,
+			ID: x.one, Tag: "Catalogue", Summary: "A " + x.what + " of the catalogue in force", Answer: `{` + x.example + `}`},
+			func(_ context.Context, c *door.Call, in *entryIn) (*entryOut, error) {
+				all, err := a.entries(c, x.section)
+				if err != nil {
+					return nil, err
+				}
+				for _, e := range all {
+					if e["key"] == in.Key {
+						return &entryOut{e}, nil
+					}
+				}
+				return nil, usher.Errorf(usher.NotFound, "there is no %s %s", x.what, door.Clip(in.Key))
+			})
+	}
 	door.Register(d, door.Route{Pattern: "GET /v1/catalog/revisions", Perm: auth.PermCatalogRead,
 		ID: "listCatalogRevisions", Tag: "Catalogue", Summary: "What was in force, newest first",
 		Answer: `{"data":[{"revision":2,"hash":"sha256:b98521cf352048bf46c9d8761627bd652586d2b33a4dc9a9c23efc0e5662575c",

@@ -33,6 +33,13 @@ func TestCatalog_EarlierAndJSON(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d", target, got.Code, got.Body, status)
 		}
 	}
+	w.want(w.do("GET", "/v1/plans", "", "", sandbox...), 200, `{"data":[{"entitlements":{"sso":true},"key":"max","version":"max@1"},`+
+		`{"entitlements":{"sso":true},"key":"pro","version":"pro@1"}]}`+"\n")
+	w.want(w.do("GET", "/v1/features/sso", "", "", sandbox...), 200, `{"key":"sso","kind":"switch"}`+"\n")
+	w.want(w.do("GET", "/v1/addons", "", "", sandbox...), 200, `{"data":[]}`+"\n")
+	if got := w.do("GET", "/v1/plans/none", "", "", sandbox...); got.Code != 404 {
+		t.Errorf("got %d %s, want 404", got.Code, got.Body)
+	}
 	got := w.do("GET", "/v1/catalog/schema", "", "", sandbox...)
 	if got.Code != 200 || !strings.Contains(got.Body.String(), "https://json-schema.org/draft/2020-12/schema") {
 		t.Errorf("got %d %.200s, want the JSON Schema", got.Code, got.Body)

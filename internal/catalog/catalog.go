@@ -320,6 +320,41 @@ func (s *Service) Resolved(ctx context.Context, env usher.Environment, revision 
 	return applied(row), text, err
 }
 
+// Entries returns a section of the catalogue in force, "plans", "features" or "addons",
+// by key. Each entry has the fields of the file, with its key; a plan lists all that it
+// gives. Plans and add-ons have their newest version. There is none before the first
+// apply.
+func (s *Service) Entries(env usher.Environment, section string) ([]map[string]any, error) {
+	text, err := catalogfile.ResolvedJSON(s.cfg.Live.Catalog(env))
+	if err != nil {
+		return nil, err
+	}
+	var file map[string]any
+	in := json.NewDecoder(bytes.NewReader(text))
+	in.UseNumber() // an amount is never a float
+	if err := in.Decode(&file); err != nil {
+		return nil, err
+	}
+	entries, _ := file[section].(map[string]any)
+	book := s.cfg.Live.Book(env)
+	out := []map[string]any{}
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		entry, ok := entries[key].(map[string]any)
+		if !ok {
+			entry = map[string]any{}
+		}
+		entry["key"] = key
+		if v, ok := book.Newest(key); ok && section == "plans" {
+			entry["version"] = v.Ref().String()
+		}
+		if v, ok := book.NewestAddon(key); ok && section == "addons" {
+			entry["version"] = v.Ref().String()
+		}
+		out = append(out, entry)
+	}
+	return out, nil
+}
+
 func (s *Service) at(ctx context.Context, env usher.Environment, revision int64) (*store.CatalogRow, error) {
 	newest, err := s.cfg.DB.Environment(ctx, env)
 	if err != nil {
