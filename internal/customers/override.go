@@ -39,7 +39,7 @@ type NewOverride struct {
 // MaxReason is the longest reason in bytes.
 const MaxReason = 500
 
-// maxHeld bounds a customer's overrides, and its grants, because every load of the
+// maxHeld bounds a customer's overrides, its grants and its subscriptions, because every load of the
 // customer reads them.
 const maxHeld = 10_000
 

@@ -107,6 +107,9 @@ func (s *Service) Subscribe(ctx context.Context, env usher.Environment, by usher
 		if err != nil {
 			return none, nil, err
 		}
+		if len(h.Subscriptions) >= maxHeld {
+			return none, nil, usher.Errorf(usher.Refused, "the customer has had %d subscriptions already, which is the limit", maxHeld)
+		}
 		all := slices.Clone(h.Subscriptions)
 		for i := range all {
 			if o := &all[i]; o.Family == sub.Family && (o.EndsAt == nil || o.EndsAt.After(h.now)) && endBy(o, sub.StartsAt) {

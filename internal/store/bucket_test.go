@@ -79,6 +79,21 @@ func TestLoadBucketsFindsTheLatestStart(t *testing.T) {
 				t.Errorf("bucket %d: got %+v, want that of %+v", i, b, keys[i])
 			}
 		}
+		// Most of them have no bucket: a plan with many sliding caps asks so.
+		bucket(t, db, "many", "zones", "month", day(1), day(2), 7)
+		asked := []engine.BucketKey{{Feature: "zones", Clock: "month", Start: micros(day(3))}}
+		for i := range 500 {
+			asked = append(asked, engine.BucketKey{Feature: fmt.Sprint("feature ", i), Clock: "month", Start: micros(day(1))},
+				key(fmt.Sprint("clock none ", i), day(1)))
+		}
+		asked = append(asked, keys[5])
+		got, err = db.LoadBuckets(t.Context(), env, "many", asked)
+		if err != nil || len(got) != 2 || got[0].Used != 7 || got[1].Used != 5 {
+			t.Errorf("two of many: got %+v, %v", got, err)
+		}
+		if got, err := db.LoadBuckets(t.Context(), env, "nobody", asked); err != nil || got != nil {
+			t.Errorf("a customer without buckets: got %+v, %v", got, err)
+		}
 	})
 }
 
