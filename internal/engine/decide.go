@@ -92,7 +92,7 @@ func (s *Snapshot) begin(customer, feature string, f *feature) usher.Decision {
 
 // answerPlain fills in a switch's or config's answer.
 func answerPlain(d *usher.Decision, fr *frame) {
-	d.Plan, d.Sources, d.Value, d.Fail, d.ValidUntil = fr.plan, fr.sources, fr.value, fr.fail, instant(fr.lasts)
+	d.Plan, d.Sources, d.Value, d.Fail, d.ValidUntil = fr.plan, fr.sources, fr.value, fr.fail, fr.ends
 	if fr.sources != nil {
 		d.Rule = fr.rule
 	}
@@ -137,9 +137,9 @@ func (s *Snapshot) figuresOfPool(pool *feature, buf *Buf, at int64) {
 	list := s.use[pool.def.Key]
 	buf.pool = s.resolve(buf.pool, list, pool, d.frame, at)
 	d.included, d.room, d.unlimited = sums(buf.pool)
+	d.endless = d.frame.endless
 	for i := range buf.pool {
 		d.held = satAdd(d.held, satAdd(buf.pool[i].used, buf.pool[i].reserved))
-		d.endless = d.endless || d.frame.rows[i].overage.Unlimited
 	}
 	if d.unlimited { // as far as int64 can count (S24)
 		d.included, d.room, d.endless = math.MaxInt64, 0, false
@@ -332,7 +332,9 @@ func (s *Snapshot) capUse(list *shelf, c *capRow, at int64) (n capFigures) {
 // Rows are listed only if there is more than one window: several rows, or a cap.
 func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at int64) {
 	d.Plan, d.Sources, d.Mode, d.Fail = fr.plan, fr.sources, fr.mode, fr.fail
-	d.ValidUntil = instant(s.lasts(f, fr, buf, at))
+	if d.ValidUntil = fr.ends; !fr.still || buf.draw.frame != nil || len(s.lapses) > 0 {
+		d.ValidUntil = instant(s.lasts(f, fr, buf, at))
+	}
 	if fr.sources != nil {
 		d.Rule = fr.rule
 	}
@@ -342,7 +344,6 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	}
 	var sum figures
 	soonest, shown, first := int64(maxMicro), 0, -1
-	permitted, endless := false, false
 	for i := range buf.rows {
 		n, r := &buf.rows[i], &fr.rows[i]
 		if r.shown(n) {
@@ -356,8 +357,6 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		sum.overage = satAdd(sum.overage, n.overage)
 		sum.excess = satAdd(sum.excess, n.excess)
 		sum.room = satAdd(sum.room, n.room)
-		permitted = permitted || r.overage != usher.Overage{}
-		endless = endless || r.overage.Unlimited
 		if n.window.end != 0 && n.window.end < soonest {
 			soonest, first = n.window.end, i
 		}
@@ -369,8 +368,8 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 	d.Unlimited = sum.unlimited
 	d.Limit, d.Used, d.Reserved, d.Remaining = sum.limit, sum.used, sum.reserved, sum.remaining
 	d.Overage, d.Excess = sum.overage, sum.excess
-	if permitted && !sum.unlimited && fr.dead == "" {
-		d.OveragePermitted, d.OverageLeft = true, overageLeft(sum.room, endless)
+	if fr.permits && !sum.unlimited && fr.dead == "" {
+		d.OveragePermitted, d.OverageLeft = true, overageLeft(sum.room, fr.endless)
 	}
 	if p := &buf.draw; p.frame != nil {
 		c := &buf.credits
@@ -382,7 +381,7 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		} else {
 			c.Remaining = p.included
 			d.Remaining = satAdd(d.Remaining, p.included/c.Rate)
-			if p.frame.overage() && p.frame.dead == "" {
+			if p.frame.permits && p.frame.dead == "" {
 				c.OveragePermitted, c.OverageLeft = true, overageLeft(p.room, p.endless)
 			}
 		}
@@ -404,11 +403,6 @@ func (s *Snapshot) answer(d *usher.Decision, f *feature, fr *frame, buf *Buf, at
 		buf.Allowances = listRows(buf.Allowances[:0], fr, buf.rows)
 		d.Allowances = buf.Allowances
 	}
-}
-
-// overage reports whether any row permits overage.
-func (fr *frame) overage() bool {
-	return slices.ContainsFunc(fr.rows, func(r row) bool { return r.overage != usher.Overage{} })
 }
 
 // overageLeft returns what an answer shows of the room for overage.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/usher-sh/usher"
 )
@@ -16,10 +17,14 @@ type frame struct {
 	rows    []row  // ordered by the first of their slots in burn order
 	burn    []part // every slot of every row, in burn order
 	caps    []capRow
-	lasts   int64    // until, without the steps of sliding caps, which change nothing if nothing falls out
-	none    bool     // the only row is for use that nothing entitles
-	moving  bool     // some row's window begins with its first use, so its end, and with it the order, depends on use
-	sources []string // as an answer shows them: nil if the plan alone says it
+	lasts   int64     // until, without the steps of sliding caps, which change nothing if nothing falls out
+	ends    time.Time // lasts as answers show it
+	still   bool      // no first use and no sliding cap, so that only holds can make an answer change before lasts
+	permits bool      // some row permits overage
+	endless bool      // some row permits unlimited overage
+	none    bool      // the only row is for use that nothing entitles
+	moving  bool      // some row's window begins with its first use, so its end, and with it the order, depends on use
+	sources []string  // as an answer shows them: nil if the plan alone says it
 }
 
 // row is all slots that one bucket counts: those of one clock, or one grant, or
@@ -117,6 +122,14 @@ func (w *World) buildFrame(f *feature, at int64, tr *trace) *frame {
 	fr.lasts = fr.until
 	if f.def.Kind.Counts() {
 		w.place(f, fr, at)
+	}
+	fr.ends, fr.still = instant(fr.lasts), !fr.moving
+	for i := range fr.caps {
+		fr.still = fr.still && !fr.caps[i].cap.Sliding
+	}
+	for i := range fr.rows {
+		fr.permits = fr.permits || fr.rows[i].overage != usher.Overage{}
+		fr.endless = fr.endless || fr.rows[i].overage.Unlimited
 	}
 	return fr
 }
