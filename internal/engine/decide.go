@@ -50,12 +50,12 @@ type draw struct {
 // Decide answers q at an instant. The same arguments give the same answer,
 // anywhere and at any time (S01-S05, S09, S10, S20, S34, S37). q.Amount must not
 // be negative.
-func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
+func Decide(s *Snapshot, q Query, at time.Time) (d usher.Decision) {
 	if q.Amount < 0 {
 		panic("engine: Decide: Query.Amount must not be negative")
 	}
 	f := s.World.feature(q.Feature)
-	d := s.begin(q.Customer, q.Feature, f)
+	s.begin(&d, q.Customer, q.Feature, f)
 	if s.World.customer == nil {
 		d.Reason = usher.UnknownCustomer
 		return d
@@ -80,14 +80,13 @@ func Decide(s *Snapshot, q Query, at time.Time) usher.Decision {
 	return d
 }
 
-// begin returns a decision that says who was asked about and what the feature is; f
-// is nil if it is unknown.
-func (s *Snapshot) begin(customer, feature string, f *feature) usher.Decision {
-	d := usher.Decision{Customer: customer, Feature: feature, Revision: s.Revision}
+// begin says in a new decision who was asked about and what the feature is; f is nil
+// if it is unknown.
+func (s *Snapshot) begin(d *usher.Decision, customer, feature string, f *feature) {
+	d.Customer, d.Feature, d.Revision = customer, feature, s.Revision
 	if f != nil {
 		d.Kind, d.Title, d.Unit, d.Precision, d.Type = f.def.Kind, f.def.Title, f.def.Unit, f.def.Precision, f.def.Type
 	}
-	return d
 }
 
 // answerPlain fills in a switch's or config's answer.

@@ -35,7 +35,8 @@ func TakeSeat(s *Snapshot, customer, feature string, was *Seat, want Seat, at ti
 	now := at.UnixMicro()
 	fr := s.World.frameAt(f, now)
 	s.figures(f, fr, q.Buf, now)
-	e := Effect{Decision: s.begin(customer, feature, f)}
+	var e Effect
+	s.begin(&e.Decision, customer, feature, f)
 	s.answer(&e.Decision, f, fr, q.Buf, now)
 	allowed, reason, would := e.Decision.Judge(amount)
 	e.Would = would

@@ -83,7 +83,8 @@ func Take(s *Snapshot, op Op, at time.Time) Effect {
 	if op.Kind == Level {
 		return s.level(f, fr, buf, op, now)
 	}
-	e := Effect{Decision: s.begin(op.Customer, op.Feature, f)}
+	var e Effect
+	s.begin(&e.Decision, op.Customer, op.Feature, f)
 	d := &e.Decision
 	d.Taken = op.Kind == Consume
 	s.answer(d, f, fr, buf, now)
@@ -287,7 +288,8 @@ func (s *Snapshot) write(b Bucket) {
 // level applies a gauge's value: last takes it, max takes it if it is higher, unique
 // adds it. A level is always booked, to the bookkeeper's row.
 func (s *Snapshot) level(f *feature, fr *frame, buf *Buf, op Op, at int64) Effect {
-	e := Effect{Decision: s.begin(op.Customer, op.Feature, f)}
+	var e Effect
+	s.begin(&e.Decision, op.Customer, op.Feature, f)
 	i := bookkeeper(fr)
 	r, n := &fr.rows[i], &buf.rows[i]
 	key := BucketKey{f.def.Key, r.key.Clock, n.start}
