@@ -64,7 +64,8 @@ func TestS16_Corrections(t *testing.T) {
 		correct(404, `{"ref":{"source":"s","id":"e2"},"amount":3,"reason":"r","key":"y1"}`,
 			problemBody(usher.NotFound, `no event with source "s" and id "e2"`))
 		correct(201, `{`+ref+`,"feature":"copies","amount":3,"reason":"r","key":"y2"}`,
-			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"copies","kind":"metered","limit":1000,"used":9,"reserved":0,`+
+			`{"allowed":true,"reason":"within_limit","customer":"acme","feature":"copies","kind":"metered","precision":0,"limit":1000,"used":9,`+
+				`"reserved":0,`+
 				`"remaining":991,"unlimited":false,"overage":0,`+march+
 				`"correction":{`+ref+`,"amount":3,"left":9,"returned":[{"allowance":"plan:pro@1","amount":3}]},"revision":3}`)
 	})

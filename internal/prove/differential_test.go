@@ -280,7 +280,12 @@ func (h heard) same(o heard) bool {
 	if h.status >= 400 && (h.who == "engine" || o.who == "engine") {
 		return true // the engine has no words for errors
 	}
-	return strings.ReplaceAll(h.text, "{,", "{") == strings.ReplaceAll(o.text, "{,", "{")
+	a, b := strings.ReplaceAll(h.text, "{,", "{"), strings.ReplaceAll(o.text, "{,", "{")
+	if h.who == "engine" || o.who == "engine" { // it explains, but advice needs the facts of the customer
+		a, _, _ = strings.Cut(a, `,"would_change":`)
+		b, _, _ = strings.Cut(b, `,"would_change":`)
+	}
+	return a == b
 }
 
 // place is a node in this process.

@@ -213,6 +213,8 @@ plans:
       SECRET: true
       shared: {limit: 50, per: lifetime}
       places: 5
+addons:
+  addon_TAG: {title: SECRET addon, entitlements: {places: 1}}
 `)
 }
 
@@ -506,6 +508,14 @@ func (s *side) request(r route, w things) call {
 		values["subject"], values["action"] = map[string]string{"type": "user", "id": w.holder}, map[string]string{"name": "read"}
 		values["resource"], values["context"] = map[string]string{"type": "report", "id": "r1"}, map[string]string{"customer": w.customer}
 		values["evaluations"] = []any{map[string]any{}}
+	}
+	switch parts[min(2, len(parts)-1)] {
+	case "plans":
+		values["key"] = w.plan
+	case "features":
+		values["key"] = w.feature
+	case "addons":
+		values["key"] = strings.Replace(w.plan, "plan_", "addon_", 1)
 	}
 	query := url.Values{}
 	for _, p := range r.parameters {

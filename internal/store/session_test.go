@@ -52,7 +52,7 @@ func TestSignIn(t *testing.T) {
 			t.Errorf("got %s with %v, want the same one with two roles", again, roles(ann, 2))
 		}
 		// The same email is another person.
-		bob := in("s2", "ann@x", 3, "support")
+		bob := in("s2", "Other@x", 3, "support")
 		if o, _ := db.Operator(t.Context(), bob); bob == ann || o.Email != "" {
 			t.Errorf("got %+v, want another operator without that email", o)
 		}

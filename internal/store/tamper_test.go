@@ -209,7 +209,7 @@ func TestAudit_TamperingIsFound(t *testing.T) {
 			drop(t, db, 0)
 			write(t, db, `DELETE FROM audit_hash`)
 			write(t, db, `UPDATE audit_head SET size = 0, root = $1, note = '', key = ''`, []byte{})
-		}, []string{"missing: there is no row at all, but operators were changed 1 times"}, false, false},
+		}, []string{"missing: there is no row at all, but operators have had 1 change, each of which left one"}, false, false},
 		"forge at the end": {func(t *testing.T, db *DB, _ usher.AuditHead) {
 			e := audit.Entry{N: 10, At: day(1), Actor: "key:evil", Action: "grant.create"}
 			b, err := e.Encode()
