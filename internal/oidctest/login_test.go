@@ -442,7 +442,7 @@ func TestWhoComesBack(t *testing.T) {
 		value, words string
 		status       int
 	}{
-		"another state":  {"state", "x", "not begun", 401},
+		"another state":  {"state", "x", "not started", 401},
 		"no code":        {"code", "", "no code", 401},
 		"another code":   {"code", "zq7wrongzq7", "refused the login", 401},
 		"another issuer": {"iss", "https://evil.example", "another identity provider", 401},
