@@ -364,7 +364,7 @@ func (s *Service) identify(ctx context.Context, p *knownProvider, secret, code s
 		var refused *oauth2.RetrieveError
 		if errors.As(err, &refused) && refused.Response != nil && refused.Response.StatusCode < 500 {
 			s.c.Log.Warn("the identity provider refused a login", "error", word(refused.ErrorCode), "status", refused.Response.StatusCode)
-			return who, usher.Errorf(usher.Unauthenticated, "the identity provider refused the login: %s; begin again", word(refused.ErrorCode))
+			return who, usher.Errorf(usher.Unauthenticated, "the identity provider refused the login: %s; start again", word(refused.ErrorCode))
 		}
 		return who, unreachable("cannot be reached")
 	}
