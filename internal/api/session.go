@@ -254,16 +254,17 @@ func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call
 	c.Write(w, b)
 }
 
-func (a *api) makeOwner(w http.ResponseWriter, r *http.Request, c *door.Call) {
-	var in ownerIn
+// signIn reads what a page of this server sends and, if that is right, starts the
+// session that start makes of it.
+func (a *api) signIn(w http.ResponseWriter, r *http.Request, c *door.Call, in any, start func() (cookie string, s *usher.Session, err error)) {
 	err := c.SameSite(r)
 	if err == nil {
-		err = body(r, c, &in)
+		err = body(r, c, in)
 	}
 	var cookie string
 	var s *usher.Session
 	if err == nil {
-		cookie, s, err = a.Auth.Owner(r.Context(), c.Visit(r), in.Token, auth.NewOperator{Name: in.Name, Email: in.Email}, in.Password)
+		cookie, s, err = start()
 	}
 	if err != nil {
 		c.Fail(w, err)
@@ -271,44 +272,27 @@ func (a *api) makeOwner(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	}
 	c.Status = http.StatusCreated
 	a.answerSession(w, r, c, cookie, s)
+}
+
+func (a *api) makeOwner(w http.ResponseWriter, r *http.Request, c *door.Call) {
+	var in ownerIn
+	a.signIn(w, r, c, &in, func() (string, *usher.Session, error) {
+		return a.Auth.Owner(r.Context(), c.Visit(r), in.Token, auth.NewOperator{Name: in.Name, Email: in.Email}, in.Password)
+	})
 }
 
 func (a *api) acceptInvite(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var in inviteIn
-	err := c.SameSite(r)
-	if err == nil {
-		err = body(r, c, &in)
-	}
-	var cookie string
-	var s *usher.Session
-	if err == nil {
-		cookie, s, err = a.Auth.AcceptInvite(r.Context(), c.Visit(r), in.Token, in.Password)
-	}
-	if err != nil {
-		c.Fail(w, err)
-		return
-	}
-	c.Status = http.StatusCreated
-	a.answerSession(w, r, c, cookie, s)
+	a.signIn(w, r, c, &in, func() (string, *usher.Session, error) {
+		return a.Auth.AcceptInvite(r.Context(), c.Visit(r), in.Token, in.Password)
+	})
 }
 
 func (a *api) login(w http.ResponseWriter, r *http.Request, c *door.Call) {
 	var in loginIn
-	err := c.SameSite(r)
-	if err == nil {
-		err = body(r, c, &in)
-	}
-	var cookie string
-	var s *usher.Session
-	if err == nil {
-		cookie, s, err = a.Auth.Login(r.Context(), c.Visit(r), in.Email, in.Password)
-	}
-	if err != nil {
-		c.Fail(w, err)
-		return
-	}
-	c.Status = http.StatusCreated
-	a.answerSession(w, r, c, cookie, s)
+	a.signIn(w, r, c, &in, func() (string, *usher.Session, error) {
+		return a.Auth.Login(r.Context(), c.Visit(r), in.Email, in.Password)
+	})
 }
 
 func (a *api) getSession(w http.ResponseWriter, r *http.Request, c *door.Call) {
