@@ -256,7 +256,8 @@ func (a *api) answerSession(w http.ResponseWriter, r *http.Request, c *door.Call
 
 // signIn reads what a page of this server sends and, if that is right, starts the
 // session that start makes of it.
-func (a *api) signIn(w http.ResponseWriter, r *http.Request, c *door.Call, in any, start func() (cookie string, s *usher.Session, err error)) {
+func (a *api) signIn(w http.ResponseWriter, r *http.Request, c *door.Call, in any,
+	start func() (cookie string, s *usher.Session, err error)) {
 	err := c.SameSite(r)
 	if err == nil {
 		err = body(r, c, in)
